@@ -1,0 +1,368 @@
+// Fused STC attention on the CPU (see stc_attention.h). This file is compiled once for every instruction set,
+// each time into another namespace, REFINER_ISA_NAMESPACE.
+//
+// GCC and Clang vector extensions keep it portable: a Lane is H floats, one for every head, and becomes one AVX
+// or AVX-512 register, two NEON registers, and so on.
+
+#include "stc_attention.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "parallel.h"
+
+namespace refiner::REFINER_ISA_NAMESPACE {
+namespace {
+
+constexpr int kTaps = 9;
+
+template <int H>
+struct Vector {
+    typedef float Lane __attribute__((vector_size(H * sizeof(float))));
+    typedef int32_t Bits __attribute__((vector_size(H * sizeof(float))));
+
+    static Lane load(const float* source) {
+        Lane lane;
+        std::memcpy(&lane, source, sizeof(lane));
+        return lane;
+    }
+    static void store(float* target, Lane lane) { std::memcpy(target, &lane, sizeof(lane)); }
+    static Lane splat(float value) { return Lane{} + value; }
+    static Lane larger(Lane a, Lane b) { return a > b ? a : b; }
+
+    // exp for arguments <= 0: Cody-Waite reduction and a polynomial of degree 5, relative error below 2e-7. NaN
+    // stays NaN. Arguments below -87 give about 1e-38 instead of 0, which a softmax cannot tell apart.
+    static Lane exp(Lane x) {
+        x = x < splat(-87.0f) ? splat(-87.0f) : x;
+        const Lane shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+        const Lane rounded = x * 1.44269504088896341f + shifter;
+        const Lane n = rounded - shifter;
+        const Lane r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+        Lane p = splat(1.9875691500e-4f);
+        p = p * r + 1.3981999507e-3f;
+        p = p * r + 8.3334519073e-3f;
+        p = p * r + 4.1665795894e-2f;
+        p = p * r + 1.6666665459e-1f;
+        p = p * r + 5.0000001201e-1f;
+        p = p * (r * r) + r + 1.0f;
+        Bits exponent;
+        std::memcpy(&exponent, &rounded, sizeof(exponent));
+        exponent = exponent << 23;  // the integer sits in the low bits; the shifter's own bits are pushed out
+        Bits bits;
+        std::memcpy(&bits, &p, sizeof(bits));
+        bits += exponent;
+        Lane result;
+        std::memcpy(&result, &bits, sizeof(result));
+        return result;
+    }
+};
+
+// A row of tokens that attend to each other: the joints of a frame, or the frames of a joint.
+struct Row {
+    int64_t length;
+    int64_t qkv_stride;  // floats between two tokens of the row
+    int64_t out_stride;
+};
+
+template <int H, int D>
+void attend_row(const Row& row, float scale, const float* qkv, float* out, float* scratch) {
+    using V = Vector<H>;
+    using Lane = typename V::Lane;
+    constexpr int64_t kPart = int64_t{D} * H;
+    for (int64_t i = 0; i < row.length; ++i) {
+        Lane query[D];
+        for (int d = 0; d < D; ++d) query[d] = V::load(qkv + i * row.qkv_stride + d * H) * scale;
+        Lane largest = V::splat(-3.0e38f);
+        for (int64_t j = 0; j < row.length; ++j) {
+            const float* key = qkv + j * row.qkv_stride + kPart;
+            Lane score = query[0] * V::load(key);
+            for (int d = 1; d < D; ++d) score += query[d] * V::load(key + d * H);
+            V::store(scratch + j * H, score);
+            largest = V::larger(score, largest);
+        }
+        Lane total{};
+        Lane sum[D] = {};
+        for (int64_t j = 0; j < row.length; ++j) {
+            const float* value = qkv + j * row.qkv_stride + 2 * kPart;
+            const Lane weight = V::exp(V::load(scratch + j * H) - largest);
+            total += weight;
+            for (int d = 0; d < D; ++d) sum[d] += weight * V::load(value + d * H);
+        }
+        const Lane inverse = V::splat(1.0f) / total;
+        for (int d = 0; d < D; ++d) V::store(out + i * row.out_stride + d * H, sum[d] * inverse);
+    }
+}
+
+// Gradients of attend_row: fills grad_q and adds to grad_k and grad_v, which the caller has set to zero.
+template <int H, int D>
+void attend_row_backward(const Row& row, float scale, const float* qkv, const float* grad_out, float* grad_qkv,
+                         float* scratch) {
+    using V = Vector<H>;
+    using Lane = typename V::Lane;
+    constexpr int64_t kPart = int64_t{D} * H;
+    float* weights = scratch;
+    float* products = scratch + row.length * H;
+    for (int64_t i = 0; i < row.length; ++i) {
+        Lane query[D];
+        Lane gradient[D];
+        for (int d = 0; d < D; ++d) {
+            query[d] = V::load(qkv + i * row.qkv_stride + d * H) * scale;
+            gradient[d] = V::load(grad_out + i * row.out_stride + d * H);
+        }
+        Lane largest = V::splat(-3.0e38f);
+        for (int64_t j = 0; j < row.length; ++j) {
+            const float* key = qkv + j * row.qkv_stride + kPart;
+            const float* value = key + kPart;
+            Lane score = query[0] * V::load(key);
+            Lane product = gradient[0] * V::load(value);
+            for (int d = 1; d < D; ++d) {
+                score += query[d] * V::load(key + d * H);
+                product += gradient[d] * V::load(value + d * H);
+            }
+            V::store(weights + j * H, score);
+            V::store(products + j * H, product);
+            largest = V::larger(score, largest);
+        }
+        Lane total{};
+        Lane mean{};
+        for (int64_t j = 0; j < row.length; ++j) {
+            const Lane weight = V::exp(V::load(weights + j * H) - largest);
+            V::store(weights + j * H, weight);
+            total += weight;
+            mean += weight * V::load(products + j * H);
+        }
+        const Lane inverse = V::splat(1.0f) / total;
+        mean *= inverse;
+        Lane grad_query[D] = {};
+        for (int64_t j = 0; j < row.length; ++j) {
+            const float* key = qkv + j * row.qkv_stride + kPart;
+            float* grad_key = grad_qkv + j * row.qkv_stride + kPart;
+            float* grad_value = grad_key + kPart;
+            const Lane weight = V::load(weights + j * H) * inverse;
+            const Lane grad_score = weight * (V::load(products + j * H) - mean);
+            for (int d = 0; d < D; ++d) {
+                V::store(grad_value + d * H, V::load(grad_value + d * H) + weight * gradient[d]);
+                V::store(grad_key + d * H, V::load(grad_key + d * H) + grad_score * query[d]);
+                grad_query[d] += grad_score * V::load(key + d * H);
+            }
+        }
+        for (int d = 0; d < D; ++d) V::store(grad_qkv + i * row.qkv_stride + d * H, grad_query[d] * scale);
+    }
+}
+
+// Adds to `target` (`channels` floats a token) the 3x3 convolution of `source` over the grid at one token.
+// flipped = true gives the transposed convolution, which is the gradient towards the source.
+template <bool flipped>
+void convolve_token(const StcShape& s, int64_t t, int64_t j, int64_t channels, const float* source,
+                    int64_t source_stride, const float* taps, float* target) {
+    for (int dt = -1; dt <= 1; ++dt) {
+        const int64_t tt = t + dt;
+        if (tt < 0 || tt >= s.frames) continue;
+        for (int dj = -1; dj <= 1; ++dj) {
+            const int64_t jj = j + dj;
+            if (jj < 0 || jj >= s.joints) continue;
+            const int tap = flipped ? (1 - dt) * 3 + (1 - dj) : (dt + 1) * 3 + (dj + 1);
+            const float* __restrict from = source + (tt * s.joints + jj) * source_stride;
+            const float* __restrict weight = taps + tap * channels;
+            float* __restrict to = target;
+            for (int64_t c = 0; c < channels; ++c) to[c] += weight[c] * from[c];
+        }
+    }
+}
+
+template <int H, int D>
+void forward(const StcShape& s, const float* qkv, const float* convolution, const float* bias, float* out) {
+    constexpr int64_t kPart = int64_t{D} * H;
+    constexpr int64_t kQkv = 6 * kPart;
+    constexpr int64_t kOut = 2 * kPart;
+    const int64_t tokens = s.frames * s.joints;
+    const Row joints{s.joints, kQkv, kOut};
+    const Row frames{s.frames, s.joints * kQkv, s.joints * kOut};
+    const int64_t scratch_size = std::max(s.frames, s.joints) * H;
+
+    parallel_for(0, s.batch * s.frames, 8, s.threads, [&](int64_t begin, int64_t end) {
+        std::vector<float> scratch(scratch_size);
+        for (int64_t n = begin; n < end; ++n) {
+            attend_row<H, D>(joints, s.scale, qkv + n * s.joints * kQkv, out + n * s.joints * kOut, scratch.data());
+        }
+    });
+    parallel_for(0, s.batch * s.joints, 8, s.threads, [&](int64_t begin, int64_t end) {
+        std::vector<float> scratch(scratch_size);
+        for (int64_t n = begin; n < end; ++n) {
+            const int64_t token = (n / s.joints) * tokens + n % s.joints;
+            attend_row<H, D>(frames, s.scale, qkv + token * kQkv + 3 * kPart, out + token * kOut + kPart,
+                             scratch.data());
+        }
+    });
+    parallel_for(0, s.batch * s.frames, 8, s.threads, [&](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; ++n) {
+            const float* window = qkv + (n / s.frames) * tokens * kQkv;
+            for (int64_t j = 0; j < s.joints; ++j) {
+                for (int64_t half = 0; half < 2; ++half) {
+                    float* target = out + (n * s.joints + j) * kOut + half * kPart;
+                    const float* offset = bias + (half * s.joints + j) * kPart;
+                    for (int64_t c = 0; c < kPart; ++c) target[c] += offset[c];
+                    convolve_token<false>(s, n % s.frames, j, kPart, window + (half * 3 + 2) * kPart, kQkv,
+                                          convolution + half * kTaps * kPart, target);
+                }
+            }
+        }
+    });
+}
+
+// Gradient of the taps and the bias for one window.
+template <int64_t kPart>
+void weights_backward(const StcShape& s, const float* window, const float* grad_out, float* grad_convolution,
+                      float* grad_bias) {
+    constexpr int64_t kQkv = 6 * kPart;
+    constexpr int64_t kOut = 2 * kPart;
+    for (int64_t half = 0; half < 2; ++half) {
+        const float* values = window + (half * 3 + 2) * kPart;
+        for (int64_t t = 0; t < s.frames; ++t) {
+            for (int64_t j = 0; j < s.joints; ++j) {
+                const float* __restrict gradient = grad_out + (t * s.joints + j) * kOut + half * kPart;
+                float* __restrict to_bias = grad_bias + (half * s.joints + j) * kPart;
+                for (int64_t c = 0; c < kPart; ++c) to_bias[c] += gradient[c];
+                for (int tap = 0; tap < kTaps; ++tap) {
+                    const int64_t tt = t + tap / 3 - 1;
+                    const int64_t jj = j + tap % 3 - 1;
+                    if (tt < 0 || tt >= s.frames || jj < 0 || jj >= s.joints) continue;
+                    const float* __restrict value = values + (tt * s.joints + jj) * kQkv;
+                    float* __restrict to = grad_convolution + (half * kTaps + tap) * kPart;
+                    for (int64_t c = 0; c < kPart; ++c) to[c] += gradient[c] * value[c];
+                }
+            }
+        }
+    }
+}
+
+template <int H, int D>
+void backward(const StcShape& s, const float* qkv, const float* convolution, const float* grad_out,
+              float* grad_qkv, float* grad_convolution, float* grad_bias) {
+    constexpr int64_t kPart = int64_t{D} * H;
+    constexpr int64_t kQkv = 6 * kPart;
+    constexpr int64_t kOut = 2 * kPart;
+    const int64_t tokens = s.frames * s.joints;
+    const Row joints{s.joints, kQkv, kOut};
+    const Row frames{s.frames, s.joints * kQkv, s.joints * kOut};
+    const int64_t scratch_size = 2 * std::max(s.frames, s.joints) * H;
+    const int64_t convolution_size = 2 * kTaps * kPart;
+    const int64_t bias_size = 2 * s.joints * kPart;
+    // One partial sum a window, added up in order: the result does not depend on the number of threads.
+    std::vector<float> partial(s.batch * (convolution_size + bias_size), 0.0f);
+
+    parallel_for(0, s.batch, 1, s.threads, [&](int64_t begin, int64_t end) {
+        std::vector<float> scratch(scratch_size);
+        for (int64_t b = begin; b < end; ++b) {
+            const float* window = qkv + b * tokens * kQkv;
+            const float* gradient = grad_out + b * tokens * kOut;
+            float* target = grad_qkv + b * tokens * kQkv;
+            std::memset(target, 0, tokens * kQkv * sizeof(float));
+            for (int64_t t = 0; t < s.frames; ++t) {
+                const int64_t token = t * s.joints;
+                attend_row_backward<H, D>(joints, s.scale, window + token * kQkv, gradient + token * kOut,
+                                          target + token * kQkv, scratch.data());
+            }
+            for (int64_t j = 0; j < s.joints; ++j) {
+                attend_row_backward<H, D>(frames, s.scale, window + j * kQkv + 3 * kPart,
+                                          gradient + j * kOut + kPart, target + j * kQkv + 3 * kPart,
+                                          scratch.data());
+            }
+            for (int64_t token = 0; token < tokens; ++token) {
+                for (int64_t half = 0; half < 2; ++half) {
+                    convolve_token<true>(s, token / s.joints, token % s.joints, kPart, gradient + half * kPart,
+                                         kOut, convolution + half * kTaps * kPart,
+                                         target + token * kQkv + (half * 3 + 2) * kPart);
+                }
+            }
+            float* sums = partial.data() + b * (convolution_size + bias_size);
+            weights_backward<kPart>(s, window, gradient, sums, sums + convolution_size);
+        }
+    });
+    std::fill(grad_convolution, grad_convolution + convolution_size, 0.0f);
+    std::fill(grad_bias, grad_bias + bias_size, 0.0f);
+    for (int64_t b = 0; b < s.batch; ++b) {
+        const float* sums = partial.data() + b * (convolution_size + bias_size);
+        for (int64_t c = 0; c < convolution_size; ++c) grad_convolution[c] += sums[c];
+        for (int64_t c = 0; c < bias_size; ++c) grad_bias[c] += sums[convolution_size + c];
+    }
+}
+
+// Calls `visit.template operator()<H, D>()` for the shape; the bindings have checked that it is one of these.
+template <int H, typename Visit>
+void with_width(const StcShape& s, Visit&& visit) {
+    switch (s.width) {
+        case 2:
+            return visit.template operator()<H, 2>();
+        case 4:
+            return visit.template operator()<H, 4>();
+        case 6:
+            return visit.template operator()<H, 6>();
+        case 8:
+            return visit.template operator()<H, 8>();
+        case 12:
+            return visit.template operator()<H, 12>();
+        case 16:
+            return visit.template operator()<H, 16>();
+        default:
+            return;
+    }
+}
+
+template <typename Visit>
+void with_shape(const StcShape& s, Visit&& visit) {
+    switch (s.heads) {
+        case 2:
+            return with_width<2>(s, visit);
+        case 4:
+            return with_width<4>(s, visit);
+        case 8:
+            return with_width<8>(s, visit);
+        case 16:
+            return with_width<16>(s, visit);
+        default:
+            return;
+    }
+}
+
+struct ForwardCall {
+    const StcShape& s;
+    const float* qkv;
+    const float* convolution;
+    const float* bias;
+    float* out;
+    template <int H, int D>
+    void operator()() {
+        forward<H, D>(s, qkv, convolution, bias, out);
+    }
+};
+
+struct BackwardCall {
+    const StcShape& s;
+    const float* qkv;
+    const float* convolution;
+    const float* grad_out;
+    float* grad_qkv;
+    float* grad_convolution;
+    float* grad_bias;
+    template <int H, int D>
+    void operator()() {
+        backward<H, D>(s, qkv, convolution, grad_out, grad_qkv, grad_convolution, grad_bias);
+    }
+};
+
+void run_forward(const StcShape& s, const float* qkv, const float* convolution, const float* bias, float* out) {
+    with_shape(s, ForwardCall{s, qkv, convolution, bias, out});
+}
+
+void run_backward(const StcShape& s, const float* qkv, const float* convolution, const float* grad_out,
+                  float* grad_qkv, float* grad_convolution, float* grad_bias) {
+    with_shape(s, BackwardCall{s, qkv, convolution, grad_out, grad_qkv, grad_convolution, grad_bias});
+}
+
+}  // namespace
+
+StcKernels stc_kernels() { return {run_forward, run_backward}; }
+
+}  // namespace refiner::REFINER_ISA_NAMESPACE

@@ -1,0 +1,62 @@
+// Fused STC attention: both criss-cross halves and their depthwise convolutions in one pass.
+//
+// Every array is contiguous float32. D is the width of a head, H the number of heads, which stands innermost so
+// that one vector register holds one channel of every head.
+//   qkv          [B, T, J, 2 halves, 3 (q, k, v), D, H]
+//   convolution  [2, 9, D, H]     taps row by row over (frames, joints)
+//   bias         [2, J, D, H]
+//   out          [B, T, J, 2, D, H]
+#pragma once
+
+#include <cstdint>
+
+namespace refiner {
+
+struct StcShape {
+    int64_t batch;
+    int64_t frames;
+    int64_t joints;
+    int64_t width;  // D
+    int64_t heads;  // H: 2, 4, 8 or 16
+    float scale;    // factor of the scores
+    int threads;    // 0: the default of parallel_for
+};
+
+using StcForward = void (*)(const StcShape&, const float* qkv, const float* convolution, const float* bias,
+                            float* out);
+using StcBackward = void (*)(const StcShape&, const float* qkv, const float* convolution, const float* grad_out,
+                             float* grad_qkv, float* grad_convolution, float* grad_bias);
+
+struct StcKernels {
+    StcForward forward;
+    StcBackward backward;
+};
+
+// The variants that were compiled for this architecture; each file of them defines one.
+namespace isa_baseline {
+StcKernels stc_kernels();
+}
+#if defined(__x86_64__)
+namespace isa_x86_64_v3 {
+StcKernels stc_kernels();
+}
+namespace isa_x86_64_v4 {
+StcKernels stc_kernels();
+}
+#endif
+
+// The fastest variant that this processor runs.
+inline StcKernels select_stc_kernels() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+        return isa_x86_64_v4::stc_kernels();
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        return isa_x86_64_v3::stc_kernels();
+    }
+#endif
+    return isa_baseline::stc_kernels();
+}
+
+}  // namespace refiner

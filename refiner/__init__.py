@@ -1,0 +1,32 @@
+"""refiner: better 3D human poses from the ones that an estimator gives, in real time.
+
+``Lifter`` and ``Refiner`` load what runs; ``refiner.evaluation`` measures it; ``refiner.diffusion`` and
+``refiner.models`` hold the method (D3PRefiner, arXiv 2401.03914). Importing this package loads neither
+PyTorch nor ONNX Runtime: what needs them imports them when it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from refiner.errors import RefinerError
+
+if TYPE_CHECKING:
+    from refiner import native
+    from refiner.runtime import Lifter, Refiner
+
+__version__ = "0.1.0"
+__all__ = ["Lifter", "Refiner", "RefinerError", "__version__", "native"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Lifter", "Refiner"):
+        return getattr(import_module("refiner.runtime"), name)
+    if name == "native":
+        return import_module("refiner.native")
+    raise AttributeError(f"module 'refiner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,273 @@
+"""Pinhole cameras with lens distortion, and the screen normalisation that lifters are trained with.
+
+The camera is Human3.6M's: x right, y down, z forward; a camera point is ``R @ world + t``. The projection is
+the one that VideoPose3D and its followers use, without the factor 2 in the tangential term.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refiner.errors import InputError, ShapeError
+
+Array = NDArray[Any]
+_BUNDLED = Path(__file__).parent / "data" / "human36m_cameras.json"
+_ROTATION_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """One calibrated camera.
+
+    ``width`` and ``height`` in pixels; ``focal_length`` and ``center`` ``(2,)`` in pixels; ``radial`` ``(3,)``
+    and ``tangential`` ``(2,)`` without unit; ``rotation`` ``(3, 3)`` and ``translation`` ``(3,)`` in metres take
+    world points to camera points. Raises ShapeError for a field of another shape and InputError for a rotation
+    that is none.
+    """
+
+    id: str
+    width: int
+    height: int
+    focal_length: Array = field(repr=False)
+    center: Array = field(repr=False)
+    radial: Array = field(repr=False)
+    tangential: Array = field(repr=False)
+    rotation: Array = field(repr=False)
+    translation: Array = field(repr=False)
+
+    def __post_init__(self) -> None:
+        shapes = {
+            "focal_length": (2,),
+            "center": (2,),
+            "radial": (3,),
+            "tangential": (2,),
+            "rotation": (3, 3),
+            "translation": (3,),
+        }
+        for name, shape in shapes.items():
+            values = np.array(getattr(self, name), dtype=np.float64)
+            if values.shape != shape:
+                raise ShapeError(f"camera {self.id!r}: {name} has shape {values.shape}, expected {shape}")
+            if not np.isfinite(values).all():
+                raise InputError(f"camera {self.id!r}: {name} holds values that are not finite")
+            values.setflags(write=False)
+            object.__setattr__(self, name, values)
+        if self.width <= 0 or self.height <= 0:
+            raise InputError(f"camera {self.id!r}: the image is {self.width} x {self.height} pixels")
+        deviation = np.abs(self.rotation @ self.rotation.T - np.eye(3)).max()
+        if deviation > _ROTATION_TOLERANCE or np.linalg.det(self.rotation) < 0:
+            raise InputError(
+                f"camera {self.id!r}: the matrix R is not a rotation (R R^T off by {deviation:.2g})"
+            )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.width, self.height
+
+    @property
+    def position(self) -> NDArray[np.float64]:
+        """The camera centre in world metres, ``(3,)``."""
+        return np.asarray(-self.rotation.T @ self.translation)
+
+    def to_camera(self, world: ArrayLike) -> Array:
+        """World points ``(..., 3)`` in metres to camera points ``(..., 3)`` in metres, same float type."""
+        points = _floating(world, 3)
+        rotation, translation = self.rotation.astype(points.dtype), self.translation.astype(points.dtype)
+        return np.asarray(points @ rotation.T + translation)
+
+    def project(self, camera_points: ArrayLike) -> Array:
+        """Camera points ``(..., 3)`` in metres to pixels ``(..., 2)``, same float type.
+
+        ``x = clip(X.xy / X.z, -1, 1)``, ``uv = f (x (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p.x) + p r2) + c``. The clip
+        is part of the field's formula; it keeps the polynomial inside the range in which it was fitted.
+        Raises InputError where a point does not lie in front of the camera. NaN stays NaN.
+        """
+        points = _floating(camera_points, 3)
+        depth = points[..., 2:]
+        if (depth <= 0).any():
+            raise InputError(
+                f"camera {self.id!r}: {int((depth <= 0).sum())} points lie on or behind the camera plane (z <= 0) and "
+                "have no image; are these camera coordinates, with z forward, and not root-relative ones?"
+            )
+        dtype = points.dtype
+        x = np.clip(points[..., :2] / depth, -1, 1)
+        tangential = self.tangential.astype(dtype)
+        r2 = (x * x).sum(axis=-1, keepdims=True)
+        k1, k2, k3 = self.radial.astype(dtype)
+        factor = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + (tangential * x).sum(axis=-1, keepdims=True)
+        distorted = x * factor + tangential * r2
+        return np.asarray(self.focal_length.astype(dtype) * distorted + self.center.astype(dtype))
+
+
+def look_at_camera(
+    position: ArrayLike,
+    target: ArrayLike,
+    focal_length: float | Sequence[float],
+    width: int,
+    height: int,
+    *,
+    center: ArrayLike | None = None,
+    radial: ArrayLike = (0.0, 0.0, 0.0),
+    tangential: ArrayLike = (0.0, 0.0),
+    roll: float = 0.0,
+    id: str = "virtual",
+) -> Camera:
+    """A camera at ``position`` that looks at ``target`` (world metres, z up), turned by ``roll`` radians.
+
+    ``focal_length`` in pixels, one number or one per axis; ``center`` is the middle of the image where it is not
+    given. Raises InputError where the two points coincide or the camera looks straight up or down.
+    """
+    eye, aim = np.asarray(position, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if eye.shape != (3,) or aim.shape != (3,):
+        raise ShapeError(
+            f"position and target have shapes {eye.shape} and {aim.shape}, expected (3,) for both"
+        )
+    forward = aim - eye
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    distance, sideways = float(np.linalg.norm(forward)), float(np.linalg.norm(right))
+    if not sideways > 1e-6 * max(distance, 1e-6):
+        raise InputError(
+            f"a camera at {eye.tolist()} cannot look at {aim.tolist()}: no horizontal direction is left"
+        )
+    forward, right = forward / distance, right / sideways
+    down = np.cross(forward, right)
+    cosine, sine = np.cos(roll), np.sin(roll)
+    rotation = np.stack([cosine * right + sine * down, cosine * down - sine * right, forward])
+    return Camera(
+        id=id,
+        width=width,
+        height=height,
+        focal_length=np.broadcast_to(np.asarray(focal_length, dtype=np.float64), (2,)),
+        center=np.array([width / 2, height / 2]) if center is None else np.asarray(center),
+        radial=np.asarray(radial),
+        tangential=np.asarray(tangential),
+        rotation=rotation,
+        translation=-rotation @ eye,
+    )
+
+
+def load_cameras(path: str | os.PathLike[str]) -> list[Camera] | dict[str, list[Camera]]:
+    """Read cameras from JSON.
+
+    The layout is a list of cameras, or ``{"cameras": [...]}``, for everybody; or ``{subject: [...]}`` where every
+    person has their own extrinsics, as in Human3.6M. A camera has ``id``, ``res_w``, ``res_h``, ``focal_length``,
+    ``center``, ``radial_distortion``, ``tangential_distortion``, ``R`` and ``t`` (metres; X_cam = R X + t).
+    Raises InputError for anything else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the cameras of {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    return _parse_cameras(content, str(path))
+
+
+def human36m_cameras() -> list[Camera]:
+    """The four cameras of Human3.6M with the extrinsics of subject S1 (bundled; published calibration)."""
+    return list(_bundled_cameras())
+
+
+@lru_cache(maxsize=1)
+def _bundled_cameras() -> tuple[Camera, ...]:
+    cameras = load_cameras(_BUNDLED)
+    if isinstance(cameras, dict):
+        raise InputError(f"{_BUNDLED} is damaged: expected one list of cameras")
+    return tuple(cameras)
+
+
+def normalise_screen(pose_2d: Any, image_size: Any) -> Any:
+    """Pixels to VideoPose3D's screen coordinates: ``x / w * 2 - [1, h / w]``, so that x lies in [-1, 1].
+
+    ``pose_2d`` ``(..., 2)``: NumPy array or Torch tensor, which comes back as the same kind and type. ``image_size``
+    is (width, height), or ``(B, 2)`` with one size for each entry of the first axis.
+    """
+    pose, size = _pose_and_size(pose_2d, image_size)
+    width = size[..., :1]
+    return pose / width * 2 - size / width
+
+
+def denormalise_screen(pose_2d: Any, image_size: Any) -> Any:
+    """Screen coordinates back to pixels: the inverse of ``normalise_screen``, same arguments."""
+    pose, size = _pose_and_size(pose_2d, image_size)
+    width = size[..., :1]
+    return (pose + size / width) * width / 2
+
+
+def _pose_and_size(pose_2d: Any, image_size: Any) -> tuple[Any, Any]:
+    # Tensors are told by the method, so that this module needs no PyTorch.
+    if hasattr(pose_2d, "new_tensor"):
+        pose = pose_2d
+        size = (
+            image_size
+            if hasattr(image_size, "new_tensor")
+            else pose.new_tensor(np.asarray(image_size).tolist())
+        )
+        size = size.to(dtype=pose.dtype, device=pose.device)
+    else:
+        pose = _floating(pose_2d, 2)
+        size = np.asarray(image_size, dtype=pose.dtype)
+        if size.shape[-1:] != (2,) or not (np.isfinite(size) & (size > 0)).all():
+            raise InputError(
+                f"image_size is {image_size!r}, expected (width, height) in pixels, both positive"
+            )
+    if size.ndim > 1:
+        size = size.reshape(*size.shape[:-1], *(1,) * (pose.ndim - size.ndim), 2)
+    return pose, size
+
+
+def _floating(values: ArrayLike, last: int) -> Array:
+    array = np.asarray(values)
+    if array.ndim == 0 or array.shape[-1] != last:
+        raise ShapeError(f"found points of shape {array.shape}, expected (..., {last})")
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
+
+
+def _parse_cameras(content: Any, source: str) -> list[Camera] | dict[str, list[Camera]]:
+    if isinstance(content, Mapping) and "cameras" in content:
+        content = content["cameras"]
+    if isinstance(content, Mapping):
+        people = {str(name): rows for name, rows in content.items() if isinstance(rows, list)}
+        if people:
+            return {
+                name: [_parse_camera(row, f"{source}, {name}") for row in rows]
+                for name, rows in people.items()
+            }
+    elif isinstance(content, list) and content:
+        return [_parse_camera(row, source) for row in content]
+    raise InputError(f"{source} holds no cameras: expected a list of cameras, or a list per subject")
+
+
+def _parse_camera(row: Any, source: str) -> Camera:
+    if not isinstance(row, Mapping):
+        raise InputError(
+            f"{source}: a camera is a {type(row).__name__}, expected an object with R, t, center ..."
+        )
+    try:
+        return Camera(
+            id=str(row["id"]),
+            width=int(row["res_w"]),
+            height=int(row["res_h"]),
+            focal_length=row["focal_length"],
+            center=row["center"],
+            radial=row["radial_distortion"],
+            tangential=row["tangential_distortion"],
+            rotation=row["R"],
+            translation=row["t"],
+        )
+    except KeyError as error:
+        raise InputError(f"{source}: camera {row.get('id')!r} has no field {error.args[0]!r}") from error
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{source}: camera {row.get('id')!r} has a field that is no number: {error}"
+        ) from error

@@ -1,0 +1,51 @@
+"""Pose archives in the field's formats, the detector model, camera clips, windows, and the built-in motion."""
+
+from __future__ import annotations
+
+from refiner.data.archives import Detections, load_positions_2d, load_positions_3d
+from refiner.data.clips import (
+    CameraClip,
+    MotionFolder,
+    action_of,
+    camera_clips,
+    motion_folder_from_env,
+    open_motion_folder,
+)
+from refiner.data.description import ArchiveDescription
+from refiner.data.detector import DetectorModel, detector_rng
+from refiner.data.safe_npz import load_npz, load_user_array
+from refiner.data.windows import (
+    blend_weights,
+    merge_phases,
+    merge_windows,
+    score_mask,
+    split_windows,
+    tds_phases,
+    window_indices,
+    window_starts,
+)
+
+__all__ = [
+    "ArchiveDescription",
+    "CameraClip",
+    "Detections",
+    "DetectorModel",
+    "MotionFolder",
+    "action_of",
+    "blend_weights",
+    "camera_clips",
+    "detector_rng",
+    "load_npz",
+    "load_positions_2d",
+    "load_positions_3d",
+    "load_user_array",
+    "merge_phases",
+    "merge_windows",
+    "motion_folder_from_env",
+    "open_motion_folder",
+    "score_mask",
+    "split_windows",
+    "tds_phases",
+    "window_indices",
+    "window_starts",
+]

@@ -1,0 +1,128 @@
+"""The pose archives of Human3.6M lifting code: ``data_3d_*.npz`` and ``data_2d_*.npz`` as VideoPose3D writes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.data.safe_npz import DEFAULT_MAX_BYTES, load_npz
+from refiner.errors import (
+    ArchiveError,
+    EmptySequenceError,
+    JointCountError,
+    NonFiniteError,
+    ShapeError,
+    UnitError,
+)
+
+JOINTS = 17
+_RAW_HUMAN36M_JOINTS = 32
+_MAX_EXTENT_M = 10.0
+
+Positions3D = dict[str, dict[str, NDArray[np.float32]]]
+Positions2D = dict[str, dict[str, list[NDArray[np.float32]]]]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """2D poses: ``positions[subject][action][camera]`` ``(F, 17, 2)`` float32 pixels, and the file's metadata."""
+
+    positions: Positions2D = field(repr=False)
+    metadata: dict[str, Any]
+
+
+def load_positions_3d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Positions3D:
+    """Read ``positions_3d``: subject -> action key -> ``(F, 17, 3)`` float32, world metres.
+
+    Files with Human3.6M's 32 joints are reduced to VideoPose3D's 17. Raises ArchiveError for a file that is not
+    such an archive, UnsafeArchiveError for one that would run code, and JointCountError, EmptySequenceError,
+    NonFiniteError or UnitError for a clip that cannot be used, each naming the clip.
+    """
+    people = _people(path, "positions_3d", max_bytes)[0]
+    return {
+        subject: {key: _clip_3d(poses, f"{path}, {subject} {key!r}") for key, poses in clips.items()}
+        for subject, clips in people.items()
+    }
+
+
+def load_positions_2d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Detections:
+    """Read ``positions_2d``: subject -> action key -> one ``(F, 17, 2)`` float32 array per camera, in pixels.
+
+    ``metadata`` is the file's (layout_name, num_joints, keypoints_symmetry), empty where it has none. Raises as
+    `load_positions_3d` does.
+    """
+    people, content = _people(path, "positions_2d", max_bytes)
+    metadata = content.get("metadata", {})
+    if not isinstance(metadata, Mapping):
+        raise ArchiveError(f"{path}: metadata is a {type(metadata).__name__}, expected a dict")
+    positions: Positions2D = {}
+    for subject, clips in people.items():
+        positions[subject] = {}
+        for key, views in clips.items():
+            if isinstance(views, np.ndarray) and views.dtype != object and views.ndim != 4:
+                raise ArchiveError(
+                    f"{path}, {subject} {key!r} has shape {views.shape}, expected one array per camera"
+                )
+            if not isinstance(views, (list, tuple, np.ndarray)) or len(views) == 0:
+                raise ArchiveError(f"{path}, {subject} {key!r} holds no list of arrays, one per camera")
+            positions[subject][key] = [
+                _clip(view, 2, (JOINTS,), f"{path}, {subject} {key!r}, camera {index}")
+                for index, view in enumerate(views)
+            ]
+    return Detections(positions, dict(metadata))
+
+
+def _people(
+    path: str | os.PathLike[str], name: str, max_bytes: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    content = load_npz(path, max_bytes=max_bytes)
+    if name not in content:
+        found = ", ".join(sorted(content))
+        raise ArchiveError(
+            f"{path} has no {name!r}; it holds: {found}. Is this the right one of the archives?"
+        )
+    people = content[name]
+    if (
+        not isinstance(people, dict)
+        or not people
+        or not all(isinstance(clips, dict) for clips in people.values())
+    ):
+        raise ArchiveError(f"{path}: {name} is not a dict subject -> action -> poses")
+    return {
+        str(subject): {str(key): poses for key, poses in clips.items()} for subject, clips in people.items()
+    }, content
+
+
+def _clip_3d(poses: Any, where: str) -> NDArray[np.float32]:
+    clip = _clip(poses, 3, (JOINTS, _RAW_HUMAN36M_JOINTS), where)
+    if clip.shape[1] == _RAW_HUMAN36M_JOINTS:
+        from refiner.skeleton import H36M_32_TO_17
+
+        clip = np.ascontiguousarray(clip[:, list(H36M_32_TO_17)])
+    extent = float((clip.max(axis=1) - clip.min(axis=1)).max())
+    if extent > _MAX_EXTENT_M:
+        raise UnitError(f"{where}: a person spans {extent:.0f} m; expected metres (are these millimetres?)")
+    return clip
+
+
+def _clip(poses: Any, coordinates: int, joints: tuple[int, ...], where: str) -> NDArray[np.float32]:
+    if not isinstance(poses, np.ndarray) or poses.dtype.kind not in "fiu":
+        kind = poses.dtype if isinstance(poses, np.ndarray) else type(poses).__name__
+        raise ArchiveError(f"{where} holds {kind}, expected an array of numbers")
+    if poses.ndim != 3 or poses.shape[-1] != coordinates:
+        raise ShapeError(f"{where} has shape {poses.shape}, expected (frames, joints, {coordinates})")
+    if poses.shape[1] not in joints:
+        expected = " or ".join(map(str, joints))
+        raise JointCountError(f"{where} has {poses.shape[1]} joints, expected {expected}")
+    if len(poses) == 0:
+        raise EmptySequenceError(f"{where} has no frames")
+    clip = np.ascontiguousarray(poses, dtype=np.float32)
+    if not np.isfinite(clip).all():
+        frame = int(np.argwhere(~np.isfinite(clip))[0, 0])
+        raise NonFiniteError(f"{where} holds NaN or infinite values, first in frame {frame}")
+    return clip

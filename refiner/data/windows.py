@@ -1,0 +1,132 @@
+"""Sequences of any length as windows of a model's length, and back; every frame counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refiner.errors import EmptySequenceError, LengthError, ShapeError, UsageError
+
+Array = NDArray[Any]
+Indices = NDArray[np.intp]
+
+
+def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
+    """First frames of windows that cover ``frames``: 0, hop, 2 hop ..., the last one ending with the sequence.
+
+    ``hop`` None is ``window``. A sequence shorter than a window has one, starting at 0. Raises EmptySequenceError
+    for no frames and UsageError for a hop that would leave gaps.
+    """
+    hop = window if hop is None else hop
+    if window < 1 or not 1 <= hop <= window:
+        raise UsageError(
+            f"windows of {window} frames every {hop}: expected window >= 1 and 1 <= hop <= window"
+        )
+    if frames < 1:
+        raise EmptySequenceError(f"a sequence of {frames} frames has no windows")
+    last = max(frames - window, 0)
+    return np.append(np.arange(0, last, hop), last).astype(np.intp)
+
+
+def window_indices(starts: ArrayLike, window: int, frames: int) -> Indices:
+    """The frame of every place of every window ``(N, window)``; places after the end repeat the last frame."""
+    return np.asarray(np.minimum(np.asarray(starts, np.intp)[:, None] + np.arange(window), frames - 1))
+
+
+def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> Array:
+    """``(F, ...)`` -> ``(N, window, ...)`` at `window_starts`; a short sequence is padded with its last frame."""
+    values = np.asarray(sequence)
+    if values.ndim == 0:
+        raise ShapeError("found a single number, expected a sequence (frames, ...)")
+    return np.asarray(values[window_indices(window_starts(len(values), window, hop), window, len(values))])
+
+
+def blend_weights(window: int) -> NDArray[np.float64]:
+    """A Hann window ``(window,)`` without its zeros: the middle of a window counts most, its ends a little."""
+    return np.asarray(np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2)
+
+
+def merge_windows(
+    windows: ArrayLike, starts: ArrayLike, frames: int, weights: ArrayLike | None = None
+) -> Array:
+    """``(N, window, ...)`` -> ``(frames, ...)``: the weighted mean of the windows that hold a frame, same float type.
+
+    ``weights`` ``(window,)``, positive; None takes `blend_weights`. Places after the end are dropped. Raises
+    LengthError where the starts do not fit the windows or a frame is in none of them.
+    """
+    values = np.asarray(windows)
+    first = np.asarray(starts, dtype=np.intp)
+    if values.ndim < 2 or first.shape != values.shape[:1]:
+        raise LengthError(
+            f"windows of shape {values.shape} and starts of shape {first.shape} do not go together"
+        )
+    window = values.shape[1]
+    factors = blend_weights(window) if weights is None else np.asarray(weights, dtype=np.float64)
+    if factors.shape != (window,) or not (factors > 0).all():
+        raise ShapeError(f"weights have shape {factors.shape}, expected ({window},), all positive")
+    if len(np.unique(first)) < len(first) or (first < 0).any():
+        raise LengthError("the starts of the windows repeat or are negative")
+    total = np.zeros((frames, *values.shape[2:]))
+    weight = np.zeros(frames)
+    # Starts are distinct, so that one place of all windows never falls twice on a frame.
+    for place in range(window):
+        inside = first + place < frames
+        at = first[inside] + place
+        total[at] += factors[place] * values[inside, place]
+        weight[at] += factors[place]
+    if not (weight > 0).all():
+        raise LengthError(f"frame {int(np.argmin(weight > 0))} of {frames} is in none of the windows")
+    merged = total / weight.reshape(-1, *(1,) * (values.ndim - 2))
+    return merged.astype(values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64)
+
+
+def score_mask(starts: ArrayLike, window: int, frames: int) -> NDArray[np.bool_]:
+    """Which places of which windows count, ``(N, window)``: each frame once, in the window whose middle is nearest.
+
+    Of two windows equally near the earlier one counts. Raises LengthError where a frame is in none of them.
+    """
+    first = np.asarray(starts, dtype=np.intp)
+    distance = np.abs(2 * np.arange(window) - (window - 1))
+    best = np.full(frames, 2 * window)
+    owner = np.full(frames, -1)
+    for index, start in enumerate(first):
+        end = min(start + window, frames)
+        nearer = distance[: end - start] < best[start:end]
+        best[start:end][nearer] = distance[: end - start][nearer]
+        owner[start:end][nearer] = index
+    if (owner < 0).any():
+        raise LengthError(f"frame {int(np.argmax(owner < 0))} of {frames} is in none of the windows")
+    mask = np.zeros((len(first), window), dtype=bool)
+    mask[owner, np.arange(frames) - first[owner]] = True
+    return mask
+
+
+def tds_phases(frames: int, stride: int) -> list[Indices]:
+    """The ``stride`` interleaved phases of a sequence (temporal downsampling): frames p, p + s, p + 2s, ...
+
+    A sequence shorter than the stride has one phase per frame. Raises EmptySequenceError for no frames and
+    UsageError for a stride below 1.
+    """
+    if stride < 1:
+        raise UsageError(f"the stride is {stride}, expected 1 or more")
+    if frames < 1:
+        raise EmptySequenceError(f"a sequence of {frames} frames has no phases")
+    return [np.arange(phase, frames, stride, dtype=np.intp) for phase in range(min(stride, frames))]
+
+
+def merge_phases(parts: Sequence[ArrayLike], frames: int) -> Array:
+    """The inverse of taking ``sequence[phase]`` for every phase of `tds_phases`: ``(frames, ...)``."""
+    arrays = [np.asarray(part) for part in parts]
+    phases = tds_phases(frames, max(len(arrays), 1))
+    lengths = [len(array) for array in arrays]
+    if lengths != [len(phase) for phase in phases]:
+        raise LengthError(
+            f"phases of {lengths} frames do not make a sequence of {frames}; expected {[len(p) for p in phases]}"
+        )
+    merged = np.empty((frames, *arrays[0].shape[1:]), dtype=np.result_type(*arrays))
+    for phase, array in zip(phases, arrays, strict=True):
+        merged[phase] = array
+    return merged

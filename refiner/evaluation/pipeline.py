@@ -1,0 +1,65 @@
+"""Lift, correct and refine camera clips, and score the three against the ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.camera import normalise_screen
+from refiner.evaluation.metrics import root_relative
+from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence
+
+if TYPE_CHECKING:
+    from refiner.data import CameraClip
+    from refiner.diffusion import ConditionalGaussian
+
+LIFTER, LINEAR, REFINED = "lifter", "linear mean", "refined"
+
+ImageSize = tuple[int, int]
+Lift = Callable[[NDArray[Any], ImageSize], NDArray[Any]]
+Refine = Callable[[NDArray[Any], NDArray[Any], ImageSize], NDArray[Any]]
+
+
+def linear_correction(
+    noise_model: ConditionalGaussian, pose_2d: NDArray[Any], pose_3d: NDArray[Any], image_size: ImageSize
+) -> NDArray[Any]:
+    """The lifter's pose minus the error that eq. 5 expects: what a linear regression alone achieves.
+
+    ``pose_2d`` ``(F, J, 2)`` pixels and ``pose_3d`` ``(F, J, 3)`` root-relative metres -> ``(F, J, 3)``.
+    """
+    screen = normalise_screen(np.asarray(pose_2d, dtype=np.float64), image_size)
+    corrected: NDArray[Any] = np.asarray(pose_3d, dtype=np.float64) - noise_model.mean(screen, pose_3d)
+    return corrected
+
+
+def score_models(
+    clips: Iterable[CameraClip],
+    lift: Lift,
+    refine: Refine,
+    noise_model: ConditionalGaussian | None = None,
+    on_clip: Callable[[CameraClip], None] | None = None,
+) -> dict[str, EvaluationResult]:
+    """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order.
+
+    ``lift(pose_2d, image_size)`` takes a whole clip in pixels and returns root-relative metres, one pose per
+    frame; ``refine(pose_2d, pose_3d, image_size)`` likewise. ``on_clip`` is called after each clip.
+    """
+    evaluators = {LIFTER: Evaluator()}
+    if noise_model is not None:
+        evaluators[LINEAR] = Evaluator()
+    evaluators[REFINED] = Evaluator()
+    for clip in clips:
+        lifted = root_relative(lift(clip.pose_2d, clip.image_size))
+        poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
+        if noise_model is not None:
+            poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
+        for label, evaluator in evaluators.items():
+            evaluator.add(
+                Sequence(clip.key, clip.subject, clip.action, str(clip.camera), poses[label], clip.pose_3d)
+            )
+        if on_clip is not None:
+            on_clip(clip)
+    return {label: evaluator.result() for label, evaluator in evaluators.items()}

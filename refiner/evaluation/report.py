@@ -1,0 +1,274 @@
+"""One report of an evaluation: built once, written as JSON, printed as aligned text or as Markdown.
+
+A report compares columns that score the same sequences; the first is the reference ("before") and the last
+the result. It holds plain JSON types only, so that what is printed and what is written cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import ArchiveError, InputError, UsageError
+from refiner.evaluation.bootstrap import bootstrap_difference
+from refiner.evaluation.protocol import METRICS, EvaluationResult
+from refiner.evaluation.tables import markdown_table, text_table
+from refiner.files import atomic_write_text
+
+REPORT_FORMAT = "refiner-evaluation"
+REPORT_VERSION = "1"
+# The metrics of the per-action table; the others stay in the summary and in the JSON.
+PER_ACTION_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
+CURVE_POINTS = 8
+
+
+def build_report(
+    columns: Mapping[str, EvaluationResult],
+    data: Mapping[str, Any],
+    models: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    acknowledgement: str | None = None,
+    validation_curve: list[dict[str, float]] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The report of ``columns`` (label -> result, first = before, last = after) as a JSON-ready dict.
+
+    ``data["description"]`` is the line that says what was scored. Gains with their 95 % intervals over clips
+    are given for every metric from each column to the last. ``validation_curve``: the lifter's, a list of
+    ``{"step": .., "mpjpe_mm": ..}``. Raises UsageError for fewer than one column or no description, and
+    InputError when the columns score different sequences.
+    """
+    if not columns or "description" not in data:
+        raise UsageError("a report needs at least one column and data['description']")
+    labels = list(columns)
+    first, last = columns[labels[0]], columns[labels[-1]]
+    identities = [[score.identity for score in result.sequences] for result in columns.values()]
+    if any(sorted(other) != sorted(identities[0]) for other in identities[1:]):
+        raise InputError("the columns of a report must score the same sequences")
+    gains = [
+        asdict(bootstrap_difference(columns[label], last, metric, resamples=resamples, seed=seed))
+        | {"from": label, "to": labels[-1]}
+        for metric in METRICS
+        for label in labels[:-1]
+    ]
+    report = {
+        "format": REPORT_FORMAT,
+        "version": REPORT_VERSION,
+        "data": dict(data),
+        "models": dict(models or {}),
+        "settings": dict(settings or {}),
+        "columns": labels,
+        "counts": {
+            "sequences": len(first.sequences),
+            "clips": len(first.clips),
+            "frames": first.frames,
+            "per_action": _action_counts(first),
+        },
+        "metrics": {
+            metric: {
+                "label": info.label,
+                "unit": info.unit,
+                "frame_mean": {label: result.frame_mean(metric) for label, result in columns.items()},
+                "action_mean": {label: result.action_mean(metric) for label, result in columns.items()},
+                "per_action": {label: result.per_action(metric) for label, result in columns.items()},
+            }
+            for metric, info in METRICS.items()
+        },
+        "gains": gains,
+        "lifter_validation_curve": validation_curve,
+        "sequences": _sequence_rows(columns),
+        "acknowledgement": acknowledgement,
+    }
+    plain: dict[str, Any] = _without_nan(report)
+    return plain
+
+
+def write_report(path: str | os.PathLike[str], report: Mapping[str, Any]) -> None:
+    """Write the report as JSON, whole or not at all."""
+    atomic_write_text(path, json.dumps(_without_nan(dict(report)), indent=1, allow_nan=False) + "\n")
+
+
+def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a report back. Raises ArchiveError when the file is no report of a version that this code knows."""
+    try:
+        loaded = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArchiveError(f"{path}: cannot be read as an evaluation report: {error}") from error
+    found = (loaded.get("format"), loaded.get("version")) if isinstance(loaded, dict) else (None, None)
+    if found != (REPORT_FORMAT, REPORT_VERSION):
+        raise ArchiveError(
+            f"{path}: expected format '{REPORT_FORMAT}' version '{REPORT_VERSION}', found {found[0]!r} {found[1]!r}"
+        )
+    report: dict[str, Any] = loaded
+    return report
+
+
+def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
+    """The report for people: data line, summary, gains, per-action table, curve and acknowledgement."""
+    table = markdown_table if markdown else text_table
+    bold = "**{}**" if markdown else "{}"
+    counts = report["counts"]
+    scored = (
+        f"{counts['clips']} clips, {counts['sequences']} clip-and-camera sequences, {counts['frames']} frames, "
+        "each scored once."
+    )
+    blocks = [
+        f"Data: {report['data']['description']}\n{scored}",
+        bold.format("Summary") + "\n\n" + table(*summary_rows(report)),
+    ]
+    if report["gains"]:
+        level = f"{100 * report['gains'][0]['level']:g} %"
+        clips = counts["clips"]
+        title = f"Reduction of the frame-wise mean; {level} interval of a bootstrap over {clips} clips"
+        blocks.append(bold.format(title) + "\n\n" + table(*gain_rows(report)))
+    title = "Per action, frame-weighted"
+    blocks.append(bold.format(title) + "\n\n" + table(*action_rows(report)))
+    curve = curve_line(report)
+    if curve:
+        blocks.append(curve)
+    if report.get("acknowledgement"):
+        blocks.append(f"Acknowledgement: {report['acknowledgement']}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def summary_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every metric twice, frame-wise and action-wise, by name."""
+    header = ["metric", "average", *report["columns"]]
+    rows = []
+    for metric, entry in report["metrics"].items():
+        for key, name in (("frame_mean", "frame-wise"), ("action_mean", "action-wise")):
+            values = [_number(entry[key][label], metric) for label in report["columns"]]
+            rows.append([f"{entry['label']} ({entry['unit']})", name, *values])
+    return header, rows
+
+
+def gain_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the paired differences: in the unit and in percent, each with its interval."""
+    header = ["metric", "from", "to", "reduction", "interval", "gain %", "interval %", "excludes 0"]
+    rows = []
+    for gain in report["gains"]:
+        low, high, metric = gain["difference_low"], gain["difference_high"], gain["metric"]
+        digits = _digits(metric) + 1
+        entry = report["metrics"][metric]
+        excluded = "-" if low is None or high is None else ("yes" if low > 0.0 or high < 0.0 else "no")
+        rows.append(
+            [
+                f"{entry['label']} ({entry['unit']})",
+                gain["from"],
+                gain["to"],
+                _fixed(gain["difference"], digits),
+                _interval(low, high, digits),
+                _fixed(gain["gain_percent"], 2),
+                _interval(gain["gain_percent_low"], gain["gain_percent_high"], 2),
+                excluded,
+            ]
+        )
+    return header, rows
+
+
+def action_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows per action, closed by the two averages by name."""
+    header = ["action", "clips", "frames"]
+    for metric in PER_ACTION_METRICS:
+        entry = report["metrics"][metric]
+        short = "Accel" if metric == "acceleration_error" else entry["label"]
+        header += [f"{short} {label}" for label in report["columns"]]
+    rows = []
+    per_action = report["counts"]["per_action"]
+    for action, count in per_action.items():
+        row = [action, str(count["clips"]), str(count["frames"])]
+        for metric in PER_ACTION_METRICS:
+            found = report["metrics"][metric]["per_action"]
+            row += [_number(found[label][action], metric) for label in report["columns"]]
+        rows.append(row)
+    clips, frames = str(report["counts"]["clips"]), str(report["counts"]["frames"])
+    for key, name in (("action_mean", "action-wise mean"), ("frame_mean", "frame-wise mean")):
+        row = [name, clips, frames]
+        for metric in PER_ACTION_METRICS:
+            found = report["metrics"][metric][key]
+            row += [_number(found[label], metric) for label in report["columns"]]
+        rows.append(row)
+    return header, rows
+
+
+def curve_line(report: Mapping[str, Any]) -> str:
+    """The lifter's validation curve in one line of at most eight points; empty when there is none."""
+    curve = report.get("lifter_validation_curve")
+    if not curve:
+        return ""
+    last = len(curve) - 1
+    wanted = min(CURVE_POINTS, len(curve))
+    chosen = sorted({round(index * last / max(wanted - 1, 1)) for index in range(wanted)})
+    points = ", ".join(f"{curve[i]['mpjpe_mm']:.1f} ({curve[i]['step']:g})" for i in chosen)
+    best = min(point["mpjpe_mm"] for point in curve)
+    return (
+        f"Lifter's validation MPJPE in mm (at training step), {len(curve)} points, best {best:.1f}: {points}"
+    )
+
+
+def _sequence_rows(columns: Mapping[str, EvaluationResult]) -> list[dict[str, Any]]:
+    found = {
+        label: {score.identity: score for score in result.sequences} for label, result in columns.items()
+    }
+    first = next(iter(columns.values()))
+    return [
+        {
+            "subject": score.subject,
+            "clip": score.name,
+            "action": score.action,
+            "camera": score.camera,
+            "frames": score.frames,
+        }
+        | {
+            metric: {label: found[label][score.identity].mean(metric) for label in columns}
+            for metric in METRICS
+        }
+        for score in first.sequences
+    ]
+
+
+def _action_counts(result: EvaluationResult) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for action in result.actions:
+        scores = [score for score in result.sequences if score.action == action]
+        clips = {(score.subject, score.name) for score in scores}
+        counts[action] = {
+            "clips": len(clips),
+            "sequences": len(scores),
+            "frames": sum(score.frames for score in scores),
+        }
+    return counts
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _digits(metric: str) -> int:
+    # A motion error is a tenth of a position error, and gets one decimal more.
+    return 2 if metric in ("mpjve", "acceleration_error") else 1
+
+
+def _number(value: float | None, metric: str) -> str:
+    return _fixed(value, _digits(metric))
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(low: float | None, high: float | None, digits: int) -> str:
+    return "-" if low is None or high is None else f"[{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,156 @@
+"""Spatio-temporal criss-cross (STC) attention: the layer that STCFormer and PoseDenoiser are made of.
+
+Source: STCFormer (Tang et al., CVPR 2023), in the layout of its published state dict; D3PRefiner takes it over.
+Half of the channels attend over the joints of a frame, the other half over the frames of a joint; a depthwise
+3x3 convolution of the values over the (frames, joints) grid is added to each half.
+
+Differences to the published module, which a state dict cannot show: its DropPath(0.5) on the part embedding is
+left out, because that term is scaled by 1e-4 and 1e-9 and so has no effect that could be measured.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refiner.errors import ConfigError
+from refiner.models.fused import fused_attention, fused_supported
+
+# The body part of each Human3.6M joint: torso, right leg, left leg, left arm, right arm (STCFormer's table).
+PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
+PART_SCALE_SPATIAL = 1e-4
+PART_SCALE_TEMPORAL = 1e-9
+
+Backend = Literal["auto", "fused", "plain"]
+_backend: Backend = "auto"
+
+
+def set_attention_backend(backend: Backend) -> None:
+    """Choose how every STC attention of this process is computed.
+
+    "plain": PyTorch operations, any device, traceable. "fused": the native CPU kernel, forward and backward in
+    one pass each; raises where it does not apply. "auto" (default): the kernel where it applies.
+    """
+    global _backend
+    if backend not in ("auto", "fused", "plain"):
+        raise ConfigError(f"attention backend must be 'auto', 'fused' or 'plain', got {backend!r}")
+    _backend = backend
+
+
+def attention_backend() -> Backend:
+    """The backend chosen by `set_attention_backend`."""
+    return _backend
+
+
+class STCAttention(nn.Module):
+    """Pre-norm STC attention with residual: ``(B, T, J, C)`` -> ``(B, T, J, C)``.
+
+    Args:
+        dim: C, a multiple of 2 x heads.
+        heads: heads in each half; a head is ``dim / (2 heads)`` wide, and scores are scaled by
+            ``(dim / 2) ** -0.5`` as published (not by the width of a head).
+    """
+
+    part: Tensor
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or dim % (2 * heads):
+            raise ConfigError(f"dim must be a multiple of 2 x heads, got dim {dim} and heads {heads}")
+        self.dim, self.heads = dim, heads
+        self.head_dim = dim // (2 * heads)
+        self.scale = (dim // 2) ** -0.5
+        self.layer_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.emb = nn.Embedding(5, self.head_dim)
+        self.sep2_t = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
+        self.sep2_s = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
+        self.register_buffer("part", torch.tensor(PARTS), persistent=False)
+        kernel_rows, kernel_columns = _kernel_order(dim, heads)
+        self.register_buffer("_kernel_rows", kernel_rows, persistent=False)
+        self.register_buffer("_kernel_columns", kernel_columns, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
+        if _backend != "plain" and fused_supported(x, self.heads, self.head_dim):
+            return x + self._fused(self.layer_norm(x))
+        if _backend == "fused":
+            raise ConfigError(
+                "the fused attention kernel takes contiguous float32 CPU tensors and "
+                f"2, 4, 8 or 16 heads; got {x.dtype} on {x.device} with {self.heads} heads"
+            )
+        return x + self._plain(self.layer_norm(x))
+
+    def _plain(self, x: Tensor) -> Tensor:
+        batch, frames, joints, _ = x.shape
+        half, heads, width = self.dim // 2, self.heads, self.head_dim
+        # Published rows are interleaved: channel c has its query in row 3c, its key in 3c + 1, its value in 3c + 2.
+        weight = self.qkv.weight.unflatten(0, (self.dim, 3)).transpose(0, 1).flatten(0, 1)
+        bias = self.qkv.bias.unflatten(0, (self.dim, 3)).transpose(0, 1).flatten()
+        query, key, value = functional.linear(x, weight, bias).chunk(3, dim=-1)
+
+        def over_joints(part: Tensor) -> Tensor:  # -> [B T, heads, J, width]
+            return part[..., :half].reshape(batch * frames, joints, heads, width).transpose(1, 2)
+
+        def over_frames(part: Tensor) -> Tensor:  # -> [B J, heads, T, width]
+            moved = part[..., half:].transpose(1, 2)
+            return moved.reshape(batch * joints, frames, heads, width).transpose(1, 2)
+
+        attend = functional.scaled_dot_product_attention
+        spatial = attend(over_joints(query), over_joints(key), over_joints(value), scale=self.scale)
+        temporal = attend(over_frames(query), over_frames(key), over_frames(value), scale=self.scale)
+        spatial = spatial.transpose(1, 2).reshape(batch, frames, joints, heads, width)
+        temporal = temporal.transpose(1, 2).reshape(batch, joints, frames, heads, width).transpose(1, 2)
+
+        grid = value.permute(0, 3, 1, 2)  # [B, C, T, J]
+        local_s = self.sep2_s(grid[:, :half]).permute(0, 2, 3, 1).unflatten(-1, (heads, width))
+        local_t = self.sep2_t(grid[:, half:]).permute(0, 2, 3, 1).unflatten(-1, (heads, width))
+        part = self.emb(self.part)[:, None]  # [J, 1, width]
+        spatial = spatial + local_s + PART_SCALE_SPATIAL * part
+        temporal = temporal + local_t + PART_SCALE_TEMPORAL * part
+        joined = torch.cat([spatial, temporal], dim=-1).flatten(-2)  # per head: spatial, then temporal
+        projected: Tensor = self.proj(joined)
+        return projected
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """The same by the native kernel: all reordering is done on the weights, none on the activations."""
+        heads, width = self.heads, self.head_dim
+        qkv = functional.linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
+        convolution = torch.stack([self.sep2_s.weight, self.sep2_t.weight]).reshape(2, heads, width, 9)
+        convolution = convolution.permute(0, 3, 2, 1).contiguous()  # [2, 9, width, heads]
+        part = self.emb(self.part)
+        offset = torch.stack([PART_SCALE_SPATIAL * part, PART_SCALE_TEMPORAL * part])[..., None]  # [2, J, width, 1]
+        bias = torch.stack([self.sep2_s.bias, self.sep2_t.bias]).reshape(2, 1, heads, width).transpose(2, 3)
+        mixed = fused_attention(qkv, convolution, (bias + offset).contiguous(), self.scale)
+        return functional.linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
+
+
+def _kernel_order(dim: int, heads: int) -> tuple[Tensor, Tensor]:
+    """Where the kernel's channels stand in the published layout.
+
+    The kernel wants heads innermost, so that one vector register holds one channel of every head: q, k and v as
+    (half, q|k|v, width, heads), its output as (half, width, heads). Returns the rows of ``qkv`` in that order and
+    the columns of ``proj``, whose published input order is (heads, half, width).
+    """
+    half, width = dim // 2, dim // (2 * heads)
+    channel = torch.arange(dim).reshape(2, heads, width).transpose(1, 2)  # [half, width, heads]
+    rows = torch.stack([3 * channel + part for part in range(3)], dim=1).flatten()
+    columns = torch.arange(dim).reshape(heads, 2, width).permute(1, 2, 0).flatten()
+    assert len(rows) == 3 * dim and len(columns) == 2 * half
+    return rows, columns
+
+
+class FeedForward(nn.Module):
+    """Two linear layers without biases and a GELU between (STCFormer's ``mlp``)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden, bias=False)
+        self.fc2 = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # [..., C]
+        projected: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return projected

@@ -1,0 +1,76 @@
+"""STCFormer (Tang et al., CVPR 2023): the lifter that D3PRefiner refines, in its published state-dict layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refiner.models.stc import FeedForward, STCAttention
+
+
+class STCBlock(nn.Module):
+    """STC attention (residual inside), then a pre-norm MLP of ratio 4 with residual; biases as published."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, mlp_ratio * dim)
+        self.stc_att = STCAttention(dim, heads)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
+        x = self.stc_att(x)
+        mixed: Tensor = x + self.mlp(self.layer_norm(x))
+        return mixed
+
+
+class _Blocks(nn.Module):
+    """Holds the blocks under the published name ``stcformer.stc_block``."""
+
+    def __init__(self, layers: int, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.stc_block = nn.ModuleList(STCBlock(dim, heads, mlp_ratio) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.stc_block:
+            x = block(x)
+        return x
+
+
+class STCFormer(nn.Module):
+    """2D-to-3D lifter: ``(B, T, J, 2)`` normalised screen coordinates -> ``(B, T, J, 3)`` metres, root-relative.
+
+    Args:
+        dim, layers, heads: 256, 6 and 8 as published (4,748,000 parameters).
+        mlp_ratio: 4 as published.
+        joints: 17.
+        joint_embedding: add a learned embedding of the joint to the input. Not in the published model, whose
+            only trace of a joint's identity is the zero padding of its convolutions; small models learn faster
+            with it. Off by default, and a published state dict has no key for it.
+
+    Any number of frames runs; a model is trained for one window length.
+    """
+
+    def __init__(
+        self,
+        dim: int = 256,
+        layers: int = 6,
+        heads: int = 8,
+        mlp_ratio: int = 4,
+        joints: int = 17,
+        joint_embedding: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pose_emb = nn.Linear(2, dim, bias=False)
+        self.stcformer = _Blocks(layers, dim, heads, mlp_ratio)
+        self.regress_head = nn.Linear(dim, 3, bias=False)
+        self.joint_embedding = nn.Parameter(torch.zeros(joints, dim)) if joint_embedding else None
+        if self.joint_embedding is not None:
+            nn.init.trunc_normal_(self.joint_embedding, std=0.02)
+
+    def forward(self, pose_2d: Tensor) -> Tensor:  # [B, T, J, 2] -> [B, T, J, 3]
+        x = functional.gelu(self.pose_emb(pose_2d))
+        if self.joint_embedding is not None:
+            x = x + self.joint_embedding
+        pose: Tensor = self.regress_head(self.stcformer(x))
+        return pose
