@@ -28,10 +28,10 @@ _ROTATION_TOLERANCE = 1e-5
 class Camera:
     """One calibrated camera.
 
-    ``width`` and ``height`` in pixels; ``focal_length`` and ``center`` ``(2,)`` in pixels; ``radial`` ``(3,)``
-    and ``tangential`` ``(2,)`` without unit; ``rotation`` ``(3, 3)`` and ``translation`` ``(3,)`` in metres take
-    world points to camera points. Raises ShapeError for a field of another shape and InputError for a rotation
-    that is none.
+    ``width`` and ``height`` in pixels; ``focal_length`` and ``center`` ``(2,)`` in pixels; ``radial``
+    ``(3,)`` and ``tangential`` ``(2,)`` without unit; ``rotation`` ``(3, 3)`` and ``translation`` ``(3,)``
+    in metres take world points to camera points. Raises ShapeError for a field of another shape and
+    InputError for a rotation that is none.
     """
 
     id: str
@@ -88,16 +88,16 @@ class Camera:
     def project(self, camera_points: ArrayLike) -> Array:
         """Camera points ``(..., 3)`` in metres to pixels ``(..., 2)``, same float type.
 
-        ``x = clip(X.xy / X.z, -1, 1)``, ``uv = f (x (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p.x) + p r2) + c``. The clip
-        is part of the field's formula; it keeps the polynomial inside the range in which it was fitted.
-        Raises InputError where a point does not lie in front of the camera. NaN stays NaN.
+        ``x = clip(X.xy / X.z, -1, 1)``, ``uv = f (x (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p.x) + p r2) + c``.
+        The clip is part of the field's formula; it keeps the polynomial inside the range in which it was
+        fitted. Raises InputError where a point does not lie in front of the camera. NaN stays NaN.
         """
         points = _floating(camera_points, 3)
         depth = points[..., 2:]
         if (depth <= 0).any():
             raise InputError(
-                f"camera {self.id!r}: {int((depth <= 0).sum())} points lie on or behind the camera plane (z <= 0) and "
-                "have no image; are these camera coordinates, with z forward, and not root-relative ones?"
+                f"camera {self.id!r}: {int((depth <= 0).sum())} points lie on or behind the camera plane "
+                "(z <= 0) and have no image; are these camera coordinates, z forward, not root-relative ones?"
             )
         dtype = points.dtype
         x = np.clip(points[..., :2] / depth, -1, 1)
@@ -124,8 +124,8 @@ def look_at_camera(
 ) -> Camera:
     """A camera at ``position`` that looks at ``target`` (world metres, z up), turned by ``roll`` radians.
 
-    ``focal_length`` in pixels, one number or one per axis; ``center`` is the middle of the image where it is not
-    given. Raises InputError where the two points coincide or the camera looks straight up or down.
+    ``focal_length`` in pixels, one number or one per axis; ``center`` is the middle of the image where it
+    is not given. Raises InputError where the two points coincide or the camera looks straight up or down.
     """
     eye, aim = np.asarray(position, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if eye.shape != (3,) or aim.shape != (3,):
@@ -159,10 +159,10 @@ def look_at_camera(
 def load_cameras(path: str | os.PathLike[str]) -> list[Camera] | dict[str, list[Camera]]:
     """Read cameras from JSON.
 
-    The layout is a list of cameras, or ``{"cameras": [...]}``, for everybody; or ``{subject: [...]}`` where every
-    person has their own extrinsics, as in Human3.6M. A camera has ``id``, ``res_w``, ``res_h``, ``focal_length``,
-    ``center``, ``radial_distortion``, ``tangential_distortion``, ``R`` and ``t`` (metres; X_cam = R X + t).
-    Raises InputError for anything else.
+    The layout is a list of cameras, or ``{"cameras": [...]}``, for everybody; or ``{subject: [...]}`` where
+    every person has their own extrinsics, as in Human3.6M. A camera has ``id``, ``res_w``, ``res_h``,
+    ``focal_length``, ``center``, ``radial_distortion``, ``tangential_distortion``, ``R`` and ``t`` (metres;
+    X_cam = R X + t). Raises InputError for anything else.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -173,24 +173,35 @@ def load_cameras(path: str | os.PathLike[str]) -> list[Camera] | dict[str, list[
     return _parse_cameras(content, str(path))
 
 
-def human36m_cameras() -> list[Camera]:
-    """The four cameras of Human3.6M with the extrinsics of subject S1 (bundled; published calibration)."""
-    return list(_bundled_cameras())
+def human36m_cameras(subject: str = "S1") -> list[Camera]:
+    """The four cameras of Human3.6M as they stood for ``subject`` (bundled; published calibration).
+
+    The rig was set up anew for every person: the lenses are the same, the extrinsics differ. Raises
+    InputError for anyone but S1, S5, S6, S7, S8, S9 and S11.
+    """
+    people = _bundled_cameras()
+    if subject not in people:
+        raise InputError(
+            f"Human3.6M's cameras of {subject!r} are not known; there are those of {', '.join(people)}"
+        )
+    return list(people[subject])
 
 
 @lru_cache(maxsize=1)
-def _bundled_cameras() -> tuple[Camera, ...]:
-    cameras = load_cameras(_BUNDLED)
-    if isinstance(cameras, dict):
-        raise InputError(f"{_BUNDLED} is damaged: expected one list of cameras")
-    return tuple(cameras)
+def _bundled_cameras() -> dict[str, tuple[Camera, ...]]:
+    content = json.loads(_BUNDLED.read_text(encoding="utf-8"))
+    first = content["cameras"]
+    people = {"S1": first}
+    for subject, rows in content["extrinsics"].items():
+        people[subject] = [{**camera, **extrinsics} for camera, extrinsics in zip(first, rows, strict=True)]
+    return {name: tuple(_parse_camera(row, _BUNDLED.name) for row in rows) for name, rows in people.items()}
 
 
 def normalise_screen(pose_2d: Any, image_size: Any) -> Any:
     """Pixels to VideoPose3D's screen coordinates: ``x / w * 2 - [1, h / w]``, so that x lies in [-1, 1].
 
-    ``pose_2d`` ``(..., 2)``: NumPy array or Torch tensor, which comes back as the same kind and type. ``image_size``
-    is (width, height), or ``(B, 2)`` with one size for each entry of the first axis.
+    ``pose_2d`` ``(..., 2)``: NumPy array or Torch tensor, which comes back as the same kind and type.
+    ``image_size`` is (width, height), or ``(B, 2)`` with one size for each entry of the first axis.
     """
     pose, size = _pose_and_size(pose_2d, image_size)
     width = size[..., :1]

@@ -6,9 +6,9 @@
 
 #include "stc_attention.h"
 
-#include <algorithm>
+#include <cstdlib>
 #include <cstring>
-#include <vector>
+#include <new>
 
 #include "parallel.h"
 
@@ -16,6 +16,20 @@ namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
 
 constexpr int kTaps = 9;
+
+// Instead of std::vector, std::fill and std::max: the linker keeps one copy of a shared inline function, and the
+// one from the file compiled for AVX-512 must not be what an older processor runs. Everything here is local.
+struct Buffer {
+    explicit Buffer(int64_t size) : data(static_cast<float*>(std::calloc(size > 0 ? size : 1, sizeof(float)))) {
+        if (data == nullptr) throw std::bad_alloc();
+    }
+    ~Buffer() { std::free(data); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    float* const data;
+};
+
+int64_t longer(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <int H>
 struct Vector {
@@ -179,20 +193,20 @@ void forward(const StcShape& s, const float* qkv, const float* convolution, cons
     const int64_t tokens = s.frames * s.joints;
     const Row joints{s.joints, kQkv, kOut};
     const Row frames{s.frames, s.joints * kQkv, s.joints * kOut};
-    const int64_t scratch_size = std::max(s.frames, s.joints) * H;
+    const int64_t scratch_size = longer(s.frames, s.joints) * H;
 
     parallel_for(0, s.batch * s.frames, 8, s.threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> scratch(scratch_size);
+        const Buffer scratch(scratch_size);
         for (int64_t n = begin; n < end; ++n) {
-            attend_row<H, D>(joints, s.scale, qkv + n * s.joints * kQkv, out + n * s.joints * kOut, scratch.data());
+            attend_row<H, D>(joints, s.scale, qkv + n * s.joints * kQkv, out + n * s.joints * kOut, scratch.data);
         }
     });
     parallel_for(0, s.batch * s.joints, 8, s.threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> scratch(scratch_size);
+        const Buffer scratch(scratch_size);
         for (int64_t n = begin; n < end; ++n) {
             const int64_t token = (n / s.joints) * tokens + n % s.joints;
             attend_row<H, D>(frames, s.scale, qkv + token * kQkv + 3 * kPart, out + token * kOut + kPart,
-                             scratch.data());
+                             scratch.data);
         }
     });
     parallel_for(0, s.batch * s.frames, 8, s.threads, [&](int64_t begin, int64_t end) {
@@ -246,14 +260,14 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
     const int64_t tokens = s.frames * s.joints;
     const Row joints{s.joints, kQkv, kOut};
     const Row frames{s.frames, s.joints * kQkv, s.joints * kOut};
-    const int64_t scratch_size = 2 * std::max(s.frames, s.joints) * H;
+    const int64_t scratch_size = 2 * longer(s.frames, s.joints) * H;
     const int64_t convolution_size = 2 * kTaps * kPart;
     const int64_t bias_size = 2 * s.joints * kPart;
     // One partial sum a window, added up in order: the result does not depend on the number of threads.
-    std::vector<float> partial(s.batch * (convolution_size + bias_size), 0.0f);
+    const Buffer partial(s.batch * (convolution_size + bias_size));
 
     parallel_for(0, s.batch, 1, s.threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> scratch(scratch_size);
+        const Buffer scratch(scratch_size);
         for (int64_t b = begin; b < end; ++b) {
             const float* window = qkv + b * tokens * kQkv;
             const float* gradient = grad_out + b * tokens * kOut;
@@ -262,12 +276,12 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
             for (int64_t t = 0; t < s.frames; ++t) {
                 const int64_t token = t * s.joints;
                 attend_row_backward<H, D>(joints, s.scale, window + token * kQkv, gradient + token * kOut,
-                                          target + token * kQkv, scratch.data());
+                                          target + token * kQkv, scratch.data);
             }
             for (int64_t j = 0; j < s.joints; ++j) {
                 attend_row_backward<H, D>(frames, s.scale, window + j * kQkv + 3 * kPart,
                                           gradient + j * kOut + kPart, target + j * kQkv + 3 * kPart,
-                                          scratch.data());
+                                          scratch.data);
             }
             for (int64_t token = 0; token < tokens; ++token) {
                 for (int64_t half = 0; half < 2; ++half) {
@@ -276,14 +290,14 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
                                          target + token * kQkv + (half * 3 + 2) * kPart);
                 }
             }
-            float* sums = partial.data() + b * (convolution_size + bias_size);
+            float* sums = partial.data + b * (convolution_size + bias_size);
             weights_backward<kPart>(s, window, gradient, sums, sums + convolution_size);
         }
     });
-    std::fill(grad_convolution, grad_convolution + convolution_size, 0.0f);
-    std::fill(grad_bias, grad_bias + bias_size, 0.0f);
+    std::memset(grad_convolution, 0, convolution_size * sizeof(float));
+    std::memset(grad_bias, 0, bias_size * sizeof(float));
     for (int64_t b = 0; b < s.batch; ++b) {
-        const float* sums = partial.data() + b * (convolution_size + bias_size);
+        const float* sums = partial.data + b * (convolution_size + bias_size);
         for (int64_t c = 0; c < convolution_size; ++c) grad_convolution[c] += sums[c];
         for (int64_t c = 0; c < bias_size; ++c) grad_bias[c] += sums[convolution_size + c];
     }

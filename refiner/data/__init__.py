@@ -1,4 +1,4 @@
-"""Pose archives in the field's formats, the detector model, camera clips, windows, and the built-in motion."""
+"""Pose archives in the field's formats, the detector model, camera clips, windows, built-in motion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pose archives of Human3.6M lifting code: ``data_3d_*.npz`` and ``data_2d_*.npz`` as VideoPose3D writes them."""
+"""Human3.6M's pose archives as VideoPose3D writes them: ``data_3d_*.npz`` and ``data_2d_*.npz``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Positions2D = dict[str, dict[str, list[NDArray[np.float32]]]]
 
 @dataclass(frozen=True)
 class Detections:
-    """2D poses: ``positions[subject][action][camera]`` ``(F, 17, 2)`` float32 pixels, and the file's metadata."""
+    """2D poses ``positions[subject][action][camera]``, ``(F, 17, 2)`` float32 pixels, and their metadata."""
 
     positions: Positions2D = field(repr=False)
     metadata: dict[str, Any]
@@ -39,9 +39,9 @@ class Detections:
 def load_positions_3d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Positions3D:
     """Read ``positions_3d``: subject -> action key -> ``(F, 17, 3)`` float32, world metres.
 
-    Files with Human3.6M's 32 joints are reduced to VideoPose3D's 17. Raises ArchiveError for a file that is not
-    such an archive, UnsafeArchiveError for one that would run code, and JointCountError, EmptySequenceError,
-    NonFiniteError or UnitError for a clip that cannot be used, each naming the clip.
+    Files with Human3.6M's 32 joints are reduced to VideoPose3D's 17. Raises ArchiveError for a file that is
+    not such an archive, UnsafeArchiveError for one that would run code, and JointCountError,
+    EmptySequenceError, NonFiniteError or UnitError for a clip that cannot be used, each naming the clip.
     """
     people = _people(path, "positions_3d", max_bytes)[0]
     return {
@@ -53,8 +53,8 @@ def load_positions_3d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_
 def load_positions_2d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Detections:
     """Read ``positions_2d``: subject -> action key -> one ``(F, 17, 2)`` float32 array per camera, in pixels.
 
-    ``metadata`` is the file's (layout_name, num_joints, keypoints_symmetry), empty where it has none. Raises as
-    `load_positions_3d` does.
+    ``metadata`` is the file's (layout_name, num_joints, keypoints_symmetry), empty where it has none.
+    Raises as `load_positions_3d` does.
     """
     people, content = _people(path, "positions_2d", max_bytes)
     metadata = content.get("metadata", {})

@@ -1,4 +1,4 @@
-"""From an archive to what a model sees: one clip per motion and camera, projected, detected and root-relative."""
+"""From an archive to what a model sees: one clip per motion and camera, projected and root-relative."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from refiner.errors import ArchiveError, LengthError, MissingComponentError, Usa
 Cameras = Sequence[Camera] | Mapping[str, Sequence[Camera]]
 Part = Literal["train", "validation", "test", "all"]
 DATA_VARIABLE = "REFINER_DATA"
+SIMULATED = "simulated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +68,11 @@ def camera_clips(
 ) -> list[CameraClip]:
     """Every clip of ``subjects`` (None: all) through every camera, in the order of the archive.
 
-    ``cameras`` is one list for everybody, or a list per subject. ``pose_2d`` comes from ``detections`` where they
-    are given (cropped to the 3D frames, as detections may run on), else from ``detector`` with the generator that
-    `detector_rng` documents (``seed`` None: the model's own), else it is the projection. Raises ArchiveError for a
-    person, clip or camera that is missing, LengthError for detections shorter than the 3D, and UsageError where
-    both ``detections`` and ``detector`` are given.
+    ``cameras`` is one list for everybody, or a list per subject. ``pose_2d`` comes from ``detections``
+    where they are given (cropped to the 3D frames, as detections may run on), else from ``detector`` with
+    the generator that `detector_rng` documents (``seed`` None: the model's own), else it is the projection.
+    Raises ArchiveError for a person, clip or camera that is missing, LengthError for detections shorter
+    than the 3D, and UsageError where both ``detections`` and ``detector`` are given.
     """
     if detections is not None and detector is not None:
         raise UsageError("camera_clips takes detections or a detector model, not both")
@@ -140,9 +141,11 @@ class MotionFolder:
         seed: int | None = None,
         subjects: Collection[str] = (),
     ) -> list[CameraClip]:
-        """`camera_clips` of one part (or of some of its people), with the archive's detections or simulated ones.
+        """`camera_clips` of one part (or of some of its people), with the archive's detections or simulated
+        ones.
 
-        ``detected=False`` gives the projection as ``pose_2d``; ``seed`` None is the detector model's own seed.
+        ``detected=False`` gives the projection as ``pose_2d``; ``seed`` None is the detector model's own
+        seed.
         """
         people = [person for person in self.subjects(part) if not subjects or person in subjects]
         detections = self.detections if detected else None
@@ -159,12 +162,15 @@ def open_motion_folder(
     validation: str | Collection[str] | None = "default",
     detections: str | None = None,
 ) -> MotionFolder:
-    """Open a folder with one ``data_3d_*.npz``, and ``clips.json``, ``cameras.json``, ``detector_noise.json``.
+    """Open a folder with one ``data_3d_*.npz``, and ``clips.json``, ``cameras.json``,
+    ``detector_noise.json``.
 
-    The split comes from clips.json, or from Human3.6M's protocol where ``dataset="human36m"`` says so; never from
-    the names. Cameras and detector model are the bundled ones where the folder has none. ``detections`` names the
-    ``data_2d_*.npz`` to use: its file name, or the part after ``data_2d_``; None takes the simulated detector.
-    Raises ArchiveError or UsageError for what is missing or ambiguous.
+    The split comes from clips.json, or from Human3.6M's protocol where ``dataset="human36m"`` says so;
+    never from the names. Where the folder has no cameras, they are Human3.6M's: those of each person for
+    ``dataset="human36m"``, else those of S1; where it has no detector model, it is the bundled one.
+    ``detections`` names the ``data_2d_*.npz`` to use: its file name, or the part after ``data_2d_``; None
+    takes the only one there (ground truth, ``data_2d_*_gt.npz``, aside) or else the simulated detector, and
+    "simulated" the latter in any case. Raises ArchiveError or UsageError for what is missing or ambiguous.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -183,16 +189,23 @@ def open_motion_folder(
         description = ArchiveDescription.from_json(root / "clips.json", validation)
     else:
         raise ArchiveError(
-            f"{root} has no clips.json, so who is a test person is not known; write one with 'fps' and 'split', "
-            "or say dataset='human36m'"
+            f"{root} has no clips.json, so who is a test person is not known; write one with 'fps' and "
+            "'split', or say dataset='human36m'"
         )
-    chosen = None if detections is None else load_positions_2d(_detections_file(root, detections))
+    detections_file = _detections_file(root, detections)
+    chosen = None if detections_file is None else load_positions_2d(detections_file)
     positions = load_positions_3d(archives[0])
     missing = [person for person in description.subjects if person not in positions]
     if missing:
         raise ArchiveError(f"{archives[0]} lacks {', '.join(missing)} of the split of {description.name}")
     cameras_file, detector_file = root / "cameras.json", root / "detector_noise.json"
-    cameras = load_cameras(cameras_file) if cameras_file.exists() else human36m_cameras()
+    cameras: Cameras
+    if cameras_file.exists():
+        cameras = load_cameras(cameras_file)
+    elif dataset == "human36m":
+        cameras = {person: human36m_cameras(person) for person in description.subjects}
+    else:
+        cameras = human36m_cameras()
     detector = DetectorModel.from_json(detector_file) if detector_file.exists() else DetectorModel.default()
     return MotionFolder(positions, cameras, description, detector, chosen)
 
@@ -229,14 +242,25 @@ def _detected(
     for index, view in enumerate(views):
         if len(view) < frames:
             raise LengthError(
-                f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} frames of 3D"
+                f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} of 3D"
             )
     return [view[:frames] for view in views]
 
 
-def _detections_file(root: Path, name: str) -> Path:
+def _detections_file(root: Path, name: str | None) -> Path | None:
+    if name == SIMULATED:
+        return None
+    if name is None:
+        # Ground truth in 2D is not a detection; the projection gives it anyway.
+        found = [path for path in sorted(root.glob("data_2d_*.npz")) if not path.stem.endswith("_gt")]
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise UsageError(
+                f"{root} holds detections of several detectors ({names}); name one, or 'simulated'"
+            )
+        return found[0] if found else None
     for candidate in (root / name, root / f"data_2d_{name}.npz"):
         if candidate.is_file():
             return candidate
-    found = ", ".join(path.name for path in sorted(root.glob("data_2d_*.npz"))) or "none"
-    raise ArchiveError(f"{root} has no detections {name!r}; found {found}")
+    names = ", ".join(path.name for path in sorted(root.glob("data_2d_*.npz"))) or "none"
+    raise ArchiveError(f"{root} has no detections {name!r}; found {names}")

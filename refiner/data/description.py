@@ -1,6 +1,7 @@
 """What an archive says of itself: its frame rate and its split into training, validation and test people.
 
-The split never follows from subject names: S9 is a test person of Human3.6M and a training person of CMU's data.
+The split never follows from subject names: S9 is a test person of Human3.6M and a training person of CMU's
+data.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ class ArchiveDescription:
     ) -> ArchiveDescription:
         """Read ``{"fps": .., "split": {"train": [..], "test": [..], "validation": [..] (optional)}}``.
 
-        ``validation`` names the people held out of the training people: one, several, None for nobody. By default
-        they are the file's own, or S5 where it names none and S5 is a training person. Raises ArchiveError for
-        another layout and ConfigError for a validation person who is not a training person.
+        ``validation`` names the people held out of the training people: one, several, None for nobody. By
+        default they are the file's own, or S5 where it names none and S5 is a training person. Raises
+        ArchiveError for another layout and ConfigError for a validation person who is not a training
+        person.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
 """A model of the errors of a 2D pose detector, for archives that hold no detections.
 
-In this order: left and right limbs swapped for episodes, a slow AR(1) drift, white jitter, and outlier episodes
-with one held offset each. The bundled numbers give the mean error and mean acceleration error that SmoothNet
-(ECCV 2022) reports for CPN on Human3.6M; see detector_noise.json for what is measured and what is assumed.
+In this order: left and right limbs swapped for episodes, a slow AR(1) drift, white jitter, and outlier
+episodes with one held offset each. The bundled numbers give the mean error and mean acceleration error that
+SmoothNet (ECCV 2022) reports for CPN on Human3.6M; see detector_noise.json for what is measured and what is
+assumed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import lfilter
 
 from refiner.errors import ConfigError, EmptySequenceError, ShapeError
 
@@ -121,11 +121,12 @@ class DetectorModel:
         return _default_model()
 
     def detect(self, clean_2d: ArrayLike, rng: np.random.Generator, *, scale: ArrayLike = 1.0) -> Array:
-        """Projected poses ``(..., F, J, 2)`` in pixels -> what a detector would say, same shape and float type.
+        """Projected poses ``(..., F, J, 2)`` in pixels -> what a detector would say, same shape and float
+        type.
 
-        The last three axes are one clip; leading ones are independent clips. ``scale`` (a number, or one per clip)
-        multiplies every sigma and the rate of the swaps, so that 0 returns the input. Raises ShapeError for other
-        shapes and EmptySequenceError for clips without frames.
+        The last three axes are one clip; leading ones are independent clips. ``scale`` (a number, or one
+        per clip) multiplies every sigma and the rate of the swaps, so that 0 returns the input. Raises
+        ShapeError for other shapes and EmptySequenceError for clips without frames.
         """
         clean = np.asarray(clean_2d)
         if clean.ndim < 3 or clean.shape[-2:] != (self.joints, 2):
@@ -153,6 +154,9 @@ class DetectorModel:
         return [self.detect(clip, rng) for clip, rng in zip(clean, rngs, strict=True)]
 
     def _drift_and_jitter(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+        # Imported here, because scipy.signal takes longer to import than everything else of this package.
+        from scipy.signal import lfilter
+
         drive = rng.standard_normal(shape, dtype=np.float32)
         # a_0 keeps unit variance, so that the drift is stationary from the first frame on.
         drive[..., 1:, :, :] *= np.float32(np.sqrt(1 - self.rho**2))

@@ -15,10 +15,11 @@ Indices = NDArray[np.intp]
 
 
 def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
-    """First frames of windows that cover ``frames``: 0, hop, 2 hop ..., the last one ending with the sequence.
+    """First frames of windows that cover ``frames``: 0, hop, 2 hop ..., the last one ending with the
+    sequence.
 
-    ``hop`` None is ``window``. A sequence shorter than a window has one, starting at 0. Raises EmptySequenceError
-    for no frames and UsageError for a hop that would leave gaps.
+    ``hop`` None is ``window``. A sequence shorter than a window has one, starting at 0. Raises
+    EmptySequenceError for no frames and UsageError for a hop that would leave gaps.
     """
     hop = window if hop is None else hop
     if window < 1 or not 1 <= hop <= window:
@@ -32,12 +33,12 @@ def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
 
 
 def window_indices(starts: ArrayLike, window: int, frames: int) -> Indices:
-    """The frame of every place of every window ``(N, window)``; places after the end repeat the last frame."""
+    """The frame of every place of every window ``(N, window)``; after the end, the last frame again."""
     return np.asarray(np.minimum(np.asarray(starts, np.intp)[:, None] + np.arange(window), frames - 1))
 
 
 def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> Array:
-    """``(F, ...)`` -> ``(N, window, ...)`` at `window_starts`; a short sequence is padded with its last frame."""
+    """``(F, ...)`` -> ``(N, window, ...)`` at `window_starts`; its last frame pads a short sequence."""
     values = np.asarray(sequence)
     if values.ndim == 0:
         raise ShapeError("found a single number, expected a sequence (frames, ...)")
@@ -45,17 +46,17 @@ def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> A
 
 
 def blend_weights(window: int) -> NDArray[np.float64]:
-    """A Hann window ``(window,)`` without its zeros: the middle of a window counts most, its ends a little."""
+    """A Hann window ``(window,)`` without its zeros: the middle counts most, the ends a little."""
     return np.asarray(np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2)
 
 
 def merge_windows(
     windows: ArrayLike, starts: ArrayLike, frames: int, weights: ArrayLike | None = None
 ) -> Array:
-    """``(N, window, ...)`` -> ``(frames, ...)``: the weighted mean of the windows that hold a frame, same float type.
+    """``(N, window, ...)`` -> ``(frames, ...)``: the weighted mean of the windows that hold a frame.
 
-    ``weights`` ``(window,)``, positive; None takes `blend_weights`. Places after the end are dropped. Raises
-    LengthError where the starts do not fit the windows or a frame is in none of them.
+    ``weights`` ``(window,)``, positive; None takes `blend_weights`. The float type is kept; places after the
+    end are dropped. Raises LengthError where the starts do not fit the windows or a frame is in none of them.
     """
     values = np.asarray(windows)
     first = np.asarray(starts, dtype=np.intp)
@@ -84,7 +85,8 @@ def merge_windows(
 
 
 def score_mask(starts: ArrayLike, window: int, frames: int) -> NDArray[np.bool_]:
-    """Which places of which windows count, ``(N, window)``: each frame once, in the window whose middle is nearest.
+    """Which places of which windows count, ``(N, window)``: each frame once, in the window whose middle is
+    nearest.
 
     Of two windows equally near the earlier one counts. Raises LengthError where a frame is in none of them.
     """
@@ -124,7 +126,8 @@ def merge_phases(parts: Sequence[ArrayLike], frames: int) -> Array:
     lengths = [len(array) for array in arrays]
     if lengths != [len(phase) for phase in phases]:
         raise LengthError(
-            f"phases of {lengths} frames do not make a sequence of {frames}; expected {[len(p) for p in phases]}"
+            f"phases of {lengths} frames do not make a sequence of {frames}; "
+            f"expected {[len(phase) for phase in phases]}"
         )
     merged = np.empty((frames, *arrays[0].shape[1:]), dtype=np.result_type(*arrays))
     for phase, array in zip(phases, arrays, strict=True):

@@ -15,7 +15,6 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from refiner import native
 from refiner.errors import CheckpointError, EmptySequenceError, NonFiniteError, ShapeError
 
 Array = NDArray[np.float64]
@@ -182,6 +181,8 @@ class ConditionalGaussian:
         The sample of frame i (leading axes flattened) depends on its condition and on (seed, first_frame + i)
         alone: not on the batch around it, nor on ``threads``.
         """
+        from refiner import native  # the mean and the fit need no compiled part
+
         condition = condition_vectors(pose_2d, noisy_pose_3d, dtype=np.float32)
         self._check_joints(condition)
         drawn = native.sample_conditional(

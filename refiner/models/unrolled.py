@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from refiner.camera import normalise_screen
 from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.models.pose_denoiser import PoseDenoiser
@@ -53,7 +54,7 @@ class UnrolledRefiner(nn.Module):
 
     def forward(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> Tensor:
         """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` (width, height) -> refined ``[B, T, J, 3]``."""
-        screen = normalise_windows(pose_2d, image_size)
+        screen = normalise_screen(pose_2d, image_size)
         root = pose_3d[..., :1, :]
 
         def predict_error(noisy: Tensor, time: int) -> Tensor:
@@ -75,14 +76,5 @@ class LiftingModule(nn.Module):
         self.lifter, self.frames, self.config = lifter, frames, config
 
     def forward(self, pose_2d: Tensor, image_size: Tensor) -> Tensor:
-        pose = self.lifter(normalise_windows(pose_2d, image_size))
+        pose = self.lifter(normalise_screen(pose_2d, image_size))
         return pose - pose[..., :1, :]
-
-
-def normalise_windows(pose_2d: Tensor, image_size: Tensor) -> Tensor:
-    """`refiner.camera.normalise_screen` with one image size a window: ``[B, T, J, 2]``, ``[B, 2]``."""
-    width = image_size[:, None, None, :1]
-    height_ratio = image_size[:, None, None, 1:] / width
-    offset = torch.cat([torch.ones_like(height_ratio), height_ratio], dim=-1)
-    normalised: Tensor = pose_2d * (2.0 / width) - offset
-    return normalised

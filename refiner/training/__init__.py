@@ -1,0 +1,1 @@
+"""Training of lifters and refiners: one loop, checkpoints that hold everything, resumable. Needs PyTorch."""

@@ -1,0 +1,141 @@
+"""Checkpoints: one ``.safetensors`` file with its configuration, metrics and data description inside.
+
+Nothing is unpickled. Bundled weights are stored in half precision and computed with in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from refiner.diffusion.noise_model import ConditionalGaussian
+from refiner.errors import CheckpointError, MissingComponentError
+from refiner.files import atomic_path
+from refiner.models import LiftingModule, PoseDenoiser, STCFormer, UnrolledRefiner
+
+FORMAT, VERSION = "refiner-checkpoint", "1"
+MODEL_PREFIX, NOISE_PREFIX = "model.", "noise."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """``config`` as written by `save_checkpoint`; ``tensors`` by their full names."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def state(self, prefix: str = MODEL_PREFIX) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it; half precision brought back to float32."""
+        return {
+            name.removeprefix(prefix): tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], half: bool = False
+) -> None:
+    """Write a checkpoint atomically; ``half`` stores the model's weights (not the noise model) in float16."""
+    from safetensors.torch import save_file
+
+    stored = {
+        name: (tensor.half() if half and name.startswith(MODEL_PREFIX) else tensor).detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    metadata = {"format": FORMAT, "version": VERSION, "config": json.dumps(config)}
+    with atomic_path(path) as temporary:
+        save_file(stored, temporary, metadata)
+
+
+def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Checkpoint:
+    """Read a checkpoint; ``kind`` ("lifter", "refiner") is what it must be.
+
+    Raises CheckpointError for a file that is missing, truncated, foreign or of another kind.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ModuleNotFoundError as error:
+        raise MissingComponentError("checkpoints need safetensors; run: pip install 'refiner[train]'") from error
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"there is no checkpoint at {file}; expected a .safetensors file")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is no readable safetensors file ({error}); it may be truncated: copy or train it again"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file} was not written by refiner: its metadata has format {metadata.get('format')!r}, expected {FORMAT!r}"
+        )
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(f"{file} has version {metadata.get('version')!r}, this refiner reads {VERSION!r}")
+    try:
+        config = json.loads(metadata["config"])
+        found = config["kind"]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} holds no usable configuration ({error!r})") from error
+    if kind is not None and found != kind:
+        raise CheckpointError(f"{file} holds a {found}, expected a {kind}")
+    return Checkpoint(config, tensors)
+
+
+def build_model(config: Mapping[str, Any]) -> nn.Module:
+    """The network that a checkpoint's configuration names, with fresh weights. Raises CheckpointError."""
+    try:
+        model = config["model"]
+        shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
+        if config["kind"] == "lifter":
+            return STCFormer(dim=model["dim"], layers=model["blocks"], **shared)
+        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], **shared)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint's configuration does not describe a model: {error!r}") from error
+
+
+def load_module(
+    path: str | os.PathLike[str], steps: int | None = None, kind: str | None = None
+) -> UnrolledRefiner | LiftingModule:
+    """The runnable module of a checkpoint, in eval mode and float32; ``steps`` replaces a refiner's K."""
+    return module_of(load_checkpoint(path, kind), steps, str(path))
+
+
+def module_of(checkpoint: Checkpoint, steps: int | None = None, where: str = "checkpoint") -> UnrolledRefiner | LiftingModule:
+    """`load_module` for a checkpoint that is already read."""
+    config = checkpoint.config
+    model = build_model(config)
+    try:
+        model.load_state_dict(checkpoint.state())
+        frames = int(config["frames"])
+        module: UnrolledRefiner | LiftingModule
+        if isinstance(model, STCFormer):
+            module = LiftingModule(model, frames, config)
+        else:
+            assert isinstance(model, PoseDenoiser)
+            module = UnrolledRefiner(model, checkpoint.tensors["error_scale"].float(), frames, config, steps)
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{where} does not fit its own configuration: {error}") from error
+    return module.eval().requires_grad_(False)
+
+
+def load_noise_model(path: str | os.PathLike[str]) -> ConditionalGaussian:
+    """The conditional Gaussian that a refiner was trained with."""
+    return noise_model_of(load_checkpoint(path, "refiner"))
+
+
+def noise_model_of(checkpoint: Checkpoint) -> ConditionalGaussian:
+    """`load_noise_model` for a checkpoint that is already read."""
+    return ConditionalGaussian.from_tensors(
+        {name: np.asarray(tensor.double()) for name, tensor in checkpoint.state(NOISE_PREFIX).items()}
+    )

@@ -1,0 +1,191 @@
+"""Configurations: small TOML files whose every key is a field here, checked when they are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from refiner.errors import ConfigError
+
+CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network; ``blocks`` counts STCFormer layers in a lifter, denoising blocks (depth / 2) in a refiner."""
+
+    dim: int = 256
+    blocks: int = 4
+    heads: int = 8
+    mlp_ratio: int = 8
+    joint_embedding: bool = False
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The paper's process: 50 timesteps and K = 2 [text], cosine offset 0.008 and terminal step [inferred]."""
+
+    timesteps: int = 50
+    steps: int = 2
+    offset: float = 0.008
+    terminal: Literal["zero", "literal"] = "zero"
+    # "Output is normalised by its average value" [text]: e / mean |e| [inferred].
+    normalisation: Literal["none", "mean_abs", "per_dimension"] = "mean_abs"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What windows are drawn from."""
+
+    # Everybody counts alike and each of a person's actions alike (true), or every frame alike (false).
+    balance: bool = True
+    detections: Literal["simulated", "ground-truth"] = "simulated"
+    # Share of the windows that come from the built-in synthetic motion.
+    synthetic: float = 0.0
+    # Share of training windows turned about the vertical by a random angle: the same cameras from all around.
+    turn: float = 1.0
+    flip: float = 0.5
+    # Spread of the factor on the whole body and of one on each (symmetric) bone length, log-normal.
+    stature: float = 0.0
+    bones: float = 0.0
+    # Rotate and shift the camera at random (standard deviations in degrees of elevation and metres).
+    camera_jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """``exponential`` multiplies the rate by ``decay`` every ``epoch_steps`` (the papers'); ``cosine`` falls to 1 %."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    rate: float = 1e-3
+    amsgrad: bool = False
+    weight_decay: float = 0.0
+    schedule: Literal["exponential", "cosine"] = "exponential"
+    decay: float = 0.96
+    epoch_steps: int = 1000
+    warmup: int = 0
+    clip_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length and bookkeeping of a run. Everything random follows from ``seed`` and the number of the step."""
+
+    steps: int = 20000
+    batch: int = 12
+    seed: int = 0
+    ema: float = 0.999
+    validate_every: int = 1000
+    threads: int = 0  # 0: PyTorch's default
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """How a refiner's conditional noise model is fitted."""
+
+    # Lifters of the folds, each with the people that it never saw: see `refiner-train lifter --without`.
+    cross_fit: tuple[str, ...] = ()
+    fit_frames: int = 400_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. ``lifter`` names the checkpoint that a refiner refines."""
+
+    kind: Literal["lifter", "refiner"]
+    frames: int = 27
+    lifter: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a TOML file, or the bundled one of that name (``lifter-small``), with ``section.key=value`` changes.
+
+    Raises ConfigError for a file that cannot be read, an unknown key or a value of the wrong type.
+    """
+    file = Path(path)
+    if not file.suffix and not file.exists():
+        file = CONFIG_FOLDER / f"{path}.toml"
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(bundled.stem for bundled in CONFIG_FOLDER.glob("*.toml")))
+        raise ConfigError(f"cannot read the configuration {path}: {error}; bundled ones: {known}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    for override in overrides or []:
+        _override(content, override)
+    return config_from_dict(content, str(file))
+
+
+def config_from_dict(content: dict[str, Any], where: str = "configuration") -> Config:
+    """The inverse of `dataclasses.asdict`. Raises ConfigError."""
+    config: Config = _build(Config, content, where)
+    return config
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    name, _, value = override.partition("=")
+    if not value:
+        raise ConfigError(f"expected section.key=value, got {override!r}")
+    *sections, key = name.strip().split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+    try:
+        target[key] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        target[key] = value  # a bare word is a string
+
+
+def _build(kind: type[Any], content: Any, where: str) -> Any:
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} must be a table, got {content!r}")
+    hints = typing.get_type_hints(kind)
+    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
+    unknown = sorted(set(content) - set(fields))
+    if unknown:
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(fields))}")
+    missing = [
+        name
+        for name, entry in fields.items()
+        if name not in content
+        and entry.default is dataclasses.MISSING
+        and entry.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: missing {', '.join(missing)}")
+    return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in content.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type[Any], hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise ConfigError(f"{where}: expected one of {', '.join(typing.get_args(hint))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
+            raise ConfigError(f"{where}: expected a list of strings, got {value!r}")
+        return tuple(value)
+    if isinstance(hint, types.UnionType):
+        raise ConfigError(f"{where}: fields with several types are not supported")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,177 @@
+"""The training loop: progress, validation, moving average, and a state on disk that a killed run resumes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from refiner.errors import CheckpointError, TrainingError
+from refiner.files import atomic_path, atomic_write_text
+from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint
+from refiner.training.config import Config
+from refiner.training.schedule import MovingAverage, build_optimiser, learning_rate
+from refiner.training.tasks import Task
+from refiner.training.windows import WindowSampler
+
+STATE_FILE, HISTORY_FILE, BEST_FILE = "state.safetensors", "history.json", "best.safetensors"
+
+
+def train(
+    config: Config, task: Task, sampler: WindowSampler, folder: Path, description: dict[str, Any], quiet: bool = False
+) -> Path:
+    """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE).
+
+    A folder with a state of the same configuration is resumed; one of another configuration raises
+    TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint.
+    """
+    settings = config.training
+    model = task.model.to(settings.device)
+    optimiser = build_optimiser(model, config.optimiser)
+    average = MovingAverage(model, settings.ema)
+    run = _Run(config, folder, description)
+    start = run.resume(model, optimiser, average)
+    progress = tqdm(
+        total=settings.steps, initial=start, disable=None if not quiet else True, unit="step", dynamic_ncols=True
+    )
+    began, seen, running = time.perf_counter(), 0, torch.zeros(())
+    model.train()
+    for step in range(start, settings.steps):
+        rate = learning_rate(step, settings.steps, config.optimiser)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(
+            torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"
+        ):
+            loss = task.loss(sampler.batch(step), step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.optimiser.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
+        optimiser.step()
+        average.update(model)
+        running, seen = running + loss.detach().cpu(), seen + 1
+        progress.update()
+        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            mean_loss = float(running) / seen
+            if not torch.isfinite(running):
+                raise TrainingError(
+                    f"the loss was not finite between steps {step + 1 - seen} and {step + 1}; the last good state is "
+                    f"in {folder}: lower optimiser.rate or set optimiser.clip_norm, and train in a new folder"
+                )
+            speed = seen * settings.batch / (time.perf_counter() - began)
+            metrics = _validate(config, task, average)
+            run.record(step + 1, mean_loss, speed, metrics, task, average)
+            run.save_state(step + 1, model, optimiser, average)
+            progress.set_postfix_str(
+                f"loss {mean_loss:.4f}, {speed:.0f} windows/s, validation {metrics['mpjpe_mm']:.2f} mm"
+            )
+            progress.write(f"step {step + 1}: {progress.postfix}")
+            began, seen, running = time.perf_counter(), 0, torch.zeros(())
+    progress.close()
+    return folder / BEST_FILE
+
+
+def _validate(config: Config, task: Task, average: MovingAverage) -> dict[str, float]:
+    averaged = build_model(dataclasses.asdict(config)).to(config.training.device).eval()
+    averaged.load_state_dict(average.state())
+    return task.validate(averaged)
+
+
+class _Run:
+    """What a run keeps in its folder."""
+
+    def __init__(self, config: Config, folder: Path, description: dict[str, Any]) -> None:
+        self.config, self.folder, self.description = dataclasses.asdict(config), folder, description
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._began = time.perf_counter()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def record(
+        self,
+        step: int,
+        loss: float,
+        speed: float,
+        metrics: dict[str, float],
+        task: Task,
+        average: MovingAverage,
+    ) -> None:
+        """Add a point to the validation curve and keep the checkpoint if it is the best so far."""
+        self.history.append({"step": step, "loss": loss, "windows_per_s": speed, **metrics})
+        best = min(self.history, key=lambda point: point["mpjpe_mm"])
+        if best["step"] == step:
+            wall = self.seconds + time.perf_counter() - self._began
+            config = {
+                **self.config,
+                "data_description": self.description,
+                "metrics": {
+                    "validation": metrics,
+                    "validation_curve": [[point["step"], round(point["mpjpe_mm"], 3)] for point in self.history],
+                    "step": step,
+                    "wall_s": round(wall, 1),
+                },
+            }
+            tensors = {f"{MODEL_PREFIX}{name}": value for name, value in average.state().items()}
+            save_checkpoint(self.folder / BEST_FILE, config, {**tensors, **task.extra_tensors()})
+
+    def save_state(
+        self, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage
+    ) -> None:
+        """Everything that `resume` needs, written atomically, the history in the same file."""
+        from safetensors.torch import save_file
+
+        tensors: dict[str, Tensor] = {f"model.{name}": value for name, value in model.named_parameters()}
+        tensors |= {f"average.{name}": value for name, value in average.state().items()}
+        for index, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        header = {
+            "config": self.config,
+            "step": step,
+            "updates": average.updates,
+            "history": self.history,
+            "seconds": self.seconds + time.perf_counter() - self._began,
+        }
+        with atomic_path(self.folder / STATE_FILE) as temporary:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                temporary,
+                {"run": json.dumps(header)},
+            )
+        atomic_write_text(self.folder / HISTORY_FILE, json.dumps(self.history, indent=1))
+
+    def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage) -> int:
+        """Bring everything back to the last saved step, and return it; 0 in a new folder."""
+        file = self.folder / STATE_FILE
+        if not file.exists():
+            return 0
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="pt") as opened:
+                header = json.loads((opened.metadata() or {})["run"])
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise CheckpointError(f"cannot resume from {file} ({error}); remove it to start again") from error
+        if header["config"] != json.loads(json.dumps(self.config)):
+            raise TrainingError(
+                f"{self.folder} holds a run with another configuration; choose another --output, or remove it"
+            )
+        model.load_state_dict({name: tensors[f"model.{name}"] for name, _ in model.named_parameters()})
+        for name, value in average.values.items():
+            value.copy_(tensors[f"average.{name}"])
+        average.updates = header["updates"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimiser."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.history, self.seconds = header["history"], header["seconds"]
+        return int(header["step"])

@@ -1,0 +1,143 @@
+"""From a configuration to a trained checkpoint: what `refiner-train` calls."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refiner.data.clips import MotionFolder
+from refiner.errors import ConfigError
+from refiner.models import PoseDenoiser
+from refiner.training.checkpoints import build_model, load_checkpoint
+from refiner.training.config import Config
+from refiner.training.loop import train
+from refiner.training.tasks import LifterTask, RefinerTask, ValidationWindows, fit_noise, lift_windows
+from refiner.training.windows import Windows, WindowSampler
+
+Lift = Callable[[Windows], NDArray[np.float32]]
+
+
+def train_lifter(
+    config: Config, folder: MotionFolder, output: Path, without: Collection[str] = (), quiet: bool = False
+) -> Path:
+    """Train a lifter on the training people, less those of ``without`` (for cross-fitting)."""
+    _prepare(config, "lifter")
+    people = [person for person in folder.description.train if person not in without]
+    sampler = _sampler(config, folder, people)
+    validation = ValidationWindows(folder.clips("validation", detected=_detected(config)), config.frames)
+    torch.manual_seed(config.training.seed)
+    task = LifterTask(config, build_model(dataclasses.asdict(config)), validation)
+    description = _describe(folder, people) | {"without": sorted(without)}
+    return train(config, task, sampler, output, description, quiet)
+
+
+def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool = False) -> Path:
+    """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names."""
+    _prepare(config, "refiner")
+    if not config.lifter:
+        raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
+    people = list(folder.description.train)
+    sampler = _sampler(config, folder, people)
+    lifter = _load_lifter(config.lifter, config)
+    lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
+    noise, scale = fit_noise(sampler, lift, config.noise.fit_frames, config.diffusion.normalisation)
+    validation = ValidationWindows(folder.clips("validation", detected=_detected(config)), config.frames)
+    lifted = lift_windows(lifter, validation.pose_2d)
+    torch.manual_seed(config.training.seed)
+    model = build_model(dataclasses.asdict(config))
+    assert isinstance(model, PoseDenoiser)
+    task = RefinerTask(config, model, lift, noise, scale, validation, lifted)
+    description = _describe(folder, people) | {
+        "lifter_sha256": hashlib.sha256(Path(config.lifter).read_bytes()).hexdigest(),
+        "cross_fitted": bool(config.noise.cross_fit),
+    }
+    return train(config, task, sampler, output, description, quiet)
+
+
+def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
+    """Lift every person by a lifter that never saw that person.
+
+    Each checkpoint of ``noise.cross_fit`` says in its data description whom it was trained without. Synthetic
+    people take the first. Raises ConfigError when somebody has no such lifter.
+    """
+    lifters, of_person = [], {"synthetic": 0}
+    for index, path in enumerate(config.noise.cross_fit):
+        lifters.append(_load_lifter(path, config))
+        for person in load_checkpoint(path, "lifter").config["data_description"]["without"]:
+            of_person.setdefault(person, index)
+    missing = [person for person in people if person not in of_person]
+    if missing:
+        raise ConfigError(f"no lifter of noise.cross_fit was trained without {', '.join(missing)}")
+
+    def lift(windows: Windows) -> NDArray[np.float32]:
+        lifted = np.empty_like(windows.pose_3d)
+        chosen = np.array([of_person[str(subject)] for subject in windows.subjects])
+        for index in np.unique(chosen):
+            rows = chosen == index
+            lifted[rows] = lift_windows(lifters[index], windows.pose_2d[rows])
+        return lifted
+
+    return lift
+
+
+def _plain_lift(lifter: torch.nn.Module) -> Lift:
+    return lambda windows: lift_windows(lifter, windows.pose_2d)
+
+
+def _load_lifter(path: str, config: Config) -> torch.nn.Module:
+    checkpoint = load_checkpoint(path, "lifter")
+    model = build_model(checkpoint.config)
+    model.load_state_dict(checkpoint.state())
+    return model.to(config.training.device).eval().requires_grad_(False)
+
+
+def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> WindowSampler:
+    settings = config.training
+    return WindowSampler(folder, config.data, config.frames, settings.batch, settings.seed, people)
+
+
+def _detected(config: Config) -> bool:
+    return config.data.detections != "ground-truth"
+
+
+def _describe(folder: MotionFolder, people: Collection[str]) -> dict[str, Any]:
+    return {
+        "name": folder.description.name,
+        "fps": folder.description.fps,
+        "train": list(people),
+        "validation": list(folder.description.validation),
+        "frames": {person: sum(len(clip) for clip in folder.positions[person].values()) for person in people},
+    }
+
+
+def _prepare(config: Config, kind: str) -> None:
+    if config.kind != kind:
+        raise ConfigError(f"the configuration is for a {config.kind}, the command trains a {kind}")
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    keep_large_blocks()
+
+
+def keep_large_blocks() -> None:
+    """Let the C library keep freed memory, on Linux with glibc; does nothing elsewhere.
+
+    By default blocks above 128 kB to 32 MB are given back to the system and faulted in again at every step,
+    which costs a third of a training step on the CPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
+        mallopt(m_mmap_threshold, 32 * 1024 * 1024)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 64 * 1024 * 1024)

@@ -1,0 +1,52 @@
+"""Learning rates and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from refiner.training.config import OptimiserConfig
+
+FINAL_SHARE = 0.01
+
+
+def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW over all parameters; its rate is set at each step by `learning_rate`."""
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(
+        model.parameters(), lr=config.rate, weight_decay=config.weight_decay, amsgrad=config.amsgrad, fused=True
+    )
+
+
+def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
+    """The rate of one step of ``steps``."""
+    rate = config.rate * min(1.0, (step + 1) / config.warmup) if config.warmup else config.rate
+    if config.schedule == "exponential":
+        return rate * config.decay ** (step // config.epoch_steps)
+    return rate * (FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1))))
+
+
+class MovingAverage:
+    """Exponential moving average of a model's parameters, which is what is validated and kept.
+
+    Early on the average follows faster, min(decay, (1 + n) / (10 + n)), so that it forgets the initial weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.values = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one training step into the average."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averages = list(self.values.values())
+        torch._foreach_lerp_(averages, [value.detach() for value in model.parameters()], 1.0 - decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """The averaged parameters by name."""
+        return dict(self.values)

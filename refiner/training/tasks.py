@@ -1,0 +1,227 @@
+"""What is trained: the loss of a batch and the validation error of a lifter and of a refiner."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from refiner import native
+from refiner.camera import normalise_screen
+from refiner.data.clips import CameraClip
+from refiner.data.windows import split_windows, window_starts
+from refiner.diffusion.ddim import ddim_refine
+from refiner.diffusion.forward import forward_coefficients
+from refiner.diffusion.noise_model import ConditionalGaussian, condition_vectors
+from refiner.diffusion.schedule import cosine_schedule
+from refiner.errors import TrainingError
+from refiner.models import PoseDenoiser
+from refiner.training.config import Config, DiffusionConfig
+from refiner.training.windows import Windows, WindowSampler
+
+MILLIMETRES = 1000.0
+
+
+class Task(Protocol):
+    """One kind of training for the loop."""
+
+    model: nn.Module
+
+    def loss(self, windows: Windows, step: int) -> Tensor: ...
+
+    def validate(self, model: nn.Module) -> dict[str, float]: ...
+
+    def extra_tensors(self) -> dict[str, Tensor]: ...
+
+
+class ValidationWindows:
+    """The validation person's clips as windows, every frame scored once."""
+
+    def __init__(self, clips: list[CameraClip], frames: int) -> None:
+        pose_2d, pose_3d, scored = [], [], []
+        for clip in clips:
+            screen = normalise_screen(clip.pose_2d, clip.image_size)
+            pose_2d.append(split_windows(screen, frames))
+            pose_3d.append(split_windows(clip.pose_3d, frames))
+            scored.append(_first_scored(clip.frames, frames))
+        self.pose_2d: NDArray[np.float32] = np.concatenate(pose_2d).astype(np.float32)
+        self.pose_3d: NDArray[np.float32] = np.concatenate(pose_3d).astype(np.float32)
+        self.scored: NDArray[np.bool_] = np.concatenate(scored)
+
+    def mpjpe_mm(self, predicted: NDArray[np.float32]) -> float:
+        """Frame-weighted MPJPE, root at 0, in millimetres."""
+        error = np.linalg.norm((predicted - predicted[..., :1, :]) - self.pose_3d, axis=-1).mean(axis=-1)
+        return float(error[self.scored].mean() * MILLIMETRES)
+
+
+def _first_scored(frames: int, window: int) -> NDArray[np.bool_]:
+    """The last window overlaps the one before it: the shared frames count in the first of the two."""
+    starts = window_starts(frames, window)
+    index = starts[:, None] + np.arange(window)
+    earlier = np.concatenate([[0], starts[:-1] + window])
+    return (index >= earlier[:, None]) & (index < frames)
+
+
+@torch.no_grad()
+def lift_windows(model: nn.Module, pose_2d: NDArray[np.float32], batch: int = 64) -> NDArray[np.float32]:
+    """Run a lifter over ``(N, T, 17, 2)`` normalised windows -> ``(N, T, 17, 3)`` with the root at 0."""
+    device = next(model.parameters()).device
+    lifted = []
+    for start in range(0, len(pose_2d), batch):
+        pose = model(torch.from_numpy(pose_2d[start : start + batch]).to(device))
+        lifted.append((pose - pose[..., :1, :]).float().cpu().numpy())
+    return np.concatenate(lifted) if lifted else np.zeros((*pose_2d.shape[:-1], 3), np.float32)
+
+
+class LifterTask:
+    """MPJPE of the root-relative pose (STCFormer's loss)."""
+
+    def __init__(self, config: Config, model: nn.Module, validation: ValidationWindows) -> None:
+        self.model, self.validation = model, validation
+        self.device = torch.device(config.training.device)
+
+    def loss(self, windows: Windows, step: int) -> Tensor:
+        pose = self.model(torch.from_numpy(windows.pose_2d).to(self.device)).float()
+        target = torch.from_numpy(windows.pose_3d).to(self.device)
+        error = (pose - pose[..., :1, :] - target)[..., 1:, :]
+        return torch.linalg.vector_norm(error, dim=-1).mean()
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        return {"mpjpe_mm": self.validation.mpjpe_mm(lift_windows(model, self.validation.pose_2d))}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        return {}
+
+
+class RefinerTask:
+    """Eq. 7: mean squared difference of the drawn and the predicted error, both normalised.
+
+    Args:
+        lift: ``(windows) -> y_est``: the lifter's root-relative poses, cross-fitted or not.
+        noise: the fitted conditional Gaussian.
+        error_scale: metres per normalised unit, ``(51,)``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: PoseDenoiser,
+        lift: Any,
+        noise: ConditionalGaussian,
+        error_scale: NDArray[np.float64],
+        validation: ValidationWindows,
+        validation_lifted: NDArray[np.float32],
+    ) -> None:
+        self.config, self.model, self.lift, self.noise = config, model, lift, noise
+        self.validation, self.validation_lifted = validation, validation_lifted
+        self.device = torch.device(config.training.device)
+        self.error_scale = torch.tensor(error_scale, dtype=torch.float32)
+        self._scale = self.error_scale.reshape(17, 3).to(self.device)
+        diffusion = config.diffusion
+        signal, noise_factor = forward_coefficients(diffusion.timesteps, diffusion.terminal, diffusion.offset)
+        self._noise_factor = noise_factor
+        self._clean_factor = signal
+        self._alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
+        self._kernel = noise.kernel_arguments()
+        self._cross_fit_mean = {
+            "lifter_mpjpe_mm": validation.mpjpe_mm(validation_lifted),
+            "linear_mpjpe_mm": validation.mpjpe_mm(
+                (validation_lifted - noise.mean(validation.pose_2d, validation_lifted)).astype(np.float32)
+            ),
+        }
+
+    def loss(self, windows: Windows, step: int) -> Tensor:
+        batch, frames = windows.pose_3d.shape[:2]
+        timesteps = np.random.default_rng([self.config.training.seed, step, 1]).integers(
+            0, self.config.diffusion.timesteps, batch
+        )
+        # One frame, one number of the counter-based generator, whatever the batch around it.
+        first = step * batch * frames
+        noisy, error = native.diffuse(
+            condition_vectors(windows.pose_2d, self.lift(windows), np.float32),
+            windows.pose_3d.reshape(batch * frames, -1),
+            np.repeat(self._clean_factor[timesteps], frames).astype(np.float32),
+            np.repeat(self._noise_factor[timesteps], frames).astype(np.float32),
+            **self._kernel,
+            seed=self.config.training.seed,
+            first_frame=first,
+        )
+        shape = windows.pose_3d.shape
+        predicted = self.model(
+            torch.from_numpy(noisy.reshape(shape)).to(self.device),
+            torch.from_numpy(windows.pose_2d).to(self.device),
+            torch.from_numpy(timesteps).to(self.device),
+        ).float()
+        target = torch.from_numpy(error.reshape(shape)).to(self.device) / self._scale
+        # The root's error is 0 by definition: nothing to learn there.
+        return (predicted - target)[..., 1:, :].square().mean()
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, PoseDenoiser)
+        refined = refine_windows(
+            model, self._scale, self.config.diffusion, self.validation.pose_2d, self.validation_lifted
+        )
+        return {"mpjpe_mm": self.validation.mpjpe_mm(refined), **self._cross_fit_mean}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        fitted = {f"noise.{name}": torch.from_numpy(value.copy()) for name, value in self.noise.to_tensors().items()}
+        return {"error_scale": self.error_scale, **fitted}
+
+
+@torch.no_grad()
+def refine_windows(
+    model: PoseDenoiser,
+    error_scale: Tensor,
+    diffusion: DiffusionConfig,
+    pose_2d: NDArray[np.float32],
+    lifted: NDArray[np.float32],
+    batch: int = 64,
+) -> NDArray[np.float32]:
+    """K DDIM steps over ``(N, T, 17, 2)`` normalised and ``(N, T, 17, 3)`` root-relative windows."""
+    device = error_scale.device
+    alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
+    refined = []
+    for start in range(0, len(pose_2d), batch):
+        screen = torch.from_numpy(pose_2d[start : start + batch]).to(device)
+
+        def predict_error(noisy: Tensor, time: int, screen: Tensor = screen) -> Tensor:
+            predicted: Tensor = model(noisy, screen, torch.full((len(noisy),), time, device=device)) * error_scale
+            return predicted
+
+        noisy = torch.from_numpy(lifted[start : start + batch]).to(device)
+        refined.append(ddim_refine(predict_error, noisy, diffusion.steps, alphas, diffusion.terminal).cpu().numpy())
+    return np.concatenate(refined)
+
+
+def fit_noise(
+    sampler: WindowSampler, lift: Any, frames: int, normalisation: str
+) -> tuple[ConditionalGaussian, NDArray[np.float64]]:
+    """Fit the conditional Gaussian and the error scale on freshly drawn training windows.
+
+    Batches are numbered from 2^40, so that none of them is a training step's. Returns the Gaussian and the scale
+    ``(51,)`` in metres: 1, the mean |e| over all coordinates but the root's, or each one's standard deviation.
+    """
+    from refiner.diffusion.noise_model import ConditionalMoments
+
+    moments = ConditionalMoments()
+    absolute, square, seen = np.zeros(51), np.zeros(51), 0
+    step = 2**40
+    while seen < frames:
+        windows = sampler.batch(step)
+        lifted = lift(windows)
+        error = lifted - windows.pose_3d
+        moments.update(windows.pose_2d, lifted, error)
+        flat = error.reshape(-1, 51).astype(np.float64)
+        absolute, square = absolute + np.abs(flat).sum(axis=0), square + np.square(flat).sum(axis=0)
+        seen, step = seen + len(flat), step + 1
+    scale = np.ones(51)
+    if normalisation == "mean_abs":
+        scale = np.full(51, absolute[3:].sum() / (seen * 48))
+    elif normalisation == "per_dimension":
+        scale[3:] = np.sqrt(square[3:] / seen)
+    if not np.isfinite(scale).all() or not (scale > 0).all():
+        raise TrainingError("the lifter's errors are not finite or all zero: is it the right checkpoint?")
+    return moments.finish(), scale

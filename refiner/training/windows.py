@@ -1,0 +1,151 @@
+"""Training windows, drawn on the fly: another view, body and detector error for each, from (seed, step) alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.camera import Camera, normalise_screen
+from refiner.data.clips import MotionFolder, action_of
+from refiner.errors import ConfigError
+from refiner.skeleton import LEFT, PARENTS, RIGHT, flip_pose
+from refiner.training.config import DataConfig
+
+Array = NDArray[np.float32]
+SYNTHETIC_PEOPLE = 24
+SYNTHETIC_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch: ``pose_2d`` ``(B, T, 17, 2)`` normalised, ``pose_3d`` ``(B, T, 17, 3)`` metres, root at 0.
+
+    ``subjects`` ``(B,)`` says whose they are, which cross-fitting needs.
+    """
+
+    pose_2d: Array
+    pose_3d: Array
+    subjects: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class _Clip:
+    subject: str
+    world: Array
+    cameras: tuple[Camera, ...]
+
+
+class WindowSampler:
+    """Draws batches of windows from the training people of a motion folder.
+
+    ``batch(step)`` depends on the seed and the step alone, so that a resumed run sees what it would have seen.
+    Raises ConfigError when no clip is left.
+    """
+
+    def __init__(
+        self,
+        folder: MotionFolder,
+        config: DataConfig,
+        frames: int,
+        batch: int,
+        seed: int,
+        subjects: Collection[str],
+    ) -> None:
+        self.config, self.frames, self.size, self.seed = config, frames, batch, seed
+        self.detector = folder.detector
+        clips: list[_Clip] = []
+        weights: list[float] = []
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for subject in subjects:
+            cameras = folder.cameras[subject] if isinstance(folder.cameras, dict) else folder.cameras
+            for key, world in folder.positions[subject].items():
+                if len(world) >= frames:
+                    groups[subject, action_of(key)].append(len(clips))
+                    clips.append(_Clip(subject, world, tuple(cameras)))  # type: ignore[arg-type]
+                    weights.append(float(len(world) - frames + 1))
+        if not clips:
+            raise ConfigError(f"no clip of {', '.join(subjects)} has {frames} frames")
+        share = np.array(weights)
+        if config.balance:
+            # Square roots: one person's 22,000 frames of salsa must not outweigh eight others, and 200 frames of
+            # walking must not be seen a hundred times as often as each of them.
+            for members in groups.values():
+                share[members] *= share[members].sum() ** -0.5
+        share /= share.sum()
+        if config.synthetic > 0:
+            share *= 1.0 - config.synthetic
+            synthetic = _synthetic_clips(frames, clips[0].cameras)
+            clips += synthetic
+            share = np.append(share, np.full(len(synthetic), config.synthetic / len(synthetic)))
+        self._clips, self._share = clips, share
+        self._bone_pairs = _bone_pairs()
+
+    def batch(self, step: int) -> Windows:
+        """The windows of one training step."""
+        rng = np.random.default_rng([self.seed, step])
+        chosen = rng.choice(len(self._clips), size=self.size, p=self._share)
+        world = np.empty((self.size, self.frames, 17, 3), dtype=np.float64)
+        for row, index in enumerate(chosen):
+            clip = self._clips[index].world
+            start = rng.integers(0, len(clip) - self.frames + 1)
+            world[row] = clip[start : start + self.frames]
+        world = self._reshape_bodies(world, rng)
+        world = self._turn(world, rng)
+        pose_2d = np.empty((self.size, self.frames, 17, 2), dtype=np.float32)
+        pose_3d = np.empty((self.size, self.frames, 17, 3), dtype=np.float32)
+        simulated = self.config.detections == "simulated"
+        views = [self._clips[index].cameras[rng.integers(len(self._clips[index].cameras))] for index in chosen]
+        pixels = np.empty_like(pose_2d)
+        for row, camera in enumerate(views):
+            points = camera.to_camera(world[row])
+            pose_3d[row] = points - points[:, :1]
+            pixels[row] = camera.project(points)
+        if simulated:
+            pixels = self.detector.detect(pixels, rng)
+        for row, camera in enumerate(views):
+            pose_2d[row] = normalise_screen(pixels[row], camera.image_size)
+        mirrored = rng.random(self.size) < self.config.flip
+        pose_2d[mirrored], pose_3d[mirrored] = flip_pose(pose_2d[mirrored]), flip_pose(pose_3d[mirrored])
+        return Windows(pose_2d, pose_3d, np.array([self._clips[index].subject for index in chosen]))
+
+    def _reshape_bodies(self, world: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+        """Other people in the same motion: bone directions kept, bone lengths multiplied."""
+        stature = np.exp(self.config.stature * rng.standard_normal((self.size, 1, 1)))
+        bones = np.exp(self.config.bones * rng.standard_normal((self.size, 17)))[:, self._bone_pairs]
+        if not (self.config.stature or self.config.bones):
+            return world
+        # The pelvis moves with the stature, so that the feet stay near the floor.
+        reshaped = world.copy()
+        reshaped[:, :, 0] *= stature
+        for joint, parent in enumerate(PARENTS):
+            if parent >= 0:
+                bone = world[:, :, joint] - world[:, :, parent]
+                reshaped[:, :, joint] = reshaped[:, :, parent] + bone * bones[:, None, joint, None] * stature
+        return reshaped
+
+    def _turn(self, world: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+        angle = rng.uniform(0.0, 2.0 * np.pi, self.size) * (rng.random(self.size) < self.config.turn)
+        cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+        x, y = world[..., 0], world[..., 1]
+        return np.stack([cos * x - sin * y, sin * x + cos * y, world[..., 2]], axis=-1)
+
+
+def _bone_pairs() -> NDArray[np.intp]:
+    """For each joint the one whose factor it takes, so that left and right bones stay equal."""
+    pairs = np.arange(17)
+    pairs[list(LEFT)] = list(RIGHT)
+    return pairs
+
+
+def _synthetic_clips(frames: int, cameras: tuple[Camera, ...]) -> list[_Clip]:
+    from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
+
+    return [
+        _Clip("synthetic", synthetic_motion(SYNTHETIC_SEED + person, action, max(250, frames)), cameras)
+        for person in range(SYNTHETIC_PEOPLE)
+        for action in SYNTHETIC_ACTIONS
+    ]
