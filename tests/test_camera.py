@@ -89,7 +89,9 @@ def test_non_contiguous_points_project_alike():
     camera = human36m_cameras()[1]
     world = people(3, (6, 34))
     for view in (world[:, ::2], world[::-1], np.asfortranarray(world)):
-        np.testing.assert_array_equal(camera.project(camera.to_camera(view)), camera.project(camera.to_camera(view.copy())))
+        np.testing.assert_array_equal(
+            camera.project(camera.to_camera(view)), camera.project(camera.to_camera(view.copy()))
+        )
 
 
 def test_points_behind_the_camera_are_refused_and_nan_passes():
@@ -104,17 +106,47 @@ def test_points_behind_the_camera_are_refused_and_nan_passes():
 def test_bundled_cameras_are_the_published_ones():
     cameras = human36m_cameras()
     assert [camera.id for camera in cameras] == ["54138969", "55011271", "58860488", "60457274"]
-    assert [camera.image_size for camera in cameras] == [(1000, 1002), (1000, 1000), (1000, 1000), (1000, 1002)]
+    assert [camera.image_size for camera in cameras] == [
+        (1000, 1002),
+        (1000, 1000),
+        (1000, 1000),
+        (1000, 1002),
+    ]
     np.testing.assert_allclose(cameras[0].position, [1.8411070, 4.9552846, 1.5634454], atol=1e-6)
 
 
 # R X + t in millimetres, from the other published list (karfly/human36m-camera-parameters), rounded.
 PUBLISHED_T_MM = {
-    "S5": [(-219.306, 544.479, 5518.740), (103.903, 395.672, 5767.973), (520.327, 283.369, 5591.124), (-79.116, 425.590, 4454.482)],
-    "S7": [(-323.912, 541.772, 5506.569), (178.624, 403.592, 5694.880), (441.106, 271.916, 5660.120), (25.769, 431.056, 4461.873)],
-    "S8": [(-82.702, 552.190, 5557.354), (-209.063, 375.069, 5818.277), (623.099, 290.905, 5534.379), (-178.367, 423.467, 4421.645)],
-    "S9": [(-321.208, 467.135, 5514.330), (19.193, 404.228, 5702.169), (455.401, 273.359, 5657.814), (-69.271, 422.184, 4457.893)],
-    "S11": [(-234.721, 464.340, 5536.653), (-11.934, 449.417, 5541.114), (781.127, 235.313, 5576.370), (-155.137, 422.163, 4435.416)],
+    "S5": [
+        (-219.306, 544.479, 5518.740),
+        (103.903, 395.672, 5767.973),
+        (520.327, 283.369, 5591.124),
+        (-79.116, 425.590, 4454.482),
+    ],
+    "S7": [
+        (-323.912, 541.772, 5506.569),
+        (178.624, 403.592, 5694.880),
+        (441.106, 271.916, 5660.120),
+        (25.769, 431.056, 4461.873),
+    ],
+    "S8": [
+        (-82.702, 552.190, 5557.354),
+        (-209.063, 375.069, 5818.277),
+        (623.099, 290.905, 5534.379),
+        (-178.367, 423.467, 4421.645),
+    ],
+    "S9": [
+        (-321.208, 467.135, 5514.330),
+        (19.193, 404.228, 5702.169),
+        (455.401, 273.359, 5657.814),
+        (-69.271, 422.184, 4457.893),
+    ],
+    "S11": [
+        (-234.721, 464.340, 5536.653),
+        (-11.934, 449.417, 5541.114),
+        (781.127, 235.313, 5576.370),
+        (-155.137, 422.163, 4435.416),
+    ],
 }
 
 
@@ -146,7 +178,7 @@ def test_look_at_camera_puts_the_target_in_the_middle_and_up_upwards(roll):
     np.testing.assert_allclose(camera.position, position, atol=1e-12)
     np.testing.assert_allclose(camera.project(camera.to_camera(target)), [640, 360], atol=1e-9)
     assert camera.to_camera(target)[2] == pytest.approx(np.linalg.norm(target - position))
-    above = camera.project(camera.to_camera(target + [0, 0, 0.1])) - [640, 360]
+    above = camera.project(camera.to_camera(target + np.array([0, 0, 0.1]))) - [640, 360]
     assert np.arctan2(above[0], -above[1]) == pytest.approx(-roll if roll else 0.0, abs=1e-9)
 
 
@@ -161,7 +193,9 @@ def test_normalise_screen_is_videopose3ds_and_comes_back():
     screen = normalise_screen(pose, (1000, 1002))
     np.testing.assert_allclose(screen, pose / 1000 * 2 - np.array([1, 1002 / 1000]), rtol=0, atol=1e-15)
     np.testing.assert_allclose(denormalise_screen(screen, (1000, 1002)), pose, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(normalise_screen(np.array([[0, 0], [1920, 1080]]), (1920, 1080)), [[-1, -0.5625], [1, 0.5625]])
+    np.testing.assert_allclose(
+        normalise_screen(np.array([[0, 0], [1920, 1080]]), (1920, 1080)), [[-1, -0.5625], [1, 0.5625]]
+    )
 
 
 def test_normalise_screen_takes_one_image_size_per_window():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from refiner import native
 from refiner.camera import normalise_screen
 from refiner.data.clips import CameraClip
-from refiner.data.windows import split_windows, window_starts
+from refiner.data.windows import score_mask, split_windows, window_starts
 from refiner.diffusion.ddim import ddim_refine
 from refiner.diffusion.forward import forward_coefficients
 from refiner.diffusion.noise_model import ConditionalGaussian, condition_vectors
@@ -46,7 +46,7 @@ class ValidationWindows:
             screen = normalise_screen(clip.pose_2d, clip.image_size)
             pose_2d.append(split_windows(screen, frames))
             pose_3d.append(split_windows(clip.pose_3d, frames))
-            scored.append(_first_scored(clip.frames, frames))
+            scored.append(score_mask(window_starts(clip.frames, frames), frames, clip.frames))
         self.pose_2d: NDArray[np.float32] = np.concatenate(pose_2d).astype(np.float32)
         self.pose_3d: NDArray[np.float32] = np.concatenate(pose_3d).astype(np.float32)
         self.scored: NDArray[np.bool_] = np.concatenate(scored)
@@ -55,14 +55,6 @@ class ValidationWindows:
         """Frame-weighted MPJPE, root at 0, in millimetres."""
         error = np.linalg.norm((predicted - predicted[..., :1, :]) - self.pose_3d, axis=-1).mean(axis=-1)
         return float(error[self.scored].mean() * MILLIMETRES)
-
-
-def _first_scored(frames: int, window: int) -> NDArray[np.bool_]:
-    """The last window overlaps the one before it: the shared frames count in the first of the two."""
-    starts = window_starts(frames, window)
-    index = starts[:, None] + np.arange(window)
-    earlier = np.concatenate([[0], starts[:-1] + window])
-    return (index >= earlier[:, None]) & (index < frames)
 
 
 @torch.no_grad()

@@ -1,0 +1,71 @@
+# Everything happens in .venv of this checkout. `make` alone lists the targets.
+PYTHON ?= python3
+# cpu or gpu: which ONNX Runtime (the two wheels install the same module, so never both).
+RUNTIME ?= cpu
+EXTRAS := $(RUNTIME),train,export,report,dev
+
+VENV := .venv
+BIN := $(VENV)/bin
+CREATED := $(VENV)/.created
+INSTALLED := $(VENV)/.installed-$(RUNTIME)
+SOURCES := $(shell find csrc -type f 2>/dev/null)
+CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test test-full lint format bench clean
+
+help:
+	@echo 'make venv       .venv with the package, its extras and the compiled kernels'
+	@echo 'make demo       refine built-in motion with the bundled checkpoint; pictures in demo-output/'
+	@echo 'make test       the tests that take seconds'
+	@echo 'make test-full  all tests; REFINER_DATA names the motion archive that some of them need'
+	@echo 'make lint       ruff, mypy, clang-format'
+	@echo 'make format     let ruff and clang-format rewrite the sources'
+	@echo 'make bench      FLOPs and training-step reports in bench-output/'
+	@echo 'make clean      remove .venv and everything that was built'
+	@echo 'Options: PYTHON=python3.12, RUNTIME=cpu|gpu'
+
+venv: $(INSTALLED)
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "refiner needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+# Python sources are read from the checkout, so only these make the installation stale.
+$(INSTALLED): $(CREATED) pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: venv
+	$(BIN)/refiner-demo --output demo-output
+
+test: venv
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-full: venv
+	$(BIN)/python -m pytest -q
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: venv
+	$(BIN)/refiner-bench flops --json bench-output/flops.json --markdown bench-output/flops.md
+	$(BIN)/refiner-bench train-step --json bench-output/train-step.json --markdown bench-output/train-step.md
+
+clean:
+	rm -rf $(VENV) build dist demo-output bench-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f refiner/_native*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,172 @@
+// The module refiner._native: thin, unchecked for meaning. refiner/native.py checks shapes and types and words the
+// errors; what is checked here only keeps a wrong call from touching foreign memory.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "stc_attention.h"
+#if defined(REFINER_WITH_CUDA)
+#include "cuda_kernels.h"
+#endif
+
+namespace py = pybind11;
+
+namespace refiner {
+
+void bind_stc_attention(py::module_& m);
+
+namespace {
+
+template <typename Real>
+using Array = py::array_t<Real, py::array::c_style>;
+
+void require(bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+template <typename Real>
+Array<Real> bound_p_mpjpe(const Array<Real>& pred, const Array<Real>& target, bool scale, int threads) {
+    require(pred.ndim() == 3 && target.ndim() == 3 && pred.shape(2) == 3 && pred.size() == target.size(),
+            "expected two arrays [poses, joints, 3]");
+    Array<Real> error(pred.shape(0));
+    const Real* inputs[] = {pred.data(), target.data()};
+    Real* output = error.mutable_data();
+    const int64_t poses = pred.shape(0), joints = pred.shape(1);
+    py::gil_scoped_release release;
+    p_mpjpe(inputs[0], inputs[1], output, poses, joints, scale, threads);
+    return error;
+}
+
+template <typename Real>
+Array<Real> bound_align(const Array<Real>& pred, const Array<Real>& target, bool scale, int threads) {
+    require(pred.ndim() == 3 && target.ndim() == 3 && pred.shape(2) == 3 && pred.size() == target.size(),
+            "expected two arrays [poses, joints, 3]");
+    Array<Real> aligned({pred.shape(0), pred.shape(1), pred.shape(2)});
+    const Real* inputs[] = {pred.data(), target.data()};
+    Real* output = aligned.mutable_data();
+    const int64_t poses = pred.shape(0), joints = pred.shape(1);
+    py::gil_scoped_release release;
+    procrustes_align(inputs[0], inputs[1], output, poses, joints, scale, threads);
+    return aligned;
+}
+
+Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_condition, const Array<float>& gain,
+                       const Array<float>& cholesky) {
+    const int64_t size = mean_error.size(), inputs = mean_condition.size();
+    require(gain.size() == size * inputs && cholesky.size() == size * size,
+            "expected gain [D, C] and cholesky [D, D]");
+    return {mean_error.data(), mean_condition.data(), gain.data(), cholesky.data(), size, inputs};
+}
+
+Array<float> bound_sample(const Array<float>& condition, const Array<float>& mean_error,
+                          const Array<float>& mean_condition, const Array<float>& gain, const Array<float>& cholesky,
+                          uint64_t seed, uint64_t first_frame, int threads) {
+    const Gaussian g = read_gaussian(mean_error, mean_condition, gain, cholesky);
+    require(condition.ndim() == 2 && condition.shape(1) == g.condition_size, "expected condition [frames, C]");
+    const int64_t frames = condition.shape(0);
+    Array<float> error({frames, g.error_size});
+    const float* input = condition.data();
+    float* output = error.mutable_data();
+    py::gil_scoped_release release;
+    sample_conditional(g, input, output, frames, seed, first_frame, threads);
+    return error;
+}
+
+py::tuple bound_diffuse(const Array<float>& condition, const Array<float>& clean, const Array<float>& clean_factor,
+                        const Array<float>& noise_factor, const Array<float>& mean_error,
+                        const Array<float>& mean_condition, const Array<float>& gain, const Array<float>& cholesky,
+                        uint64_t seed, uint64_t first_frame, int threads) {
+    const Gaussian g = read_gaussian(mean_error, mean_condition, gain, cholesky);
+    const int64_t frames = condition.ndim() == 2 ? condition.shape(0) : -1;
+    require(frames >= 0 && condition.shape(1) == g.condition_size, "expected condition [frames, C]");
+    require(clean.size() == frames * g.error_size && clean_factor.size() == frames && noise_factor.size() == frames,
+            "expected clean [frames, D] and two factors [frames]");
+    Array<float> error({frames, g.error_size});
+    Array<float> noisy({frames, g.error_size});
+    const float* inputs[] = {condition.data(), clean.data(), clean_factor.data(), noise_factor.data()};
+    float* outputs[] = {error.mutable_data(), noisy.mutable_data()};
+    {
+        py::gil_scoped_release release;
+        sample_conditional(g, inputs[0], outputs[0], frames, seed, first_frame, threads, inputs[1], inputs[2],
+                           inputs[3], outputs[1]);
+    }
+    return py::make_tuple(noisy, error);
+}
+
+Array<float> bound_normal(uint64_t seed, uint64_t first_frame, int64_t frames, int64_t dims, int threads) {
+    require(frames >= 0 && dims >= 0, "frames and dims cannot be negative");
+    Array<float> normal({frames, dims});
+    float* output = normal.mutable_data();
+    py::gil_scoped_release release;
+    philox_normal(output, frames, dims, seed, first_frame, threads);
+    return normal;
+}
+
+#if defined(REFINER_WITH_CUDA)
+void check_cuda(const char* failure) {
+    if (failure != nullptr) throw std::runtime_error(failure);
+}
+
+// Addresses of device memory come as integers: the caller holds the tensors.
+template <typename Real>
+void bind_cuda(py::module_& m, const char* p_mpjpe_name, const char* align_name) {
+    using Address = std::uintptr_t;
+    m.def(p_mpjpe_name, [](Address pred, Address target, Address error, int64_t poses, int64_t joints, bool scale,
+                           Address stream) {
+        check_cuda(cuda_p_mpjpe(reinterpret_cast<const Real*>(pred), reinterpret_cast<const Real*>(target),
+                                reinterpret_cast<Real*>(error), poses, joints, scale,
+                                reinterpret_cast<void*>(stream)));
+    });
+    m.def(align_name, [](Address pred, Address target, Address aligned, int64_t poses, int64_t joints, bool scale,
+                         Address stream) {
+        check_cuda(cuda_procrustes_align(reinterpret_cast<const Real*>(pred), reinterpret_cast<const Real*>(target),
+                                         reinterpret_cast<Real*>(aligned), poses, joints, scale,
+                                         reinterpret_cast<void*>(stream)));
+    });
+}
+
+const float* floats(std::uintptr_t address) { return reinterpret_cast<const float*>(address); }
+
+void bind_cuda_sampling(py::module_& m) {
+    using Address = std::uintptr_t;
+    m.def("cuda_sample_conditional",
+          [](Address condition, Address error, int64_t frames, Address mean_error, Address mean_condition,
+             Address gain, Address cholesky, int64_t error_size, int64_t condition_size, uint64_t seed,
+             uint64_t first_frame, Address stream) {
+              const Gaussian g{floats(mean_error), floats(mean_condition), floats(gain), floats(cholesky),
+                               error_size, condition_size};
+              check_cuda(cuda_sample_conditional(g, floats(condition), reinterpret_cast<float*>(error), frames, seed,
+                                                 first_frame, nullptr, nullptr, nullptr, nullptr,
+                                                 reinterpret_cast<void*>(stream)));
+          });
+}
+#endif
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "Compiled kernels of refiner; use them through refiner.native and refiner.models.";
+    m.def("p_mpjpe_f32", &bound_p_mpjpe<float>);
+    m.def("p_mpjpe_f64", &bound_p_mpjpe<double>);
+    m.def("procrustes_align_f32", &bound_align<float>);
+    m.def("procrustes_align_f64", &bound_align<double>);
+    m.def("sample_conditional", &bound_sample);
+    m.def("diffuse", &bound_diffuse);
+    m.def("philox_normal", &bound_normal);
+    m.def("thread_count", &thread_count);
+    bind_stc_attention(m);
+#if defined(REFINER_WITH_CUDA)
+    m.attr("with_cuda") = true;
+    m.def("cuda_device_count", &cuda_device_count);
+    bind_cuda<float>(m, "cuda_p_mpjpe_f32", "cuda_procrustes_align_f32");
+    bind_cuda<double>(m, "cuda_p_mpjpe_f64", "cuda_procrustes_align_f64");
+    bind_cuda_sampling(m);
+#else
+    m.attr("with_cuda") = false;
+#endif
+}
+
+}  // namespace refiner

@@ -1,0 +1,27 @@
+// The CUDA kernels: pointers to device memory, queued on the caller's stream. Each returns nullptr, or what went
+// wrong as text that lives for ever (CUDA's own error strings).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace refiner {
+
+// Number of devices; 0 without a driver.
+int cuda_device_count();
+
+template <typename Real>
+const char* cuda_p_mpjpe(const Real* pred, const Real* target, Real* error, int64_t poses, int64_t joints,
+                         bool with_scale, void* stream);
+
+template <typename Real>
+const char* cuda_procrustes_align(const Real* pred, const Real* target, Real* aligned, int64_t poses,
+                                  int64_t joints, bool with_scale, void* stream);
+
+const char* cuda_sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
+                                    uint64_t seed, uint64_t first_frame, const float* clean,
+                                    const float* clean_factor, const float* noise_factor, float* noisy,
+                                    void* stream);
+
+}  // namespace refiner

@@ -1,0 +1,38 @@
+// The CPU kernels. Arrays are contiguous; `threads` 0 means the default of parallel_for.
+#pragma once
+
+#include <cstdint>
+
+namespace refiner {
+
+// pred, target [poses, joints, 3] -> error [poses].
+template <typename Real>
+void p_mpjpe(const Real* pred, const Real* target, Real* error, int64_t poses, int64_t joints, bool with_scale,
+             int threads);
+
+// pred, target [poses, joints, 3] -> aligned [poses, joints, 3].
+template <typename Real>
+void procrustes_align(const Real* pred, const Real* target, Real* aligned, int64_t poses, int64_t joints,
+                      bool with_scale, int threads);
+
+// The conditional Gaussian of eq. 5 and 6 for conditions of size C and errors of size D.
+struct Gaussian {
+    const float* mean_error;      // [D]
+    const float* mean_condition;  // [C]
+    const float* gain;            // [D, C]
+    const float* cholesky;        // [D, D] lower triangular
+    int64_t error_size;
+    int64_t condition_size;
+};
+
+// condition [frames, C] -> error [frames, D]. With clean [frames, D] given, also the forward process, eq. 8:
+// noisy [frames, D] = clean_factor[f] clean + noise_factor[f] error.
+void sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
+                        uint64_t seed, uint64_t first_frame, int threads, const float* clean = nullptr,
+                        const float* clean_factor = nullptr, const float* noise_factor = nullptr,
+                        float* noisy = nullptr);
+
+// normal [frames, dims]: the numbers that sample_conditional uses.
+void philox_normal(float* normal, int64_t frames, int64_t dims, uint64_t seed, uint64_t first_frame, int threads);
+
+}  // namespace refiner

@@ -1,0 +1,93 @@
+"""``refiner-train``: train a lifter or a refiner from a configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+
+EXAMPLES = """\
+examples:
+  refiner-train lifter --config lifter-small --data FOLDER --output runs/lifter
+  refiner-train refiner --config refiner-small --data FOLDER --lifter runs/lifter/best.safetensors --output runs/refiner
+  refiner-train refiner --config refiner-small --set training.steps=2000 --set model.dim=96 ...
+
+--config is a TOML file, or one of the bundled: lifter-small, lifter-paper, refiner-small, refiner-paper.
+A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
+the validation person's MPJPE is OUTPUT/best.safetensors, its curve OUTPUT/history.json.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="refiner-train",
+        description="Train a lifter, or a refiner for a lifter, on a motion archive.",
+        epilog=EXAMPLES + "\n" + EXIT_CODES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("kind", choices=["lifter", "refiner"], help="what to train")
+    parser.add_argument("--config", required=True, metavar="FILE", help="configuration, a file or a bundled name")
+    parser.add_argument("--data", metavar="FOLDER", help="motion archive (default: the environment variable REFINER_DATA)")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--lifter", metavar="PATH", help="refiner only: the lifter's checkpoint")
+    parser.add_argument(
+        "--cross-fit", metavar="PATH", nargs="+", help="refiner only: the lifters of the folds, for cross-fitted errors"
+    )
+    parser.add_argument(
+        "--without", metavar="WHO", default="", help="lifter only: training people to leave out, with commas"
+    )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value of the configuration"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run(_command, build_parser(), argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    import dataclasses
+
+    from refiner.data.clips import motion_folder_from_env, open_motion_folder
+    from refiner.errors import MissingComponentError, UsageError
+
+    try:
+        import safetensors  # noqa: F401
+        import torch  # noqa: F401
+        import tqdm  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(
+            f"training needs {error.name}, which is not installed: pip install 'refiner[train]'"
+        ) from error
+    from refiner.training.config import load_config
+    from refiner.training.runs import train_lifter, train_refiner
+
+    config = load_config(arguments.config, arguments.set)
+    if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit):
+        raise UsageError("--lifter and --cross-fit belong to: refiner-train refiner")
+    if arguments.kind == "refiner" and arguments.without:
+        raise UsageError("--without belongs to: refiner-train lifter")
+    if arguments.lifter:
+        config = dataclasses.replace(config, lifter=arguments.lifter)
+    if arguments.cross_fit:
+        config = dataclasses.replace(
+            config, noise=dataclasses.replace(config.noise, cross_fit=tuple(arguments.cross_fit))
+        )
+    folder = open_motion_folder(arguments.data) if arguments.data else motion_folder_from_env()
+    output = Path(arguments.output)
+    if arguments.kind == "lifter":
+        without = [name.strip() for name in arguments.without.split(",") if name.strip()]
+        unknown = sorted(set(without) - set(folder.description.train))
+        if unknown:
+            raise UsageError(f"--without: {', '.join(unknown)} is no training person")
+        best = train_lifter(config, folder, output, without, arguments.quiet)
+    else:
+        best = train_refiner(config, folder, output, arguments.quiet)
+    print(f"best checkpoint: {best}")

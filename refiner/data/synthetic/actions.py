@@ -1,0 +1,524 @@
+"""The actions: how the angles, the feet and the root of a synthetic person move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import BPoly
+
+from refiner.data.synthetic.body import (
+    Angles,
+    Body,
+    assemble,
+    leg_joints,
+    limited,
+    planted_legs,
+    rest_angles,
+    trunk_frame,
+    upper_joints,
+)
+from refiner.data.synthetic.gait import (
+    RUN,
+    WALK,
+    Gait,
+    Track,
+    fit_stride,
+    leg_angles,
+    on_track,
+    pelvis_swing,
+)
+from refiner.data.synthetic.signals import (
+    Keys,
+    bump,
+    child_generator,
+    minimum_jerk,
+    smooth_noise,
+    wandering_phase,
+)
+
+Array = NDArray[np.float64]
+_GRAVITY = 9.81
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one person does one action: factors of tempo and of amplitude, lean in degrees, the side that
+    leads (0 left, 1 right), and how restless the body is (degrees of slow sway)."""
+
+    tempo: float
+    amplitude: float
+    arm_swing: float
+    lean: float
+    side: int
+    toe_out: float
+    width: float
+    restless: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Style:
+        return cls(
+            tempo=float(rng.uniform(0.88, 1.12)),
+            amplitude=float(rng.uniform(0.85, 1.12)),
+            arm_swing=float(rng.uniform(0.6, 1.3)),
+            lean=float(rng.uniform(-2.0, 6.0)),
+            side=int(rng.integers(2)),
+            toe_out=float(np.radians(rng.uniform(3.0, 18.0))),
+            width=float(rng.uniform(0.95, 1.35)),
+            restless=float(rng.uniform(0.6, 1.4)),
+        )
+
+
+class Scene:
+    """One motion in the making: its times, its person and style, and the angles so far."""
+
+    def __init__(self, body: Body, times: Array, rng: np.random.Generator) -> None:
+        self.body, self.times, self.rng = body, times, rng
+        self.style = Style.draw(rng)
+        self.angles: Angles = rest_angles(len(times))
+        self.add("spine_flexion", self.style.lean + self.noise(1.5))
+        self.add("spine_side", self.noise(1.2))
+        self.add("spine_twist", self.noise(2.0))
+        self.add("neck_flexion", 3.0 - 0.5 * self.style.lean + self.noise(4.0))
+        self.add("neck_side", self.noise(2.0))
+        self.add("neck_twist", self.noise(8.0))
+        for side in (0, 1):
+            self.add("girdle", self.noise(1.0), side)
+            self.add("shoulder_flexion", 2.0 + self.noise(2.5), side)
+            self.add("shoulder_abduction", 9.0 + self.noise(1.5), side)
+            self.add("shoulder_rotation", 20.0 + self.noise(4.0), side)
+            self.add("elbow", 17.0 + self.noise(4.0), side)
+
+    def noise(self, scale: float, rate: float = 0.35) -> Array:
+        """Slow sway, `scale` times the person's restlessness."""
+        return smooth_noise(self.rng, self.times, scale * self.style.restless, rate)
+
+    def add(self, name: str, degrees: ArrayLike, side: int | None = None) -> None:
+        """Adds degrees to an angle; of both sides where ``side`` is None."""
+        change = np.radians(np.asarray(degrees, np.float64))
+        if self.angles[name].ndim == 1:
+            self.angles[name] = self.angles[name] + change
+        elif side is None:
+            self.angles[name] = self.angles[name] + change.reshape(-1, 1)
+        else:
+            self.angles[name][:, side] += change
+
+    def blend(self, amount: Array, side: int | None = None, **degrees: ArrayLike) -> None:
+        """Draws angles of the arms to ``degrees`` by ``amount`` (0: as they are, 1: there)."""
+        for name, value in degrees.items():
+            target = np.radians(np.asarray(value, np.float64))
+            for index in (0, 1) if side is None else (side,):
+                own = self.angles[name][:, index]
+                self.angles[name][:, index] = own + amount * (target - own)
+
+    def keys(self, move: tuple[float, float], rest: tuple[float, float], first: float = 1.0) -> Keys:
+        """Seeded rests and moves, faster or slower by the person's tempo."""
+        tempo = self.style.tempo
+        return Keys(
+            self.rng,
+            self.times,
+            (move[0] / tempo, move[1] / tempo),
+            (rest[0] / tempo, rest[1] / tempo),
+            first,
+        )
+
+    def feet(self, forward: float = 0.0) -> tuple[Array, Array]:
+        """Feet side by side, a seeded width apart, the leading one ``forward`` m ahead: ankles
+        ``(F, 2, 3)`` and the feet's headings ``(F, 2)``."""
+        frames = len(self.times)
+        half = self.style.width * (self.body.lengths["hip"] + 0.02)
+        ankles = np.zeros((frames, 2, 3))
+        ankles[:, 0, 1], ankles[:, 1, 1] = half, -half
+        ankles[:, self.style.side, 0] += forward / 2.0
+        ankles[:, 1 - self.style.side, 0] -= forward / 2.0
+        ankles[..., 2] = self.body.lengths["ankle"]
+        return ankles, np.tile([self.style.toe_out, -self.style.toe_out], (frames, 1))
+
+    def on_feet(
+        self,
+        ankles: Array,
+        toes: Array,
+        shift: ArrayLike = 0.0,
+        aside: ArrayLike = 0.0,
+        drop: ArrayLike = 0.0,
+        heading: ArrayLike = 0.0,
+    ) -> Array:
+        """The motion of a body whose feet are given; the mid-hip is ``shift`` m ahead and ``aside`` m to the
+        left of their middle (in its ``heading``), and ``drop`` m lower than standing."""
+        frames = len(self.times)
+        turn = np.broadcast_to(np.asarray(heading, np.float64), frames)
+        ahead = np.asarray(shift, np.float64) + self.noise(0.006, 0.3)
+        left = np.asarray(aside, np.float64) + self.noise(0.008, 0.25)
+        middle = ankles[..., :2].mean(axis=1)
+        position = middle + np.stack(
+            [np.cos(turn) * ahead - np.sin(turn) * left, np.sin(turn) * ahead + np.cos(turn) * left], axis=-1
+        )
+        angles = limited(self.angles)
+        pelvis = trunk_frame(angles, turn)
+        drops = np.broadcast_to(np.asarray(drop, np.float64), frames)
+        root, legs = planted_legs(self.body, pelvis, position, ankles, toes, drops)
+        return assemble(root, legs, root[:, None] + upper_joints(self.body, pelvis, angles))
+
+
+def walking(scene: Scene) -> Array:
+    """Walks a round of the room."""
+    return _gait(scene, WALK, stride_hz=0.92, arms=20.0, elbow=22.0, lean=2.0)
+
+
+def running(scene: Scene) -> Array:
+    """Jogs a round of the room."""
+    return _gait(scene, RUN, stride_hz=1.3, arms=32.0, elbow=88.0, lean=8.0)
+
+
+def _gait(scene: Scene, gait: Gait, stride_hz: float, arms: float, elbow: float, lean: float) -> Array:
+    style, body, rng = scene.style, scene.body, scene.rng
+    # A long leg swings slower, as a pendulum does.
+    frequency = stride_hz * style.tempo * np.sqrt(1.72 / body.stature)
+    phase = wandering_phase(rng, scene.times, frequency)
+    stride = fit_stride(body, gait, style.amplitude)
+    angles = scene.angles
+    angles["hip_flexion"], angles["hip_abduction"], angles["knee"] = leg_angles(gait, phase, style.amplitude)
+    turn = pelvis_swing(angles, phase, style.amplitude)
+    lag = 2.0 * np.pi * gait.lag / 100.0
+    swing = np.stack([-np.cos(phase - lag), np.cos(phase - lag)], axis=-1)
+    for side in (0, 1):
+        forward = style.arm_swing * swing[:, side]
+        scene.add("shoulder_flexion", arms * (forward - 0.15), side)
+        scene.add("shoulder_rotation", 8.0 * forward + 0.15 * elbow, side)
+        scene.add("elbow", elbow - 17.0 + (0.35 * arms + 4.0) * forward, side)
+    # The chest turns against the pelvis, the head stays.
+    scene.add("spine_twist", -1.6 * np.degrees(turn))
+    scene.add("neck_twist", 0.6 * np.degrees(turn))
+    scene.add("spine_side", -3.0 * style.amplitude * np.sin(phase))
+    scene.add("spine_flexion", lean)
+    scene.add("trunk_pitch", 0.4 * lean)
+    angles = limited(scene.angles)
+    # The room for the walk shrinks for tall people, whom the nearest camera must hold too.
+    radius = 1.05 - 0.35 * (body.stature - 1.5)
+    lengths = radius * rng.uniform([0.92, 0.78], [1.08, 0.98])
+    distance = stride.distance(phase)
+    position, heading, curvature = Track(*lengths)(distance + rng.uniform(0.0, 6.0))
+    mirror = 1.0 if style.side == 0 else -1.0
+    speed = stride.pace[0] * 2.0 * np.pi * frequency
+    bank = 0.8 * np.arctan(curvature * speed**2 / _GRAVITY)
+    pelvis = trunk_frame(angles, turn)
+    legs = leg_joints(body, pelvis, angles)
+    root = np.zeros((len(phase), 3))
+    # Leaning brings the inner foot down by its distance from the middle.
+    root[:, 2] = stride.root_height(phase) + body.lengths["hip"] * np.sin(bank)
+    legs = legs + root[:, None, None]
+    joints = assemble(root, legs, root[:, None] + upper_joints(body, pelvis, angles))
+    # A round to the right is the mirror image of the track.
+    return on_track(joints, position * [1.0, mirror], mirror * heading, mirror * bank)
+
+
+def waving(scene: Scene) -> Array:
+    """Raises a hand, now and then both, and waves it."""
+    style = scene.style
+    keys = scene.keys((0.7, 1.1), (1.2, 3.2))
+    raised = np.zeros((keys.count + 1, 2))
+    raised[1::2, style.side] = 1.0
+    raised[1::2, 1 - style.side] = (keys.draw(0.0, 1.0)[1::2, 0] > 0.75).astype(float)
+    up = keys.follow(raised)
+    phase = wandering_phase(scene.rng, scene.times, 1.35 * style.tempo)
+    lift = keys.follow(keys.draw(70.0, 115.0))[:, 0]
+    ahead = keys.follow(keys.draw(10.0, 45.0))[:, 0]
+    for side in (0, 1):
+        amount = up[:, side]
+        scene.blend(
+            amount,
+            side,
+            shoulder_flexion=ahead,
+            shoulder_abduction=lift,
+            shoulder_rotation=-72.0 + 22.0 * style.amplitude * np.sin(phase),
+            elbow=75.0 + 24.0 * style.amplitude * np.sin(phase + 0.5),
+            girdle=14.0,
+        )
+    lean = up[:, 0] - up[:, 1]
+    scene.add("spine_side", 3.0 * lean)
+    sway = scene.keys((1.2, 2.0), (2.0, 5.0))
+    aside = sway.follow(sway.draw(-0.05, 0.05))[:, 0]
+    return scene.on_feet(*scene.feet(), aside=aside)
+
+
+def squatting(scene: Scene) -> Array:
+    """Squats and rises again, arms ahead for balance."""
+    keys = scene.keys((0.8, 1.4), (0.15, 0.8))
+    depth = np.zeros(keys.count + 1)
+    depth[1::2] = keys.draw(0.5, 1.0)[1::2, 0]
+    down = keys.follow(depth)
+    scene.add("trunk_pitch", 26.0 * down)
+    scene.add("spine_flexion", 14.0 * down)
+    scene.add("neck_flexion", -22.0 * down)
+    scene.blend(
+        minimum_jerk(1.4 * down),
+        shoulder_flexion=112.0 * np.clip(scene.style.amplitude, 0.9, 1.05),
+        shoulder_abduction=8.0,
+        elbow=14.0,
+    )
+    ankles, toes = scene.feet()
+    ankles[..., 1] *= 1.35
+    return scene.on_feet(
+        ankles, 1.8 * toes, shift=-0.02 - 0.13 * down, drop=down * 0.5 * scene.body.leg * 0.95
+    )
+
+
+def boxing(scene: Scene) -> Array:
+    """Guard, jabs and crosses, with the weight moving between the feet."""
+    style = scene.style
+    lead, rear = style.side, 1 - style.side
+    turned = 1.0 if lead == 0 else -1.0  # a leading left turns the chest to the right
+    keys = scene.keys((0.21, 0.27), (0.03, 0.7))
+    # Every second key is the guard; between them the lead or the rear hand goes out.
+    choice = keys.draw(0.0, 1.0)[:, 0]
+    out = np.zeros((keys.count + 1, 2))
+    out[1::2, lead] = choice[1::2] < 0.6
+    out[1::2, rear] = choice[1::2] >= 0.6
+    punch = keys.follow(out)
+    height = keys.follow(keys.draw(62.0, 92.0))[:, 0]
+    guard = np.ones(len(scene.times))
+    scene.blend(guard, shoulder_flexion=38.0, shoulder_abduction=14.0, shoulder_rotation=28.0, elbow=122.0)
+    for side in (0, 1):
+        scene.add("elbow", scene.noise(5.0, 0.8), side)
+        scene.add("shoulder_flexion", scene.noise(4.0, 0.8), side)
+        scene.blend(
+            punch[:, side],
+            side,
+            shoulder_flexion=height + 8.0,
+            shoulder_abduction=12.0,
+            shoulder_rotation=35.0,
+            elbow=16.0,
+            girdle=12.0,
+        )
+    twist = turned * (-12.0 + 34.0 * style.amplitude * punch[:, rear] - 12.0 * punch[:, lead])
+    scene.add("spine_twist", twist)
+    scene.add("spine_flexion", 9.0 + 6.0 * punch[:, rear])
+    scene.add("neck_twist", 0.0 - 0.7 * twist)
+    ankles, toes = scene.feet(forward=0.36 * scene.body.stature / 1.72)
+    bounce = wandering_phase(scene.rng, scene.times, 1.3 * style.tempo)
+    weave = scene.noise(0.05, 0.4)
+    shift = 0.03 * np.sin(bounce) + 0.05 * (punch[:, rear] + 0.5 * punch[:, lead])
+    heading = np.radians(turned * (-22.0 + 16.0 * punch[:, rear]))
+    scene.add("neck_twist", -0.8 * np.degrees(heading))
+    return scene.on_feet(
+        ankles,
+        toes + 0.5 * heading[:, None],
+        shift=shift,
+        aside=weave,
+        drop=0.06 + 0.012 * (1.0 - np.cos(bounce)),
+        heading=heading,
+    )
+
+
+def sitting_down(scene: Scene) -> Array:
+    """Sits down on a chair, rests with the hands on the thighs, rises."""
+    body = scene.body
+    keys = scene.keys((1.3, 2.0), (1.2, 4.0))
+    target = np.zeros(keys.count + 1)
+    target[1::2] = 1.0
+    seated = keys.follow(target)
+    leaning = (4.0 * seated * (1.0 - seated)) ** 2
+    slouch = scene.noise(5.0, 0.15)
+    scene.add("trunk_pitch", 24.0 * leaning - 8.0 * seated)
+    scene.add("spine_flexion", 16.0 * leaning + (8.0 + slouch) * seated)
+    scene.add("neck_flexion", -10.0 * leaning)
+    hands = keys.follow(keys.draw([30.0, 45.0, 10.0], [50.0, 75.0, 35.0]))
+    for side in (0, 1):
+        scene.blend(
+            minimum_jerk(1.2 * seated),
+            side,
+            shoulder_flexion=hands[:, 0],
+            elbow=hands[:, 1],
+            shoulder_rotation=hands[:, 2],
+            shoulder_abduction=9.0,
+        )
+    seat = 0.285 * body.stature * float(scene.rng.uniform(0.94, 1.1))
+    standing = body.leg + body.lengths["ankle"]
+    back = 0.9 * body.lengths["thigh"]
+    ankles, toes = scene.feet()
+    return scene.on_feet(
+        ankles,
+        toes,
+        shift=-0.01 - back * minimum_jerk(seated) + 0.03 * leaning,
+        drop=(standing - seat - 0.03) * seated * (0.75 + 0.25 * seated),
+    )
+
+
+def reaching(scene: Scene) -> Array:
+    """Reaches for things around, high and low, with one hand and the other."""
+    keys = scene.keys((0.8, 1.3), (0.2, 1.0))
+    hand = keys.draw(0.0, 1.0)[:, 0] < 0.5
+    rows = np.arange(keys.count + 1) % 3 != 0  # every third key is rest
+    low, high = [25.0, -5.0, 5.0, -5.0, -8.0], [150.0, 75.0, 50.0, 24.0, 30.0]
+    goals = keys.draw(low, high)
+    # Low things are reached with the trunk as well.
+    goals[:, 3] += 0.28 * np.maximum(85.0 - goals[:, 0], 0.0)
+    bent = keys.follow(rows * np.maximum(goals[:, 3] - 8.0, 0.0))
+    for side in (0, 1):
+        chosen = (rows & (hand == (side == 0))).astype(float)
+        amount = keys.follow(chosen)
+        aim = keys.follow(goals)
+        scene.blend(
+            amount,
+            side,
+            shoulder_flexion=aim[:, 0],
+            shoulder_abduction=aim[:, 1],
+            shoulder_rotation=10.0,
+            elbow=aim[:, 2],
+            girdle=8.0,
+        )
+        outwards = 1.0 if side == 0 else -1.0
+        scene.add("spine_twist", -outwards * amount * (14.0 - 0.3 * aim[:, 1]))
+        scene.add("neck_twist", outwards * amount * 0.25 * aim[:, 1])
+    scene.add("trunk_pitch", 0.6 * bent)
+    scene.add("spine_flexion", 0.9 * bent)
+    drop = 0.006 * bent
+    return scene.on_feet(*scene.feet(forward=0.08), shift=-0.002 * bent, drop=drop)
+
+
+def dancing(scene: Scene) -> Array:
+    """Steps in time, turning about, with free arms and hips."""
+    style, rng, times = scene.style, scene.rng, scene.times
+    tempo = 0.82 * style.tempo
+    phase = wandering_phase(rng, times, tempo, wander=0.15)
+    heading = smooth_noise(rng, times, 0.7, rate=0.07) + np.radians(14.0) * np.sin(phase / 2.0)
+    ankles, toes = _stepping(scene, phase, tempo)
+    sway = np.sin(phase)
+    scene.add("trunk_roll", -7.0 * style.amplitude * sway)
+    scene.add("spine_side", 9.0 * style.amplitude * sway)
+    scene.add("spine_twist", 9.0 * style.amplitude * np.sin(phase + 0.8))
+    scene.add("neck_side", -4.0 * sway)
+    keys = scene.keys((0.5, 0.9), (0.0, 0.5))
+    for side in (0, 1):
+        arms = keys.follow(keys.draw([-10.0, 8.0, -50.0, 20.0], [110.0, 80.0, 40.0, 110.0]))
+        beat = style.arm_swing * np.sin(phase + side * np.pi)
+        scene.blend(
+            np.ones(len(times)),
+            side,
+            shoulder_flexion=arms[:, 0] + 10.0 * beat,
+            shoulder_abduction=arms[:, 1],
+            shoulder_rotation=arms[:, 2],
+            elbow=arms[:, 3] + 12.0 * beat,
+        )
+    bounce = 0.02 * style.amplitude * (1.0 - np.cos(2.0 * phase))
+    return scene.on_feet(ankles, toes, aside=-0.06 * sway, drop=0.025 + bounce, heading=heading)
+
+
+def _stepping(scene: Scene, phase: Array, frequency: float) -> tuple[Array, Array]:
+    """Feet that lift in turn, each to a new place: ankles and headings."""
+    ankles, toes = scene.feet()
+    rest = ankles[0, :, :2]
+    style = scene.style
+    place_rng = child_generator(scene.rng)
+    # The left foot lifts while sin(phase) > 0 (the weight is on the right one), the right foot else.
+    cycles = int(np.ceil(frequency * scene.times[-1])) + 4
+    turns = smooth_noise(scene.rng, np.arange(2 * cycles) / (2.0 * frequency), 0.6, rate=0.07)
+    shifts = place_rng.normal(0.0, 1.0, (2 * cycles, 2)) * [0.09, 0.05] * style.amplitude
+    first = np.floor(phase[0] / (2.0 * np.pi)) - 1.0
+    for side in (0, 1):
+        own = phase / (2.0 * np.pi) - 0.5 * side - first
+        index = np.floor(own).astype(int)
+        progress = (own - index) / 0.5
+        spots = turns[side::2], shifts[side::2]
+        cosine, sine = np.cos(spots[0]), np.sin(spots[0])
+        places = spots[1] + np.stack(
+            [
+                cosine * rest[side, 0] - sine * rest[side, 1],
+                sine * rest[side, 0] + cosine * rest[side, 1],
+            ],
+            axis=-1,
+        )
+        done = minimum_jerk((progress - 0.08) / 0.84)
+        ankles[:, side, :2] = places[index] + (places[index + 1] - places[index]) * done[:, None]
+        ankles[:, side, 2] += 0.085 * style.amplitude * bump((progress - 0.04) / 0.92)
+        turned = spots[0][index] + (spots[0][index + 1] - spots[0][index]) * done
+        toes[:, side] += turned
+    return ankles, toes
+
+
+def bending(scene: Scene) -> Array:
+    """Bends down to the knees or to the floor, and straightens."""
+    keys = scene.keys((1.0, 1.7), (0.3, 1.4))
+    depth = np.zeros(keys.count + 1)
+    depth[1::2] = keys.draw(0.45, 1.0)[1::2, 0]
+    down = keys.follow(depth)
+    twist = keys.follow(keys.draw(-16.0, 16.0))[:, 0]
+    scene.add("trunk_pitch", 50.0 * down)
+    scene.add("spine_flexion", 48.0 * down)
+    scene.add("spine_twist", twist * down)
+    scene.add("neck_flexion", 6.0 * down)
+    reach = keys.follow(keys.draw([70.0, 4.0], [100.0, 30.0]))
+    scene.blend(
+        minimum_jerk(down),
+        shoulder_flexion=reach[:, 0],
+        shoulder_abduction=6.0,
+        elbow=reach[:, 1],
+    )
+    knees = float(scene.rng.uniform(0.02, 0.2))
+    return scene.on_feet(
+        *scene.feet(), shift=-0.16 * down * scene.body.leg, drop=knees * down**2 * scene.body.leg
+    )
+
+
+def jumping(scene: Scene) -> Array:
+    """Crouches, jumps with swinging arms, lands softly, stands."""
+    style, body, rng = scene.style, scene.body, scene.rng
+    draws = child_generator(rng)
+    count = int(np.ceil(scene.times[-1] / 1.5)) + 2
+    seeds = draws.uniform(size=(count, 4))
+    height = style.amplitude * (0.07 + 0.17 * seeds[:, 0])
+    pause = (0.25 + 0.8 * seeds[:, 1]) / style.tempo
+    crouch = (0.16 + 0.10 * seeds[:, 2]) * body.leg
+    reach = 70.0 + 90.0 * seeds[:, 3]
+    speed = np.sqrt(2.0 * _GRAVITY * height)
+    flight = 2.0 * speed / _GRAVITY
+    zero = np.zeros(count)
+    # Lengths of: standing, going down, pushing off, flight, giving way, rising.
+    lengths = np.stack([pause, zero + 0.45, zero + 0.3, flight, zero + 0.26, zero + 0.5], axis=-1)
+    knots = np.concatenate([[0.0], np.cumsum(lengths.ravel())]) - 0.4 * float(rng.uniform())
+    rise = 0.045 * body.stature  # the ankle's, from flat foot to tiptoe
+    push = 0.14  # seconds on the way to tiptoe
+    takeoff, landing = knots[3::6], knots[4::6]
+    ends = np.stack([takeoff - push, takeoff, landing, landing + push], axis=-1).ravel()
+    states = np.zeros((count, 4, 3))  # position, velocity, acceleration
+    states[:, 1] = np.stack([zero + rise, speed, zero - _GRAVITY], axis=-1)
+    states[:, 2] = np.stack([zero + rise, -speed, zero - _GRAVITY], axis=-1)
+    lift = _through(scene.times, ends, states.reshape(-1, 3))
+    bent = np.stack([zero, zero, crouch, zero, zero + 0.01, 0.7 * crouch], axis=-1).ravel()
+    drop = 0.01 + _through(scene.times, knots, np.append(bent, 0.0))
+    arm = np.stack([zero + 3.0, zero + 3.0, zero - 42.0, reach, 0.7 * reach, zero + 35.0], axis=-1).ravel()
+    arms = _through(scene.times, knots, np.append(arm, 3.0))
+    scene.add("shoulder_flexion", arms)
+    scene.add("elbow", 0.12 * np.abs(arms))
+    down = drop / crouch.mean()
+    scene.add("trunk_pitch", 20.0 * down)
+    scene.add("spine_flexion", 14.0 * down)
+    scene.add("neck_flexion", -16.0 * down)
+    ankles, toes = scene.feet()
+    ankles[..., 2] += lift[:, None]
+    return scene.on_feet(ankles, toes, shift=-0.015 - 0.05 * down, drop=drop)
+
+
+def _through(times: Array, knots: Array, states: Array) -> Array:
+    """Quintic pieces through ``states`` (position, or position, velocity and acceleration; zero where not
+    given) at ``knots``; at rest outside."""
+    full = np.zeros((len(knots), 3))
+    full[:, : 1 if states.ndim == 1 else 3] = states.reshape(len(knots), -1)
+    curve = BPoly.from_derivatives(knots, full)
+    return np.asarray(curve(np.clip(times, knots[0], knots[-1])))
+
+
+ACTIONS: dict[str, Callable[[Scene], Array]] = {
+    "Walking": walking,
+    "Running": running,
+    "Waving": waving,
+    "Squatting": squatting,
+    "Boxing": boxing,
+    "SittingDown": sitting_down,
+    "Reaching": reaching,
+    "Dancing": dancing,
+    "Bending": bending,
+    "Jumping": jumping,
+}

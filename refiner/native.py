@@ -1,0 +1,273 @@
+"""The compiled kernels: batched Procrustes alignment and fused conditional-Gaussian sampling.
+
+NumPy arrays give NumPy arrays, PyTorch tensors give tensors on their device. Arrays may be read-only and of any
+strides. There is no slower substitute: without the compiled module a call raises MissingComponentError.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import DTypeError, MissingComponentError, ShapeError
+
+try:
+    from refiner import _native
+except ImportError as _failure:
+    _native = None  # type: ignore[assignment]
+    _reason = str(_failure)
+else:
+    _reason = ""
+
+
+def p_mpjpe(pred: Any, target: Any, scale: bool = True, threads: int = 0) -> Any:
+    """Mean joint error after optimal similarity alignment of each pose: P-MPJPE.
+
+    Args:
+        pred, target: ``(N, J, 3)``, float32 or float64, in any unit.
+        scale: also align the scale (False: rotation and translation alone).
+        threads: 0 takes REFINER_NUM_THREADS, OMP_NUM_THREADS or the number of processors, in this order.
+
+    Returns ``(N,)`` in the input's unit and type. Reflections are never used. A prediction whose joints coincide
+    has no scale and aligns to the target's centroid; where the joints lie on a line the turn about it is
+    arbitrary and does not change the error. A pose with NaN gives NaN, for that pose alone. Computed in float64
+    by Horn's quaternion method. Raises ShapeError, DTypeError and MissingComponentError.
+    """
+    return _align_call("p_mpjpe", pred, target, scale, threads)
+
+
+def procrustes_align(pred: Any, target: Any, scale: bool = True, threads: int = 0) -> Any:
+    """``pred`` turned, moved and scaled onto ``target``, pose by pose: ``(N, J, 3)``; see `p_mpjpe`."""
+    return _align_call("procrustes_align", pred, target, scale, threads)
+
+
+def sample_conditional(
+    condition: Any,
+    mean_error: Any,
+    mean_condition: Any,
+    gain: Any,
+    cholesky: Any,
+    seed: int = 0,
+    first_frame: int = 0,
+    threads: int = 0,
+) -> Any:
+    """Draw e ~ N(mean_error + gain (c - mean_condition), L L^T), eq. 5 and 6, in one pass per frame.
+
+    Args:
+        condition: ``(F, C)`` float32. mean_error ``(D,)``, mean_condition ``(C,)``, gain ``(D, C)``,
+            cholesky ``(D, D)`` lower triangular.
+        seed, first_frame: the draw of row i is a function of (seed, first_frame + i) alone, by Philox 4x32-10:
+            the same bits for any number of threads and any split of the batch.
+
+    Returns ``(F, D)`` float32. Raises ShapeError, DTypeError and MissingComponentError.
+    """
+    arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
+    if _is_cuda_tensor(condition):
+        return _sample_on_cuda(condition, arrays, seed, first_frame)
+    drawn = _module().sample_conditional(*arrays, _word(seed), _word(first_frame), threads)
+    return _like(condition, drawn)
+
+
+def diffuse(
+    condition: NDArray[Any],
+    clean: NDArray[Any],
+    clean_factor: NDArray[Any],
+    noise_factor: NDArray[Any],
+    mean_error: NDArray[Any],
+    mean_condition: NDArray[Any],
+    gain: NDArray[Any],
+    cholesky: NDArray[Any],
+    seed: int = 0,
+    first_frame: int = 0,
+    threads: int = 0,
+) -> tuple[Any, Any]:
+    """`sample_conditional` and the forward process of eq. 8 in the same pass.
+
+    ``clean`` y0 ``(F, D)``; the factors ``(F,)`` are sqrt(abar) + sqrt(1 - abar) and sqrt(1 - abar) of each frame's
+    timestep. Returns (y_t, e), each ``(F, D)`` float32, y_t = clean_factor y0 + noise_factor e.
+    """
+    condition, *gaussian = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
+    frames, size = len(condition), len(gaussian[0])
+    clean = _floats(clean, "clean", (frames, size))
+    factors = [
+        _floats(clean_factor, "clean_factor", (frames,)),
+        _floats(noise_factor, "noise_factor", (frames,)),
+    ]
+    noisy, error = _module().diffuse(
+        condition, clean, *factors, *gaussian, _word(seed), _word(first_frame), threads
+    )
+    return noisy, error
+
+
+def philox_normal(
+    seed: int, first_frame: int, frames: int, dims: int, threads: int = 0
+) -> NDArray[np.float32]:
+    """The standard normal numbers ``(frames, dims)`` that `sample_conditional` draws."""
+    normal: NDArray[np.float32] = _module().philox_normal(_word(seed), _word(first_frame), frames, dims, threads)
+    return normal
+
+
+def features() -> dict[str, Any]:
+    """What the compiled module can do here: built, with CUDA, devices found, default number of threads."""
+    if _native is None:
+        return {"built": False, "reason": _reason}
+    cuda = bool(_native.with_cuda)
+    return {
+        "built": True,
+        "cuda": cuda,
+        "cuda_devices": int(_native.cuda_device_count()) if cuda else 0,
+        "threads": int(_native.thread_count(0)),
+    }
+
+
+def _module() -> Any:
+    if _native is None:
+        raise MissingComponentError(
+            f"the compiled module refiner._native is not there ({_reason}); build it with a C++17 compiler: "
+            "pip install . (or: make venv, in a checkout)"
+        )
+    return _native
+
+
+def _word(value: int) -> int:
+    """Seeds and frame numbers are 64-bit counters; a negative one counts from the end."""
+    return int(value) % 2**64
+
+
+def _is_cuda_tensor(value: Any) -> bool:
+    return bool(getattr(value, "is_cuda", False))
+
+
+def _like(example: Any, array: NDArray[Any]) -> Any:
+    if hasattr(example, "detach"):
+        import torch
+
+        return torch.from_numpy(array)
+    return array
+
+
+def _array(value: Any) -> NDArray[Any]:
+    if hasattr(value, "detach"):
+        value = value.detach()
+        if value.device.type != "cpu":
+            raise DTypeError(f"found a tensor on {value.device} among arrays on the CPU; move all to one device")
+        value = value.numpy()
+    return np.asarray(value)
+
+
+def _floats(value: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    array = _array(value)
+    if array.shape != shape:
+        raise ShapeError(f"{name} has shape {array.shape}, expected {shape}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DTypeError(f"{name} has type {array.dtype}, expected float32")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain: Any, cholesky: Any) -> list[Any]:
+    if np.ndim(condition) != 2 or np.ndim(mean_error) != 1:
+        raise ShapeError(
+            f"expected condition (frames, C) and mean_error (D,), got {tuple(np.shape(condition))} and "
+            f"{tuple(np.shape(mean_error))}"
+        )
+    (frames, inputs), size = tuple(condition.shape), len(mean_error)
+    shapes = {
+        "condition": (frames, inputs),
+        "mean_error": (size,),
+        "mean_condition": (inputs,),
+        "gain": (size, inputs),
+        "cholesky": (size, size),
+    }
+    values = (condition, mean_error, mean_condition, gain, cholesky)
+    if _is_cuda_tensor(condition):
+        return [_cuda_floats(value, name, shapes[name], condition) for name, value in zip(shapes, values, strict=True)]
+    return [_floats(value, name, shapes[name]) for name, value in zip(shapes, values, strict=True)]
+
+
+def _check_poses(pred: Any, target: Any) -> None:
+    shapes = tuple(np.shape(pred)), tuple(np.shape(target))
+    if len(shapes[0]) != 3 or shapes[0] != shapes[1] or shapes[0][2] != 3 or shapes[0][1] == 0:
+        raise ShapeError(f"expected two arrays (poses, joints, 3) of one shape, got {shapes[0]} and {shapes[1]}")
+
+
+def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int) -> Any:
+    _check_poses(pred, target)
+    if _is_cuda_tensor(pred) or _is_cuda_tensor(target):
+        return _align_on_cuda(name, pred, target, scale)
+    arrays = [_array(pred), _array(target)]
+    types = {array.dtype for array in arrays}
+    if not all(np.issubdtype(kind, np.floating) for kind in types):
+        raise DTypeError(f"expected float32 or float64 poses, got {arrays[0].dtype} and {arrays[1].dtype}")
+    # float16 is computed as float32; a mix of float32 and float64 as float64.
+    wide = np.result_type(np.float32, *types)
+    function = getattr(_module(), f"{name}_{'f64' if wide == np.float64 else 'f32'}")
+    return _like(pred, function(*(np.ascontiguousarray(array, dtype=wide) for array in arrays), scale, threads))
+
+
+def _cuda_module() -> Any:
+    module = _module()
+    if not module.with_cuda:
+        raise MissingComponentError(
+            "refiner was built without CUDA; install it again where nvcc is on the PATH, or move the tensors to the CPU"
+        )
+    if module.cuda_device_count() == 0:
+        raise MissingComponentError("no CUDA device or driver was found; move the tensors to the CPU")
+    return module
+
+
+def _cuda_floats(value: Any, name: str, shape: tuple[int, ...], like: Any) -> Any:
+    import torch
+
+    tensor = torch.as_tensor(value, dtype=torch.float32, device=like.device).contiguous()
+    if tuple(tensor.shape) != shape:
+        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    return tensor
+
+
+def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool) -> Any:
+    import torch
+
+    module = _cuda_module()
+    if not (_is_cuda_tensor(pred) and _is_cuda_tensor(target)) or pred.device != target.device:
+        raise DTypeError("found poses on two devices; move both to one")
+    if pred.dtype != target.dtype or pred.dtype not in (torch.float32, torch.float64):
+        raise DTypeError(f"expected two float32 or two float64 tensors, got {pred.dtype} and {target.dtype}")
+    pred, target = pred.detach().contiguous(), target.detach().contiguous()
+    poses, joints = pred.shape[:2]
+    result = torch.empty_like(pred) if name == "procrustes_align" else pred.new_empty(poses)
+    suffix = "f64" if pred.dtype == torch.float64 else "f32"
+    with torch.cuda.device(pred.device):
+        getattr(module, f"cuda_{name}_{suffix}")(
+            pred.data_ptr(),
+            target.data_ptr(),
+            result.data_ptr(),
+            poses,
+            joints,
+            scale,
+            torch.cuda.current_stream().cuda_stream,
+        )
+    return result
+
+
+def _sample_on_cuda(condition: Any, arrays: list[Any], seed: int, first_frame: int) -> Any:
+    import torch
+
+    module = _cuda_module()
+    frames, inputs = condition.shape
+    size = len(arrays[1])
+    result = condition.new_empty(frames, size, dtype=torch.float32)
+    with torch.cuda.device(condition.device):
+        module.cuda_sample_conditional(
+            arrays[0].data_ptr(),
+            result.data_ptr(),
+            frames,
+            *(tensor.data_ptr() for tensor in arrays[1:]),
+            size,
+            inputs,
+            _word(seed),
+            _word(first_frame),
+            torch.cuda.current_stream().cuda_stream,
+        )
+    return result

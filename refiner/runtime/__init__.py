@@ -1,0 +1,6 @@
+"""Run trained models on sequences of any length: engines behind one interface, windows stitched together."""
+
+from refiner.runtime.lifter import Lifter
+from refiner.runtime.refiner import Refiner
+
+__all__ = ["Lifter", "Refiner"]

@@ -1,0 +1,47 @@
+"""PyTorch as an engine: the reference that the others are compared with."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import MissingComponentError
+
+
+class TorchEngine:
+    """A checkpoint run by eager PyTorch on the CPU.
+
+    Args:
+        path: a ``.safetensors`` checkpoint. kind: "lifter" or "refiner". steps: K instead of the checkpoint's.
+        threads: PyTorch's threads (a setting of the whole process); None leaves them.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], kind: str, steps: int | None = None, threads: int | None = None
+    ) -> None:
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            raise MissingComponentError(
+                f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, export the "
+                "checkpoint with refiner-export --engine onnx elsewhere and load the .onnx file"
+            ) from error
+        from refiner.training.checkpoints import load_module
+
+        if threads:
+            torch.set_num_threads(threads)
+        self._module = load_module(path, steps, kind)
+        self.frames: int = self._module.frames
+        self.metadata: dict[str, Any] = {**self._module.config, "engine": "torch"}
+        if kind == "refiner":
+            self.metadata["steps"] = self._module.steps
+
+    def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            result: NDArray[np.float32] = self._module(*(torch.from_numpy(array) for array in inputs)).numpy()
+        return result
