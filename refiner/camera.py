@@ -65,9 +65,7 @@ class Camera:
             raise InputError(f"camera {self.id!r}: the image is {self.width} x {self.height} pixels")
         deviation = np.abs(self.rotation @ self.rotation.T - np.eye(3)).max()
         if deviation > _ROTATION_TOLERANCE or np.linalg.det(self.rotation) < 0:
-            raise InputError(
-                f"camera {self.id!r}: the matrix R is not a rotation (R R^T off by {deviation:.2g})"
-            )
+            raise InputError(f"camera {self.id!r}: the matrix R is not a rotation (R R^T off by {deviation:.2g})")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -129,16 +127,12 @@ def look_at_camera(
     """
     eye, aim = np.asarray(position, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if eye.shape != (3,) or aim.shape != (3,):
-        raise ShapeError(
-            f"position and target have shapes {eye.shape} and {aim.shape}, expected (3,) for both"
-        )
+        raise ShapeError(f"position and target have shapes {eye.shape} and {aim.shape}, expected (3,) for both")
     forward = aim - eye
     right = np.cross(forward, (0.0, 0.0, 1.0))
     distance, sideways = float(np.linalg.norm(forward)), float(np.linalg.norm(right))
     if not sideways > 1e-6 * max(distance, 1e-6):
-        raise InputError(
-            f"a camera at {eye.tolist()} cannot look at {aim.tolist()}: no horizontal direction is left"
-        )
+        raise InputError(f"a camera at {eye.tolist()} cannot look at {aim.tolist()}: no horizontal direction is left")
     forward, right = forward / distance, right / sideways
     down = np.cross(forward, right)
     cosine, sine = np.cos(roll), np.sin(roll)
@@ -181,9 +175,7 @@ def human36m_cameras(subject: str = "S1") -> list[Camera]:
     """
     people = _bundled_cameras()
     if subject not in people:
-        raise InputError(
-            f"Human3.6M's cameras of {subject!r} are not known; there are those of {', '.join(people)}"
-        )
+        raise InputError(f"Human3.6M's cameras of {subject!r} are not known; there are those of {', '.join(people)}")
     return list(people[subject])
 
 
@@ -219,19 +211,13 @@ def _pose_and_size(pose_2d: Any, image_size: Any) -> tuple[Any, Any]:
     # Tensors are told by the method, so that this module needs no PyTorch.
     if hasattr(pose_2d, "new_tensor"):
         pose = pose_2d
-        size = (
-            image_size
-            if hasattr(image_size, "new_tensor")
-            else pose.new_tensor(np.asarray(image_size).tolist())
-        )
+        size = image_size if hasattr(image_size, "new_tensor") else pose.new_tensor(np.asarray(image_size).tolist())
         size = size.to(dtype=pose.dtype, device=pose.device)
     else:
         pose = _floating(pose_2d, 2)
         size = np.asarray(image_size, dtype=pose.dtype)
         if size.shape[-1:] != (2,) or not (np.isfinite(size) & (size > 0)).all():
-            raise InputError(
-                f"image_size is {image_size!r}, expected (width, height) in pixels, both positive"
-            )
+            raise InputError(f"image_size is {image_size!r}, expected (width, height) in pixels, both positive")
     if size.ndim > 1:
         size = size.reshape(*size.shape[:-1], *(1,) * (pose.ndim - size.ndim), 2)
     return pose, size
@@ -250,10 +236,7 @@ def _parse_cameras(content: Any, source: str) -> list[Camera] | dict[str, list[C
     if isinstance(content, Mapping):
         people = {str(name): rows for name, rows in content.items() if isinstance(rows, list)}
         if people:
-            return {
-                name: [_parse_camera(row, f"{source}, {name}") for row in rows]
-                for name, rows in people.items()
-            }
+            return {name: [_parse_camera(row, f"{source}, {name}") for row in rows] for name, rows in people.items()}
     elif isinstance(content, list) and content:
         return [_parse_camera(row, source) for row in content]
     raise InputError(f"{source} holds no cameras: expected a list of cameras, or a list per subject")
@@ -261,9 +244,7 @@ def _parse_cameras(content: Any, source: str) -> list[Camera] | dict[str, list[C
 
 def _parse_camera(row: Any, source: str) -> Camera:
     if not isinstance(row, Mapping):
-        raise InputError(
-            f"{source}: a camera is a {type(row).__name__}, expected an object with R, t, center ..."
-        )
+        raise InputError(f"{source}: a camera is a {type(row).__name__}, expected an object with R, t, center ...")
     try:
         return Camera(
             id=str(row["id"]),
@@ -279,6 +260,4 @@ def _parse_camera(row: Any, source: str) -> Camera:
     except KeyError as error:
         raise InputError(f"{source}: camera {row.get('id')!r} has no field {error.args[0]!r}") from error
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{source}: camera {row.get('id')!r} has a field that is no number: {error}"
-        ) from error
+        raise InputError(f"{source}: camera {row.get('id')!r} has a field that is no number: {error}") from error

@@ -6,6 +6,7 @@ strides. There is no slower substitute: without the compiled module a call raise
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 
 from refiner.errors import DTypeError, MissingComponentError, ShapeError
 
+_native: Any
 try:
-    from refiner import _native
+    _native = import_module("refiner._native")
 except ImportError as _failure:
-    _native = None  # type: ignore[assignment]
+    _native = None
     _reason = str(_failure)
 else:
     _reason = ""
@@ -95,15 +97,11 @@ def diffuse(
         _floats(clean_factor, "clean_factor", (frames,)),
         _floats(noise_factor, "noise_factor", (frames,)),
     ]
-    noisy, error = _module().diffuse(
-        condition, clean, *factors, *gaussian, _word(seed), _word(first_frame), threads
-    )
+    noisy, error = _module().diffuse(condition, clean, *factors, *gaussian, _word(seed), _word(first_frame), threads)
     return noisy, error
 
 
-def philox_normal(
-    seed: int, first_frame: int, frames: int, dims: int, threads: int = 0
-) -> NDArray[np.float32]:
+def philox_normal(seed: int, first_frame: int, frames: int, dims: int, threads: int = 0) -> NDArray[np.float32]:
     """The standard normal numbers ``(frames, dims)`` that `sample_conditional` draws."""
     normal: NDArray[np.float32] = _module().philox_normal(_word(seed), _word(first_frame), frames, dims, threads)
     return normal

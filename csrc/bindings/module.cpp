@@ -53,8 +53,8 @@ Array<Real> bound_align(const Array<Real>& pred, const Array<Real>& target, bool
     return aligned;
 }
 
-Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_condition, const Array<float>& gain,
-                       const Array<float>& cholesky) {
+Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_condition,
+                       const Array<float>& gain, const Array<float>& cholesky) {
     const int64_t size = mean_error.size(), inputs = mean_condition.size();
     require(gain.size() == size * inputs && cholesky.size() == size * size,
             "expected gain [D, C] and cholesky [D, D]");
@@ -62,8 +62,8 @@ Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_
 }
 
 Array<float> bound_sample(const Array<float>& condition, const Array<float>& mean_error,
-                          const Array<float>& mean_condition, const Array<float>& gain, const Array<float>& cholesky,
-                          uint64_t seed, uint64_t first_frame, int threads) {
+                          const Array<float>& mean_condition, const Array<float>& gain,
+                          const Array<float>& cholesky, uint64_t seed, uint64_t first_frame, int threads) {
     const Gaussian g = read_gaussian(mean_error, mean_condition, gain, cholesky);
     require(condition.ndim() == 2 && condition.shape(1) == g.condition_size, "expected condition [frames, C]");
     const int64_t frames = condition.shape(0);
@@ -82,8 +82,9 @@ py::tuple bound_diffuse(const Array<float>& condition, const Array<float>& clean
     const Gaussian g = read_gaussian(mean_error, mean_condition, gain, cholesky);
     const int64_t frames = condition.ndim() == 2 ? condition.shape(0) : -1;
     require(frames >= 0 && condition.shape(1) == g.condition_size, "expected condition [frames, C]");
-    require(clean.size() == frames * g.error_size && clean_factor.size() == frames && noise_factor.size() == frames,
-            "expected clean [frames, D] and two factors [frames]");
+    require(
+        clean.size() == frames * g.error_size && clean_factor.size() == frames && noise_factor.size() == frames,
+        "expected clean [frames, D] and two factors [frames]");
     Array<float> error({frames, g.error_size});
     Array<float> noisy({frames, g.error_size});
     const float* inputs[] = {condition.data(), clean.data(), clean_factor.data(), noise_factor.data()};
@@ -122,9 +123,9 @@ void bind_cuda(py::module_& m, const char* p_mpjpe_name, const char* align_name)
     });
     m.def(align_name, [](Address pred, Address target, Address aligned, int64_t poses, int64_t joints, bool scale,
                          Address stream) {
-        check_cuda(cuda_procrustes_align(reinterpret_cast<const Real*>(pred), reinterpret_cast<const Real*>(target),
-                                         reinterpret_cast<Real*>(aligned), poses, joints, scale,
-                                         reinterpret_cast<void*>(stream)));
+        check_cuda(cuda_procrustes_align(reinterpret_cast<const Real*>(pred),
+                                         reinterpret_cast<const Real*>(target), reinterpret_cast<Real*>(aligned),
+                                         poses, joints, scale, reinterpret_cast<void*>(stream)));
     });
 }
 
@@ -137,9 +138,9 @@ void bind_cuda_sampling(py::module_& m) {
              Address gain, Address cholesky, int64_t error_size, int64_t condition_size, uint64_t seed,
              uint64_t first_frame, Address stream) {
               const Gaussian g{floats(mean_error), floats(mean_condition), floats(gain), floats(cholesky),
-                               error_size, condition_size};
-              check_cuda(cuda_sample_conditional(g, floats(condition), reinterpret_cast<float*>(error), frames, seed,
-                                                 first_frame, nullptr, nullptr, nullptr, nullptr,
+                               error_size,         condition_size};
+              check_cuda(cuda_sample_conditional(g, floats(condition), reinterpret_cast<float*>(error), frames,
+                                                 seed, first_frame, nullptr, nullptr, nullptr, nullptr,
                                                  reinterpret_cast<void*>(stream)));
           });
 }

@@ -22,11 +22,11 @@ StcShape read_shape(const Array& qkv, const Array& convolution, float scale, int
     const StcShape s{qkv.shape(0),         qkv.shape(1), qkv.shape(2), convolution.shape(2),
                      convolution.shape(3), scale,        threads};
     const bool heads = s.heads == 2 || s.heads == 4 || s.heads == 8 || s.heads == 16;
-    const bool width = s.width == 2 || s.width == 4 || s.width == 6 || s.width == 8 || s.width == 12 ||
-                       s.width == 16;
+    const bool width =
+        s.width == 2 || s.width == 4 || s.width == 6 || s.width == 8 || s.width == 12 || s.width == 16;
     if (!heads || !width || qkv.shape(3) != 6 * s.width * s.heads) {
-        throw std::invalid_argument("the kernel has no variant for " + std::to_string(s.heads) + " heads of width " +
-                                    std::to_string(s.width));
+        throw std::invalid_argument("the kernel has no variant for " + std::to_string(s.heads) +
+                                    " heads of width " + std::to_string(s.width));
     }
     return s;
 }

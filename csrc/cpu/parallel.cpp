@@ -51,7 +51,7 @@ struct Work {
 thread_local bool inside_body = false;
 
 class Pool {
-   public:
+ public:
     void run(Work& work, int threads) {
         // One call at a time has the workers; another Python thread waits for its turn.
         std::lock_guard<std::mutex> turn(turn_);
@@ -72,7 +72,7 @@ class Pool {
         work_ = nullptr;
     }
 
-   private:
+ private:
     void grow(int workers) {
         while (static_cast<int>(count_) < workers) {
             const int index = count_++;

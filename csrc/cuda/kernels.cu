@@ -81,8 +81,8 @@ template <typename Real>
 const char* cuda_p_mpjpe(const Real* pred, const Real* target, Real* error, int64_t poses, int64_t joints,
                          bool with_scale, void* stream) {
     if (poses == 0) return nullptr;
-    p_mpjpe_kernel<<<blocks_for(poses), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(pred, target, error,
-                                                                                         poses, joints, with_scale);
+    p_mpjpe_kernel<<<blocks_for(poses), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        pred, target, error, poses, joints, with_scale);
     return launched();
 }
 
@@ -91,7 +91,7 @@ const char* cuda_procrustes_align(const Real* pred, const Real* target, Real* al
                                   int64_t joints, bool with_scale, void* stream) {
     if (poses == 0) return nullptr;
     align_kernel<<<blocks_for(poses), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(pred, target, aligned,
-                                                                                       poses, joints, with_scale);
+                                                                                        poses, joints, with_scale);
     return launched();
 }
 

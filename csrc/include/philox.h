@@ -32,9 +32,8 @@ REFINER_HD Philox philox4x32(Philox counter, uint32_t key0, uint32_t key1) {
 // Four standard normal numbers: those of dimensions 4 block .. 4 block + 3 of a frame. Box-Muller in double, whose
 // first uniform lies in (0, 1], so that the logarithm is finite.
 REFINER_HD void philox_normal4(uint64_t seed, uint64_t frame, uint32_t block, double normal[4]) {
-    const Philox bits =
-        philox4x32({{static_cast<uint32_t>(frame), static_cast<uint32_t>(frame >> 32), block, 0u}},
-                   static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    const Philox bits = philox4x32({{static_cast<uint32_t>(frame), static_cast<uint32_t>(frame >> 32), block, 0u}},
+                                   static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
     constexpr double kUnit = 1.0 / 4294967296.0;
     constexpr double kTwoPi = 6.283185307179586476925;
     for (int pair = 0; pair < 2; ++pair) {

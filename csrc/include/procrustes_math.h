@@ -97,18 +97,17 @@ REFINER_HD Alignment align_pose(const Real* pred, const Real* target, int64_t jo
             for (int c = 0; c < 3; ++c) m[r][c] += p[r] * t[c];
         }
     }
-    double n[4][4] = {
-        {m[0][0] + m[1][1] + m[2][2], m[1][2] - m[2][1], m[2][0] - m[0][2], m[0][1] - m[1][0]},
-        {0, m[0][0] - m[1][1] - m[2][2], m[0][1] + m[1][0], m[2][0] + m[0][2]},
-        {0, 0, -m[0][0] + m[1][1] - m[2][2], m[1][2] + m[2][1]},
-        {0, 0, 0, -m[0][0] - m[1][1] + m[2][2]}};
+    double n[4][4] = {{m[0][0] + m[1][1] + m[2][2], m[1][2] - m[2][1], m[2][0] - m[0][2], m[0][1] - m[1][0]},
+                      {0, m[0][0] - m[1][1] - m[2][2], m[0][1] + m[1][0], m[2][0] + m[0][2]},
+                      {0, 0, -m[0][0] + m[1][1] - m[2][2], m[1][2] + m[2][1]},
+                      {0, 0, 0, -m[0][0] - m[1][1] + m[2][2]}};
     for (int r = 1; r < 4; ++r) {
         for (int c = 0; c < r; ++c) n[r][c] = n[c][r];
     }
     double q[4];
     largest_eigenvector(n, q);
     const double w = q[0], x = q[1], y = q[2], z = q[3];
-    double(&rot)[3][3] = result.rotation;
+    double (&rot)[3][3] = result.rotation;
     rot[0][0] = w * w + x * x - y * y - z * z;
     rot[0][1] = 2.0 * (x * y - w * z);
     rot[0][2] = 2.0 * (x * z + w * y);

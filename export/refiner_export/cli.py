@@ -55,7 +55,8 @@ def _command(arguments: argparse.Namespace) -> None:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"exporting needs {error.name}, which is not installed: pip install 'refiner[export,cpu]' (or gpu instead of cpu)"
+            f"exporting needs {error.name}, which is not installed: pip install 'refiner[export,cpu]' "
+            "(or gpu instead of cpu)"
         ) from error
     from refiner.runtime.loading import BUNDLED
     from refiner_export.onnx_export import export_onnx

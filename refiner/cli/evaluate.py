@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refiner.errors import RefinerError, UsageError
+from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+from refiner.errors import MissingComponentError, UsageError
 
 if TYPE_CHECKING:
-    from refiner.data import CameraClip
+    from refiner.data import CameraClip, Detections, MotionFolder
     from refiner.diffusion import ConditionalGaussian
 
 PROGRAM = "refiner-evaluate"
@@ -22,7 +24,7 @@ Lifts every clip of an archive from its 2D poses, refines the result, and report
 the ground truth: MPJPE, P-MPJPE, N-MPJPE, velocity and acceleration error, per action, action-wise and
 frame-wise. The column between them, 'linear mean', subtracts the conditional mean of the refiner's noise
 model alone: what a linear regression achieves. Gains come with a 95 % bootstrap interval over whole clips."""
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
   refiner-evaluate --synthetic 7                       the built-in synthetic motion; needs no data
   refiner-evaluate --data FOLDER --json result.json    the test people of an archive, simulated detections
@@ -31,7 +33,8 @@ examples:
   refiner-evaluate --subjects validation --lifter lifter.safetensors --refiner refiner.safetensors
 
 FOLDER holds one data_3d_*.npz in VideoPose3D's layout and a clips.json with the frame rate and the split.
-exit codes: 0 done, 2 usage, 3 a component is missing, 5 bad input, 130 interrupted"""
+
+{EXIT_CODES}"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     data = parser.add_argument_group("data")
@@ -78,11 +81,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="checkpoint whose noise model gives the 'linear mean' column (default: the refiner checkpoint)",
     )
-    models.add_argument("--engine", choices=["torch", "onnx"], help="what runs the models (default: by file and extras)")
-    models.add_argument("--steps", metavar="K", type=_count, help="denoising steps (default: the checkpoint's)")
     models.add_argument(
-        "--flip-test", action="store_true", help="lift the mirrored 2D poses too and average the two"
+        "--engine", choices=["torch", "onnx"], help="what runs the models (default: by file and extras)"
     )
+    models.add_argument("--steps", metavar="K", type=_count, help="denoising steps (default: the checkpoint's)")
+    models.add_argument("--flip-test", action="store_true", help="lift the mirrored 2D poses too and average the two")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     output.add_argument("--markdown", action="store_true", help="print Markdown tables")
@@ -96,59 +99,48 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = build_parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except RefinerError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return RefinerError.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run(_command, build_parser(), argv)
 
 
 @dataclass(frozen=True)
 class _Data:
+    """What is scored: the clips, the report's record of them, and whom to thank."""
+
     clips: list[CameraClip]
     record: dict[str, Any]
     acknowledgement: str | None
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _command(arguments: argparse.Namespace) -> None:
     if arguments.json is not None and Path(arguments.json).is_dir():
         raise UsageError(f"--json {arguments.json}: is a folder, expected a file to write")
-    from tqdm import tqdm
-
+    if arguments.synthetic is not None and arguments.dataset is not None:
+        raise UsageError("--dataset names the split of a folder; leave it out with --synthetic")
     from refiner.evaluation.pipeline import score_models
     from refiner.evaluation.report import build_report, format_report, write_report
     from refiner.runtime import Lifter, Refiner
 
-    data = _load_data(arguments)
+    # The models first: they are quick to refuse, and the clips are not quick to make.
     lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
     refiner = Refiner.load(arguments.refiner, engine=arguments.engine, steps=arguments.steps)
     noise_model = _noise_model(arguments)
-    frames = sum(clip.frames for clip in data.clips)
-    with tqdm(total=frames, unit=" frames", disable=arguments.quiet or None, file=sys.stderr) as progress:
-
-        def advance(clip: CameraClip) -> None:
-            progress.set_postfix_str(f"{clip.subject} {clip.key}", refresh=False)
-            progress.update(clip.frames)
-
+    data = _load_data(arguments)
+    fps = data.record["fps"]
+    with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
             data.clips,
-            lift=lambda pose_2d, size: lifter.lift(pose_2d, image_size=size),
-            refine=lambda pose_2d, pose_3d, size: refiner.refine(pose_2d, pose_3d, image_size=size),
+            lift=lambda pose_2d, size: lifter.lift(pose_2d, size, fps=fps),
+            refine=lambda pose_2d, pose_3d, size: refiner.refine(pose_2d, pose_3d, size, fps=fps),
             noise_model=noise_model,
             on_clip=advance,
         )
     report = build_report(
         columns,
         data=data.record,
-        models={"lifter": _model_record(lifter), "refiner": _model_record(refiner)},
+        models={
+            "lifter": _model_record(lifter, "lifter", arguments.lifter),
+            "refiner": _model_record(refiner, "refiner", arguments.refiner),
+        },
         settings={
             "flip_test": arguments.flip_test,
             "steps": arguments.steps,
@@ -156,10 +148,136 @@ def _run(arguments: argparse.Namespace) -> None:
             "limit_clips": arguments.limit_clips,
         },
         acknowledgement=data.acknowledgement,
-        validation_curve=_validation_curve(_config(lifter)),
+        validation_curve=_validation_curve(lifter),
         resamples=arguments.resamples,
         seed=arguments.bootstrap_seed,
     )
     if arguments.json is not None:
         write_report(arguments.json, report)
     print(format_report(report, markdown=arguments.markdown), end="")
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, 0)
+
+
+def _count(text: str) -> int:
+    return _whole_number(text, 1)
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+    return value
+
+
+@contextmanager
+def _progress(frames: int, quiet: bool) -> Iterator[Callable[[CameraClip], None]]:
+    """A progress bar on a terminal, counted in frames; nothing where tqdm is not installed."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        yield lambda clip: None
+        return
+    with tqdm(total=frames, unit=" frames", disable=True if quiet else None, file=sys.stderr) as bar:
+
+        def advance(clip: CameraClip) -> None:
+            bar.set_postfix_str(f"{clip.subject} {clip.key}", refresh=False)
+            bar.update(clip.frames)
+
+        yield advance
+
+
+def _load_data(arguments: argparse.Namespace) -> _Data:
+    """The camera clips that the options name, and the words for them."""
+    from refiner.data import camera_clips
+    from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT, describe_people, limit_clips, select_people
+
+    folder, detections, name = _open_source(arguments)
+    parts = folder.description
+    split = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+    people = select_people(arguments.subjects, split, folder.positions)
+    positions = limit_clips(folder.positions, people, arguments.limit_clips)
+    detector = folder.detector if arguments.detections == "simulated" else None
+    seed = None
+    if detector is not None:
+        seed = detector.seed if arguments.seed is None else arguments.seed
+        source = f"simulated detections, seed {seed}"
+    else:
+        source = "ground-truth 2D" if detections is None else f"detections {Path(arguments.detections).name}"
+    is_cmu = name.startswith("data_3d_cmu")
+    remark = " (CMU motion capture; not comparable with Human3.6M's tables)" if is_cmu else ""
+    whom = f"people {', '.join(people)}" if arguments.synthetic is not None else describe_people(people, split)
+    record = {
+        "description": f"{name}{remark}, {whom}; {source}; {parts.fps:g} frames/s",
+        "archive": name,
+        "people": people,
+        "detections": arguments.detections,
+        "detector_seed": seed,
+        "synthetic_seed": arguments.synthetic,
+        "fps": parts.fps,
+    }
+    clips = camera_clips(positions, folder.cameras, list(positions), detections, detector, seed, parts.fps)
+    return _Data(clips, record, CMU_ACKNOWLEDGEMENT if is_cmu else None)
+
+
+def _open_source(arguments: argparse.Namespace) -> tuple[MotionFolder, Detections | None, str]:
+    """The archive, its detections where a file of them is named, and what the archive is called."""
+    from refiner.data import load_positions_2d, motion_folder_from_env, open_motion_folder
+    from refiner.data.clips import DATA_VARIABLE
+
+    file = arguments.detections if arguments.detections not in ("simulated", "ground-truth") else None
+    detections = load_positions_2d(file) if file is not None and Path(file).is_file() else None
+    if arguments.synthetic is not None:
+        from refiner.data.synthetic import synthetic_folder
+
+        if file is not None:
+            raise UsageError(f"--detections {file}: synthetic motion has simulated or ground-truth 2D alone")
+        name = f"built-in synthetic motion (procedural, not a recording), seed {arguments.synthetic}"
+        return synthetic_folder(arguments.synthetic), None, name
+    options = {"dataset": arguments.dataset, "detections": file if detections is None else None}
+    if arguments.data is None:
+        folder = motion_folder_from_env(**options)
+    else:
+        folder = open_motion_folder(arguments.data, **options)
+    # Opening it made sure that there is exactly one.
+    archive = next(Path(arguments.data or os.environ[DATA_VARIABLE]).glob("data_3d_*.npz"))
+    return folder, folder.detections if detections is None else detections, archive.name
+
+
+def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
+    """The refiner's noise model; None for an exported graph without ``--noise-model``, which carries none."""
+    from refiner.runtime.loading import BUNDLED
+
+    path = arguments.noise_model or arguments.refiner or BUNDLED / "refiner.safetensors"
+    if arguments.noise_model is None and Path(path).suffix == ".onnx":
+        return None
+    try:
+        from refiner.training.checkpoints import load_noise_model
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(
+            f"reading the noise model of {path} needs PyTorch: pip install 'refiner[train]'"
+        ) from error
+    return load_noise_model(path)
+
+
+def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:
+    """What the report says of a model: its file, and its configuration without the training curve."""
+    from hashlib import sha256
+
+    from refiner.runtime.loading import BUNDLED
+
+    file = BUNDLED / f"{kind}.safetensors" if path is None else Path(path)
+    kept = ("kind", "model", "frames", "steps", "diffusion", "engine", "data_description")
+    record = {"file": file.name, "bundled": path is None, "sha256": sha256(file.read_bytes()).hexdigest()}
+    return record | {"hop": model.hop} | {name: model.metadata[name] for name in kept if name in model.metadata}
+
+
+def _validation_curve(lifter: Any) -> list[dict[str, float]] | None:
+    """The points of the lifter's checkpoint; None for a graph, whose manifest has none."""
+    curve = lifter.metadata.get("metrics", {}).get("validation_curve")
+    return [{"step": step, "mpjpe_mm": error} for step, error in curve] if curve else None

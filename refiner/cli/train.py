@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("kind", choices=["lifter", "refiner"], help="what to train")
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration, a file or a bundled name")
-    parser.add_argument("--data", metavar="FOLDER", help="motion archive (default: the environment variable REFINER_DATA)")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="motion archive (default: the environment variable REFINER_DATA)"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--lifter", metavar="PATH", help="refiner only: the lifter's checkpoint")
     parser.add_argument(

@@ -65,9 +65,7 @@ def load_positions_2d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_
         positions[subject] = {}
         for key, views in clips.items():
             if isinstance(views, np.ndarray) and views.dtype != object and views.ndim != 4:
-                raise ArchiveError(
-                    f"{path}, {subject} {key!r} has shape {views.shape}, expected one array per camera"
-                )
+                raise ArchiveError(f"{path}, {subject} {key!r} has shape {views.shape}, expected one array per camera")
             if not isinstance(views, (list, tuple, np.ndarray)) or len(views) == 0:
                 raise ArchiveError(f"{path}, {subject} {key!r} holds no list of arrays, one per camera")
             positions[subject][key] = [
@@ -83,15 +81,9 @@ def _people(
     content = load_npz(path, max_bytes=max_bytes)
     if name not in content:
         found = ", ".join(sorted(content))
-        raise ArchiveError(
-            f"{path} has no {name!r}; it holds: {found}. Is this the right one of the archives?"
-        )
+        raise ArchiveError(f"{path} has no {name!r}; it holds: {found}. Is this the right one of the archives?")
     people = content[name]
-    if (
-        not isinstance(people, dict)
-        or not people
-        or not all(isinstance(clips, dict) for clips in people.values())
-    ):
+    if not isinstance(people, dict) or not people or not all(isinstance(clips, dict) for clips in people.values()):
         raise ArchiveError(f"{path}: {name} is not a dict subject -> action -> poses")
     return {
         str(subject): {str(key): poses for key, poses in clips.items()} for subject, clips in people.items()

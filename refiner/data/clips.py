@@ -82,9 +82,7 @@ def camera_clips(
             raise ArchiveError(f"the archive has no person {subject!r}; it has: {', '.join(archive_3d)}")
         views = _cameras_of(cameras, subject)
         for key, world in archive_3d[subject].items():
-            detected = (
-                None if detections is None else _detected(detections, subject, key, len(views), len(world))
-            )
+            detected = None if detections is None else _detected(detections, subject, key, len(views), len(world))
             for index, camera in enumerate(views):
                 points = camera.to_camera(world.astype(np.float64))
                 clean = camera.project(points)
@@ -150,9 +148,7 @@ class MotionFolder:
         people = [person for person in self.subjects(part) if not subjects or person in subjects]
         detections = self.detections if detected else None
         detector = self.detector if detected and detections is None else None
-        return camera_clips(
-            self.positions, self.cameras, people, detections, detector, seed, self.description.fps
-        )
+        return camera_clips(self.positions, self.cameras, people, detections, detector, seed, self.description.fps)
 
 
 def open_motion_folder(
@@ -180,9 +176,7 @@ def open_motion_folder(
         found = ", ".join(path.name for path in archives) or "none"
         raise ArchiveError(f"{root} should hold one data_3d_*.npz; found {found}")
     if dataset not in (None, "human36m"):
-        raise UsageError(
-            f"the dataset {dataset!r} is not known; expected 'human36m', or none with a clips.json"
-        )
+        raise UsageError(f"the dataset {dataset!r} is not known; expected 'human36m', or none with a clips.json")
     if dataset == "human36m":
         description = ArchiveDescription.human36m(validation)
     elif (root / "clips.json").exists():
@@ -231,9 +225,7 @@ def _cameras_of(cameras: Cameras, subject: str) -> Sequence[Camera]:
     return cameras[subject]
 
 
-def _detected(
-    detections: Detections, subject: str, key: str, cameras: int, frames: int
-) -> list[NDArray[np.float32]]:
+def _detected(detections: Detections, subject: str, key: str, cameras: int, frames: int) -> list[NDArray[np.float32]]:
     views = detections.positions.get(subject, {}).get(key)
     if views is None:
         raise ArchiveError(f"the detections have no clip {key!r} of {subject}")
@@ -241,9 +233,7 @@ def _detected(
         raise ArchiveError(f"{subject} {key!r} has detections of {len(views)} cameras, expected {cameras}")
     for index, view in enumerate(views):
         if len(view) < frames:
-            raise LengthError(
-                f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} of 3D"
-            )
+            raise LengthError(f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} of 3D")
     return [view[:frames] for view in views]
 
 
@@ -255,9 +245,7 @@ def _detections_file(root: Path, name: str | None) -> Path | None:
         found = [path for path in sorted(root.glob("data_2d_*.npz")) if not path.stem.endswith("_gt")]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise UsageError(
-                f"{root} holds detections of several detectors ({names}); name one, or 'simulated'"
-            )
+            raise UsageError(f"{root} holds detections of several detectors ({names}); name one, or 'simulated'")
         return found[0] if found else None
     for candidate in (root / name, root / f"data_2d_{name}.npz"):
         if candidate.is_file():

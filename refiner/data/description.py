@@ -66,9 +66,7 @@ class ArchiveDescription:
         split = content.get("split") if isinstance(content, Mapping) else None
         fps = content.get("fps") if isinstance(content, Mapping) else None
         if not isinstance(split, Mapping) or isinstance(fps, bool) or not isinstance(fps, (int, float)):
-            raise ArchiveError(
-                f"{path} is no archive description: expected 'fps' and 'split' with 'train' and 'test'"
-            )
+            raise ArchiveError(f"{path} is no archive description: expected 'fps' and 'split' with 'train' and 'test'")
         train, test = _people(split, "train", path), _people(split, "test", path)
         own = _people(split, "validation", path) if "validation" in split else None
         if validation == "default" and own is None:

@@ -130,9 +130,7 @@ class DetectorModel:
         """
         clean = np.asarray(clean_2d)
         if clean.ndim < 3 or clean.shape[-2:] != (self.joints, 2):
-            raise ShapeError(
-                f"found 2D poses of shape {clean.shape}, expected (..., frames, {self.joints}, 2)"
-            )
+            raise ShapeError(f"found 2D poses of shape {clean.shape}, expected (..., frames, {self.joints}, 2)")
         if clean.shape[-3] == 0:
             raise EmptySequenceError("the clip to simulate detections for has no frames")
         dtype = clean.dtype if np.issubdtype(clean.dtype, np.floating) else np.dtype(np.float64)
@@ -142,9 +140,7 @@ class DetectorModel:
         try:
             factor = np.broadcast_to(factor, clean.shape[:-3])[..., None, None, None]
         except ValueError as error:
-            raise ShapeError(
-                f"scale has shape {factor.shape}, expected one per clip: {clean.shape[:-3]}"
-            ) from error
+            raise ShapeError(f"scale has shape {factor.shape}, expected one per clip: {clean.shape[:-3]}") from error
         swapped = self._swap(clean.astype(dtype), rng, factor[..., 0])
         noise = self._drift_and_jitter(clean.shape, rng) + self._outliers(clean.shape, rng)
         return np.asarray(swapped + (factor * noise).astype(dtype))
@@ -170,9 +166,7 @@ class DetectorModel:
     def _outliers(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
         probability = self.outlier_probability[:, None]
         start = probability / (self.outlier_length * (1 - probability))
-        active = _episodes(
-            (*shape[:-3], shape[-2], shape[-3]), start, self.outlier_length, rng
-        )  # frames last
+        active = _episodes((*shape[:-3], shape[-2], shape[-3]), start, self.outlier_length, rng)  # frames last
         begins = active.copy()
         begins[..., 1:] &= ~active[..., :-1]
         offsets = self.outlier_sigma * rng.standard_normal((int(begins.sum()) + 1, 2), dtype=np.float32)

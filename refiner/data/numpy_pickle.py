@@ -92,9 +92,7 @@ class _NumpyUnpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> Any:
-        raise UnsafeArchiveError(
-            "asks for a persistent object, which NumPy data never needs; nothing was run"
-        )
+        raise UnsafeArchiveError("asks for a persistent object, which NumPy data never needs; nothing was run")
 
 
 # The stand-ins have no __dict__, so that a file cannot leave attributes on them.
@@ -119,9 +117,7 @@ class _Latin1:
 
     def __call__(self, text: object, encoding: object) -> bytes:
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise UnsafeArchiveError(
-                f"asks to load _codecs.encode with {encoding!r}; only latin1 text is NumPy data"
-            )
+            raise UnsafeArchiveError(f"asks to load _codecs.encode with {encoding!r}; only latin1 text is NumPy data")
         return text.encode("latin1")
 
 
@@ -160,11 +156,7 @@ class _DtypeRecord:
     def __setstate__(self, state: object) -> None:
         # (version, byte order, subarray, names, fields, size, alignment, flags[, metadata]). The last ones
         # follow from the code, so the file's own are not used.
-        if (
-            not isinstance(state, tuple)
-            or len(state) not in (8, 9)
-            or any(part is not None for part in state[2:5])
-        ):
+        if not isinstance(state, tuple) or len(state) not in (8, 9) or any(part is not None for part in state[2:5]):
             raise ArchiveError("a type in the pickle is structured, expected plain numbers, text or objects")
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
         if order not in _BYTE_ORDERS:
@@ -218,9 +210,7 @@ def _from_bytes(content: object, dtype: np.dtype[Any], count: int) -> NDArray[An
     raw = content.encode("latin1") if isinstance(content, str) else content
     if not isinstance(raw, bytes) or len(raw) != count * dtype.itemsize:
         found = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
-        raise ArchiveError(
-            f"an array in the pickle declares {count} values of type {dtype} and holds {found}"
-        )
+        raise ArchiveError(f"an array in the pickle declares {count} values of type {dtype} and holds {found}")
     if not raw:
         return np.zeros(count, dtype=dtype)
     return np.frombuffer(raw, dtype=dtype).copy()

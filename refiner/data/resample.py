@@ -41,9 +41,7 @@ def resampled_frames(frames: int, fps_in: float, fps_out: float) -> int:
     return math.floor((frames - 1) * (_rate(fps_out) / _rate(fps_in)) + _WHOLE) + 1
 
 
-def resample_poses(
-    pose: ArrayLike, fps_in: float, fps_out: float, frames_out: int | None = None
-) -> NDArray[Any]:
+def resample_poses(pose: ArrayLike, fps_in: float, fps_out: float, frames_out: int | None = None) -> NDArray[Any]:
     """``(F, ...)`` at ``fps_in`` -> ``(frames_out, ...)`` at ``fps_out``, by a cubic spline over time.
 
     ``frames_out`` None gives `resampled_frames`, all within the sequence. More may be asked for as long as
@@ -81,9 +79,7 @@ def resample_poses(
     return np.asarray(resampled + beyond * (values[-1] - values[-2]), dtype)
 
 
-def resample_back(
-    pose: ArrayLike, fps: float, fps_original: float, frames_original: int
-) -> NDArray[Any]:
+def resample_back(pose: ArrayLike, fps: float, fps_original: float, frames_original: int) -> NDArray[Any]:
     """A result at ``fps`` -> the ``frames_original`` frames of the sequence it was resampled from.
 
     Undoes ``resample_poses(original, fps_original, fps)``: frame i is at ``i / fps_original`` again. Where

@@ -47,9 +47,7 @@ def load_npz(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES
                 for info in members
             }
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ArchiveError(
-            f"{source} is not a whole .npz file ({error}); is the download complete?"
-        ) from error
+        raise ArchiveError(f"{source} is not a whole .npz file ({error}); is the download complete?") from error
     except OSError as error:
         raise ArchiveError(f"cannot read {source}: {error}") from error
 
@@ -67,9 +65,7 @@ def load_user_array(
         magic = file.read(6)
     if magic == npy_format.MAGIC_PREFIX:
         if source.stat().st_size > max_bytes:
-            raise ArchiveError(
-                f"{source} has {source.stat().st_size} bytes, more than the {max_bytes} allowed"
-            )
+            raise ArchiveError(f"{source} has {source.stat().st_size} bytes, more than the {max_bytes} allowed")
         array, where = _read_npy(source.read_bytes(), str(source)), str(source)
     elif magic[:2] == b"PK":
         arrays = load_npz(source, max_bytes=max_bytes)
@@ -93,9 +89,7 @@ def _regular_file(path: str | os.PathLike[str]) -> Path:
     if not source.exists():
         raise ArchiveError(f"there is no file {source}")
     if not source.is_file():
-        raise ArchiveError(
-            f"{source} is {'a folder' if source.is_dir() else 'not a regular file'}, expected a file"
-        )
+        raise ArchiveError(f"{source} is {'a folder' if source.is_dir() else 'not a regular file'}, expected a file")
     if source.stat().st_size == 0:
         raise ArchiveError(f"{source} is empty (0 bytes); is the download complete?")
     return source
@@ -122,9 +116,7 @@ def _checked_members(archive: zipfile.ZipFile, source: Path, max_bytes: int) -> 
         if info.flag_bits & 1:
             raise ArchiveError(f"{source}: member {info.filename} is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ArchiveError(
-                f"{source}: member {info.filename} is neither stored nor deflated, as NumPy writes it"
-            )
+            raise ArchiveError(f"{source}: member {info.filename} is neither stored nor deflated, as NumPy writes it")
     return members
 
 
@@ -132,9 +124,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) 
     with archive.open(info) as member:
         content = member.read(info.file_size)
         if len(content) != info.file_size or member.read(1):
-            raise ArchiveError(
-                f"{source}: member {info.filename} does not have the {info.file_size} bytes it declares"
-            )
+            raise ArchiveError(f"{source}: member {info.filename} does not have the {info.file_size} bytes it declares")
     return content
 
 

@@ -23,9 +23,7 @@ def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
     """
     hop = window if hop is None else hop
     if window < 1 or not 1 <= hop <= window:
-        raise UsageError(
-            f"windows of {window} frames every {hop}: expected window >= 1 and 1 <= hop <= window"
-        )
+        raise UsageError(f"windows of {window} frames every {hop}: expected window >= 1 and 1 <= hop <= window")
     if frames < 1:
         raise EmptySequenceError(f"a sequence of {frames} frames has no windows")
     last = max(frames - window, 0)
@@ -50,9 +48,7 @@ def blend_weights(window: int) -> NDArray[np.float64]:
     return np.asarray(np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2)
 
 
-def merge_windows(
-    windows: ArrayLike, starts: ArrayLike, frames: int, weights: ArrayLike | None = None
-) -> Array:
+def merge_windows(windows: ArrayLike, starts: ArrayLike, frames: int, weights: ArrayLike | None = None) -> Array:
     """``(N, window, ...)`` -> ``(frames, ...)``: the weighted mean of the windows that hold a frame.
 
     ``weights`` ``(window,)``, positive; None takes `blend_weights`. The float type is kept; places after the
@@ -61,9 +57,7 @@ def merge_windows(
     values = np.asarray(windows)
     first = np.asarray(starts, dtype=np.intp)
     if values.ndim < 2 or first.shape != values.shape[:1]:
-        raise LengthError(
-            f"windows of shape {values.shape} and starts of shape {first.shape} do not go together"
-        )
+        raise LengthError(f"windows of shape {values.shape} and starts of shape {first.shape} do not go together")
     window = values.shape[1]
     factors = blend_weights(window) if weights is None else np.asarray(weights, dtype=np.float64)
     if factors.shape != (window,) or not (factors > 0).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def ddim_refine(
     signal, noise = schedule_coefficients(abar, terminal)
     times = ddim_timesteps(steps, len(abar))
     pose = noisy_pose_3d
-    for time, next_time in zip(times[:-1], times[1:], strict=True):
+    for time, next_time in pairwise(times):
         error = predict_error(pose, time)
         clean = (pose - float(noise[time]) * error) * float(1.0 / (signal[time] + noise[time]))
         if next_time < 0:

@@ -122,9 +122,7 @@ class ConditionalGaussian:
         return len(self.mean_error) // 3
 
     @classmethod
-    def fit(
-        cls, pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], pose_error: NDArray[Any]
-    ) -> ConditionalGaussian:
+    def fit(cls, pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], pose_error: NDArray[Any]) -> ConditionalGaussian:
         """Fit on frames: normalised 2D ``(..., J, 2)``, the lifter's 3D and its error ``(..., J, 3)`` in metres.
 
         pose_error = noisy_pose_3d - ground truth. For data that do not fit in memory use `ConditionalMoments`.
@@ -231,12 +229,11 @@ def _lower_factor(covariance: Array) -> Array:
     if not len(covariance):
         return covariance
     try:
-        lower: Array = np.linalg.cholesky(covariance)
-        return lower
+        return np.asarray(np.linalg.cholesky(covariance))
     except np.linalg.LinAlgError:
         # Fewer frames than coordinates: rounding leaves eigenvalues at or just below 0. A = V sqrt(w) has
         # A A^T = covariance, and the R of A^T = Q R gives the triangular form.
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
-        lower = np.linalg.qr(root.T, mode="r").T
+        lower: Array = np.asarray(np.linalg.qr(root.T, mode="r")).T
         return lower * np.where(np.diag(lower) < 0.0, -1.0, 1.0)

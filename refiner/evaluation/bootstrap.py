@@ -109,9 +109,7 @@ def _unit_sums(a: EvaluationResult, b: EvaluationResult, metric: str, unit: str)
     """``(units, 3)``: sum of a's error, sum of b's, number of frames (or steps)."""
     second = {score.identity: score for score in b.sequences}
     if {score.identity for score in a.sequences} != set(second):
-        raise InputError(
-            "the two evaluations score different sequences; a paired interval needs the same ones"
-        )
+        raise InputError("the two evaluations score different sequences; a paired interval needs the same ones")
     rows: dict[tuple[str, ...], list[float]] = {}
     for score in a.sequences:
         other = second[score.identity]

@@ -31,9 +31,7 @@ def _pose_stack(name: str, value: ArrayLike) -> Array:
     if array.dtype.kind not in "fiu":
         raise DTypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.ndim != 3 or array.shape[1] == 0 or array.shape[2] != 3:
-        raise ShapeError(
-            f"{name}: expected an array (poses, joints, 3) with at least one joint, got {array.shape}"
-        )
+        raise ShapeError(f"{name}: expected an array (poses, joints, 3) with at least one joint, got {array.shape}")
     if array.shape[0] == 0:
         raise EmptySequenceError(f"{name}: expected at least one pose, got {array.shape}")
     converted: Array = np.ascontiguousarray(array, dtype=np.float64)
@@ -50,9 +48,7 @@ def _pose_pair(pred: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
     """Both stacks as float64, of equal shape. Raises the InputError subclass that says what is wrong."""
     predicted, expected = _pose_stack("pred", pred), _pose_stack("target", target)
     if predicted.shape != expected.shape:
-        raise ShapeError(
-            f"pred and target must have the same shape, got {predicted.shape} and {expected.shape}"
-        )
+        raise ShapeError(f"pred and target must have the same shape, got {predicted.shape} and {expected.shape}")
     return predicted, expected
 
 
@@ -157,9 +153,7 @@ def _scored_errors(pred: ArrayLike, target: ArrayLike, joints: Sequence[int]) ->
     predicted, expected = _pose_pair(pred, target)
     chosen = list(joints)
     if not chosen or min(chosen) < 0 or max(chosen) >= predicted.shape[1]:
-        raise ShapeError(
-            f"the scored joints {chosen} do not all exist in poses of {predicted.shape[1]} joints"
-        )
+        raise ShapeError(f"the scored joints {chosen} do not all exist in poses of {predicted.shape[1]} joints")
     return _joint_errors(predicted[:, chosen], expected[:, chosen])
 
 

@@ -57,9 +57,7 @@ def score_models(
         if noise_model is not None:
             poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
         for label, evaluator in evaluators.items():
-            evaluator.add(
-                Sequence(clip.key, clip.subject, clip.action, str(clip.camera), poses[label], clip.pose_3d)
-            )
+            evaluator.add(Sequence(clip.key, clip.subject, clip.action, str(clip.camera), poses[label], clip.pose_3d))
         if on_clip is not None:
             on_clip(clip)
     return {label: evaluator.result() for label, evaluator in evaluators.items()}

@@ -207,15 +207,13 @@ def curve_line(report: Mapping[str, Any]) -> str:
     chosen = sorted({round(index * last / max(wanted - 1, 1)) for index in range(wanted)})
     points = ", ".join(f"{curve[i]['mpjpe_mm']:.1f} ({curve[i]['step']:g})" for i in chosen)
     best = min(point["mpjpe_mm"] for point in curve)
-    return (
-        f"Lifter's validation MPJPE in mm (at training step), {len(curve)} points, best {best:.1f}: {points}"
-    )
+    people = report.get("models", {}).get("lifter", {}).get("data_description", {}).get("validation", [])
+    whom = f" on {', '.join(people)}" if people else ""
+    return f"Lifter's validation MPJPE{whom} in mm (at training step), {len(curve)} points, best {best:.1f}: {points}"
 
 
 def _sequence_rows(columns: Mapping[str, EvaluationResult]) -> list[dict[str, Any]]:
-    found = {
-        label: {score.identity: score for score in result.sequences} for label, result in columns.items()
-    }
+    found = {label: {score.identity: score for score in result.sequences} for label, result in columns.items()}
     first = next(iter(columns.values()))
     return [
         {
@@ -225,10 +223,7 @@ def _sequence_rows(columns: Mapping[str, EvaluationResult]) -> list[dict[str, An
             "camera": score.camera,
             "frames": score.frames,
         }
-        | {
-            metric: {label: found[label][score.identity].mean(metric) for label in columns}
-            for metric in METRICS
-        }
+        | {metric: {label: found[label][score.identity].mean(metric) for label in columns} for metric in METRICS}
         for score in first.sequences
     ]
 

@@ -52,9 +52,7 @@ def describe_people(people: Sequence[str], split: Mapping[str, Sequence[str]]) -
     return "; ".join(parts)
 
 
-def limit_clips(
-    positions: Positions, people: Sequence[str], limit: int | None
-) -> dict[str, dict[str, NDArray[Any]]]:
+def limit_clips(positions: Positions, people: Sequence[str], limit: int | None) -> dict[str, dict[str, NDArray[Any]]]:
     """The clips of ``people``; at most ``limit`` of them, spread evenly over the archive's order.
 
     Raises UsageError for a limit below 1.

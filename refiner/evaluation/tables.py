@@ -32,7 +32,5 @@ def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int], separator: str) -> str:
-    cells = [
-        cell.ljust(widths[0]) if index == 0 else cell.rjust(widths[index]) for index, cell in enumerate(row)
-    ]
+    cells = [cell.ljust(widths[0]) if index == 0 else cell.rjust(widths[index]) for index, cell in enumerate(row)]
     return separator.join(cells)

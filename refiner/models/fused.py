@@ -38,7 +38,7 @@ def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float
 
     Returns ``[B, T, J, 2 width heads]``.
     """
-    result: Tensor = _FusedAttention.apply(qkv, convolution, bias, scale)
+    result: Tensor = _FusedAttention.apply(qkv, convolution, bias, scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -56,9 +56,7 @@ class _FusedAttention(torch.autograd.Function):
         qkv = qkv.contiguous()
         batch, frames, joints, channels = qkv.shape
         out = qkv.new_empty(batch, frames, joints, channels // 3)
-        _native().stc_attention_forward(
-            *_arrays(qkv, convolution, bias, out), scale, torch.get_num_threads()
-        )
+        _native().stc_attention_forward(*_arrays(qkv, convolution, bias, out), scale, torch.get_num_threads())
         ctx.save_for_backward(qkv, convolution)
         ctx.scale = scale
         return out

@@ -27,6 +27,10 @@ class DenoisingBlock(nn.Module):
         self.layer_norm = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, mlp_ratio * dim)
 
+    def project_time(self, embedded: Tensor) -> Tensor:  # [B, C] -> [B, 1, 1, C]
+        projected: Tensor = self.time_proj(embedded)
+        return projected[:, None, None, :]
+
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # [B, T, J, C], [B or 1, 1, 1, C]
         x = self.stc_first(x)
         x = self.stc_second(x + time)
@@ -72,7 +76,7 @@ class PoseDenoiser(nn.Module):
     def project_time(self, timesteps: Tensor) -> list[Tensor]:
         """The time path: ``[B]`` -> one ``[B, 1, 1, C]`` a block. Constants, once K is fixed."""
         embedded = self.time_mlp(timestep_embedding(timesteps, self.dim))
-        return [block.time_proj(embedded)[:, None, None, :] for block in self.blocks]
+        return [block.project_time(embedded) for block in self.blocks]  # type: ignore[operator]
 
     def denoise(self, noisy_pose_3d: Tensor, pose_2d: Tensor, times: list[Tensor]) -> Tensor:
         """`forward` with the time path already computed by `project_time`."""

@@ -55,6 +55,8 @@ class STCAttention(nn.Module):
     """
 
     part: Tensor
+    _kernel_rows: Tensor
+    _kernel_columns: Tensor
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -88,8 +90,8 @@ class STCAttention(nn.Module):
         batch, frames, joints, _ = x.shape
         half, heads, width = self.dim // 2, self.heads, self.head_dim
         # Published rows are interleaved: channel c has its query in row 3c, its key in 3c + 1, its value in 3c + 2.
-        weight = self.qkv.weight.unflatten(0, (self.dim, 3)).transpose(0, 1).flatten(0, 1)
-        bias = self.qkv.bias.unflatten(0, (self.dim, 3)).transpose(0, 1).flatten()
+        weight = self.qkv.weight.reshape(self.dim, 3, self.dim).transpose(0, 1).flatten(0, 1)
+        bias = self.qkv.bias.reshape(self.dim, 3).transpose(0, 1).flatten()
         query, key, value = functional.linear(x, weight, bias).chunk(3, dim=-1)
 
         def over_joints(part: Tensor) -> Tensor:  # -> [B T, heads, J, width]
@@ -123,7 +125,11 @@ class STCAttention(nn.Module):
         convolution = convolution.permute(0, 3, 2, 1).contiguous()  # [2, 9, width, heads]
         part = self.emb(self.part)
         offset = torch.stack([PART_SCALE_SPATIAL * part, PART_SCALE_TEMPORAL * part])[..., None]  # [2, J, width, 1]
-        bias = torch.stack([self.sep2_s.bias, self.sep2_t.bias]).reshape(2, 1, heads, width).transpose(2, 3)
+        bias = (
+            torch.stack([bias for bias in (self.sep2_s.bias, self.sep2_t.bias) if bias is not None])
+            .reshape(2, 1, heads, width)
+            .transpose(2, 3)
+        )
         mixed = fused_attention(qkv, convolution, (bias + offset).contiguous(), self.scale)
         return functional.linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
 

@@ -76,5 +76,5 @@ class LiftingModule(nn.Module):
         self.lifter, self.frames, self.config = lifter, frames, config
 
     def forward(self, pose_2d: Tensor, image_size: Tensor) -> Tensor:
-        pose = self.lifter(normalise_screen(pose_2d, image_size))
+        pose: Tensor = self.lifter(normalise_screen(pose_2d, image_size))
         return pose - pose[..., :1, :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,90 +18,131 @@ from refiner.errors import (
     ShapeError,
     SwappedInputError,
     UnitError,
+    UsageError,
 )
 from refiner.skeleton import JointSet
 
-# A body is a metre or two from its root; a camera a few tens of metres away at most.
-LARGEST_BODY_M = 10.0
+# A joint lies at most a metre or so from the middle of its body: ten is a unit error, a centimetre is one too.
+LARGEST_BODY_M, SMALLEST_BODY_M = 10.0, 0.01
 LARGEST_DISTANCE_M = 1000.0
 # Joints may lie outside the image, but not this many image widths.
 LARGEST_PIXEL_RATIO = 20.0
+# Normalised coordinates lie within 1 or 2 of 0; no person in an image is that small.
+LARGEST_NORMALISED = 2.0
+SMALLEST_IMAGE, LARGEST_IMAGE = 8, 100_000
+# Resampling to the model's rate multiplies the frames: outside of this the rate is a mistake.
+LOWEST_FPS, HIGHEST_FPS = 1.0, 1000.0
 
 
 def check_image_size(image_size: Any) -> tuple[float, float]:
     """(width, height) in pixels. Raises InputError."""
+    expected = f"expected (width, height) in pixels, both from {SMALLEST_IMAGE} to {LARGEST_IMAGE}"
     try:
         size = np.asarray(image_size, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"image_size must be (width, height) in pixels, got {image_size!r}") from error
-    if size.shape != (2,) or not np.isfinite(size).all() or not (size >= 8).all():
-        raise InputError(f"image_size must be (width, height) in pixels, both at least 8, got {image_size!r}")
+        raise InputError(f"image_size is {image_size!r}, {expected}") from error
+    if size.shape != (2,) or not ((size >= SMALLEST_IMAGE) & (size <= LARGEST_IMAGE)).all():
+        raise InputError(f"image_size is {image_size!r}, {expected}")
     return float(size[0]), float(size[1])
 
 
+def check_fps(fps: float | None, model_fps: float) -> float:
+    """The frame rate of the input; None is the model's. Raises UsageError."""
+    if fps is None:
+        return model_fps
+    try:
+        rate = float(fps)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not LOWEST_FPS <= rate <= HIGHEST_FPS:
+        raise UsageError(f"fps is {fps!r}, expected frames per second from {LOWEST_FPS:g} to {HIGHEST_FPS:g}")
+    return rate
+
+
 def check_pose_2d(pose_2d: Any, image_size: tuple[float, float], joints: JointSet) -> NDArray[np.float32]:
-    """``(F, J, 2)`` pixels -> the same as float32. Raises an InputError subclass."""
+    """``(F, J, 2)`` pixels -> a float32 copy. Raises an InputError subclass."""
     array = _sequence(pose_2d, "pose_2d", 2, joints)
+    image = f"{image_size[0]:.0f} x {image_size[1]:.0f} pixels"
     largest = float(np.abs(array).max())
     if largest > LARGEST_PIXEL_RATIO * max(image_size):
         raise UnitError(
-            f"pose_2d reaches {largest:.0f} in an image of {image_size[0]:.0f} x {image_size[1]:.0f} pixels; "
-            "expected pixels of this image: check image_size"
+            f"pose_2d reaches {largest:.0f} in an image of {image}; expected pixels of this image: check image_size"
         )
-    if largest <= 2.0:
+    if largest <= LARGEST_NORMALISED:
         raise UnitError(
-            f"pose_2d lies within {largest:.2f} of 0, which looks normalised; expected pixels of a "
-            f"{image_size[0]:.0f} x {image_size[1]:.0f} image: multiply it out first"
+            f"pose_2d lies within {largest:.2f} of 0, which looks normalised; expected pixels of an image of {image}: "
+            "undo the normalisation first (refiner.camera.denormalise_screen)"
         )
-    return array
+    return array.astype(np.float32)
 
 
 def check_pose_3d(pose_3d: Any, joints: JointSet) -> NDArray[np.float32]:
-    """``(F, J, 3)`` metres -> the same as float32. Raises an InputError subclass."""
+    """``(F, J, 3)`` metres, camera axes -> a float32 copy. Raises an InputError subclass."""
     array = _sequence(pose_3d, "pose_3d", 3, joints)
-    body = float(np.abs(array - array[:, :1]).max())
+    # From the middle of the joints, since not every joint set has a root; the median frame tells the unit.
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the end of the type's range are refused below
+        size = np.abs(array - array.mean(axis=1, keepdims=True, dtype=np.float64)).max(axis=(1, 2))
+    body = float(np.median(size))
     if body > LARGEST_BODY_M:
+        unit, factor = ("millimetres", 1000) if body > 20 * LARGEST_BODY_M else ("centimetres", 100)
         raise UnitError(
-            f"a joint of pose_3d lies {body:,.0f} from the root; expected metres, so this looks like millimetres: "
-            "divide by 1000"
+            f"pose_3d has joints {body:,.0f} from the middle of the body; expected metres, about 1. It looks like "
+            f"{unit}: divide by {factor}"
+        )
+    if body < SMALLEST_BODY_M:
+        raise UnitError(f"pose_3d has all joints within {body:.2g} of the middle of the body; expected metres, about 1")
+    worst = int(size.argmax())
+    if size[worst] > LARGEST_BODY_M:
+        raise UnitError(
+            f"frame {worst} of pose_3d has a joint {size[worst]:,.0f} m from the middle of the body, the median frame "
+            f"{body:.1f} m; expected metres: fill or drop such frames first"
         )
     distance = float(np.abs(array).max())
     if distance > LARGEST_DISTANCE_M:
-        raise UnitError(f"pose_3d lies {distance:,.0f} from the camera; expected metres: divide by 1000")
-    return array
+        raise UnitError(
+            f"pose_3d lies up to {distance:,.0f} m from the camera, expected at most {LARGEST_DISTANCE_M:,.0f} m: is "
+            "its root in millimetres?"
+        )
+    return array.astype(np.float32)
 
 
 def check_lengths(pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> None:
     """Raises LengthError unless both have the same number of frames."""
     if len(pose_2d) != len(pose_3d):
         raise LengthError(
-            f"pose_2d has {len(pose_2d)} frames and pose_3d {len(pose_3d)}; they must be of the same frames"
+            f"pose_2d has {len(pose_2d)} frames and pose_3d {len(pose_3d)}; expected both of the same frames"
         )
 
 
-def _sequence(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray[np.float32]:
-    if hasattr(value, "detach"):
+def _sequence(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray[Any]:
+    """An array of finite real numbers of the right shape, in its own type."""
+    expected = f"expected (frames, {joints.joints}, {coordinates})"
+    if hasattr(value, "detach"):  # a PyTorch tensor
         value = value.detach().cpu().numpy()
-    array = np.asarray(value)
-    expected = f"expected (frames, {len(joints.joint_names)}, {coordinates})"
-    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
-        raise DTypeError(f"{name} has type {array.dtype}; expected numbers, float32")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise ShapeError(f"{name} cannot be read as an array ({error}); {expected}") from error
+    if array.dtype.kind not in "fiu":
+        raise DTypeError(f"{name} has type {array.dtype}; expected real numbers, such as float32")
+    if array.ndim > 0 and len(array) == 0:
+        raise EmptySequenceError(f"{name} has no frames (shape {array.shape}); {expected} with at least one frame")
     if array.ndim != 3:
-        raise ShapeError(f"{name} has shape {array.shape}; {expected}")
+        hint = "; one frame alone is pose[None]" if array.shape == (joints.joints, coordinates) else ""
+        hint = "; pass one person at a time" if array.ndim == 4 else hint
+        raise ShapeError(f"{name} has shape {array.shape}; {expected}{hint}")
     if array.shape[2] != coordinates:
         if array.shape[2] == 5 - coordinates:
-            other = "pose_3d" if coordinates == 2 else "pose_2d"
-            raise SwappedInputError(
-                f"{name} has {array.shape[2]} coordinates, {expected}: was it swapped with {other}?"
-            )
+            other, hint = "pose_2d", ""
+            if coordinates == 2:
+                other, hint = "pose_3d", " (a confidence is no coordinate: pose_2d[..., :2] drops it)"
+            raise SwappedInputError(f"{name} has shape {array.shape}; {expected}. Was it swapped with {other}?{hint}")
         raise ShapeError(f"{name} has shape {array.shape}; {expected}")
-    if array.shape[1] != len(joints.joint_names):
+    if array.shape[1] != joints.joints:
         raise JointCountError(
-            f"{name} has {array.shape[1]} joints, {joints.name} has {len(joints.joint_names)}: {expected}; "
-            "other joint sets are named by joints="
+            f"{name} has {array.shape[1]} joints (shape {array.shape}), {joints.name} has {joints.joints}: {expected}; "
+            "joints= names other joint sets"
         )
-    if len(array) == 0:
-        raise EmptySequenceError(f"{name} has no frames; {expected} with at least one frame")
     finite = np.isfinite(array).all(axis=(1, 2))
     if not finite.all():
         bad = np.flatnonzero(~finite)
@@ -108,4 +150,5 @@ def _sequence(value: Any, name: str, coordinates: int, joints: JointSet) -> NDAr
             f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} frames, first in frame {bad[0]}; "
             "fill or drop these frames first"
         )
-    return array.astype(np.float32)
+    # Half precision would round pixels and overflow in sums.
+    return array.astype(np.float32) if array.dtype == np.float16 or array.dtype.kind != "f" else array

@@ -8,50 +8,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.data.resample import resample_poses
+from refiner.data.resample import resample_back, resample_poses
 from refiner.runtime.engine import LifterEngine
-from refiner.runtime.inputs import check_image_size, check_pose_2d
+from refiner.runtime.inputs import check_fps, check_image_size, check_pose_2d
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, check_hop, run_windows
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
-
-MODEL_FPS = 50.0
 
 
 class Lifter:
-    """A 2D-to-3D lifter over sequences of any length.
+    """A 2D-to-3D lifter over sequences of any length. Make one with `load`.
 
-    ``frames`` is the length of its window, ``hop`` the distance of two windows, ``metadata`` its checkpoint's
-    configuration. Make one with `load`.
+    Args:
+        engine: what runs its windows.
+        flip_test: average with the mirrored pass, at twice the cost.
+        hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
+            the window's length.
+        batch: windows that run at a time.
     """
 
-    def __init__(self, engine: LifterEngine, flip_test: bool = False, hop: int | None = None) -> None:
+    def __init__(
+        self, engine: LifterEngine, flip_test: bool = False, hop: int | None = None, batch: int = DEFAULT_BATCH
+    ) -> None:
         self._engine = engine
         self.flip_test = flip_test
-        self.hop = hop or max(1, engine.frames // 2)
+        self.hop = check_hop(hop, engine.frames)
+        self.batch = batch
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str] | None = None,
         engine: str | None = None,
-        flip_test: bool = False,
+        flip_test: bool | None = None,
         threads: int | None = None,
         hop: int | None = None,
     ) -> Lifter:
         """Load a checkpoint or an ``.onnx`` file; without a path the bundled lifter.
 
-        ``flip_test`` averages with the mirrored pass, at twice the cost. Raises CheckpointError, ArtefactError,
-        UsageError and MissingComponentError.
+        ``flip_test`` None does what the checkpoint's configuration says (``flip_test``), by default not. Raises
+        CheckpointError, ArtefactError, UsageError and MissingComponentError.
         """
-        return cls(open_engine(path, "lifter", engine, threads=threads), flip_test, hop)
+        opened = open_engine(path, "lifter", engine, threads=threads)
+        flip = bool(opened.metadata.get("flip_test", False)) if flip_test is None else flip_test
+        return cls(opened, flip, hop)
 
     @property
     def frames(self) -> int:
+        """The length of a window."""
         return self._engine.frames
 
     @property
+    def fps(self) -> float:
+        """The frame rate that the model was trained at."""
+        return self._engine.fps
+
+    @property
     def metadata(self) -> dict[str, Any]:
+        """The checkpoint's configuration or the artefact's manifest, and ``engine``."""
         return self._engine.metadata
 
     def lift(
@@ -63,25 +77,23 @@ class Lifter:
     ) -> NDArray[np.float32]:
         """``(F, J, 2)`` pixels -> ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip).
 
-        ``image_size`` is (width, height) in pixels; ``fps`` the frame rate where it is not the model's 50;
-        ``joints`` the joint set of the input. Raises an InputError that says what is wrong with the input.
+        ``image_size`` is (width, height) in pixels; ``fps`` the frame rate where it is not the model's;
+        ``joints`` the joint set of the input, the result is in Human3.6M's. The input is not changed. Raises an
+        InputError that says what is wrong with it, UsageError for an unknown joint set or frame rate.
         """
         size = check_image_size(image_size)
-        pixels = to_h36m17(check_pose_2d(pose_2d, size, joint_set(joints)), joints).astype(np.float32)
-        count = len(pixels)
-        if fps is not None and fps != MODEL_FPS:
-            pixels = resample_poses(pixels, fps, MODEL_FPS).astype(np.float32)
+        rate = check_fps(fps, self.fps)
+        given = to_h36m17(check_pose_2d(pose_2d, size, joint_set(joints)), joints)
+        pixels = resample_poses(given, rate, self.fps)
         lifted = self._windows(pixels, size)
         if self.flip_test:
             mirrored = flip_pose(pixels)
             mirrored[..., 0] += size[0]  # -x about the image's left edge, moved back into the image
             lifted = (lifted + flip_pose(self._windows(mirrored, size))) / 2
-        if fps is not None and fps != MODEL_FPS:
-            lifted = resample_poses(lifted, MODEL_FPS, fps, frames_out=count).astype(np.float32)
-        return lifted
+        return resample_back(lifted, self.fps, rate, len(given))
 
     def _windows(self, pixels: NDArray[np.float32], size: tuple[float, float]) -> NDArray[np.float32]:
         def model(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-            return self._engine(windows, np.tile(np.float32(size), (len(windows), 1)))
+            return self._engine(windows, np.tile(np.asarray(size, np.float32), (len(windows), 1)))
 
-        return run_windows(model, (pixels,), self.frames, self.hop)
+        return run_windows(model, (pixels,), self.frames, self.hop, self.batch)

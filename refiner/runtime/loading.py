@@ -29,22 +29,27 @@ def open_engine(
     """
     if engine not in (None, *ENGINES):
         raise UsageError(f"there is no engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
     file = BUNDLED / f"{kind}.safetensors" if path is None else Path(path)
-    if path is None and not file.exists():
-        raise CheckpointError(f"this installation holds no bundled {kind} ({file}); name a checkpoint")
     if file.suffix == ".onnx":
         if engine == "torch":
             raise UsageError(f"{file} is an ONNX graph; PyTorch runs the checkpoint that it was exported from")
         if steps is not None:
-            raise UsageError("the steps of an exported graph are fixed: export it again with --steps")
+            raise UsageError(f"the steps of {file} are fixed in its graph: export it again with --steps {steps}")
         return OnnxEngine(file, kind, threads=threads)
+    if path is None and not file.exists():
+        raise CheckpointError(f"this installation holds no bundled {kind} ({file}); name a checkpoint or an .onnx file")
     if engine == "onnx":
         raise UsageError(
-            f"{file} is a checkpoint; ONNX Runtime runs graphs: refiner-export --engine onnx --checkpoint {file}"
+            f"{file} is a checkpoint; ONNX Runtime runs graphs. Make one with refiner-export --engine onnx "
+            f"--checkpoint {file}, and load the .onnx file that it writes"
         )
-    if find_spec("torch") is None and path is None:
+    if file.is_dir():
+        raise CheckpointError(f"{file} is a folder; expected a .safetensors or .onnx file")
+    if path is None and find_spec("torch") is None:
         raise MissingComponentError(
             f"the bundled {kind} is a PyTorch checkpoint and PyTorch is not installed: pip install 'refiner[train]'; "
-            "or load an exported graph, which needs only 'refiner[cpu]'"
+            "or load an .onnx file that refiner-export wrote on another machine, which needs only 'refiner[cpu]'"
         )
     return TorchEngine(file, kind, steps, threads)

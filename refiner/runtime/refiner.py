@@ -8,28 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.data.resample import resample_poses
-from refiner.errors import UsageError
+from refiner.data.resample import resample_back, resample_poses
 from refiner.runtime.engine import RefinerEngine
-from refiner.runtime.inputs import check_image_size, check_lengths, check_pose_2d, check_pose_3d
-from refiner.runtime.lifter import MODEL_FPS
+from refiner.runtime.inputs import check_fps, check_image_size, check_lengths, check_pose_2d, check_pose_3d
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, check_hop, run_windows
 from refiner.skeleton import joint_set, to_h36m17
 
 
 class Refiner:
-    """A refiner over sequences of any length.
+    """A refiner over sequences of any length. Make one with `load`.
 
-    ``frames`` is the length of its window, ``hop`` the distance of two windows, ``metadata`` its checkpoint's
-    configuration or its manifest. Make one with `load`.
+    Args:
+        engine: what runs its windows.
+        hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
+            the window's length.
+        batch: windows that run at a time.
     """
 
-    def __init__(self, engine: RefinerEngine, hop: int | None = None) -> None:
-        if hop is not None and not 1 <= hop <= engine.frames:
-            raise UsageError(f"hop must lie between 1 and the window's {engine.frames} frames, got {hop}")
+    def __init__(self, engine: RefinerEngine, hop: int | None = None, batch: int = DEFAULT_BATCH) -> None:
         self._engine = engine
-        self.hop = hop or max(1, engine.frames // 2)
+        self.hop = check_hop(hop, engine.frames)
+        self.batch = batch
 
     @classmethod
     def load(
@@ -42,17 +42,30 @@ class Refiner:
     ) -> Refiner:
         """Load a checkpoint or an ``.onnx`` file; without a path the bundled refiner.
 
-        ``steps`` is K instead of the checkpoint's. Raises CheckpointError, ArtefactError, UsageError and
+        ``engine`` is "torch" or "onnx", by default what the file is for; ``steps`` is K instead of the
+        checkpoint's; ``threads`` the engine's. Raises CheckpointError, ArtefactError, UsageError and
         MissingComponentError.
         """
         return cls(open_engine(path, "refiner", engine, steps, threads), hop)
 
     @property
     def frames(self) -> int:
+        """The length of a window."""
         return self._engine.frames
 
     @property
+    def steps(self) -> int:
+        """K, the denoising steps."""
+        return int(self._engine.metadata["steps"])
+
+    @property
+    def fps(self) -> float:
+        """The frame rate that the model was trained at."""
+        return self._engine.fps
+
+    @property
     def metadata(self) -> dict[str, Any]:
+        """The checkpoint's configuration or the artefact's manifest, and ``engine``."""
         return self._engine.metadata
 
     def refine(
@@ -66,25 +79,26 @@ class Refiner:
         """``(F, J, 2)`` pixels and ``(F, J, 3)`` metres in camera axes -> refined ``(F, 17, 3)`` metres.
 
         The root (mid-hip) of ``pose_3d`` may lie anywhere and is kept. ``image_size`` is (width, height) in
-        pixels; ``fps`` the frame rate where it is not the model's 50; ``joints`` the joint set of both inputs.
-        The inputs are not changed. Raises an InputError that says what is wrong with them.
+        pixels; ``fps`` the frame rate where it is not the model's; ``joints`` the joint set of both inputs, the
+        result is in Human3.6M's. The inputs are not changed. Raises an InputError that says what is wrong with
+        them, UsageError for an unknown joint set or frame rate.
         """
         size = check_image_size(image_size)
+        rate = check_fps(fps, self.fps)
         kind = joint_set(joints)
-        pixels = to_h36m17(check_pose_2d(pose_2d, size, kind), joints).astype(np.float32)
-        metres = to_h36m17(check_pose_3d(pose_3d, kind), joints).astype(np.float32)
-        check_lengths(pixels, metres)
+        given_2d = check_pose_2d(pose_2d, size, kind)
+        given_3d = check_pose_3d(pose_3d, kind)
+        check_lengths(given_2d, given_3d)
+        metres = to_h36m17(given_3d, joints)
         root = metres[:, :1]
-        body = metres - root
-        if fps is not None and fps != MODEL_FPS:
-            pixels = resample_poses(pixels, fps, MODEL_FPS).astype(np.float32)
-            body = resample_poses(body, fps, MODEL_FPS).astype(np.float32)
+        pixels = resample_poses(to_h36m17(given_2d, joints), rate, self.fps)
+        body = resample_poses(metres - root, rate, self.fps)
 
         def model(windows_2d: NDArray[np.float32], windows_3d: NDArray[np.float32]) -> NDArray[np.float32]:
-            return self._engine(windows_2d, windows_3d, np.tile(np.float32(size), (len(windows_2d), 1)))
+            return self._engine(windows_2d, windows_3d, np.tile(np.asarray(size, np.float32), (len(windows_2d), 1)))
 
-        refined = run_windows(model, (pixels, body), self.frames, self.hop)
-        if fps is not None and fps != MODEL_FPS:
-            refined = resample_poses(refined, MODEL_FPS, fps, frames_out=len(root)).astype(np.float32)
+        refined = run_windows(model, (pixels, body), self.frames, self.hop, self.batch)
+        refined = resample_back(refined, self.fps, rate, len(root))
         refined[:, 0] = 0.0
-        return refined + root
+        kept: NDArray[np.float32] = refined + root
+        return kept

@@ -7,13 +7,26 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.windows import merge_windows, split_windows, window_starts
+from refiner.data.windows import merge_windows, window_indices, window_starts
+from refiner.errors import UsageError
 
 Array = NDArray[np.float32]
 
+# Enough windows to keep every core busy, few enough for their activations to stay in the caches.
+DEFAULT_BATCH = 16
+
+
+def check_hop(hop: int | None, window: int) -> int:
+    """The distance of two windows; None is half a window. Raises UsageError unless 1 <= hop <= window."""
+    if hop is None:
+        return max(1, window // 2)
+    if not 1 <= hop <= window:
+        raise UsageError(f"hop must lie between 1 and the window's {window} frames, got {hop}")
+    return hop
+
 
 def run_windows(
-    model: Callable[..., Array], sequences: tuple[Array, ...], window: int, hop: int, batch: int = 64
+    model: Callable[..., Array], sequences: tuple[Array, ...], window: int, hop: int, batch: int = DEFAULT_BATCH
 ) -> Array:
     """Run ``model(*windows)`` over ``(F, ...)`` sequences and blend its ``(B, window, ...)`` outputs to ``(F, ...)``.
 
@@ -22,10 +35,9 @@ def run_windows(
     """
     frames = len(sequences[0])
     starts = window_starts(frames, window, hop)
-    windows = [split_windows(sequence, window, hop) for sequence in sequences]
-    outputs = [
-        model(*(np.ascontiguousarray(part[first : first + batch]) for part in windows))
-        for first in range(0, len(starts), batch)
-    ]
+    outputs = []
+    for first in range(0, len(starts), batch):
+        frame = window_indices(starts[first : first + batch], window, frames)
+        outputs.append(model(*(sequence[frame] for sequence in sequences)))
     merged: Array = merge_windows(np.concatenate(outputs), starts, frames)
     return merged

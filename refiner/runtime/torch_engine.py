@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import MissingComponentError
+from refiner.runtime.engine import config_fps
 
 
 class TorchEngine:
@@ -17,6 +18,8 @@ class TorchEngine:
     Args:
         path: a ``.safetensors`` checkpoint. kind: "lifter" or "refiner". steps: K instead of the checkpoint's.
         threads: PyTorch's threads (a setting of the whole process); None leaves them.
+
+    Raises CheckpointError for a file that is no such checkpoint, MissingComponentError without PyTorch.
     """
 
     def __init__(
@@ -29,14 +32,16 @@ class TorchEngine:
                 f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, export the "
                 "checkpoint with refiner-export --engine onnx elsewhere and load the .onnx file"
             ) from error
+        from refiner.models import UnrolledRefiner
         from refiner.training.checkpoints import load_module
 
         if threads:
             torch.set_num_threads(threads)
         self._module = load_module(path, steps, kind)
         self.frames: int = self._module.frames
+        self.fps = config_fps(self._module.config)
         self.metadata: dict[str, Any] = {**self._module.config, "engine": "torch"}
-        if kind == "refiner":
+        if isinstance(self._module, UnrolledRefiner):
             self.metadata["steps"] = self._module.steps
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -78,7 +78,8 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
         ) from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file} was not written by refiner: its metadata has format {metadata.get('format')!r}, expected {FORMAT!r}"
+            f"{file} was not written by refiner: its metadata has format {metadata.get('format')!r}, "
+            f"expected {FORMAT!r}"
         )
     if metadata.get("version") != VERSION:
         raise CheckpointError(f"{file} has version {metadata.get('version')!r}, this refiner reads {VERSION!r}")
@@ -111,7 +112,9 @@ def load_module(
     return module_of(load_checkpoint(path, kind), steps, str(path))
 
 
-def module_of(checkpoint: Checkpoint, steps: int | None = None, where: str = "checkpoint") -> UnrolledRefiner | LiftingModule:
+def module_of(
+    checkpoint: Checkpoint, steps: int | None = None, where: str = "checkpoint"
+) -> UnrolledRefiner | LiftingModule:
     """`load_module` for a checkpoint that is already read."""
     config = checkpoint.config
     model = build_model(config)

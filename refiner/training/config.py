@@ -161,9 +161,7 @@ def _build(kind: type[Any], content: Any, where: str) -> Any:
     missing = [
         name
         for name, entry in fields.items()
-        if name not in content
-        and entry.default is dataclasses.MISSING
-        and entry.default_factory is dataclasses.MISSING
+        if name not in content and entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{where}: missing {', '.join(missing)}")

@@ -121,9 +121,7 @@ class _Run:
             tensors = {f"{MODEL_PREFIX}{name}": value for name, value in average.state().items()}
             save_checkpoint(self.folder / BEST_FILE, config, {**tensors, **task.extra_tensors()})
 
-    def save_state(
-        self, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage
-    ) -> None:
+    def save_state(self, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage) -> None:
         """Everything that `resume` needs, written atomically, the history in the same file."""
         from safetensors.torch import save_file
 

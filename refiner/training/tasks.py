@@ -28,7 +28,8 @@ MILLIMETRES = 1000.0
 class Task(Protocol):
     """One kind of training for the loop."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def loss(self, windows: Windows, step: int) -> Tensor: ...
 
@@ -79,7 +80,8 @@ class LifterTask:
         pose = self.model(torch.from_numpy(windows.pose_2d).to(self.device)).float()
         target = torch.from_numpy(windows.pose_3d).to(self.device)
         error = (pose - pose[..., :1, :] - target)[..., 1:, :]
-        return torch.linalg.vector_norm(error, dim=-1).mean()
+        distance: Tensor = torch.linalg.vector_norm(error, dim=-1).mean()
+        return distance
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         return {"mpjpe_mm": self.validation.mpjpe_mm(lift_windows(model, self.validation.pose_2d))}
@@ -117,7 +119,7 @@ class RefinerTask:
         self._noise_factor = noise_factor
         self._clean_factor = signal
         self._alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
-        self._kernel = noise.kernel_arguments()
+        self._kernel: dict[str, Any] = dict(noise.kernel_arguments())
         self._cross_fit_mean = {
             "lifter_mpjpe_mm": validation.mpjpe_mm(validation_lifted),
             "linear_mpjpe_mm": validation.mpjpe_mm(
@@ -149,7 +151,8 @@ class RefinerTask:
         ).float()
         target = torch.from_numpy(error.reshape(shape)).to(self.device) / self._scale
         # The root's error is 0 by definition: nothing to learn there.
-        return (predicted - target)[..., 1:, :].square().mean()
+        squared: Tensor = (predicted - target)[..., 1:, :].square().mean()
+        return squared
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PoseDenoiser)

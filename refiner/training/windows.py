@@ -104,11 +104,12 @@ class WindowSampler:
             points = camera.to_camera(world[row])
             pose_3d[row] = points - points[:, :1]
             pixels[row] = camera.project(points)
+        # Drawn before the detections, so that both kinds of 2D see the same poses.
+        mirrored = rng.random(self.size) < self.config.flip
         if simulated:
             pixels = self.detector.detect(pixels, rng)
         for row, camera in enumerate(views):
             pose_2d[row] = normalise_screen(pixels[row], camera.image_size)
-        mirrored = rng.random(self.size) < self.config.flip
         pose_2d[mirrored], pose_3d[mirrored] = flip_pose(pose_2d[mirrored]), flip_pose(pose_3d[mirrored])
         return Windows(pose_2d, pose_3d, np.array([self._clips[index].subject for index in chosen]))
 

@@ -93,9 +93,7 @@ def test_detections_and_their_metadata_are_read(tmp_path, protocol):
     loaded = load_positions_2d(path)
     assert loaded.metadata == METADATA
     for camera in range(4):
-        np.testing.assert_array_equal(
-            loaded.positions["S1"]["Walking"][camera], people["S1"]["Walking"][camera]
-        )
+        np.testing.assert_array_equal(loaded.positions["S1"]["Walking"][camera], people["S1"]["Walking"][camera])
 
 
 def test_odd_memory_layouts_are_read(tmp_path):

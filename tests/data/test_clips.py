@@ -35,9 +35,7 @@ def detections(extra=0, cameras=4):
     return Detections(
         {
             subject: {
-                key: [
-                    rng.uniform(0, 1000, (frames + extra, 17, 2)).astype(np.float32) for _ in range(cameras)
-                ]
+                key: [rng.uniform(0, 1000, (frames + extra, 17, 2)).astype(np.float32) for _ in range(cameras)]
                 for key, frames in clips.items()
             }
             for subject, clips in FRAMES.items()
@@ -161,9 +159,7 @@ def test_detections_in_the_folder_are_used_unless_told_otherwise(folder):
     found = detections(2)
     np.savez(folder / "data_2d_cmu_cpn.npz", positions_2d=found.positions)
     opened = open_motion_folder(folder)
-    np.testing.assert_array_equal(
-        opened.clips("test")[2].pose_2d, found.positions["S2"]["Sitting Down 3"][2][:5]
-    )
+    np.testing.assert_array_equal(opened.clips("test")[2].pose_2d, found.positions["S2"]["Sitting Down 3"][2][:5])
     clean = opened.clips("test", detected=False)[2]
     np.testing.assert_array_equal(clean.pose_2d, clean.pose_2d_clean)
     assert open_motion_folder(folder, detections="simulated").detections is None
@@ -198,15 +194,11 @@ def test_human36m_is_chosen_by_name_only(tmp_path):
 def test_a_folder_that_lacks_something_is_refused(tmp_path, folder):
     with pytest.raises(ArchiveError, match="there is no folder"):
         open_motion_folder(folder / "none")
-    (folder / "clips.json").write_text(
-        json.dumps({"fps": 50, "split": {"train": ["S5", "S6"], "test": ["S77"]}})
-    )
+    (folder / "clips.json").write_text(json.dumps({"fps": 50, "split": {"train": ["S5", "S6"], "test": ["S77"]}}))
     with pytest.raises(ArchiveError, match=r"lacks S77 of the split"):
         open_motion_folder(folder)
     np.savez(folder / "data_3d_other.npz", positions_3d=archive())
-    with pytest.raises(
-        ArchiveError, match=r"should hold one data_3d_\*\.npz; found data_3d_cmu\.npz, data_3d_other"
-    ):
+    with pytest.raises(ArchiveError, match=r"should hold one data_3d_\*\.npz; found data_3d_cmu\.npz, data_3d_other"):
         open_motion_folder(folder)
 
 

@@ -96,12 +96,8 @@ def test_swaps_exchange_whole_limbs_of_one_group():
     active = {}
     for name, (left, right) in {"legs": LEGS, "arms": ARMS}.items():
         swapped = (result[..., left, :] == poses[..., right, :]).all(axis=(-1, -2))
-        np.testing.assert_array_equal(
-            (result[..., right, :] == poses[..., left, :]).all(axis=(-1, -2)), swapped
-        )
-        np.testing.assert_array_equal(
-            (result[..., left, :] == poses[..., left, :]).all(axis=(-1, -2)), ~swapped
-        )
+        np.testing.assert_array_equal((result[..., right, :] == poses[..., left, :]).all(axis=(-1, -2)), swapped)
+        np.testing.assert_array_equal((result[..., left, :] == poses[..., left, :]).all(axis=(-1, -2)), ~swapped)
         active[name] = swapped
         starts = swapped[:, 1:] & ~swapped[:, :-1]
         assert starts.sum() / (~swapped[:, :-1]).sum() == pytest.approx(0.01, rel=0.1)

@@ -12,9 +12,7 @@ from refiner.camera import human36m_cameras
 from refiner.data.clips import motion_folder_from_env
 from refiner.data.detector import DetectorModel
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("REFINER_DATA"), reason="REFINER_DATA names no motion archive"
-)
+pytestmark = pytest.mark.skipif(not os.environ.get("REFINER_DATA"), reason="REFINER_DATA names no motion archive")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +42,7 @@ def test_all_joints_lie_inside_the_images_but_eleven(folder):
     clips = folder.clips(detected=False)
     assert sum(clip.frames for clip in clips) * 17 == 6_984_688
     outside = sum(
-        int(((clip.pose_2d_clean < 0) | (clip.pose_2d_clean >= clip.image_size)).any(axis=-1).sum())
-        for clip in clips
+        int(((clip.pose_2d_clean < 0) | (clip.pose_2d_clean >= clip.image_size)).any(axis=-1).sum()) for clip in clips
     )
     assert outside == 11
 

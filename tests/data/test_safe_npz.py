@@ -51,9 +51,7 @@ def poses():
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_plain_and_pickled_members_come_back(tmp_path, poses, save):
-    save(
-        tmp_path / "a.npz", poses=poses, table={"S1": {"Walking": poses.astype(np.float32)}}, names=["a", "b"]
-    )
+    save(tmp_path / "a.npz", poses=poses, table={"S1": {"Walking": poses.astype(np.float32)}}, names=["a", "b"])
     content = load_npz(tmp_path / "a.npz")
     np.testing.assert_array_equal(content["poses"], poses)
     np.testing.assert_array_equal(content["table"]["S1"]["Walking"], poses.astype(np.float32))
@@ -61,9 +59,7 @@ def test_plain_and_pickled_members_come_back(tmp_path, poses, save):
 
 
 def test_the_headers_of_old_and_new_numpy_are_read(tmp_path, poses):
-    zipped(
-        tmp_path / "a.npz", [("one.npy", npy(poses, version=(1, 0))), ("two.npy", npy(poses, version=(2, 0)))]
-    )
+    zipped(tmp_path / "a.npz", [("one.npy", npy(poses, version=(1, 0))), ("two.npy", npy(poses, version=(2, 0)))])
     content = load_npz(tmp_path / "a.npz")
     for name in ("one", "two"):
         np.testing.assert_array_equal(content[name], poses)

@@ -48,9 +48,7 @@ def test_split_then_merge_gives_the_sequence_back(frames, window, hop, dtype):
     assert windows.shape == (len(starts), window, 17, 3)
     merged = merge_windows(windows, starts, frames)
     assert merged.dtype == dtype
-    np.testing.assert_allclose(
-        merged, sequence, rtol=0, atol=4 * np.finfo(dtype).eps * np.abs(sequence).max()
-    )
+    np.testing.assert_allclose(merged, sequence, rtol=0, atol=4 * np.finfo(dtype).eps * np.abs(sequence).max())
 
 
 def test_a_short_sequence_is_padded_with_its_last_frame():
@@ -67,9 +65,7 @@ def test_merging_is_the_weighted_mean_computed_frame_by_frame():
     expected = np.zeros((frames, 3))
     for frame in range(frames):
         pairs = [(n, frame - s) for n, s in enumerate(starts) if 0 <= frame - s < window]
-        expected[frame] = sum(weights[j] * windows[n, j] for n, j in pairs) / sum(
-            weights[j] for _, j in pairs
-        )
+        expected[frame] = sum(weights[j] * windows[n, j] for n, j in pairs) / sum(weights[j] for _, j in pairs)
     np.testing.assert_allclose(merge_windows(windows, starts, frames, weights), expected, rtol=1e-12)
 
 
@@ -88,9 +84,7 @@ def test_each_frame_is_scored_once_in_the_window_with_the_nearest_middle(frames,
     places = np.arange(window)[None] + starts[:, None]
     assert sorted(places[mask]) == list(range(frames))
     for n, j in zip(*np.nonzero(mask), strict=True):
-        distances = [
-            abs(places[n, j] - s - (window - 1) / 2) for s in starts if 0 <= places[n, j] - s < window
-        ]
+        distances = [abs(places[n, j] - s - (window - 1) / 2) for s in starts if 0 <= places[n, j] - s < window]
         assert abs(j - (window - 1) / 2) == min(distances)
 
 

@@ -22,9 +22,7 @@ POSE_METRICS = [mpjpe, p_mpjpe, n_mpjpe, pck, auc]
 MOTION_METRICS = [mpjve, acceleration_error]
 
 
-def random_poses(
-    seed: int, count: int = 40, joints: int = 17, noise: float = 0.05
-) -> tuple[np.ndarray, np.ndarray]:
+def random_poses(seed: int, count: int = 40, joints: int = 17, noise: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     target = rng.normal(0.0, 0.35, (count, joints, 3))
     return target + rng.normal(0.0, noise, target.shape), target
@@ -72,9 +70,7 @@ def test_the_root_counts_as_zero_in_the_mean():
 
 def test_float32_input_is_summed_in_float64():
     pred, target = (array.astype(np.float32) for array in random_poses(3))
-    np.testing.assert_array_equal(
-        mpjpe(pred, target), mpjpe(pred.astype(np.float64), target.astype(np.float64))
-    )
+    np.testing.assert_array_equal(mpjpe(pred, target), mpjpe(pred.astype(np.float64), target.astype(np.float64)))
 
 
 def test_p_mpjpe_agrees_with_the_svd_formula():
@@ -143,12 +139,7 @@ def test_n_mpjpe_of_coincident_joints_at_the_origin():
 def test_motion_errors_against_loops():
     pred, target = random_poses(11, count=12)
     velocity = [
-        np.mean(
-            [
-                np.linalg.norm((pred[f + 1, j] - pred[f, j]) - (target[f + 1, j] - target[f, j]))
-                for j in range(17)
-            ]
-        )
+        np.mean([np.linalg.norm((pred[f + 1, j] - pred[f, j]) - (target[f + 1, j] - target[f, j])) for j in range(17)])
         for f in range(11)
     ]
     acceleration = [
@@ -177,9 +168,7 @@ def test_motion_errors_ignore_what_does_not_move():
     assert mpjve(target + drift, target).min() > 0.1
 
 
-@pytest.mark.parametrize(
-    ("frames", "velocities", "accelerations"), [(1, 0, 0), (2, 1, 0), (3, 2, 1), (10, 9, 8)]
-)
+@pytest.mark.parametrize(("frames", "velocities", "accelerations"), [(1, 0, 0), (2, 1, 0), (3, 2, 1), (10, 9, 8)])
 def test_motion_errors_of_short_sequences(frames, velocities, accelerations):
     pred, target = random_poses(13, count=frames)
     assert mpjve(pred, target).shape == (velocities,)
@@ -252,7 +241,7 @@ def test_bad_input_is_named(metric):
     for value in (np.nan, np.inf, -np.inf):
         broken = pred.copy()
         broken[23, 4, 1] = value
-        with pytest.raises(NonFiniteError, match="1 of 40 poses.*index 23"):
+        with pytest.raises(NonFiniteError, match=r"1 of 40 poses.*index 23"):
             metric(broken, target)
         with pytest.raises(NonFiniteError, match="target"):
             metric(pred, broken)

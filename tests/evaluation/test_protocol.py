@@ -11,9 +11,7 @@ from refiner.evaluation.metrics import acceleration_error, mpjve
 from refiner.evaluation.protocol import METRICS
 
 
-def shifted(
-    name: str, frames: int, error_mm: float, subject: str = "S2", camera: str = "0", seed: int = 0
-) -> Sequence:
+def shifted(name: str, frames: int, error_mm: float, subject: str = "S2", camera: str = "0", seed: int = 0) -> Sequence:
     """A random motion whose every joint but the root is off by ``error_mm`` along x."""
     rng = np.random.default_rng([seed, frames])
     target = rng.normal(0.0, 0.3, (frames, 17, 3))
@@ -73,9 +71,7 @@ def test_velocity_is_not_taken_across_clips():
     result = evaluate_sequences(clips)
     assert result.frame_mean("mpjve") == pytest.approx(0.0, abs=1e-9)
     assert result.frame_mean("acceleration_error") == pytest.approx(0.0, abs=1e-9)
-    joined = [
-        np.concatenate([getattr(clip, side) for clip in clips]) * 1000 for side in ("prediction", "target")
-    ]
+    joined = [np.concatenate([getattr(clip, side) for clip in clips]) * 1000 for side in ("prediction", "target")]
     assert mpjve(*joined).max() > 800.0 and acceleration_error(*joined).max() > 800.0
     assert [score.counts["mpjve"] for score in result.sequences] == [7, 8]
     assert [score.counts["acceleration_error"] for score in result.sequences] == [6, 7]
@@ -86,9 +82,7 @@ def test_motion_metrics_are_weighted_by_frame_steps():
     clips = []
     for name, frames in (("Walking", 5), ("Walking 1", 20)):
         target = rng.normal(0.0, 0.3, (frames, 17, 3))
-        clips.append(
-            Sequence(name, "S2", "Walking", "0", target + rng.normal(0.0, 0.01, target.shape), target)
-        )
+        clips.append(Sequence(name, "S2", "Walking", "0", target + rng.normal(0.0, 0.01, target.shape), target))
     result = evaluate_sequences(clips)
 
     def relative(pose: np.ndarray) -> np.ndarray:
@@ -105,9 +99,7 @@ def test_sequences_too_short_for_a_metric_leave_it_unmeasured():
     assert result.action_mean("mpjve") == pytest.approx(0.0, abs=1e-9)
     alone = evaluate_sequences([shifted("Jumping", 2, 17.0)])
     assert alone.frame_mean("mpjpe") == pytest.approx(16.0)
-    assert np.isnan(alone.frame_mean("acceleration_error")) and np.isnan(
-        alone.action_mean("acceleration_error")
-    )
+    assert np.isnan(alone.frame_mean("acceleration_error")) and np.isnan(alone.action_mean("acceleration_error"))
 
 
 def test_cameras_of_a_clip_are_one_clip():

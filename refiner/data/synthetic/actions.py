@@ -29,6 +29,9 @@ from refiner.data.synthetic.gait import (
     leg_angles,
     on_track,
     pelvis_swing,
+    reach_ankles,
+    stance,
+    stance_phases,
 )
 from refiner.data.synthetic.signals import (
     Keys,
@@ -38,6 +41,7 @@ from refiner.data.synthetic.signals import (
     smooth_noise,
     wandering_phase,
 )
+from refiner.skeleton import flip_pose
 
 Array = NDArray[np.float64]
 _GRAVITY = 9.81
@@ -164,23 +168,26 @@ class Scene:
 
 def walking(scene: Scene) -> Array:
     """Walks a round of the room."""
-    return _gait(scene, WALK, stride_hz=0.92, arms=20.0, elbow=22.0, lean=2.0)
+    return _gait(scene, WALK, stride_hz=0.92, stride_size=0.92, arms=20.0, elbow=22.0, lean=2.0)
 
 
 def running(scene: Scene) -> Array:
     """Jogs a round of the room."""
-    return _gait(scene, RUN, stride_hz=1.3, arms=32.0, elbow=88.0, lean=8.0)
+    return _gait(scene, RUN, stride_hz=1.3, stride_size=0.78, arms=32.0, elbow=88.0, lean=8.0)
 
 
-def _gait(scene: Scene, gait: Gait, stride_hz: float, arms: float, elbow: float, lean: float) -> Array:
+def _gait(
+    scene: Scene, gait: Gait, stride_hz: float, stride_size: float, arms: float, elbow: float, lean: float
+) -> Array:
     style, body, rng = scene.style, scene.body, scene.rng
-    # A long leg swings slower, as a pendulum does.
+    # A round this small is walked with short strides, and a long leg swings slower, as a pendulum does.
+    amplitude = style.amplitude * stride_size
     frequency = stride_hz * style.tempo * np.sqrt(1.72 / body.stature)
     phase = wandering_phase(rng, scene.times, frequency)
-    stride = fit_stride(body, gait, style.amplitude)
+    stride = fit_stride(body, gait, amplitude)
     angles = scene.angles
-    angles["hip_flexion"], angles["hip_abduction"], angles["knee"] = leg_angles(gait, phase, style.amplitude)
-    turn = pelvis_swing(angles, phase, style.amplitude)
+    angles["hip_flexion"], angles["hip_abduction"], angles["knee"] = leg_angles(gait, phase, amplitude)
+    turn = pelvis_swing(angles, phase, amplitude)
     lag = 2.0 * np.pi * gait.lag / 100.0
     swing = np.stack([-np.cos(phase - lag), np.cos(phase - lag)], axis=-1)
     for side in (0, 1):
@@ -191,27 +198,54 @@ def _gait(scene: Scene, gait: Gait, stride_hz: float, arms: float, elbow: float,
     # The chest turns against the pelvis, the head stays.
     scene.add("spine_twist", -1.6 * np.degrees(turn))
     scene.add("neck_twist", 0.6 * np.degrees(turn))
-    scene.add("spine_side", -3.0 * style.amplitude * np.sin(phase))
+    scene.add("spine_side", -3.0 * amplitude * np.sin(phase))
     scene.add("spine_flexion", lean)
     scene.add("trunk_pitch", 0.4 * lean)
     angles = limited(scene.angles)
     # The room for the walk shrinks for tall people, whom the nearest camera must hold too.
-    radius = 1.05 - 0.35 * (body.stature - 1.5)
-    lengths = radius * rng.uniform([0.92, 0.78], [1.08, 0.98])
-    distance = stride.distance(phase)
-    position, heading, curvature = Track(*lengths)(distance + rng.uniform(0.0, 6.0))
-    mirror = 1.0 if style.side == 0 else -1.0
+    radius = 1.07 - 0.35 * (body.stature - 1.5)
+    track = Track(*(radius * rng.uniform([0.97, 0.9], [1.04, 0.98])))
+    start = rng.uniform(0.0, 6.0)
     speed = stride.pace[0] * 2.0 * np.pi * frequency
-    bank = 0.8 * np.arctan(curvature * speed**2 / _GRAVITY)
+
+    def placed(at: Array, joints: Array) -> Array:
+        """Joints about the point below the mid-hip, at a phase of the stride."""
+        position, heading, curvature = track(stride.distance(at) + start)
+        return on_track(joints, position, heading, 0.8 * np.arctan(curvature * speed**2 / _GRAVITY))
+
+    def stride_legs(at: Array, pelvis: Array, hip: Array, spread: Array, knee: Array) -> Array:
+        legs = leg_joints(body, pelvis, {"hip_flexion": hip, "hip_abduction": spread, "knee": knee})
+        legs[..., 2] += stride.root_height(at)[:, None, None]
+        return legs
+
+    def ankle_at(at: Array, side: int) -> Array:
+        still = rest_angles(len(at))
+        swung = pelvis_swing(still, at, amplitude)
+        legs = stride_legs(at, trunk_frame(still, swung), *leg_angles(gait, at, amplitude))
+        return placed(at, legs.reshape(-1, 6, 3))[:, 3 * side + 2]
+
+    angles = limited(scene.angles)
     pelvis = trunk_frame(angles, turn)
-    legs = leg_joints(body, pelvis, angles)
     root = np.zeros((len(phase), 3))
-    # Leaning brings the inner foot down by its distance from the middle.
-    root[:, 2] = stride.root_height(phase) + body.lengths["hip"] * np.sin(bank)
-    legs = legs + root[:, None, None]
-    joints = assemble(root, legs, root[:, None] + upper_joints(body, pelvis, angles))
-    # A round to the right is the mirror image of the track.
-    return on_track(joints, position * [1.0, mirror], mirror * heading, mirror * bank)
+    root[:, 2] = stride.root_height(phase)
+    legs = stride_legs(phase, pelvis, angles["hip_flexion"], angles["hip_abduction"], angles["knee"])
+    joints = placed(phase, assemble(root, legs, root[:, None] + upper_joints(body, pelvis, angles)))
+    # The foot that stands is held where it was in the middle of its stance.
+    legs = joints[:, [[4, 5, 6], [1, 2, 3]]]
+    feet = stance(gait, body, phase)
+    ankles = legs[:, :, 2].copy()
+    for side in (0, 1):
+        strides, frame = np.unique(feet.index[:, side], return_inverse=True)
+        strike, early, late = (ankle_at(at, side) for at in stance_phases(gait, strides, side))
+        spots = (0.5 * (early + late))[frame]
+        spots[:, 2] = feet.height[:, side]
+        struck = feet.struck[:, side, None]
+        own = struck * ankles[:, side] + (1.0 - struck) * strike[frame]
+        ankles[:, side] += feet.firm[:, side, None] * gait.hold * (spots - own)
+    legs = reach_ankles(body, legs, ankles)
+    joints[:, 4:7], joints[:, 1:4] = legs[:, 0], legs[:, 1]
+    # A round to the right is the mirror image of a round to the left.
+    return joints if style.side == 0 else flip_pose(joints)
 
 
 def waving(scene: Scene) -> Array:
@@ -260,9 +294,7 @@ def squatting(scene: Scene) -> Array:
     )
     ankles, toes = scene.feet()
     ankles[..., 1] *= 1.35
-    return scene.on_feet(
-        ankles, 1.8 * toes, shift=-0.02 - 0.13 * down, drop=down * 0.5 * scene.body.leg * 0.95
-    )
+    return scene.on_feet(ankles, 1.8 * toes, shift=-0.02 - 0.13 * down, drop=down * 0.5 * scene.body.leg * 0.95)
 
 
 def boxing(scene: Scene) -> Array:
@@ -383,8 +415,14 @@ def dancing(scene: Scene) -> Array:
     style, rng, times = scene.style, scene.rng, scene.times
     tempo = 0.82 * style.tempo
     phase = wandering_phase(rng, times, tempo, wander=0.15)
-    heading = smooth_noise(rng, times, 0.7, rate=0.07) + np.radians(14.0) * np.sin(phase / 2.0)
-    ankles, toes = _stepping(scene, phase, tempo)
+    turning = int(rng.integers(2**63))
+
+    def turned(at: Array) -> Array:
+        """The slow turning about, which the feet follow step by step."""
+        return smooth_noise(np.random.default_rng(turning), at, 0.7, rate=0.07)
+
+    heading = turned(times) + np.radians(10.0) * np.sin(phase)
+    ankles, toes = _stepping(scene, phase, tempo, turned)
     sway = np.sin(phase)
     scene.add("trunk_roll", -7.0 * style.amplitude * sway)
     scene.add("spine_side", 9.0 * style.amplitude * sway)
@@ -406,35 +444,33 @@ def dancing(scene: Scene) -> Array:
     return scene.on_feet(ankles, toes, aside=-0.06 * sway, drop=0.025 + bounce, heading=heading)
 
 
-def _stepping(scene: Scene, phase: Array, frequency: float) -> tuple[Array, Array]:
-    """Feet that lift in turn, each to a new place: ankles and headings."""
+def _stepping(
+    scene: Scene, phase: Array, frequency: float, turned: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    """Feet that lift in turn, each to a new place about a body ``turned`` in time: ankles and headings."""
     ankles, toes = scene.feet()
     rest = ankles[0, :, :2]
     style = scene.style
     place_rng = child_generator(scene.rng)
     # The left foot lifts while sin(phase) > 0 (the weight is on the right one), the right foot else.
     cycles = int(np.ceil(frequency * scene.times[-1])) + 4
-    turns = smooth_noise(scene.rng, np.arange(2 * cycles) / (2.0 * frequency), 0.6, rate=0.07)
     shifts = place_rng.normal(0.0, 1.0, (2 * cycles, 2)) * [0.09, 0.05] * style.amplitude
     first = np.floor(phase[0] / (2.0 * np.pi)) - 1.0
     for side in (0, 1):
         own = phase / (2.0 * np.pi) - 0.5 * side - first
         index = np.floor(own).astype(int)
         progress = (own - index) / 0.5
-        spots = turns[side::2], shifts[side::2]
-        cosine, sine = np.cos(spots[0]), np.sin(spots[0])
-        places = spots[1] + np.stack(
-            [
-                cosine * rest[side, 0] - sine * rest[side, 1],
-                sine * rest[side, 0] + cosine * rest[side, 1],
-            ],
+        stood = 2.0 * np.pi * (np.arange(cycles) + first + 0.5 * side) - phase[0]
+        turns = turned(stood / (2.0 * np.pi * frequency))
+        cosine, sine = np.cos(turns), np.sin(turns)
+        places = shifts[side::2] + np.stack(
+            [cosine * rest[side, 0] - sine * rest[side, 1], sine * rest[side, 0] + cosine * rest[side, 1]],
             axis=-1,
         )
         done = minimum_jerk((progress - 0.08) / 0.84)
         ankles[:, side, :2] = places[index] + (places[index + 1] - places[index]) * done[:, None]
         ankles[:, side, 2] += 0.085 * style.amplitude * bump((progress - 0.04) / 0.92)
-        turned = spots[0][index] + (spots[0][index + 1] - spots[0][index]) * done
-        toes[:, side] += turned
+        toes[:, side] += turns[index] + (turns[index + 1] - turns[index]) * done
     return ankles, toes
 
 
@@ -457,9 +493,7 @@ def bending(scene: Scene) -> Array:
         elbow=reach[:, 1],
     )
     knees = float(scene.rng.uniform(0.02, 0.2))
-    return scene.on_feet(
-        *scene.feet(), shift=-0.16 * down * scene.body.leg, drop=knees * down**2 * scene.body.leg
-    )
+    return scene.on_feet(*scene.feet(), shift=-0.16 * down * scene.body.leg, drop=knees * down**2 * scene.body.leg)
 
 
 def jumping(scene: Scene) -> Array:
@@ -471,12 +505,12 @@ def jumping(scene: Scene) -> Array:
     height = style.amplitude * (0.07 + 0.17 * seeds[:, 0])
     pause = (0.25 + 0.8 * seeds[:, 1]) / style.tempo
     crouch = (0.16 + 0.10 * seeds[:, 2]) * body.leg
-    reach = 70.0 + 90.0 * seeds[:, 3]
+    reach = 40.0 + 65.0 * seeds[:, 3]
     speed = np.sqrt(2.0 * _GRAVITY * height)
     flight = 2.0 * speed / _GRAVITY
     zero = np.zeros(count)
     # Lengths of: standing, going down, pushing off, flight, giving way, rising.
-    lengths = np.stack([pause, zero + 0.45, zero + 0.3, flight, zero + 0.26, zero + 0.5], axis=-1)
+    lengths = np.stack([pause, zero + 0.5, zero + 0.3, flight, zero + 0.26, zero + 0.5], axis=-1)
     knots = np.concatenate([[0.0], np.cumsum(lengths.ravel())]) - 0.4 * float(rng.uniform())
     rise = 0.045 * body.stature  # the ankle's, from flat foot to tiptoe
     push = 0.14  # seconds on the way to tiptoe
@@ -488,17 +522,19 @@ def jumping(scene: Scene) -> Array:
     lift = _through(scene.times, ends, states.reshape(-1, 3))
     bent = np.stack([zero, zero, crouch, zero, zero + 0.01, 0.7 * crouch], axis=-1).ravel()
     drop = 0.01 + _through(scene.times, knots, np.append(bent, 0.0))
-    arm = np.stack([zero + 3.0, zero + 3.0, zero - 42.0, reach, 0.7 * reach, zero + 35.0], axis=-1).ravel()
-    arms = _through(scene.times, knots, np.append(arm, 3.0))
-    scene.add("shoulder_flexion", arms)
-    scene.add("elbow", 0.12 * np.abs(arms))
-    down = drop / crouch.mean()
-    scene.add("trunk_pitch", 20.0 * down)
-    scene.add("spine_flexion", 14.0 * down)
-    scene.add("neck_flexion", -16.0 * down)
+    # The arms go back early in the crouch, so that they have its rest and the push to swing up.
+    start, down, land, stand = knots[1::6], knots[2::6], landing, knots[6::6]
+    swings = np.stack([start, down - 0.22, takeoff + 0.05, land + 0.1, stand], axis=-1).ravel()
+    arm = np.stack([zero, zero - 38.0, reach, 0.5 * reach, zero], axis=-1).ravel()
+    scene.add("shoulder_flexion", 2.0 + _through(scene.times, swings, arm))
+    scene.add("elbow", 8.0)
+    bend = drop / crouch.mean()
+    scene.add("trunk_pitch", 20.0 * bend)
+    scene.add("spine_flexion", 14.0 * bend)
+    scene.add("neck_flexion", -16.0 * bend)
     ankles, toes = scene.feet()
     ankles[..., 2] += lift[:, None]
-    return scene.on_feet(ankles, toes, shift=-0.015 - 0.05 * down, drop=drop)
+    return scene.on_feet(ankles, toes, shift=-0.015 - 0.05 * bend, drop=drop)
 
 
 def _through(times: Array, knots: Array, states: Array) -> Array:

@@ -38,7 +38,7 @@ def synthetic_motion(
     _check_seed(seed)
     rng = np.random.default_rng([seed, 1 + SYNTHETIC_ACTIONS.index(action)])
     turn = turn_z(rng.uniform(0.0, 2.0 * np.pi))
-    offset = np.append(rng.uniform(-0.2, 0.2, 2), 0.0)
+    offset = np.append(rng.uniform(-0.12, 0.12, 2), 0.0)
     scene = Scene(body or Body.from_seed(seed), frame_times(frames, fps), rng)
     return np.asarray(ACTIONS[action](scene) @ turn.T + offset, np.float32)
 
@@ -80,8 +80,7 @@ def synthetic_description(subjects: Sequence[str] | Mapping[str, object]) -> Arc
     names = tuple(subjects)
     if len(names) < 3:
         raise UsageError(
-            f"{len(names)} synthetic people cannot be split into training, validation and test; "
-            "expected at least 3"
+            f"{len(names)} synthetic people cannot be split into training, validation and test; expected at least 3"
         )
     test = max(1, len(names) // 3)
     train, held = names[: -test - 1], names[-test - 1 : -test]
@@ -97,9 +96,7 @@ def synthetic_folder(
 ) -> MotionFolder:
     """A `MotionFolder` of synthetic people before Human3.6M's cameras, with the default detector model."""
     positions = synthetic_archive(seed, subjects, frames, actions, clips)
-    return MotionFolder(
-        positions, human36m_cameras(), synthetic_description(positions), DetectorModel.default()
-    )
+    return MotionFolder(positions, human36m_cameras(), synthetic_description(positions), DetectorModel.default())
 
 
 def _check_seed(seed: int) -> None:

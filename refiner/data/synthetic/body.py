@@ -68,7 +68,7 @@ PAIRED = (
     "knee",
 )
 _SIDES = np.array([1.0, -1.0])  # left is +y
-_LEG_REACH = 0.988  # of a straight leg: a knee bent by 18 degrees, where the solution is well conditioned
+_LEG_REACH = 0.991  # of a straight leg: a knee bent by 15 degrees, where the solution is well conditioned
 _LIMIT_WIDTH = np.radians(4.0)
 
 
@@ -107,8 +107,7 @@ def rest_angles(frames: int) -> Angles:
 def limited(angles: Angles) -> Angles:
     """The angles, kept within the limits without kinks."""
     return {
-        name: soft_clip(values, *np.radians(JOINT_LIMITS_DEG[name]), _LIMIT_WIDTH)
-        for name, values in angles.items()
+        name: soft_clip(values, *np.radians(JOINT_LIMITS_DEG[name]), _LIMIT_WIDTH) for name, values in angles.items()
     }
 
 
@@ -158,16 +157,21 @@ def planted_legs(
     highest = ankles[..., 2] + np.sqrt(np.maximum(straight, 1e-4)) - hips[..., 2]
     root = np.concatenate([position, (soft_min(highest, 0.008) - drop)[:, None]], axis=-1)
     hips = hips + root[:, None]
+    ahead = np.stack([np.cos(toes), np.sin(toes), np.full_like(toes, 0.25)], axis=-1)
+    return root, np.stack([hips, bent_knees(body, hips, ankles, ahead), ankles], axis=2)
+
+
+def bent_knees(body: Body, hips: Array, ankles: Array, ahead: Array) -> Array:
+    """Where the knees ``(..., 3)`` are between hips and ankles no further apart than a leg is long; they
+    point ``ahead`` (any vector that is not along the leg)."""
     axis = ankles - hips
     distance = np.linalg.norm(axis, axis=-1, keepdims=True)
     axis = axis / distance
     thigh, shank = body.lengths["thigh"], body.lengths["shank"]
     along = (distance**2 + thigh**2 - shank**2) / (2.0 * distance)
     out = np.sqrt(np.maximum(thigh**2 - along**2, 0.0))
-    ahead = np.stack([np.cos(toes), np.sin(toes), np.full_like(toes, 0.25)], axis=-1)
-    ahead = ahead - (ahead * axis).sum(axis=-1, keepdims=True) * axis
-    ahead = ahead / np.linalg.norm(ahead, axis=-1, keepdims=True)
-    return root, np.stack([hips, hips + along * axis + out * ahead, ankles], axis=2)
+    ahead = _unit(ahead - (ahead * axis).sum(axis=-1, keepdims=True) * axis)
+    return np.asarray(hips + along * axis + out * ahead)
 
 
 def upper_joints(body: Body, pelvis: Array, angles: Angles) -> Array:

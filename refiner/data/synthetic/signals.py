@@ -47,9 +47,7 @@ def smooth_noise(rng: np.random.Generator, times: Array, scale: float, rate: flo
 def wandering_phase(rng: np.random.Generator, times: Array, frequency: float, wander: float = 0.25) -> Array:
     """A phase in radians that runs at ``frequency`` Hz, up to slow changes of tempo of ``wander`` radians."""
     return np.asarray(
-        2.0 * np.pi * frequency * times
-        + rng.uniform(0.0, 2.0 * np.pi)
-        + smooth_noise(rng, times, wander, rate=0.12)
+        2.0 * np.pi * frequency * times + rng.uniform(0.0, 2.0 * np.pi) + smooth_noise(rng, times, wander, rate=0.12)
     )
 
 

@@ -1,0 +1,1 @@
+"""refiner-bench: what the models cost, in FLOPs and in time."""

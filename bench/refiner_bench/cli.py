@@ -1,0 +1,125 @@
+"""``refiner-bench``: measurements that the project's figures come from."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+
+EXAMPLES = f"""\
+examples:
+  refiner-bench flops                                  the paper's Table IV: depths 4 6 8 10 at T = 27
+  refiner-bench flops --frames 243 --depth 8 --json flops.json
+  refiner-bench train-step                             windows/s of a training step, fused against plain
+
+{EXIT_CODES}"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="refiner-bench",
+        description="Measure what the models cost.",
+        epilog=EXAMPLES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_flops(commands)
+    _add_train_step(commands)
+    return parser
+
+
+def _add_flops(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "flops",
+        help="parameters and FLOPs of PoseDenoiser by depth",
+        description="Parameters and FLOPs of PoseDenoiser per token, frame, window and refinement: by formula, and "
+        "per window by PyTorch's FLOP counter where PyTorch is installed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--depth", type=int, nargs="+", default=[4, 6, 8, 10], metavar="D", help="2 x blocks")
+    parser.add_argument("--dim", type=int, default=256, help="width C (default: 256)")
+    parser.add_argument("--heads", type=int, default=8, help="attention heads (default: 8)")
+    parser.add_argument("--mlp-ratio", type=int, default=8, help="hidden width of the MLP over C (default: 8)")
+    parser.add_argument("--frames", type=int, default=27, help="frames of a window, T (default: 27)")
+    parser.add_argument("--joints", type=int, default=17, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=2, help="denoising steps, K (default: 2)")
+    parser.add_argument("--no-torch", action="store_true", help="formulas alone, without PyTorch's counter")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_flops)
+
+
+def _run_flops(arguments: argparse.Namespace) -> None:
+    from refiner.errors import UsageError
+    from refiner_bench.counts import DenoiserSize
+    from refiner_bench.flops import flops_report, format_flops
+    from refiner_bench.report import write_report
+
+    if arguments.steps < 1:
+        raise UsageError(f"--steps must be at least 1, got {arguments.steps}")
+    size = DenoiserSize(
+        dim=arguments.dim,
+        heads=arguments.heads,
+        mlp_ratio=arguments.mlp_ratio,
+        frames=arguments.frames,
+        joints=arguments.joints,
+    )
+    report = flops_report(size, arguments.depth, arguments.steps, with_torch=not arguments.no_torch)
+    text = format_flops(report)
+    write_report(report, text, arguments.json, arguments.markdown)
+    print(text)
+
+
+def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "train-step",
+        help="windows/s of a training step: the fused attention against the plain module",
+        description="Time a training step (forward, loss, backward, Adam) on fixed random windows of 27 frames, with "
+        "the native attention kernel and with the plainly written module, in alternating rounds of one run, and "
+        "profile where the time goes.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", choices=["refiner", "lifter"], default="refiner", help="default: refiner")
+    parser.add_argument("--dim", type=int, default=64, help="width C (default: 64)")
+    parser.add_argument("--batch", type=int, default=12, help="windows of a step (default: 12)")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds of each backend (default: 10)")
+    parser.add_argument("--steps", type=int, default=10, help="training steps of a round (default: 10)")
+    parser.add_argument("--threads", type=int, default=0, help="PyTorch threads (default: PyTorch's own choice)")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_train_step)
+
+
+def _run_train_step(arguments: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
+    from refiner.errors import MissingComponentError
+    from refiner_bench.report import write_report
+
+    if find_spec("torch") is None:
+        raise MissingComponentError("train-step needs PyTorch; run: pip install 'refiner[train]'")
+    from refiner_bench.train_step import format_train_step, train_step_report
+
+    report = train_step_report(
+        dim=arguments.dim,
+        batch=arguments.batch,
+        rounds=arguments.rounds,
+        steps=arguments.steps,
+        threads=arguments.threads,
+        kind=arguments.model,
+    )
+    text = format_train_step(report)
+    write_report(report, text, arguments.json, arguments.markdown)
+    print(text)
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run(lambda arguments: arguments.run(arguments), build_parser(), argv)

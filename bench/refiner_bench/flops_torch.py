@@ -1,0 +1,64 @@
+"""Counts of the real PyTorch module, to check the formulas against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from refiner.models import PoseDenoiser
+from refiner.models.stc import attention_backend, set_attention_backend
+from refiner_bench.counts import DenoiserSize
+
+
+def measure_denoiser(size: DenoiserSize) -> dict[str, int]:
+    """Parameters and FlopCounterMode's FLOPs of one window (batch 1) and one step, with and without the time path."""
+    model = build_denoiser(size)
+    pose_3d = torch.randn(1, size.frames, size.joints, 3)
+    pose_2d = torch.randn(1, size.frames, size.joints, 2)
+    timesteps = torch.tensor([24])
+    with torch.no_grad():
+        times = model.project_time(timesteps)
+        with _plain_operations(), _counter() as whole:
+            model(pose_3d, pose_2d, timesteps)
+        with _plain_operations(), _counter() as exported:
+            model.denoise(pose_3d, pose_2d, times)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "window_with_time_path": whole.get_total_flops(),
+        "window_without_time_path": exported.get_total_flops(),
+    }
+
+
+def counted_operations() -> list[str]:
+    """The operations of PoseDenoiser that FlopCounterMode counts."""
+    model = build_denoiser(DenoiserSize(depth=2, dim=32, frames=3))
+    with torch.no_grad(), _plain_operations(), _counter() as counter:
+        model(torch.randn(1, 3, 17, 3), torch.randn(1, 3, 17, 2), torch.tensor([24]))
+    return sorted(str(operation) for operation in counter.get_flop_counts()["Global"])
+
+
+def build_denoiser(size: DenoiserSize) -> PoseDenoiser:
+    """A PoseDenoiser of this size with fresh weights."""
+    return PoseDenoiser(
+        dim=size.dim, blocks=size.blocks, heads=size.heads, mlp_ratio=size.mlp_ratio, joints=size.joints
+    ).eval()
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False)
+
+
+@contextmanager
+def _plain_operations() -> Iterator[None]:
+    """The counter sees neither into the native kernel nor into every fused attention of PyTorch's."""
+    before = attention_backend()
+    set_attention_backend("plain")
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        set_attention_backend(before)

@@ -1,0 +1,82 @@
+"""What every report of refiner-bench has: a schema version, the machine, atomic files, Markdown tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from refiner import __version__
+from refiner.files import atomic_write_text
+
+SCHEMA_VERSION = 1
+PACKAGES = ("numpy", "torch", "onnxruntime")
+
+
+def new_report(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The head of a report; the caller adds its results."""
+    return {
+        "schema": f"refiner-bench/{kind}",
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "settings": settings,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that a figure depends on."""
+    return {
+        "refiner": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "logical_processors": os.cpu_count(),
+        **{package: _version(package) for package in PACKAGES},
+    }
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose columns also line up as plain text: the first column to the left, the others to the right."""
+    body = [list(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *body, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [("-" * width) if index == 0 else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    return "\n".join([line(headings), line(rule), *map(line, body)])
+
+
+def write_report(report: dict[str, Any], text: str, json_path: Path | None, markdown_path: Path | None) -> None:
+    """Write the report where it is asked for, each file whole or not at all."""
+    if json_path is not None:
+        atomic_write_text(json_path, json.dumps(report, indent=2, allow_nan=False) + "\n")
+    if markdown_path is not None:
+        atomic_write_text(markdown_path, text + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or "unknown"

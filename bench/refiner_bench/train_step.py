@@ -1,0 +1,138 @@
+"""The training step by the fused kernel against the plainly written module, interleaved in one run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from refiner.errors import UsageError
+from refiner_bench.report import new_report
+
+
+def train_step_report(
+    dim: int, batch: int, rounds: int, steps: int, threads: int, kind: str = "refiner"
+) -> dict[str, Any]:
+    """Windows/s of forward, backward and optimiser for both backends, and the ratio with its 95 % interval.
+
+    A round times ``steps`` steps of each backend, in alternating order; the interval is a bootstrap over rounds.
+    Also the share of time by group of operations, from PyTorch's profiler. ``threads`` 0 keeps PyTorch's number.
+    Raises UsageError for a count below its least value.
+    """
+    if min(dim, batch, rounds, steps) < 1 or threads < 0:
+        raise UsageError(
+            f"width, batch, rounds and steps must be at least 1 and threads at least 0, got {dim}, {batch}, {rounds}, "
+            f"{steps} and {threads}"
+        )
+    import torch
+    from torch import nn
+
+    from refiner.models import PoseDenoiser, STCFormer, stc
+    from refiner.training.runs import keep_large_blocks
+
+    keep_large_blocks()
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    pose_2d, pose_3d = torch.randn(batch, 27, 17, 2), torch.randn(batch, 27, 17, 3)
+    model: nn.Module
+    if kind == "refiner":
+        model = PoseDenoiser(dim, 2, joint_embedding=True)
+        inputs: tuple[torch.Tensor, ...] = (pose_3d, pose_2d, torch.randint(0, 50, (batch,)))
+    else:
+        model = STCFormer(dim, 4, joint_embedding=True)
+        inputs = (pose_2d,)
+    optimiser = torch.optim.Adam(model.parameters(), fused=True)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        (model(*inputs) - pose_3d).square().mean().backward()
+        optimiser.step()
+
+    speeds: dict[stc.Backend, list[float]] = {"plain": [], "fused": []}
+    previous = stc.attention_backend()
+    try:
+        for number in range(rounds + 1):
+            order: list[stc.Backend] = ["plain", "fused"] if number % 2 else ["fused", "plain"]
+            for backend in order:
+                stc.set_attention_backend(backend)
+                step()
+                began = time.perf_counter()
+                for _ in range(steps):
+                    step()
+                if number:  # the first round warms up
+                    speeds[backend].append(batch * steps / (time.perf_counter() - began))
+        shares = {}
+        for backend in speeds:
+            stc.set_attention_backend(backend)
+            shares[backend] = _shares(step)
+    finally:
+        stc.set_attention_backend(previous)
+    ratios = np.array(speeds["fused"]) / np.array(speeds["plain"])
+    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios))).mean(axis=1)
+    settings = {
+        "model": kind,
+        "dim": dim,
+        "frames": 27,
+        "batch": batch,
+        "rounds": rounds,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
+    }
+    return {
+        **new_report("train-step", settings),
+        "windows_per_s": {backend: float(np.median(values)) for backend, values in speeds.items()},
+        "ratio": float(ratios.mean()),
+        "ratio_interval": [float(np.percentile(draws, 2.5)), float(np.percentile(draws, 97.5))],
+        "time_shares": shares,
+    }
+
+
+GROUPS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product"),
+    "fused attention": ("_FusedAttention", "_FusedAttentionBackward"),
+    "GELU": ("aten::gelu",),
+    "layer norm": ("aten::native_layer_norm",),
+    "convolution": (
+        "aten::mkldnn_convolution",
+        "aten::convolution",
+        "aten::_convolution",
+        "aten::thnn_conv2d",
+        "aten::_slow_conv2d",
+    ),
+    "softmax": ("aten::_softmax",),
+    "copies": ("aten::copy_", "aten::clone", "aten::cat"),
+    "optimiser": ("aten::_fused_adam", "Optimizer"),
+}
+
+
+def _shares(step: Any) -> dict[str, float]:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(3):
+            step()
+    total: dict[str, float] = {}
+    for event in profiler.key_averages():
+        group = next((name for name, starts in GROUPS.items() if event.key.startswith(starts)), "other")
+        total[group] = total.get(group, 0.0) + event.self_cpu_time_total
+    everything = sum(total.values())
+    ordered = sorted(total.items(), key=lambda item: -item[1])
+    return {name: round(value / everything, 3) for name, value in ordered}
+
+
+def format_train_step(report: dict[str, Any]) -> str:
+    """The report as text."""
+    low, high = report["ratio_interval"]
+    settings = report["settings"]
+    lines = [
+        f"Training step, {settings['model']}, width {settings['dim']}, T = {settings['frames']}, "
+        f"batch {settings['batch']}, {settings['threads']} threads:",
+        *(f"  {backend}: {speed:.0f} windows/s" for backend, speed in report["windows_per_s"].items()),
+        f"  fused / plain: {report['ratio']:.2f} (95 % interval {low:.2f} to {high:.2f})",
+    ]
+    for backend, shares in report["time_shares"].items():
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01)
+        lines.append(f"  {backend} spends: {parts}")
+    return "\n".join(lines)

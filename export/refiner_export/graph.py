@@ -1,0 +1,132 @@
+"""From a PyTorch module to one ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import onnx_ir
+import onnxscript
+import torch
+from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
+
+from refiner.errors import ExportError, UsageError
+from refiner.models import LiftingModule, UnrolledRefiner, stc
+from refiner.runtime.engine import INPUTS, OUTPUTS
+from refiner.skeleton import JOINT_NAMES
+
+DEFAULT_OPSET = 20
+# 18 is the exporter's own; below 20 there is no Gelu operator and the exporter writes it out.
+OPSETS = range(18, 23)
+# The exporter takes an example batch of 0 or 1 for a constant.
+EXAMPLE_BATCH = 2
+
+
+def trace(module: UnrolledRefiner | LiftingModule, kind: str, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """The module as a checked ONNX model: any batch, fixed frames, all weights inside, nothing of our own in it.
+
+    Raises UsageError for an opset outside of `OPSETS`, ExportError when the module cannot be traced.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} is not supported; expected {OPSETS.start} to {OPSETS.stop - 1}")
+    names = INPUTS[kind]
+    examples = _examples(module.frames)
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    try:
+        with _plain_attention(), _quiet_exporter():
+            program = torch.onnx.export(
+                module,
+                tuple(examples[name] for name in names),
+                input_names=names,
+                output_names=[OUTPUTS[kind]],
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=tuple({0: batch} for _ in names),
+                custom_translation_table={
+                    torch.ops.aten.scaled_dot_product_attention.default: _attention_of(opset),
+                },
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds without a common base
+        raise ExportError(f"the {kind} could not be traced: {error}") from error
+    assert program is not None
+    # The K steps share their weights: each is stored once.
+    model = onnx_ir.from_proto(program.model_proto)
+    DeduplicateInitializersPass(size_limit=2**31)(model)
+    RemoveUnusedNodesPass()(model)
+    proto = onnx_ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
+    """How many nodes of each operator, most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def _examples(frames: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    joints = len(JOINT_NAMES)
+    return {
+        "pose_2d": 200 + 600 * torch.rand(EXAMPLE_BATCH, frames, joints, 2, generator=generator),
+        "pose_3d": torch.randn(EXAMPLE_BATCH, frames, joints, 3, generator=generator),
+        "image_size": torch.tensor([[1000.0, 1002.0]] * EXAMPLE_BATCH),
+    }
+
+
+def _attention_of(opset: int) -> Any:
+    """Attention without a mask, in 4-D: five nodes.
+
+    The exporter's own translation finds out the shape of the keys at run time in order to transpose them, seven
+    nodes more for every attention.
+    """
+    op = getattr(onnxscript, f"opset{opset}")
+
+    def attention(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        if attn_mask is not None or dropout_p or is_causal or enable_gqa or scale is None:
+            raise ExportError("the graph holds an attention with a mask, dropout or groups; expected a plain one")
+        scaled = op.Mul(query, op.Constant(value_float=float(scale)))
+        scores = op.MatMul(scaled, op.Transpose(key, perm=[0, 1, 3, 2]))
+        return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+    return attention
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Trace PyTorch operations, not the native kernel."""
+    previous = stc.attention_backend()
+    stc.set_attention_backend("plain")
+    try:
+        yield
+    finally:
+        stc.set_attention_backend(previous)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without the exporter's notes about itself; what matters is checked on the result."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,169 @@
+"""refiner-evaluate: usage errors, and one run on synthetic motion with small untrained models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refiner.camera import normalise_screen
+from refiner.cli.evaluate import main
+from refiner.data import camera_clips
+from refiner.data.synthetic import synthetic_folder
+from refiner.evaluation.report import load_report
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
+
+SEED = 7
+MODEL = {"dim": 32, "blocks": 1, "heads": 2, "mlp_ratio": 2, "joint_embedding": True}
+DESCRIPTION = {"name": "random weights", "train": [], "validation": ["S5"]}
+CURVE = [[100, 91.5], [200, 80.25]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An untrained lifter, and an untrained refiner with a noise model fitted on that lifter's errors."""
+    from refiner.diffusion import ConditionalGaussian
+    from refiner.runtime import Lifter
+    from refiner.training.checkpoints import build_model, save_checkpoint
+
+    folder = tmp_path_factory.mktemp("models")
+    paths = {kind: folder / f"{kind}.safetensors" for kind in ("lifter", "refiner")}
+    torch.manual_seed(3)
+    shared: dict[str, Any] = {"model": MODEL, "frames": 27, "data_description": DESCRIPTION}
+    for kind, path in paths.items():
+        config = shared | {"kind": kind, "metrics": {"validation_curve": CURVE}}
+        tensors: dict[str, Any] = {}
+        if kind == "refiner":
+            config["diffusion"] = {"timesteps": 50, "steps": 2, "offset": 0.008, "terminal": "zero"}
+            lifter = Lifter.load(paths["lifter"])
+            screen, lifted, error = [], [], []
+            for clip in clips_of(people=("SYN1", "SYN2")):
+                pose = lifter.lift(clip.pose_2d, clip.image_size)
+                screen.append(normalise_screen(clip.pose_2d, clip.image_size))
+                lifted.append(pose)
+                error.append(pose - clip.pose_3d)
+            noise = ConditionalGaussian.fit(*(np.concatenate(part) for part in (screen, lifted, error)))
+            tensors = {f"noise.{name}": torch.from_numpy(value) for name, value in noise.to_tensors().items()}
+            tensors["error_scale"] = torch.full((51,), 0.02)
+        state = build_model(config).state_dict()
+        save_checkpoint(path, config, {f"model.{name}": value for name, value in state.items()} | tensors)
+    return paths
+
+
+def clips_of(people: tuple[str, ...]) -> list[Any]:
+    folder = synthetic_folder(SEED)
+    return camera_clips(folder.positions, folder.cameras, people, detector=folder.detector)
+
+
+def test_help_names_the_exit_codes(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "examples:" in text and "REFINER_DATA" in text and "130 interrupted" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "x", "--synthetic", "1"], "not allowed with"),
+        (["--synthetic", "-1"], "at least 0"),
+        (["--synthetic", "seven"], "at least 0"),
+        (["--steps", "0"], "at least 1"),
+        (["--limit-clips", "0"], "at least 1"),
+        (["--engine", "tensorflow"], "invalid choice"),
+        (["--synt", "1"], "unrecognized"),
+        (["--synthetic", "1", "--dataset", "human36m"], "--dataset"),
+        (["--json", "."], "is a folder"),
+    ],
+)
+def test_usage_errors_exit_with_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--synthetic", "1", "--subjects", "S99"], 2, "no S99"),
+        (["--synthetic", "1", "--detections", "cpn"], 2, "simulated or ground-truth"),
+        (["--synthetic", "1", "--engine", "onnx"], 2, "checkpoint"),
+        (["--synthetic", "1", "--steps", "51"], 2, "between 1 and"),
+        (["--data", "no-such-folder"], 5, "no folder"),
+        ([], 3, "REFINER_DATA"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(models, arguments, code, message, capsys, monkeypatch):
+    monkeypatch.delenv("REFINER_DATA", raising=False)
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"])]
+    assert main([*arguments, *options]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_a_checkpoint_of_another_kind(models, capsys):
+    assert main(["--synthetic", "1", "--lifter", str(models["refiner"])]) == 5
+    assert "expected a lifter" in capsys.readouterr().err
+
+
+def test_the_whole_way_on_synthetic_motion(models, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--json", str(out), "--quiet"]
+    assert main(["--synthetic", str(SEED), "--subjects", "SYN5", "--limit-clips", "3", *options]) == 0
+    captured = capsys.readouterr()
+    report = load_report(out)
+    assert report["columns"] == ["lifter", "linear mean", "refined"]
+    assert report["counts"]["clips"] == 3 and report["counts"]["sequences"] == 12
+    assert report["counts"]["frames"] == 3 * 4 * 300
+    for text in ("synthetic motion (procedural, not a recording), seed 7", "80.2 (200)", "on S5", "linear mean"):
+        assert text in captured.out
+    assert report["acknowledgement"] is None and captured.err == ""
+
+    # The lifter's and the linear column once more, by formulas of one line.
+    from refiner import Lifter
+    from refiner.training.checkpoints import load_noise_model
+
+    lifter, noise = Lifter.load(models["lifter"]), load_noise_model(models["refiner"])
+    rows = {(row["clip"], row["camera"]): row["mpjpe"] for row in report["sequences"]}
+    found = 0
+    for clip in clips_of(people=("SYN5",)):
+        if (clip.key, clip.camera) not in rows:
+            continue
+        found += 1
+        pose = lifter.lift(clip.pose_2d, clip.image_size)
+        linear = pose - noise.mean(normalise_screen(clip.pose_2d.astype(np.float64), clip.image_size), pose)
+        row = rows[clip.key, clip.camera]
+        for label, value in (("lifter", pose), ("linear mean", linear)):
+            expected = np.linalg.norm(value - clip.pose_3d, axis=-1).mean() * 1000
+            assert row[label] == pytest.approx(expected, rel=1e-5)
+    assert found == 12
+    # An untrained lifter is far off; a linear regression of its error is much better, on another person too.
+    mean = report["metrics"]["mpjpe"]["frame_mean"]
+    assert mean["linear mean"] < 0.7 * mean["lifter"]
+
+
+def test_ground_truth_detections_and_markdown(models, tmp_path, capsys):
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--quiet", "--markdown"]
+    out = tmp_path / "report.json"
+    arguments = ["--detections", "ground-truth", "--limit-clips", "1", "--steps", "1", "--flip-test"]
+    assert main(["--synthetic", "3", *arguments, *options, "--json", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "ground-truth 2D" in text and "| action" in text
+    report = json.loads(out.read_text())
+    assert report["settings"] == {"flip_test": True, "steps": 1, "engine": None, "limit_clips": 1}
+    assert report["models"]["refiner"]["steps"] == 1 and report["data"]["detector_seed"] is None
+    assert report["gains"][0]["difference_low"] is None
+
+
+@pytest.mark.data
+def test_a_folder_of_real_motion(models, motion_folder, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--json", str(out), "--quiet"]
+    assert main(["--data", str(motion_folder), "--limit-clips", "2", *options]) == 0
+    text, report = capsys.readouterr().out, load_report(out)
+    assert {row["subject"] for row in report["sequences"]} <= set(report["data"]["people"])
+    assert "test people" in text and report["counts"]["clips"] == 2
+    assert ("Acknowledgement" in text) == report["data"]["archive"].startswith("data_3d_cmu")

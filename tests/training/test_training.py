@@ -1,0 +1,214 @@
+"""Training: reproducible windows, a run that resumes, checkpoints, cross-fitting, configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from refiner.errors import CheckpointError, ConfigError, TrainingError
+from refiner.models import LiftingModule, UnrolledRefiner
+from refiner.skeleton import LEFT, PARENTS, RIGHT
+from refiner.training.checkpoints import load_checkpoint, load_module, load_noise_model, save_checkpoint
+from refiner.training.config import DataConfig, config_from_dict, load_config
+from refiner.training.loop import BEST_FILE, STATE_FILE
+from refiner.training.runs import train_lifter, train_refiner
+from refiner.training.schedule import learning_rate
+from refiner.training.windows import WindowSampler
+
+
+def sampler(people, seed=0, **data):
+    return WindowSampler(people, DataConfig(**data), 9, 64, seed, ("S1", "S2"))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(people):
+    first, second = sampler(people), sampler(people)
+    first.batch(0)
+    a, b = first.batch(7), second.batch(7)
+    np.testing.assert_array_equal(a.pose_2d, b.pose_2d)
+    np.testing.assert_array_equal(a.pose_3d, b.pose_3d)
+    assert not np.array_equal(a.pose_3d, first.batch(8).pose_3d)
+    assert not np.array_equal(a.pose_3d, sampler(people, seed=1).batch(7).pose_3d)
+
+
+def test_windows_are_what_the_cameras_see(people):
+    windows = sampler(people, detections="ground-truth", stature=0.1, bones=0.05).batch(3)
+    assert (windows.pose_3d[:, :, 0] == 0).all() and set(windows.subjects) == {"S1", "S2"}
+    assert np.abs(windows.pose_2d).max() < 1.5
+    noisy = sampler(people, stature=0.1, bones=0.05).batch(3)
+    np.testing.assert_array_equal(noisy.pose_3d, windows.pose_3d)
+    difference = np.linalg.norm(noisy.pose_2d - windows.pose_2d, axis=-1).mean() * 500
+    assert 3 < difference < 12  # pixels: the detector model's mean error is 6.7
+
+
+def bones(pose):
+    parents = np.array(PARENTS)
+    return np.linalg.norm(pose[..., 1:, :] - pose[..., parents[1:], :], axis=-1)
+
+
+def test_bodies_are_reshaped_symmetrically_and_rigidly(people):
+    plain = sampler(people, detections="ground-truth", flip=0.0).batch(5)
+    reshaped = sampler(people, detections="ground-truth", flip=0.0, stature=0.1, bones=0.1).batch(5)
+    same_motion = sampler(people, detections="ground-truth", flip=0.0, stature=1e-12).batch(5)
+    np.testing.assert_allclose(bones(plain.pose_3d).mean(), bones(same_motion.pose_3d).mean(), rtol=0.2)
+    pairs = np.array([[left - 1, right - 1] for left, right in zip(LEFT, RIGHT, strict=True)])
+    ratio = bones(reshaped.pose_3d) / bones(same_motion.pose_3d)
+    # The draws of the two samplers are the same, so each bone has one factor, equal left and right.
+    np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones_like(ratio), rtol=2e-4)
+    np.testing.assert_allclose(ratio[..., pairs[:, 0]], ratio[..., pairs[:, 1]], rtol=2e-4)
+
+
+def test_a_flipped_window_is_the_mirror_image(people):
+    plain = sampler(people, detections="ground-truth", flip=0.0).batch(2)
+    mirrored = sampler(people, detections="ground-truth", flip=1.0).batch(2)
+    np.testing.assert_allclose(mirrored.pose_3d[:, :, LEFT] * [-1, 1, 1], plain.pose_3d[:, :, RIGHT], atol=1e-6)
+    np.testing.assert_allclose(mirrored.pose_2d[:, :, LEFT] * [-1, 1], plain.pose_2d[:, :, RIGHT], atol=1e-6)
+
+
+def test_people_without_long_clips_are_refused(people):
+    with pytest.raises(ConfigError, match="no clip of S1 has 500 frames"):
+        WindowSampler(people, DataConfig(), 500, 4, 0, ("S1",))
+
+
+def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
+    lifter = train_lifter(tiny("lifter"), people, tmp_path / "lifter", quiet=True)
+    config = dataclasses.replace(tiny("refiner"), lifter=str(lifter))
+    refiner = train_refiner(config, people, tmp_path / "refiner", quiet=True)
+    assert isinstance(load_module(lifter), LiftingModule)
+    module = load_module(refiner, steps=5)
+    assert isinstance(module, UnrolledRefiner) and module.steps == 5 and module.frames == 9
+    noise = load_noise_model(refiner)
+    assert noise.joints == 17 and np.linalg.matrix_rank(noise.covariance) == 48
+    stored = load_checkpoint(refiner).config
+    assert stored["metrics"]["validation_curve"] and stored["data_description"]["train"] == ["S1", "S2"]
+    assert {"mpjpe_mm", "lifter_mpjpe_mm", "linear_mpjpe_mm"} <= set(stored["metrics"]["validation"])
+    scale = load_checkpoint(refiner).tensors["error_scale"]
+    assert scale.shape == (51,) and (scale == scale[0]).all()
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(people, tiny, tmp_path):
+    config = tiny("lifter", training={"steps": 9})
+    whole = train_lifter(config, people, tmp_path / "whole", quiet=True)
+
+    class Killed(Exception):
+        pass
+
+    draws = WindowSampler.batch
+
+    def die(self, step):
+        if step == 5:
+            raise Killed
+        return draws(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WindowSampler, "batch", die)
+        with pytest.raises(Killed):
+            train_lifter(config, people, tmp_path / "killed", quiet=True)
+    resumed = train_lifter(config, people, tmp_path / "killed", quiet=True)
+    a, b = load_checkpoint(whole), load_checkpoint(resumed)
+    assert a.config["metrics"]["validation_curve"] == b.config["metrics"]["validation_curve"]
+    for name, tensor in a.tensors.items():
+        torch.testing.assert_close(b.tensors[name], tensor, rtol=0, atol=0)
+
+
+def test_a_folder_of_another_run_is_refused(people, tiny, tmp_path):
+    train_lifter(tiny("lifter"), people, tmp_path, quiet=True)
+    with pytest.raises(TrainingError, match="another configuration"):
+        train_lifter(tiny("lifter", model={"dim": 32}), people, tmp_path, quiet=True)
+    (tmp_path / STATE_FILE).write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="cannot resume"):
+        train_lifter(tiny("lifter"), people, tmp_path, quiet=True)
+
+
+def test_cross_fitting_lifts_nobody_by_a_lifter_that_saw_them(people, tiny, tmp_path, monkeypatch):
+    from refiner.training import runs
+
+    folds = [train_lifter(tiny("lifter"), people, tmp_path / who, [who], quiet=True) for who in ("S1", "S2")]
+    trained = [load_checkpoint(path).config["data_description"] for path in folds]
+    assert [fold["train"] for fold in trained] == [["S2"], ["S1"]]
+    config = tiny("refiner", noise={"cross_fit": tuple(map(str, folds))})
+    windows = sampler(people).batch(0)
+    used = []
+    monkeypatch.setattr(
+        runs,
+        "lift_windows",
+        lambda model, pose_2d: used.append((model, len(pose_2d))) or np.zeros((*pose_2d.shape[:-1], 3)),
+    )
+    runs.cross_fitted_lift(config, ["S1", "S2"])(windows)
+    assert [count for _, count in used] == [int((windows.subjects == who).sum()) for who in ("S1", "S2")]
+    with pytest.raises(ConfigError, match="trained without S9"):
+        runs.cross_fitted_lift(config, ["S1", "S9"])
+
+
+def test_half_precision_is_stored_and_computed_with_in_full(people, tiny, tmp_path):
+    full = load_checkpoint(train_lifter(tiny("lifter"), people, tmp_path / "run", quiet=True))
+    save_checkpoint(tmp_path / "half.safetensors", full.config, full.tensors, half=True)
+    half = load_checkpoint(tmp_path / "half.safetensors")
+    assert {tensor.dtype for tensor in half.tensors.values()} == {torch.float16}
+    assert {value.dtype for value in half.state().values()} == {torch.float32}
+    pixels, size = torch.rand(2, 9, 17, 2) * 800, torch.tensor([[1000.0, 1000.0]] * 2)
+    difference = load_module(tmp_path / "half.safetensors")(pixels, size) - load_module(tmp_path / "run" / BEST_FILE)(
+        pixels, size
+    )
+    assert difference.abs().max() < 2e-3
+
+
+def test_foreign_and_truncated_checkpoints_are_refused(people, tiny, tmp_path):
+    from safetensors.torch import save_file
+
+    good = train_lifter(tiny("lifter"), people, tmp_path / "run", quiet=True)
+    (tmp_path / "short.safetensors").write_bytes(good.read_bytes()[:-100])
+    save_file({"a": torch.ones(2)}, tmp_path / "foreign.safetensors")
+    torch.save({"a": 1}, tmp_path / "pickled.safetensors")
+    for name, words in (
+        ("short", "truncated"),
+        ("foreign", "not written by refiner"),
+        ("pickled", "no readable"),
+        ("none", "no checkpoint at"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match="holds a lifter, expected a refiner"):
+        load_checkpoint(good, "refiner")
+    stored = load_checkpoint(good)
+    stored.config["model"]["dim"] = 32
+    save_checkpoint(tmp_path / "misfit.safetensors", stored.config, stored.tensors)
+    with pytest.raises(CheckpointError, match="does not fit its own configuration"):
+        load_module(tmp_path / "misfit.safetensors")
+
+
+@pytest.mark.parametrize("name", ["lifter-small", "lifter-paper", "refiner-small", "refiner-paper"])
+def test_bundled_configurations_load(name):
+    config = load_config(name)
+    assert config.kind == name.split("-")[0] and config.frames == 27
+    assert config_from_dict(dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("model.width=3", "unknown width"),
+        ("model.dim=wide", "expected int"),
+        ("diffusion.terminal=one", "expected one of zero, literal"),
+        ("kind", "section.key=value"),
+    ],
+)
+def test_bad_configurations_are_named(change, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config("refiner-small", [change])
+
+
+def test_overrides_change_one_value():
+    config = load_config("refiner-small", ["diffusion.steps=5", "optimiser.rate=1"])
+    assert config.diffusion.steps == 5 and config.optimiser.rate == 1.0
+
+
+def test_learning_rates():
+    paper = load_config("refiner-paper").optimiser
+    assert learning_rate(0, 50000, paper) == 1e-3
+    assert learning_rate(5000, 50000, paper) == pytest.approx(1e-3 * 0.96**2)
+    small = load_config("refiner-small").optimiser
+    assert learning_rate(0, 20000, small) == pytest.approx(1e-3 / 200)
+    assert learning_rate(20000, 20000, small) == pytest.approx(1e-5)
