@@ -74,6 +74,7 @@ def train_step_report(
     settings = {
         "model": kind,
         "dim": dim,
+        "blocks": 2 if kind == "refiner" else 4,
         "frames": 27,
         "batch": batch,
         "rounds": rounds,

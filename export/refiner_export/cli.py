@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
@@ -19,6 +20,9 @@ JSON manifest beside it says what it is.
 """
 
 
+ENGINES = ("onnx",)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
@@ -28,10 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--engine", required=True, choices=["onnx"], help="what the artefact is for")
+    parser.add_argument("--engine", required=True, type=_engine, help=f"what the artefact is for: {', '.join(ENGINES)}")
     parser.add_argument("--checkpoint", metavar="PATH", help="lifter or refiner (default: the bundled refiner)")
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: refiner-ENGINE-fp32)")
     parser.add_argument("--steps", metavar="K", type=int, help="denoising steps (default: the checkpoint's)")
+    parser.add_argument("--opset", metavar="N", type=int, default=20, help="ONNX operator set, 18 to 22 (default: 20)")
     parser.add_argument(
         "--windows", metavar="N", type=int, default=100, help="windows of the comparison (default: 100)"
     )
@@ -43,11 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(_command, build_parser(), argv)
 
 
+def _engine(name: str) -> str:
+    if name not in ENGINES:
+        raise argparse.ArgumentTypeError(
+            f"this version builds {' and '.join(ENGINES)} only, not {name!r}; other engines can be built from the "
+            "ONNX graph by their own tools"
+        )
+    return name
+
+
 def _command(arguments: argparse.Namespace) -> None:
-    from refiner.errors import MissingComponentError, UsageError
+    from refiner.errors import CheckpointError, MissingComponentError, UsageError
 
     if arguments.windows < 1:
-        raise UsageError("--windows: expected at least 1")
+        raise UsageError(f"--windows {arguments.windows}: expected at least 1")
+    output = Path(arguments.output or f"refiner-{arguments.engine}-fp32")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output {output}: is a file, expected a folder")
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -67,10 +84,15 @@ def _command(arguments: argparse.Namespace) -> None:
         print(f"[{time.perf_counter() - began:6.1f} s] {line}", flush=True)
 
     checkpoint = arguments.checkpoint or BUNDLED / "refiner.safetensors"
-    export_onnx(
+    if arguments.checkpoint is None and not checkpoint.exists():
+        raise CheckpointError(f"this installation holds no bundled refiner ({checkpoint}); name one with --checkpoint")
+    result = export_onnx(
         checkpoint,
-        arguments.output or f"refiner-{arguments.engine}-fp32",
+        output,
         steps=arguments.steps,
         windows=arguments.windows,
         report=report,
+        opset=arguments.opset,
     )
+    loader = "Refiner" if result.manifest["kind"] == "refiner" else "Lifter"
+    print(f"load it with: refiner.{loader}.load({str(result.path)!r})")

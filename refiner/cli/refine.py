@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pose-2d", required=True, metavar="FILE", help="2D poses, .npy or .npz")
     parser.add_argument("--pose-3d", metavar="FILE", help="3D poses to refine, .npy or .npz (default: lift the 2D)")
+    parser.add_argument("--key-2d", metavar="NAME", help="the array of an .npz of 2D poses that holds several")
+    parser.add_argument("--key-3d", metavar="NAME", help="the array of an .npz of 3D poses that holds several")
     parser.add_argument(
         "--image-size", required=True, nargs=2, type=float, metavar=("W", "H"), help="size of the image in pixels"
     )
@@ -57,33 +60,41 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.errors import UsageError
     from refiner.files import atomic_path
     from refiner.runtime import Lifter, Refiner
+    from refiner.skeleton import to_h36m17
 
     output = Path(arguments.output)
     if output.suffix not in (".npy", ".npz"):
         raise UsageError(f"--output {output}: expected a name that ends in .npy or .npz")
-    if arguments.fps is not None and not 1 <= arguments.fps <= 1000:
-        raise UsageError(f"--fps {arguments.fps}: expected frames per second, 1 to 1000")
+    if output.is_dir():
+        raise UsageError(f"--output {output}: is a folder, expected a file to write")
+    for option, given in (("--pose-2d", arguments.pose_2d), ("--pose-3d", arguments.pose_3d)):
+        if given is not None and os.path.exists(given) and output.exists() and output.samefile(given):
+            raise UsageError(f"--output {output}: is the file of {option}, which would be lost; choose another name")
+    if arguments.lifter is not None and arguments.pose_3d is not None:
+        raise UsageError("--lifter lifts the 2D poses where there is no --pose-3d; leave one of the two out")
     size = tuple(arguments.image_size)
-    pose_2d = load_user_array(arguments.pose_2d)
+    pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
+    given_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     options = {"image_size": size, "fps": arguments.fps, "joints": arguments.joints}
     refiner = Refiner.load(arguments.checkpoint, steps=arguments.steps)
-    if arguments.pose_3d is not None:
-        pose_3d = load_user_array(arguments.pose_3d)
-    else:
-        from refiner.skeleton import to_h36m17
-
-        pose_3d = Lifter.load(arguments.lifter).lift(pose_2d, **options)
-        pose_2d, options["joints"] = to_h36m17(pose_2d, arguments.joints), "h36m17"
+    lifter = None if given_3d is not None else Lifter.load(arguments.lifter)
     began = time.perf_counter()
-    refined = refiner.refine(pose_2d, pose_3d, **options)
+    if given_3d is not None:
+        refined = refiner.refine(pose_2d, given_3d, **options)
+        before = to_h36m17(given_3d, arguments.joints)
+    else:
+        assert lifter is not None
+        before = lifter.lift(pose_2d, **options)
+        refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **{**options, "joints": "h36m17"})
     elapsed = time.perf_counter() - began
     with atomic_path(output) as temporary:
         if output.suffix == ".npy":
             np.save(temporary, refined)
         else:
             np.savez(temporary, refined_pose_3d=refined)
-    message = f"{len(refined)} frames in {elapsed * 1000:.0f} ms"
-    if refined.shape == np.shape(pose_3d):
-        moved = np.linalg.norm(refined - pose_3d, axis=-1).mean() * 1000
-        message += f"; joints moved by {moved:.1f} mm on average"
-    print(f"{message}; wrote {output}")
+    moved = np.linalg.norm(refined - before, axis=-1).mean() * 1000
+    done = "refined" if lifter is None else "lifted and refined"
+    print(
+        f"{done} {len(refined)} frames in {elapsed * 1000:.0f} ms; the refinement moved joints by {moved:.1f} mm on "
+        f"average; wrote {output}"
+    )

@@ -45,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value of the configuration"
     )
+    parser.add_argument(
+        "--half", action="store_true", help="also write OUTPUT/half.safetensors, the best checkpoint in half precision"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -93,3 +96,7 @@ def _command(arguments: argparse.Namespace) -> None:
     else:
         best = train_refiner(config, folder, output, arguments.quiet)
     print(f"best checkpoint: {best}")
+    if arguments.half:
+        from refiner.training.checkpoints import compress_checkpoint
+
+        compress_checkpoint(best, output / "half.safetensors")

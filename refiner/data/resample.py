@@ -23,7 +23,7 @@ _WHOLE = 1e-6
 _ORDER = 8
 _CUTOFF = 0.8
 # Frames on either side, at the new rate, after which the filter's response has died away.
-_SETTLING = 30
+_SETTLING = 50
 
 
 def frame_times(frames: int, fps: float) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from refiner.files import atomic_write_text
 
 REPORT_FORMAT = "refiner-evaluation"
 REPORT_VERSION = "1"
-# The metrics of the per-action table; the others stay in the summary and in the JSON.
+# The metrics with a per-action table; the others stay in the summary and in the JSON.
 PER_ACTION_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 CURVE_POINTS = 8
 
@@ -39,23 +39,23 @@ def build_report(
 ) -> dict[str, Any]:
     """The report of ``columns`` (label -> result, first = before, last = after) as a JSON-ready dict.
 
-    ``data["description"]`` is the line that says what was scored. Gains with their 95 % intervals over clips
-    are given for every metric from each column to the last. ``validation_curve``: the lifter's, a list of
-    ``{"step": .., "mpjpe_mm": ..}``. Raises UsageError for fewer than one column or no description, and
-    InputError when the columns score different sequences.
+    ``data["description"]`` is the line that says what was scored. ``gains`` compares, for every metric, the
+    first column with each other one and those between with the last, with 95 % intervals over clips
+    (`bootstrap_difference`). ``validation_curve``: the lifter's, a list of ``{"step": .., "mpjpe_mm": ..}``.
+    Raises UsageError for no column or no description, InputError when the columns score different sequences.
     """
     if not columns or "description" not in data:
         raise UsageError("a report needs at least one column and data['description']")
     labels = list(columns)
-    first, last = columns[labels[0]], columns[labels[-1]]
+    first = columns[labels[0]]
     identities = [[score.identity for score in result.sequences] for result in columns.values()]
     if any(sorted(other) != sorted(identities[0]) for other in identities[1:]):
         raise InputError("the columns of a report must score the same sequences")
     gains = [
-        asdict(bootstrap_difference(columns[label], last, metric, resamples=resamples, seed=seed))
-        | {"from": label, "to": labels[-1]}
+        asdict(bootstrap_difference(columns[before], columns[after], metric, resamples=resamples, seed=seed))
+        | {"from": before, "to": after}
         for metric in METRICS
-        for label in labels[:-1]
+        for before, after in _compared(labels)
     ]
     report = {
         "format": REPORT_FORMAT,
@@ -127,8 +127,10 @@ def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
         clips = counts["clips"]
         title = f"Reduction of the frame-wise mean; {level} interval of a bootstrap over {clips} clips"
         blocks.append(bold.format(title) + "\n\n" + table(*gain_rows(report)))
-    title = "Per action, frame-weighted"
-    blocks.append(bold.format(title) + "\n\n" + table(*action_rows(report)))
+    for metric in PER_ACTION_METRICS:
+        entry = report["metrics"][metric]
+        title = f"{entry['label']} ({entry['unit']}) per action, frame-weighted"
+        blocks.append(bold.format(title) + "\n\n" + table(*action_rows(report, metric)))
     curve = curve_line(report)
     if curve:
         blocks.append(curve)
@@ -150,7 +152,7 @@ def summary_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
 
 def gain_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the paired differences: in the unit and in percent, each with its interval."""
-    header = ["metric", "from", "to", "reduction", "interval", "gain %", "interval %", "excludes 0"]
+    header = ["metric", "compared", "reduction", "interval", "gain %", "interval %", "excludes 0"]
     rows = []
     for gain in report["gains"]:
         low, high, metric = gain["difference_low"], gain["difference_high"], gain["metric"]
@@ -160,8 +162,7 @@ def gain_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 f"{entry['label']} ({entry['unit']})",
-                gain["from"],
-                gain["to"],
+                f"{gain['from']} -> {gain['to']}",
                 _fixed(gain["difference"], digits),
                 _interval(low, high, digits),
                 _fixed(gain["gain_percent"], 2),
@@ -172,29 +173,20 @@ def gain_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def action_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows per action, closed by the two averages by name."""
-    header = ["action", "clips", "frames"]
-    for metric in PER_ACTION_METRICS:
-        entry = report["metrics"][metric]
-        short = "Accel" if metric == "acceleration_error" else entry["label"]
-        header += [f"{short} {label}" for label in report["columns"]]
-    rows = []
-    per_action = report["counts"]["per_action"]
-    for action, count in per_action.items():
-        row = [action, str(count["clips"]), str(count["frames"])]
-        for metric in PER_ACTION_METRICS:
-            found = report["metrics"][metric]["per_action"]
-            row += [_number(found[label][action], metric) for label in report["columns"]]
-        rows.append(row)
-    clips, frames = str(report["counts"]["clips"]), str(report["counts"]["frames"])
-    for key, name in (("action_mean", "action-wise mean"), ("frame_mean", "frame-wise mean")):
-        row = [name, clips, frames]
-        for metric in PER_ACTION_METRICS:
-            found = report["metrics"][metric][key]
-            row += [_number(found[label], metric) for label in report["columns"]]
-        rows.append(row)
-    return header, rows
+def action_rows(report: Mapping[str, Any], metric: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of one metric per action, closed by the two averages by name."""
+    counts, entry = report["counts"], report["metrics"][metric]
+    labels = report["columns"]
+    rows = [
+        [action, str(count["clips"]), str(count["frames"])]
+        + [_number(entry["per_action"][label][action], metric) for label in labels]
+        for action, count in counts["per_action"].items()
+    ]
+    rows += [
+        [name, str(counts["clips"]), str(counts["frames"]), *(_number(entry[key][label], metric) for label in labels)]
+        for key, name in (("action_mean", "action-wise mean"), ("frame_mean", "frame-wise mean"))
+    ]
+    return ["action", "clips", "frames", *labels], rows
 
 
 def curve_line(report: Mapping[str, Any]) -> str:
@@ -210,6 +202,12 @@ def curve_line(report: Mapping[str, Any]) -> str:
     people = report.get("models", {}).get("lifter", {}).get("data_description", {}).get("validation", [])
     whom = f" on {', '.join(people)}" if people else ""
     return f"Lifter's validation MPJPE{whom} in mm (at training step), {len(curve)} points, best {best:.1f}: {points}"
+
+
+def _compared(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """The first column with every other, then those between with the last."""
+    first_with = [(labels[0], label) for label in labels[1:]]
+    return first_with + [(label, labels[-1]) for label in labels[1:-1]]
 
 
 def _sequence_rows(columns: Mapping[str, EvaluationResult]) -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ class Lifter:
         if self.flip_test:
             mirrored = flip_pose(pixels)
             mirrored[..., 0] += size[0]  # -x about the image's left edge, moved back into the image
-            lifted = (lifted + flip_pose(self._windows(mirrored, size))) / 2
+            lifted = (lifted + flip_pose(self._windows(mirrored, size))) * np.float32(0.5)
         return resample_back(lifted, self.fps, rate, len(given))
 
     def _windows(self, pixels: NDArray[np.float32], size: tuple[float, float]) -> NDArray[np.float32]:

@@ -93,6 +93,12 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
     return Checkpoint(config, tensors)
 
 
+def compress_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Write the checkpoint ``source`` again with its weights in half precision, as the bundled ones are."""
+    checkpoint = load_checkpoint(source)
+    save_checkpoint(target, checkpoint.config, checkpoint.tensors, half=True)
+
+
 def build_model(config: Mapping[str, Any]) -> nn.Module:
     """The network that a checkpoint's configuration names, with fresh weights. Raises CheckpointError."""
     try:

@@ -11,7 +11,13 @@ import torch
 from refiner.errors import CheckpointError, ConfigError, TrainingError
 from refiner.models import LiftingModule, UnrolledRefiner
 from refiner.skeleton import LEFT, PARENTS, RIGHT
-from refiner.training.checkpoints import load_checkpoint, load_module, load_noise_model, save_checkpoint
+from refiner.training.checkpoints import (
+    compress_checkpoint,
+    load_checkpoint,
+    load_module,
+    load_noise_model,
+    save_checkpoint,
+)
 from refiner.training.config import DataConfig, config_from_dict, load_config
 from refiner.training.loop import BEST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter, train_refiner
@@ -144,7 +150,7 @@ def test_cross_fitting_lifts_nobody_by_a_lifter_that_saw_them(people, tiny, tmp_
 
 def test_half_precision_is_stored_and_computed_with_in_full(people, tiny, tmp_path):
     full = load_checkpoint(train_lifter(tiny("lifter"), people, tmp_path / "run", quiet=True))
-    save_checkpoint(tmp_path / "half.safetensors", full.config, full.tensors, half=True)
+    compress_checkpoint(tmp_path / "run" / BEST_FILE, tmp_path / "half.safetensors")
     half = load_checkpoint(tmp_path / "half.safetensors")
     assert {tensor.dtype for tensor in half.tensors.values()} == {torch.float16}
     assert {value.dtype for value in half.state().values()} == {torch.float32}

@@ -367,14 +367,15 @@ def sitting_down(scene: Scene) -> Array:
             shoulder_abduction=9.0,
         )
     seat = 0.285 * body.stature * float(scene.rng.uniform(0.94, 1.1))
-    standing = body.leg + body.lengths["ankle"]
     back = 0.9 * body.lengths["thigh"]
+    # As high as nearly straight legs would still hold the hips that far behind the feet.
+    above = body.lengths["ankle"] + np.sqrt(body.leg**2 - back**2)
     ankles, toes = scene.feet()
     return scene.on_feet(
         ankles,
         toes,
         shift=-0.01 - back * minimum_jerk(seated) + 0.03 * leaning,
-        drop=(standing - seat - 0.03) * seated * (0.75 + 0.25 * seated),
+        drop=(above - seat) * seated * (0.75 + 0.25 * seated),
     )
 
 
@@ -444,9 +445,7 @@ def dancing(scene: Scene) -> Array:
     return scene.on_feet(ankles, toes, aside=-0.06 * sway, drop=0.025 + bounce, heading=heading)
 
 
-def _stepping(
-    scene: Scene, phase: Array, frequency: float, turned: Callable[[Array], Array]
-) -> tuple[Array, Array]:
+def _stepping(scene: Scene, phase: Array, frequency: float, turned: Callable[[Array], Array]) -> tuple[Array, Array]:
     """Feet that lift in turn, each to a new place about a body ``turned`` in time: ankles and headings."""
     ankles, toes = scene.feet()
     rest = ankles[0, :, :2]
@@ -502,7 +501,8 @@ def jumping(scene: Scene) -> Array:
     draws = child_generator(rng)
     count = int(np.ceil(scene.times[-1] / 1.5)) + 2
     seeds = draws.uniform(size=(count, 4))
-    height = style.amplitude * (0.07 + 0.17 * seeds[:, 0])
+    # Higher than 2.1 m the nearest camera would lose the head of a tall person.
+    height = np.minimum(style.amplitude * (0.07 + 0.17 * seeds[:, 0]), 2.1 - 1.02 * body.stature)
     pause = (0.25 + 0.8 * seeds[:, 1]) / style.tempo
     crouch = (0.16 + 0.10 * seeds[:, 2]) * body.leg
     reach = 40.0 + 65.0 * seeds[:, 3]
@@ -528,7 +528,7 @@ def jumping(scene: Scene) -> Array:
     arm = np.stack([zero, zero - 38.0, reach, 0.5 * reach, zero], axis=-1).ravel()
     scene.add("shoulder_flexion", 2.0 + _through(scene.times, swings, arm))
     scene.add("elbow", 8.0)
-    bend = drop / crouch.mean()
+    bend = drop / (0.21 * body.leg)
     scene.add("trunk_pitch", 20.0 * bend)
     scene.add("spine_flexion", 14.0 * bend)
     scene.add("neck_flexion", -16.0 * bend)

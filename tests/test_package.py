@@ -1,0 +1,113 @@
+"""What an import and a --help may load, and that the package says one version everywhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import pytest
+
+import refiner
+
+CHECKOUT = Path(__file__).parent.parent
+HEAVY = ("torch", "onnx", "onnxscript", "onnxruntime", "matplotlib")
+# A command that does nothing yet needs neither of these.
+HEAVY_FOR_HELP = (*HEAVY, "scipy", "tqdm", "safetensors")
+COMMANDS = {
+    "refiner-train": "refiner.cli.train",
+    "refiner-refine": "refiner.cli.refine",
+    "refiner-evaluate": "refiner.cli.evaluate",
+    "refiner-demo": "refiner.cli.demo",
+    "refiner-export": "refiner_export.cli",
+    "refiner-bench": "refiner_bench.cli",
+}
+
+
+def _loaded_after(code: str, names: tuple[str, ...]) -> list[str]:
+    """Which of these modules are loaded when the code has run in a fresh interpreter."""
+    script = f"import json, sys\n{code}\nprint(json.dumps([name for name in {names!r} if name in sys.modules]))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    loaded: list[str] = json.loads(result.stdout.splitlines()[-1])
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import refiner",
+        "import refiner.native, refiner.evaluation, refiner.skeleton, refiner.camera, refiner.data",
+        "import refiner.data.synthetic, refiner.diffusion",
+        "from refiner import Lifter, Refiner, RefinerError, native",
+        "import refiner_export, refiner_bench",
+    ],
+)
+def test_import_loads_nothing_heavy(code: str) -> None:
+    assert _loaded_after(code, HEAVY) == []
+
+
+@pytest.mark.parametrize("module", COMMANDS.values(), ids=COMMANDS)
+def test_help_loads_nothing_heavy(module: str) -> None:
+    code = (
+        f"from {module} import main\n"
+        "try:\n    code = main(['--help'])\nexcept SystemExit as stop:\n    code = stop.code\nassert not code, code"
+    )
+    assert _loaded_after(code, HEAVY_FOR_HELP) == []
+
+
+@pytest.mark.parametrize(("command", "module"), COMMANDS.items(), ids=COMMANDS)
+def test_help_teaches(command: str, module: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main(['--help']))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=CHECKOUT,
+    )
+    assert result.stdout.startswith(f"usage: {command}")
+    assert "exit codes" in result.stdout
+
+
+def test_declared_commands_are_these() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {command: f"{module}:main" for command, module in COMMANDS.items()}
+
+
+def test_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert refiner.__version__ == project["version"]
+
+
+@pytest.mark.skipif(
+    not [entry for entry in entry_points(group="console_scripts") if entry.name == "refiner-refine"],
+    reason="refiner is not installed in this environment, only on its path",
+)
+def test_installed_version_is_this_one() -> None:
+    assert version("refiner") == refiner.__version__
+
+
+def test_no_extra_brings_both_runtimes() -> None:
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, requirements in extras.items():
+        runtimes = [requirement for requirement in requirements if requirement.startswith("onnxruntime")]
+        assert len(runtimes) == (name in ("cpu", "gpu"))
+    assert not [requirement for requirement in extras["dev"] if requirement.startswith("refiner[")]
+
+
+def test_constraints_pin_every_direct_requirement() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    lines = (CHECKOUT / "constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    assert all("==" in line or line.startswith("#") for line in lines)
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(entry for name in extras if name != "gpu" for entry in extras[name])]
+    assert {requirement.partition(">")[0].lower() for requirement in wanted} <= pinned
+
+
+def test_there_is_no_unknown_attribute() -> None:
+    with pytest.raises(AttributeError, match="Unknown"):
+        _ = refiner.Unknown
+    assert set(refiner.__all__) <= set(dir(refiner))
