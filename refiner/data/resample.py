@@ -23,7 +23,7 @@ _WHOLE = 1e-6
 _ORDER = 8
 _CUTOFF = 0.8
 # Frames on either side, at the new rate, after which the filter's response has died away.
-_SETTLING = 50
+_SETTLING = 30
 
 
 def frame_times(frames: int, fps: float) -> NDArray[np.float64]:
@@ -99,7 +99,10 @@ def resample_back(pose: ArrayLike, fps: float, fps_original: float, frames_origi
 def _band_limited(values: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
     sections = butter(_ORDER, _CUTOFF / ratio, output="sos")
     padding = min(len(values) - 1, math.ceil(_SETTLING * ratio))
-    return np.asarray(sosfiltfilt(sections, values, axis=0, padtype="odd", padlen=padding))
+    # The line from the first frame to the last needs no filter; without it the ends ring less.
+    share = np.linspace(0.0, 1.0, len(values)).reshape(-1, *[1] * (values.ndim - 1))
+    line = values[0] + share * (values[-1] - values[0])
+    return np.asarray(line + sosfiltfilt(sections, values - line, axis=0, padtype="odd", padlen=padding))
 
 
 def _rate(fps: float) -> float:

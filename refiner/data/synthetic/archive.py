@@ -12,8 +12,9 @@ from refiner.data.clips import MotionFolder
 from refiner.data.description import ArchiveDescription
 from refiner.data.detector import DetectorModel
 from refiner.data.resample import frame_times
-from refiner.data.synthetic.actions import ACTIONS, Scene
+from refiner.data.synthetic.actions import ACTIONS
 from refiner.data.synthetic.body import Body, turn_z
+from refiner.data.synthetic.scene import Scene
 from refiner.errors import EmptySequenceError, UsageError
 
 SYNTHETIC_ACTIONS = tuple(ACTIONS)

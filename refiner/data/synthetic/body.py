@@ -69,7 +69,7 @@ PAIRED = (
 )
 _SIDES = np.array([1.0, -1.0])  # left is +y
 _LEG_REACH = 0.991  # of a straight leg: a knee bent by 15 degrees, where the solution is well conditioned
-_LIMIT_WIDTH = np.radians(4.0)
+_LIMIT_WIDTH = float(np.radians(4.0))
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,11 @@ def rest_angles(frames: int) -> Angles:
 
 def limited(angles: Angles) -> Angles:
     """The angles, kept within the limits without kinks."""
-    return {
-        name: soft_clip(values, *np.radians(JOINT_LIMITS_DEG[name]), _LIMIT_WIDTH) for name, values in angles.items()
-    }
+    result = {}
+    for name, values in angles.items():
+        low, high = np.radians(JOINT_LIMITS_DEG[name])
+        result[name] = soft_clip(values, float(low), float(high), _LIMIT_WIDTH)
+    return result
 
 
 def turn_x(angle: ArrayLike) -> Array:
