@@ -13,7 +13,11 @@ import onnx
 import onnx_ir
 import onnxscript
 import torch
-from onnx_ir.passes.common import DeduplicateInitializersPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    DeduplicateInitializersPass,
+    RemoveUnusedNodesPass,
+)
 
 from refiner.errors import ExportError, UsageError
 from refiner.models import LiftingModule, UnrolledRefiner, stc
@@ -56,8 +60,10 @@ def trace(module: UnrolledRefiner | LiftingModule, kind: str, opset: int = DEFAU
     except Exception as error:  # the exporter raises many kinds without a common base
         raise ExportError(f"the {kind} could not be traced: {error}") from error
     assert program is not None
-    # The K steps share their weights: each is stored once.
     model = onnx_ir.from_proto(program.model_proto)
+    # The exporter notes at every node which line of which file of this machine it came from.
+    ClearMetadataAndDocStringPass()(model)
+    # The K steps share their weights: each is stored once.
     DeduplicateInitializersPass(size_limit=2**31)(model)
     RemoveUnusedNodesPass()(model)
     proto = onnx_ir.to_proto(model)

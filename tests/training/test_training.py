@@ -149,7 +149,7 @@ def test_cross_fitting_lifts_nobody_by_a_lifter_that_saw_them(people, tiny, tmp_
 
 
 def test_half_precision_is_stored_and_computed_with_in_full(people, tiny, tmp_path):
-    full = load_checkpoint(train_lifter(tiny("lifter"), people, tmp_path / "run", quiet=True))
+    train_lifter(tiny("lifter"), people, tmp_path / "run", quiet=True)
     compress_checkpoint(tmp_path / "run" / BEST_FILE, tmp_path / "half.safetensors")
     half = load_checkpoint(tmp_path / "half.safetensors")
     assert {tensor.dtype for tensor in half.tensors.values()} == {torch.float16}
