@@ -54,6 +54,7 @@ def sample_conditional(
     seed: int = 0,
     first_frame: int = 0,
     threads: int = 0,
+    frame_ids: Any = None,
 ) -> Any:
     """Draw e ~ N(mean_error + gain (c - mean_condition), L L^T), eq. 5 and 6, in one pass per frame.
 
@@ -62,58 +63,66 @@ def sample_conditional(
             cholesky ``(D, D)`` lower triangular.
         seed, first_frame: the draw of row i is a function of (seed, first_frame + i) alone, by Philox 4x32-10:
             the same bits for any number of threads and any split of the batch.
+        frame_ids: ``(F,)`` int64 instead of first_frame: row i takes the draw of frame ``frame_ids[i]``, so that a
+            shuffled batch draws what the ordered one does.
 
     Returns ``(F, D)`` float32. Raises ShapeError, DTypeError and MissingComponentError.
     """
     arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
+    ids = _frame_ids(frame_ids, len(arrays[0]), condition)
     if _is_cuda_tensor(condition):
-        return _sample_on_cuda(condition, arrays, seed, first_frame)
-    drawn = _module().sample_conditional(*arrays, _word(seed), _word(first_frame), threads)
+        return _sample_on_cuda(arrays, seed, first_frame, ids)[1]
+    drawn = _module().sample_conditional(*arrays, _word(seed), _word(first_frame), threads, ids)
     return _like(condition, drawn)
 
 
 def diffuse(
-    condition: NDArray[Any],
-    clean: NDArray[Any],
-    clean_factor: NDArray[Any],
-    noise_factor: NDArray[Any],
-    mean_error: NDArray[Any],
-    mean_condition: NDArray[Any],
-    gain: NDArray[Any],
-    cholesky: NDArray[Any],
+    condition: Any,
+    clean: Any,
+    clean_factor: Any,
+    noise_factor: Any,
+    mean_error: Any,
+    mean_condition: Any,
+    gain: Any,
+    cholesky: Any,
     seed: int = 0,
     first_frame: int = 0,
     threads: int = 0,
+    frame_ids: Any = None,
 ) -> tuple[Any, Any]:
     """`sample_conditional` and the forward process of eq. 8 in the same pass.
 
     ``clean`` y0 ``(F, D)``; the factors ``(F,)`` are sqrt(abar) + sqrt(1 - abar) and sqrt(1 - abar) of each frame's
     timestep. Returns (y_t, e), each ``(F, D)`` float32, y_t = clean_factor y0 + noise_factor e.
     """
-    condition, *gaussian = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
-    frames, size = len(condition), len(gaussian[0])
-    clean = _floats(clean, "clean", (frames, size))
-    factors = [
-        _floats(clean_factor, "clean_factor", (frames,)),
-        _floats(noise_factor, "noise_factor", (frames,)),
-    ]
-    noisy, error = _module().diffuse(condition, clean, *factors, *gaussian, _word(seed), _word(first_frame), threads)
-    return noisy, error
+    arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
+    frames, size = len(arrays[0]), len(arrays[1])
+    ids = _frame_ids(frame_ids, frames, condition)
+    shapes = {"clean": (frames, size), "clean_factor": (frames,), "noise_factor": (frames,)}
+    values = (clean, clean_factor, noise_factor)
+    forward = [_floats(value, name, shapes[name], condition) for name, value in zip(shapes, values, strict=True)]
+    if _is_cuda_tensor(condition):
+        return _sample_on_cuda(arrays, seed, first_frame, ids, forward)
+    noisy, error = _module().diffuse(arrays[0], *forward, *arrays[1:], _word(seed), _word(first_frame), threads, ids)
+    return _like(condition, noisy), _like(condition, error)
 
 
 def philox_normal(seed: int, first_frame: int, frames: int, dims: int, threads: int = 0) -> NDArray[np.float32]:
     """The standard normal numbers ``(frames, dims)`` that `sample_conditional` draws."""
+    if frames < 0 or dims < 0:
+        raise ShapeError(f"expected frames and dims of 0 or more, got {frames} and {dims}")
     normal: NDArray[np.float32] = _module().philox_normal(_word(seed), _word(first_frame), frames, dims, threads)
     return normal
 
 
 def features() -> dict[str, Any]:
-    """What the compiled module can do here: built, with CUDA, devices found, default number of threads."""
+    """What the compiled module can do here: built, instruction set, CUDA, devices found, default threads."""
     if _native is None:
         return {"built": False, "reason": _reason}
     cuda = bool(_native.with_cuda)
     return {
         "built": True,
+        "isa": str(_native.isa()),
         "cuda": cuda,
         "cuda_devices": int(_native.cuda_device_count()) if cuda else 0,
         "threads": int(_native.thread_count(0)),
@@ -151,26 +160,60 @@ def _array(value: Any) -> NDArray[Any]:
         value = value.detach()
         if value.device.type != "cpu":
             raise DTypeError(f"found a tensor on {value.device} among arrays on the CPU; move all to one device")
-        value = value.numpy()
+        try:
+            value = value.numpy()
+        except TypeError as failure:  # bfloat16 and the like
+            raise DTypeError(f"found a tensor of {value.dtype}, which NumPy has not; expected float32") from failure
     return np.asarray(value)
 
 
-def _floats(value: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    array = _array(value)
-    if array.shape != shape:
-        raise ShapeError(f"{name} has shape {array.shape}, expected {shape}")
-    if not np.issubdtype(array.dtype, np.floating):
-        raise DTypeError(f"{name} has type {array.dtype}, expected float32")
-    return np.ascontiguousarray(array, dtype=np.float32)
+def _is_float(kind: np.dtype[Any]) -> bool:
+    """float16, float32 or float64; a long double would lose digits unseen."""
+    return kind.kind == "f" and kind.itemsize <= 8
+
+
+def _floats(value: Any, name: str, shape: tuple[int, ...], like: Any) -> Any:
+    """``value`` as contiguous float32 where ``like`` is: a CUDA tensor on its device, or a NumPy array."""
+    array: Any
+    if _is_cuda_tensor(like):
+        import torch
+
+        array = torch.as_tensor(value, dtype=torch.float32, device=like.device).detach().contiguous()
+    else:
+        array = _array(value)
+        if not _is_float(array.dtype):
+            raise DTypeError(f"{name} has type {array.dtype}, expected float32")
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    if tuple(array.shape) != shape:
+        raise ShapeError(f"{name} has shape {tuple(array.shape)}, expected {shape}")
+    return array
+
+
+def _frame_ids(value: Any, frames: int, like: Any) -> Any:
+    if value is None:
+        return None
+    if _is_cuda_tensor(value):
+        value = value.cpu()
+    ids = _array(value)
+    if ids.dtype.kind not in "iu":
+        raise DTypeError(f"frame_ids has type {ids.dtype}, expected int64")
+    if ids.shape != (frames,):
+        raise ShapeError(f"frame_ids has shape {ids.shape}, expected {(frames,)}")
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    if _is_cuda_tensor(like):
+        import torch
+
+        return torch.as_tensor(ids, device=like.device)
+    return ids
 
 
 def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain: Any, cholesky: Any) -> list[Any]:
-    if np.ndim(condition) != 2 or np.ndim(mean_error) != 1:
+    if len(np.shape(condition)) != 2 or len(np.shape(mean_error)) != 1:
         raise ShapeError(
             f"expected condition (frames, C) and mean_error (D,), got {tuple(np.shape(condition))} and "
             f"{tuple(np.shape(mean_error))}"
         )
-    (frames, inputs), size = tuple(condition.shape), len(mean_error)
+    (frames, inputs), (size,) = np.shape(condition), np.shape(mean_error)
     shapes = {
         "condition": (frames, inputs),
         "mean_error": (size,),
@@ -179,9 +222,7 @@ def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain:
         "cholesky": (size, size),
     }
     values = (condition, mean_error, mean_condition, gain, cholesky)
-    if _is_cuda_tensor(condition):
-        return [_cuda_floats(value, name, shapes[name], condition) for name, value in zip(shapes, values, strict=True)]
-    return [_floats(value, name, shapes[name]) for name, value in zip(shapes, values, strict=True)]
+    return [_floats(value, name, shapes[name], condition) for name, value in zip(shapes, values, strict=True)]
 
 
 def _check_poses(pred: Any, target: Any) -> None:
@@ -196,7 +237,7 @@ def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int) ->
         return _align_on_cuda(name, pred, target, scale)
     arrays = [_array(pred), _array(target)]
     types = {array.dtype for array in arrays}
-    if not all(np.issubdtype(kind, np.floating) for kind in types):
+    if not all(_is_float(kind) for kind in types):
         raise DTypeError(f"expected float32 or float64 poses, got {arrays[0].dtype} and {arrays[1].dtype}")
     # float16 is computed as float32; a mix of float32 and float64 as float64.
     wide = np.result_type(np.float32, *types)
@@ -215,13 +256,13 @@ def _cuda_module() -> Any:
     return module
 
 
-def _cuda_floats(value: Any, name: str, shape: tuple[int, ...], like: Any) -> Any:
-    import torch
-
-    tensor = torch.as_tensor(value, dtype=torch.float32, device=like.device).contiguous()
-    if tuple(tensor.shape) != shape:
-        raise ShapeError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
-    return tensor
+def _launch(kernel: Any, *arguments: Any) -> None:
+    try:
+        kernel(*arguments)
+    except RuntimeError as failure:
+        raise MissingComponentError(
+            f"CUDA refused the kernel ({failure}); build refiner for this device, or move the tensors to the CPU"
+        ) from failure
 
 
 def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool) -> Any:
@@ -237,7 +278,8 @@ def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool) -> Any:
     result = torch.empty_like(pred) if name == "procrustes_align" else pred.new_empty(poses)
     suffix = "f64" if pred.dtype == torch.float64 else "f32"
     with torch.cuda.device(pred.device):
-        getattr(module, f"cuda_{name}_{suffix}")(
+        _launch(
+            getattr(module, f"cuda_{name}_{suffix}"),
             pred.data_ptr(),
             target.data_ptr(),
             result.data_ptr(),
@@ -249,17 +291,23 @@ def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool) -> Any:
     return result
 
 
-def _sample_on_cuda(condition: Any, arrays: list[Any], seed: int, first_frame: int) -> Any:
+def _sample_on_cuda(
+    arrays: list[Any], seed: int, first_frame: int, ids: Any, forward: list[Any] | None = None
+) -> tuple[Any, Any]:
+    """(y_t, e); y_t is None without ``forward``, the clean poses and the two factors."""
     import torch
 
     module = _cuda_module()
-    frames, inputs = condition.shape
-    size = len(arrays[1])
-    result = condition.new_empty(frames, size, dtype=torch.float32)
+    condition, mean_error = arrays[:2]
+    (frames, inputs), size = condition.shape, len(mean_error)
+    error = condition.new_empty(frames, size)
+    noisy = None if forward is None else torch.empty_like(error)
+    optional = [ids, *(forward or [None] * 3), noisy]
     with torch.cuda.device(condition.device):
-        module.cuda_sample_conditional(
-            arrays[0].data_ptr(),
-            result.data_ptr(),
+        _launch(
+            module.cuda_sample_conditional,
+            condition.data_ptr(),
+            error.data_ptr(),
             frames,
             *(tensor.data_ptr() for tensor in arrays[1:]),
             size,
@@ -267,5 +315,6 @@ def _sample_on_cuda(condition: Any, arrays: list[Any], seed: int, first_frame: i
             _word(seed),
             _word(first_frame),
             torch.cuda.current_stream().cuda_stream,
+            *(0 if tensor is None else tensor.data_ptr() for tensor in optional),
         )
-    return result
+    return noisy, error

@@ -2,7 +2,9 @@
 // errors; what is checked here only keeps a wrong call from touching foreign memory.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 
 #include "kernels.h"
@@ -53,6 +55,18 @@ Array<Real> bound_align(const Array<Real>& pred, const Array<Real>& target, bool
     return aligned;
 }
 
+// The instruction set that select_stc_kernels() (stc_attention.h) chooses here.
+const char* isa() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+        return "x86-64-v4";
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
+#endif
+    return "baseline";
+}
+
 Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_condition,
                        const Array<float>& gain, const Array<float>& cholesky) {
     const int64_t size = mean_error.size(), inputs = mean_condition.size();
@@ -61,38 +75,48 @@ Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_
     return {mean_error.data(), mean_condition.data(), gain.data(), cholesky.data(), size, inputs};
 }
 
+using FrameIds = std::optional<Array<int64_t>>;
+
+Draw read_draw(uint64_t seed, uint64_t first_frame, const FrameIds& ids, int64_t frames) {
+    require(!ids || ids->size() == frames, "expected frame_ids [frames]");
+    return {seed, first_frame, ids ? ids->data() : nullptr};
+}
+
 Array<float> bound_sample(const Array<float>& condition, const Array<float>& mean_error,
                           const Array<float>& mean_condition, const Array<float>& gain,
-                          const Array<float>& cholesky, uint64_t seed, uint64_t first_frame, int threads) {
+                          const Array<float>& cholesky, uint64_t seed, uint64_t first_frame, int threads,
+                          const FrameIds& frame_ids) {
     const Gaussian g = read_gaussian(mean_error, mean_condition, gain, cholesky);
     require(condition.ndim() == 2 && condition.shape(1) == g.condition_size, "expected condition [frames, C]");
     const int64_t frames = condition.shape(0);
+    const Draw draw = read_draw(seed, first_frame, frame_ids, frames);
     Array<float> error({frames, g.error_size});
     const float* input = condition.data();
     float* output = error.mutable_data();
     py::gil_scoped_release release;
-    sample_conditional(g, input, output, frames, seed, first_frame, threads);
+    sample_conditional(g, input, output, frames, draw, threads);
     return error;
 }
 
 py::tuple bound_diffuse(const Array<float>& condition, const Array<float>& clean, const Array<float>& clean_factor,
                         const Array<float>& noise_factor, const Array<float>& mean_error,
                         const Array<float>& mean_condition, const Array<float>& gain, const Array<float>& cholesky,
-                        uint64_t seed, uint64_t first_frame, int threads) {
+                        uint64_t seed, uint64_t first_frame, int threads, const FrameIds& frame_ids) {
     const Gaussian g = read_gaussian(mean_error, mean_condition, gain, cholesky);
     const int64_t frames = condition.ndim() == 2 ? condition.shape(0) : -1;
     require(frames >= 0 && condition.shape(1) == g.condition_size, "expected condition [frames, C]");
     require(
         clean.size() == frames * g.error_size && clean_factor.size() == frames && noise_factor.size() == frames,
         "expected clean [frames, D] and two factors [frames]");
+    const Draw draw = read_draw(seed, first_frame, frame_ids, frames);
     Array<float> error({frames, g.error_size});
     Array<float> noisy({frames, g.error_size});
-    const float* inputs[] = {condition.data(), clean.data(), clean_factor.data(), noise_factor.data()};
-    float* outputs[] = {error.mutable_data(), noisy.mutable_data()};
+    const Forward forward{clean.data(), clean_factor.data(), noise_factor.data(), noisy.mutable_data()};
+    const float* input = condition.data();
+    float* output = error.mutable_data();
     {
         py::gil_scoped_release release;
-        sample_conditional(g, inputs[0], outputs[0], frames, seed, first_frame, threads, inputs[1], inputs[2],
-                           inputs[3], outputs[1]);
+        sample_conditional(g, input, output, frames, draw, threads, forward);
     }
     return py::make_tuple(noisy, error);
 }
@@ -129,20 +153,37 @@ void bind_cuda(py::module_& m, const char* p_mpjpe_name, const char* align_name)
     });
 }
 
-const float* floats(std::uintptr_t address) { return reinterpret_cast<const float*>(address); }
+template <typename T>
+T* at(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
 
+// An address of 0 means that there is none: no frame_ids, or no forward process.
 void bind_cuda_sampling(py::module_& m) {
     using Address = std::uintptr_t;
-    m.def("cuda_sample_conditional",
-          [](Address condition, Address error, int64_t frames, Address mean_error, Address mean_condition,
-             Address gain, Address cholesky, int64_t error_size, int64_t condition_size, uint64_t seed,
-             uint64_t first_frame, Address stream) {
-              const Gaussian g{floats(mean_error), floats(mean_condition), floats(gain), floats(cholesky),
-                               error_size,         condition_size};
-              check_cuda(cuda_sample_conditional(g, floats(condition), reinterpret_cast<float*>(error), frames,
-                                                 seed, first_frame, nullptr, nullptr, nullptr, nullptr,
-                                                 reinterpret_cast<void*>(stream)));
-          });
+    m.def(
+        "cuda_sample_conditional",
+        [](Address condition, Address error, int64_t frames, Address mean_error, Address mean_condition,
+           Address gain, Address cholesky, int64_t error_size, int64_t condition_size, uint64_t seed,
+           uint64_t first_frame, Address stream, Address frame_ids, Address clean, Address clean_factor,
+           Address noise_factor, Address noisy) {
+            const Gaussian g{at<const float>(mean_error),
+                             at<const float>(mean_condition),
+                             at<const float>(gain),
+                             at<const float>(cholesky),
+                             error_size,
+                             condition_size};
+            const Draw draw{seed, first_frame, at<const int64_t>(frame_ids)};
+            const Forward forward{at<const float>(clean), at<const float>(clean_factor),
+                                  at<const float>(noise_factor), at<float>(noisy)};
+            check_cuda(cuda_sample_conditional(g, at<const float>(condition), at<float>(error), frames, draw,
+                                               forward, at<void>(stream)));
+        },
+        py::arg("condition"), py::arg("error"), py::arg("frames"), py::arg("mean_error"),
+        py::arg("mean_condition"), py::arg("gain"), py::arg("cholesky"), py::arg("error_size"),
+        py::arg("condition_size"), py::arg("seed"), py::arg("first_frame"), py::arg("stream"),
+        py::arg("frame_ids") = 0, py::arg("clean") = 0, py::arg("clean_factor") = 0, py::arg("noise_factor") = 0,
+        py::arg("noisy") = 0);
 }
 #endif
 
@@ -154,10 +195,16 @@ PYBIND11_MODULE(_native, m) {
     m.def("p_mpjpe_f64", &bound_p_mpjpe<double>);
     m.def("procrustes_align_f32", &bound_align<float>);
     m.def("procrustes_align_f64", &bound_align<double>);
-    m.def("sample_conditional", &bound_sample);
-    m.def("diffuse", &bound_diffuse);
+    m.def("sample_conditional", &bound_sample, py::arg("condition"), py::arg("mean_error"),
+          py::arg("mean_condition"), py::arg("gain"), py::arg("cholesky"), py::arg("seed"), py::arg("first_frame"),
+          py::arg("threads"), py::arg("frame_ids") = py::none());
+    m.def("diffuse", &bound_diffuse, py::arg("condition"), py::arg("clean"), py::arg("clean_factor"),
+          py::arg("noise_factor"), py::arg("mean_error"), py::arg("mean_condition"), py::arg("gain"),
+          py::arg("cholesky"), py::arg("seed"), py::arg("first_frame"), py::arg("threads"),
+          py::arg("frame_ids") = py::none());
     m.def("philox_normal", &bound_normal);
     m.def("thread_count", &thread_count);
+    m.def("isa", &isa);
     bind_stc_attention(m);
 #if defined(REFINER_WITH_CUDA)
     m.attr("with_cuda") = true;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -52,15 +53,17 @@ thread_local bool inside_body = false;
 
 class Pool {
  public:
+    const pid_t owner = getpid();
+
     void run(Work& work, int threads) {
         // One call at a time has the workers; another Python thread waits for its turn.
         std::lock_guard<std::mutex> turn(turn_);
-        grow(threads - 1);
+        const int workers = grow(threads - 1);
         {
             std::lock_guard<std::mutex> lock(mutex_);
             work_ = &work;
-            wanted_ = threads - 1;
-            work.running = threads - 1;
+            wanted_ = workers;
+            work.running = workers;
             ++generation_;
         }
         wake_.notify_all();
@@ -73,11 +76,18 @@ class Pool {
     }
 
  private:
-    void grow(int workers) {
-        while (static_cast<int>(count_) < workers) {
-            const int index = count_++;
-            std::thread([this, index] { loop(index); }).detach();
+    // The number of workers that there are, up to `workers`: fewer where the system refuses another thread, which
+    // costs time and changes no result.
+    int grow(int workers) {
+        while (count_ < workers) {
+            try {
+                std::thread([this, index = count_] { loop(index); }).detach();
+            } catch (const std::system_error&) {
+                return count_;
+            }
+            ++count_;
         }
+        return workers;
     }
 
     void loop(int index) {
@@ -108,17 +118,16 @@ class Pool {
 };
 
 // The pool is never destroyed: its threads are detached and may outlive static destruction. A forked child has
-// none of its parent's threads, so it starts a pool of its own.
+// none of its parent's threads, so it starts a pool of its own. No mutex: one that another thread holds while the
+// process forks would stay locked in the child for ever.
 Pool& pool() {
-    static std::mutex mutex;
-    static Pool* current = nullptr;
-    static pid_t owner = 0;
-    std::lock_guard<std::mutex> lock(mutex);
-    if (current == nullptr || owner != getpid()) {
-        current = new Pool();
-        owner = getpid();
-    }
-    return *current;
+    static std::atomic<Pool*> current{nullptr};
+    Pool* found = current.load();
+    if (found != nullptr && found->owner == getpid()) return *found;
+    Pool* fresh = new Pool();
+    if (current.compare_exchange_strong(found, fresh)) return *fresh;
+    delete fresh;  // another thread was first; no thread of this one has started
+    return *found;
 }
 
 }  // namespace

@@ -25,9 +25,8 @@ std::vector<float> transposed(const float* matrix, int64_t rows, int64_t columns
 
 }  // namespace
 
-void sample_conditional(const Gaussian& g, const float* condition, float* error, int64_t frames, uint64_t seed,
-                        uint64_t first_frame, int threads, const float* clean, const float* clean_factor,
-                        const float* noise_factor, float* noisy) {
+void sample_conditional(const Gaussian& g, const float* condition, float* error, int64_t frames, const Draw& draw,
+                        int threads, const Forward& forward) {
     const int64_t size = g.error_size;
     const int64_t inputs = g.condition_size;
     // Column by column the products run over the error's coordinates, which the compiler vectorises. Each frame is
@@ -37,7 +36,7 @@ void sample_conditional(const Gaussian& g, const float* condition, float* error,
     parallel_for(0, frames, 64, threads, [&](int64_t begin, int64_t end) {
         std::vector<float> normal(size);
         for (int64_t f = begin; f < end; ++f) {
-            normal_row(seed, first_frame + static_cast<uint64_t>(f), size, normal.data());
+            normal_row(draw.seed, draw.frame(f), size, normal.data());
             float* __restrict to = error + f * size;
             for (int64_t d = 0; d < size; ++d) to[d] = g.mean_error[d];
             for (int64_t c = 0; c < inputs; ++c) {
@@ -50,9 +49,11 @@ void sample_conditional(const Gaussian& g, const float* condition, float* error,
                 const float* __restrict column = factor.data() + c * size;
                 for (int64_t d = c; d < size; ++d) to[d] += column[d] * value;
             }
-            if (clean == nullptr) continue;
+            if (forward.clean == nullptr) continue;
+            const float* clean = forward.clean + f * size;
+            float* noisy = forward.noisy + f * size;
             for (int64_t d = 0; d < size; ++d) {
-                noisy[f * size + d] = clean_factor[f] * clean[f * size + d] + noise_factor[f] * to[d];
+                noisy[d] = forward.clean_factor[f] * clean[d] + forward.noise_factor[f] * to[d];
             }
         }
     });

@@ -42,16 +42,14 @@ __global__ void align_kernel(const Real* pred, const Real* target, Real* aligned
 }
 
 // One frame a block, one error coordinate a thread; the normal numbers and the centred condition are shared.
-__global__ void sample_kernel(Gaussian g, const float* condition, float* error, uint64_t seed,
-                              uint64_t first_frame, const float* clean, const float* clean_factor,
-                              const float* noise_factor, float* noisy) {
+__global__ void sample_kernel(Gaussian g, const float* condition, float* error, Draw draw, Forward forward) {
     extern __shared__ float shared[];
     float* normal = shared;
     float* centred = shared + g.error_size;
     const int64_t f = blockIdx.x;
     for (int64_t block = threadIdx.x; 4 * block < g.error_size; block += blockDim.x) {
         double drawn[4];
-        philox_normal4(seed, first_frame + static_cast<uint64_t>(f), static_cast<uint32_t>(block), drawn);
+        philox_normal4(draw.seed, draw.frame(f), static_cast<uint32_t>(block), drawn);
         for (int64_t k = 0; k < 4 && 4 * block + k < g.error_size; ++k) {
             normal[4 * block + k] = static_cast<float>(drawn[k]);
         }
@@ -66,7 +64,9 @@ __global__ void sample_kernel(Gaussian g, const float* condition, float* error, 
         for (int64_t c = 0; c <= d; ++c) sum += g.cholesky[d * g.error_size + c] * normal[c];
         const int64_t at = f * g.error_size + d;
         error[at] = sum;
-        if (clean != nullptr) noisy[at] = clean_factor[f] * clean[at] + noise_factor[f] * sum;
+        if (forward.clean != nullptr) {
+            forward.noisy[at] = forward.clean_factor[f] * forward.clean[at] + forward.noise_factor[f] * sum;
+        }
     }
 }
 
@@ -96,13 +96,11 @@ const char* cuda_procrustes_align(const Real* pred, const Real* target, Real* al
 }
 
 const char* cuda_sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
-                                    uint64_t seed, uint64_t first_frame, const float* clean,
-                                    const float* clean_factor, const float* noise_factor, float* noisy,
-                                    void* stream) {
+                                    const Draw& draw, const Forward& forward, void* stream) {
     if (frames == 0) return nullptr;
     const size_t shared = (gaussian.error_size + gaussian.condition_size) * sizeof(float);
-    sample_kernel<<<frames, 64, shared, static_cast<cudaStream_t>(stream)>>>(
-        gaussian, condition, error, seed, first_frame, clean, clean_factor, noise_factor, noisy);
+    sample_kernel<<<frames, 64, shared, static_cast<cudaStream_t>(stream)>>>(gaussian, condition, error, draw,
+                                                                             forward);
     return launched();
 }
 

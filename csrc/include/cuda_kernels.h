@@ -20,8 +20,6 @@ const char* cuda_procrustes_align(const Real* pred, const Real* target, Real* al
                                   int64_t joints, bool with_scale, void* stream);
 
 const char* cuda_sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
-                                    uint64_t seed, uint64_t first_frame, const float* clean,
-                                    const float* clean_factor, const float* noise_factor, float* noisy,
-                                    void* stream);
+                                    const Draw& draw, const Forward& forward, void* stream);
 
 }  // namespace refiner

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "device.h"
+
 namespace refiner {
 
 // pred, target [poses, joints, 3] -> error [poses].
@@ -25,12 +27,29 @@ struct Gaussian {
     int64_t condition_size;
 };
 
+// Which random numbers the rows take: row f those of frame ids[f] where ids is given, else of first_frame + f.
+struct Draw {
+    uint64_t seed;
+    uint64_t first_frame;
+    const int64_t* ids;  // [frames] or nullptr
+
+    REFINER_HD uint64_t frame(int64_t row) const {
+        return ids != nullptr ? static_cast<uint64_t>(ids[row]) : first_frame + static_cast<uint64_t>(row);
+    }
+};
+
+// The forward process of eq. 8; without `clean` only the error is drawn.
+struct Forward {
+    const float* clean = nullptr;         // [frames, D]
+    const float* clean_factor = nullptr;  // [frames]
+    const float* noise_factor = nullptr;  // [frames]
+    float* noisy = nullptr;               // [frames, D]
+};
+
 // condition [frames, C] -> error [frames, D]. With clean [frames, D] given, also the forward process, eq. 8:
 // noisy [frames, D] = clean_factor[f] clean + noise_factor[f] error.
 void sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
-                        uint64_t seed, uint64_t first_frame, int threads, const float* clean = nullptr,
-                        const float* clean_factor = nullptr, const float* noise_factor = nullptr,
-                        float* noisy = nullptr);
+                        const Draw& draw, int threads, const Forward& forward = {});
 
 // normal [frames, dims]: the numbers that sample_conditional uses.
 void philox_normal(float* normal, int64_t frames, int64_t dims, uint64_t seed, uint64_t first_frame, int threads);

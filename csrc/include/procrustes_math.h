@@ -117,16 +117,18 @@ REFINER_HD Alignment align_pose(const Real* pred, const Real* target, int64_t jo
     rot[2][0] = 2.0 * (x * z - w * y);
     rot[2][1] = 2.0 * (y * z + w * x);
     rot[2][2] = w * w - x * x - y * y + z * z;
+    double trace = 0.0;  // tr(R M), the largest eigenvalue
+    for (int r = 0; r < 3; ++r) {
+        for (int c = 0; c < 3; ++c) trace += rot[r][c] * m[c][r];
+    }
     result.scale = 1.0;
     if (with_scale) {
-        double trace = 0.0;  // tr(R M), the largest eigenvalue
-        for (int r = 0; r < 3; ++r) {
-            for (int c = 0; c < 3; ++c) trace += rot[r][c] * m[c][r];
-        }
         // Rounding leaves coincident joints some 1e-16 of their distance to the origin apart.
         const double rounding = 1e-13 * largest;
         result.scale = spread <= joints * rounding * rounding ? 0.0 : trace / spread;
     }
+    // Adds 0, or NaN where one coordinate is not finite: the whole pose is then NaN, not that coordinate alone.
+    result.scale += 0.0 * trace;
     return result;
 }
 

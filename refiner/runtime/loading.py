@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from refiner.errors import CheckpointError, MissingComponentError, UsageError
+from refiner.errors import CheckpointError, UsageError
 from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.runtime.torch_engine import TorchEngine
 
@@ -47,9 +46,4 @@ def open_engine(
         )
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder; expected a .safetensors or .onnx file")
-    if path is None and find_spec("torch") is None:
-        raise MissingComponentError(
-            f"the bundled {kind} is a PyTorch checkpoint and PyTorch is not installed: pip install 'refiner[train]'; "
-            "or load an .onnx file that refiner-export wrote on another machine, which needs only 'refiner[cpu]'"
-        )
     return TorchEngine(file, kind, steps, threads)

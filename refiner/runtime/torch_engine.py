@@ -29,8 +29,8 @@ class TorchEngine:
             import torch
         except ModuleNotFoundError as error:
             raise MissingComponentError(
-                f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, export the "
-                "checkpoint with refiner-export --engine onnx elsewhere and load the .onnx file"
+                f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, load an .onnx "
+                "file instead, which needs 'refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
             ) from error
         from refiner.models import UnrolledRefiner
         from refiner.training.checkpoints import load_module

@@ -99,6 +99,20 @@ def test_nan_stays_in_its_pose():
     np.testing.assert_array_equal(np.delete(spoilt, 2), np.delete(clean, 2))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("which", ["prediction", "target", "coincident prediction's target"])
+def test_one_bad_coordinate_spoils_its_whole_pose(which, scale, value):
+    pred, target = body(3), body(3)
+    if which == "coincident prediction's target":
+        pred[:] = pred[:, :1]
+    (pred if which == "prediction" else target)[1, 4, 2] = value
+    aligned = native.procrustes_align(pred, target, scale=scale)
+    assert np.isnan(aligned[1]).all()
+    assert np.isfinite(aligned[[0, 2]]).all()
+    assert np.isnan(native.p_mpjpe(pred, target, scale=scale)[1])
+
+
 def test_strided_readonly_and_mixed_inputs():
     pred, target = body(40), body(40)
     expected = native.p_mpjpe(pred[::2].copy(), target[::-2].copy())
@@ -127,3 +141,11 @@ def test_wrong_shapes_are_named(shapes):
 def test_integers_are_refused():
     with pytest.raises(DTypeError, match="float32 or float64"):
         native.p_mpjpe(np.ones((2, 17, 3), int), np.ones((2, 17, 3), int))
+
+
+def test_types_that_would_lose_digits_are_refused():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(DTypeError, match="float32 or float64"):
+        native.p_mpjpe(body(2).astype(np.longdouble), body(2).astype(np.longdouble))
+    with pytest.raises(DTypeError, match="bfloat16"):
+        native.p_mpjpe(torch.from_numpy(body(2)).bfloat16(), torch.from_numpy(body(2)))

@@ -108,6 +108,38 @@ def test_diffuse_is_the_sample_and_equation_8():
     np.testing.assert_allclose(noisy, a[:, None] * clean + b[:, None] * drawn, rtol=1e-6, atol=1e-6)
 
 
+def test_a_shuffled_batch_draws_what_the_ordered_one_does():
+    g, condition = gaussian(), RNG.normal(size=(500, 9)).astype(np.float32)
+    clean = RNG.normal(size=(500, 6)).astype(np.float32)
+    a, b = RNG.uniform(0, 1.4, (2, 500)).astype(np.float32)
+    order = RNG.permutation(500)
+    ordered = native.diffuse(condition, clean, a, b, **g, seed=2, first_frame=2**41)
+    ids = order + 2**41
+    shuffled = native.diffuse(condition[order], clean[order], a[order], b[order], **g, seed=2, frame_ids=ids, threads=3)
+    for there, here in zip(shuffled, ordered, strict=True):
+        np.testing.assert_array_equal(there, here[order])
+    drawn = native.sample_conditional(condition[order], **g, seed=2, frame_ids=ids)
+    np.testing.assert_array_equal(drawn, shuffled[1])
+
+
+def test_frame_ids_are_checked():
+    g, condition = gaussian(), np.ones((4, 9), np.float32)
+    with pytest.raises(ShapeError, match="frame_ids has shape"):
+        native.sample_conditional(condition, **g, frame_ids=np.arange(5))
+    with pytest.raises(DTypeError, match="frame_ids has type"):
+        native.sample_conditional(condition, **g, frame_ids=np.arange(4.0))
+
+
+def test_diffuse_of_tensors_is_tensors():
+    torch = pytest.importorskip("torch")
+    g = gaussian()
+    arrays = [RNG.normal(size=shape).astype(np.float32) for shape in ((7, 9), (7, 6), (7,), (7,))]
+    expected = native.diffuse(*arrays, **g, seed=1)
+    found = native.diffuse(*map(torch.from_numpy, arrays), **g, seed=1)
+    for there, here in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(there.numpy(), here)
+
+
 def test_empty_batches_and_tensors():
     torch = pytest.importorskip("torch")
     g = gaussian()
@@ -125,3 +157,5 @@ def test_wrong_inputs_are_named():
         native.sample_conditional(np.ones(9, np.float32), **g)
     with pytest.raises(DTypeError, match="condition has type"):
         native.sample_conditional(np.ones((2, 9), int), **g)
+    with pytest.raises(ShapeError, match="frames and dims"):
+        native.philox_normal(0, 0, -1, 3)

@@ -1,0 +1,144 @@
+"""ONNX Runtime as an engine: a graph with a known formula, and every file that is not one of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from refiner.errors import ArtefactError, MissingComponentError
+from refiner.runtime import Refiner
+from refiner.runtime.onnx_engine import OnnxEngine
+
+pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: graphs cannot be run")
+
+SIZE = (1000, 1002)
+
+
+def test_agrees_with_the_formula(write_graph, ramp_engine, clip):
+    pose = clip(50)
+    graph = Refiner.load(write_graph(), threads=1)
+    expected = Refiner(ramp_engine).refine(*pose, image_size=SIZE)
+    np.testing.assert_allclose(graph.refine(*pose, image_size=SIZE), expected, atol=1e-5)
+    assert (graph.frames, graph.fps, graph.steps) == (9, 50.0, 2) and graph.metadata["engine"] == "onnx"
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ArtefactError, match="refiner-export"):
+        OnnxEngine(tmp_path / "none.onnx", "refiner")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
+def test_truncated(write_graph, kept):
+    path = write_graph()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ArtefactError):
+        OnnxEngine(path, "refiner")
+
+
+def test_garbage(tmp_path):
+    path = tmp_path / "noise.onnx"
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+    with pytest.raises(ArtefactError, match=r"cannot load .*noise\.onnx"):
+        OnnxEngine(path, "refiner")
+
+
+MANIFEST = {"schema": 1, "kind": "refiner", "joints": {"names": ["Hip"]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"manifest": {}}, "carries no refiner metadata"),
+        ({"manifest": "{broken"}, "cannot be read"),
+        ({"manifest": "[1, 2]"}, "cannot be read"),
+        ({"manifest": {"schema": 1}}, "cannot be read"),
+        ({"manifest": {**MANIFEST, "schema": 7}}, "schema 7"),
+        ({"manifest": {**MANIFEST, "kind": "lifter"}}, "a lifter, expected a refiner"),
+        ({"manifest": MANIFEST}, "joints"),
+        ({"output": "y"}, "outputs"),
+        ({"batch": 4}, "'batch'"),
+        ({"frames": "frames"}, "fixed number of frames"),
+        ({"type": 11}, "double"),
+    ],
+)
+def test_foreign_graphs(write_graph, changes, message):
+    path = write_graph(**changes)
+    with pytest.raises(ArtefactError, match=message):
+        OnnxEngine(path, "refiner")
+
+
+def test_weights_outside_the_file_are_not_followed_out_of_its_folder(write_graph, tmp_path):
+    import onnx
+
+    path = write_graph()
+    model = onnx.load(path)
+    (tmp_path / "weights.bin").write_bytes(bytes(4096))
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../weights.bin")
+    (folder / "ramp.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtefactError, match="cannot load"):
+        OnnxEngine(folder / "ramp.onnx", "refiner")
+
+
+def test_a_provider_that_is_not_there(write_graph):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has a CUDA provider")
+    with pytest.raises(MissingComponentError, match=r"no CUDAExecutionProvider.*refiner\[gpu\]"):
+        OnnxEngine(write_graph(), "refiner", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+
+def test_a_provider_that_does_not_load(write_graph, monkeypatch):
+    """What ONNX Runtime does where CUDA's libraries are missing: it warns and takes the CPU."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", *available])
+    make = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *args, providers: make(*args, providers=["CPUExecutionProvider"])
+    )
+    with pytest.raises(MissingComponentError, match="fell back to CPUExecutionProvider"):
+        OnnxEngine(write_graph(), "refiner", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+
+NO_TORCH = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "onnx", "onnxscript", "safetensors", "matplotlib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import numpy as np
+from refiner import Refiner, RefinerError
+rng = np.random.default_rng(0)
+pose_2d, pose_3d = rng.uniform(200, 800, (20, 17, 2)), rng.normal(0, 0.4, (20, 17, 3))
+assert Refiner.load(sys.argv[1]).refine(pose_2d, pose_3d, image_size=(1000, 1002)).shape == (20, 17, 3)
+for path in (None, "some.safetensors"):
+    try:
+        Refiner.load(path)
+    except RefinerError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_graph_runs_without_pytorch(write_graph):
+    result = subprocess.run(
+        [sys.executable, "-c", NO_TORCH, str(write_graph())], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    bundled, named = result.stdout.splitlines()
+    for line in (bundled, named):
+        assert line.startswith("MissingComponentError")
+        assert "refiner[train]" in line and ".onnx" in line and "refiner-export --engine onnx" in line

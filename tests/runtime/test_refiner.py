@@ -1,0 +1,99 @@
+"""Refiner: the root, frame rates, joint sets, short sequences, and that nothing is changed in place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refiner.runtime import Refiner
+from refiner.skeleton import from_h36m17, to_h36m17
+
+SIZE = (1000, 1002)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 8, 9, 10, 100])
+def test_any_length(ramp_engine, clip, frames):
+    pose_2d, pose_3d = clip(frames)
+    refined = Refiner(ramp_engine).refine(pose_2d, pose_3d, image_size=SIZE)
+    assert refined.shape == (frames, 17, 3) and refined.dtype == np.float32
+    assert np.isfinite(refined).all() and np.abs(refined - pose_3d).max() > 0.01
+
+
+def test_the_root_is_kept_and_moves_nothing_else(ramp_engine, clip):
+    pose_2d, pose_3d = clip(30)
+    refiner = Refiner(ramp_engine)
+    refined = refiner.refine(pose_2d, pose_3d, image_size=SIZE)
+    np.testing.assert_array_equal(refined[:, 0], pose_3d[:, 0])
+    walk = np.cumsum(np.random.default_rng(1).normal(0, 0.1, (30, 1, 3)), axis=0)
+    moved = refiner.refine(pose_2d, pose_3d + walk, image_size=SIZE)
+    np.testing.assert_allclose(moved - walk, refined, atol=1e-5)
+
+
+def test_the_input_is_not_changed(ramp_engine, clip):
+    pose_2d, pose_3d = clip(30)
+    for dtype in (np.float32, np.float64):
+        given = pose_2d.astype(dtype), pose_3d.astype(dtype)
+        kept = [part.copy() for part in given]
+        for part in given:
+            part.flags.writeable = False
+        refined = Refiner(ramp_engine).refine(*given, image_size=SIZE)
+        for part, before in zip(given, kept, strict=True):
+            np.testing.assert_array_equal(part, before)
+            assert not np.shares_memory(refined, part)
+
+
+def test_one_window_is_the_engine_alone(ramp_engine, clip):
+    pose_2d, pose_3d = clip(9)
+    body = pose_3d - pose_3d[:, :1]
+    expected = ramp_engine(pose_2d[None], body[None], np.array([SIZE], np.float32))[0]
+    expected[:, 0] = 0
+    refined = Refiner(ramp_engine).refine(pose_2d, pose_3d, image_size=SIZE)
+    np.testing.assert_allclose(refined, expected + pose_3d[:, :1], atol=1e-6)
+
+
+def test_batch_and_hop(ramp_engine, clip):
+    pose = clip(60)
+    one = Refiner(ramp_engine, hop=2, batch=1).refine(*pose, image_size=SIZE)
+    assert set(ramp_engine.batches) == {1}
+    np.testing.assert_array_equal(Refiner(ramp_engine, hop=2, batch=7).refine(*pose, image_size=SIZE), one)
+    other = Refiner(ramp_engine, hop=9).refine(*pose, image_size=SIZE)
+    assert np.abs(other - one).max() > 1e-3
+
+
+@pytest.mark.parametrize("fps", [10, 24, 29.97, 50, 60, 100, 240])
+def test_frame_rates(level_engine, clip, fps):
+    """An engine that treats every frame alone does the same to a smooth motion at any rate."""
+    frames = int(4 * fps)
+    pose_2d, pose_3d = clip(frames, fps=fps)
+    refined = Refiner(level_engine).refine(pose_2d, pose_3d, image_size=SIZE, fps=fps)
+    assert refined.shape == (frames, 17, 3) and refined.dtype == np.float32
+    np.testing.assert_array_equal(refined[:, 0], pose_3d[:, 0])
+    root = pose_3d[:, :1]
+    expected = 0.9 * (pose_3d - root) + 0.05 * (pose_2d / SIZE).sum(axis=-1, keepdims=True) + root
+    expected[:, 0] = root[:, 0]
+    inside = slice(int(0.4 * fps), -int(0.4 * fps))  # filters have less to go by at the ends
+    assert np.abs(refined - expected)[inside].max() < 1e-3
+    # The engine saw the motion at its own rate: four seconds of 50 frames, 9 in a window, every 4.
+    assert sum(level_engine.batches) == pytest.approx(4 * 50 / 4, abs=3)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 7])
+@pytest.mark.parametrize("fps", [25, 120])
+def test_short_sequences_at_other_rates(ramp_engine, clip, frames, fps):
+    refined = Refiner(ramp_engine).refine(*clip(frames), image_size=SIZE, fps=fps)
+    assert refined.shape == (frames, 17, 3) and np.isfinite(refined).all()
+
+
+@pytest.mark.parametrize("joints", ["coco17", "3dhp"])
+def test_joint_sets(ramp_engine, clip, joints):
+    pose_2d, pose_3d = (from_h36m17(part, joints) for part in clip(20))
+    refiner = Refiner(ramp_engine)
+    refined = refiner.refine(pose_2d, pose_3d, image_size=SIZE, joints=joints)
+    expected = refiner.refine(to_h36m17(pose_2d, joints), to_h36m17(pose_3d, joints), image_size=SIZE)
+    np.testing.assert_array_equal(refined, expected)
+
+
+def test_properties(ramp_engine):
+    refiner = Refiner(ramp_engine)
+    assert (refiner.frames, refiner.steps, refiner.fps, refiner.hop) == (9, 2, 50.0, 4)
+    assert refiner.metadata["engine"] == "ramp"
