@@ -64,8 +64,8 @@ class UnrolledRefiner(nn.Module):
 
         refined = ddim_refine(predict_error, pose_3d - root, self.steps, self.alphas_cumprod, self.terminal)
         # The root of a root-relative pose is 0 by definition: what the network says of it is dropped.
-        without_root: Tensor = torch.cat([torch.zeros_like(root), refined[..., 1:, :]], dim=-2)
-        return without_root + root
+        with_root: Tensor = torch.cat([root, refined[..., 1:, :] + root], dim=-2)
+        return with_root
 
 
 class LiftingModule(nn.Module):

@@ -93,6 +93,8 @@ class NoiseConfig:
     # Lifters of the folds, each with the people that it never saw: see `refiner-train lifter --without`.
     cross_fit: tuple[str, ...] = ()
     fit_frames: int = 400_000
+    # Correlation of the drawn errors from one frame to the next (AR(1)); 0, the paper's reading, is white in time.
+    time_correlation: float = 0.0
 
 
 @dataclass(frozen=True)

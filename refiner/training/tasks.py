@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 from torch import Tensor, nn
 
 from refiner import native
@@ -134,15 +135,19 @@ class RefinerTask:
         )
         # One frame, one number of the counter-based generator, whatever the batch around it.
         first = step * batch * frames
-        noisy, error = native.diffuse(
-            condition_vectors(windows.pose_2d, self.lift(windows), np.float32),
-            windows.pose_3d.reshape(batch * frames, -1),
-            np.repeat(self._clean_factor[timesteps], frames).astype(np.float32),
-            np.repeat(self._noise_factor[timesteps], frames).astype(np.float32),
-            **self._kernel,
-            seed=self.config.training.seed,
-            first_frame=first,
-        )
+        condition = condition_vectors(windows.pose_2d, self.lift(windows), np.float32)
+        clean = windows.pose_3d.reshape(batch * frames, -1)
+        clean_factor = np.repeat(self._clean_factor[timesteps], frames).astype(np.float32)
+        noise_factor = np.repeat(self._noise_factor[timesteps], frames).astype(np.float32)
+        seed, correlation = self.config.training.seed, self.config.noise.time_correlation
+        if correlation == 0.0:
+            noisy, error = native.diffuse(
+                condition, clean, clean_factor, noise_factor, **self._kernel, seed=seed, first_frame=first
+            )
+        else:
+            white = native.sample_conditional(condition, **self._kernel, seed=seed, first_frame=first)
+            error = self._correlated(condition, white, frames, correlation)
+            noisy = clean_factor[:, None] * clean + noise_factor[:, None] * error
         shape = windows.pose_3d.shape
         predicted = self.model(
             torch.from_numpy(noisy.reshape(shape)).to(self.device),
@@ -153,6 +158,18 @@ class RefinerTask:
         # The root's error is 0 by definition: nothing to learn there.
         squared: Tensor = (predicted - target)[..., 1:, :].square().mean()
         return squared
+
+    def _correlated(
+        self, condition: NDArray[np.float32], white: NDArray[np.float32], frames: int, correlation: float
+    ) -> NDArray[np.float32]:
+        """The same draws with their deviations from the conditional mean made AR(1) in time, variance kept."""
+        kernel = self._kernel
+        mean = kernel["mean_error"] + (condition - kernel["mean_condition"]) @ kernel["gain"].T
+        drive = (white - mean).reshape(-1, frames, white.shape[1])
+        drive[:, 1:] *= np.float32(np.sqrt(1.0 - correlation**2))
+        filtered = lfilter([1.0], [1.0, -correlation], drive, axis=1).reshape(white.shape)
+        correlated: NDArray[np.float32] = (mean + filtered).astype(np.float32)
+        return correlated
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PoseDenoiser)

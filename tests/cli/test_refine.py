@@ -62,7 +62,10 @@ def test_help_is_instant_and_teaches():
         "import sys; from refiner.cli.refine import main; assert main(['--help']) == 0; "
         "assert not {'torch', 'onnxruntime', 'numpy', 'scipy'} & set(sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    root = Path(loading.__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=False
+    )
     assert result.returncode == 0, result.stderr
     for text in ("examples:", "--image-size 1920 1080", "metres", "pixels", "130 interrupted"):
         assert text in result.stdout

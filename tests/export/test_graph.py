@@ -40,7 +40,7 @@ def test_a_hundred_fresh_windows(exported, kind, batch):
 
 def test_the_refiner_does_something(exported):
     """Parity of a model that returns its input would show nothing."""
-    checkpoint, result = exported["refiner"]
+    _, result = exported["refiner"]
     inputs = parity_windows(5, 27, seed=1)
     refined = OnnxEngine(result.path, "refiner")(*inputs)
     moved = np.linalg.norm(refined - inputs[1], axis=-1)

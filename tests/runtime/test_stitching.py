@@ -16,7 +16,7 @@ def ramp(windows):
 
 def loop(model, sequence, window, hop):
     frames = len(sequence)
-    starts = [start for start in range(0, max(frames - window, 0), hop)] + [max(frames - window, 0)]
+    starts = [*range(0, max(frames - window, 0), hop), max(frames - window, 0)]
     total, weights = np.zeros_like(sequence, dtype=np.float64), np.zeros(frames)
     for start in starts:
         part = np.stack([sequence[min(start + place, frames - 1)] for place in range(window)])
