@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 from torch import Tensor, nn
 
 from refiner import native
@@ -15,7 +14,7 @@ from refiner.camera import normalise_screen
 from refiner.data.clips import CameraClip
 from refiner.data.windows import score_mask, split_windows, window_starts
 from refiner.diffusion.ddim import ddim_refine
-from refiner.diffusion.forward import forward_coefficients
+from refiner.diffusion.forward import correlate_in_time, forward_coefficients
 from refiner.diffusion.noise_model import ConditionalGaussian, condition_vectors
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import TrainingError
@@ -146,7 +145,9 @@ class RefinerTask:
             )
         else:
             white = native.sample_conditional(condition, **self._kernel, seed=seed, first_frame=first)
-            error = self._correlated(condition, white, frames, correlation)
+            kernel = self._kernel
+            mean = kernel["mean_error"] + (condition - kernel["mean_condition"]) @ kernel["gain"].T
+            error = mean + correlate_in_time(white - mean, frames, correlation)
             noisy = clean_factor[:, None] * clean + noise_factor[:, None] * error
         shape = windows.pose_3d.shape
         predicted = self.model(
@@ -158,18 +159,6 @@ class RefinerTask:
         # The root's error is 0 by definition: nothing to learn there.
         squared: Tensor = (predicted - target)[..., 1:, :].square().mean()
         return squared
-
-    def _correlated(
-        self, condition: NDArray[np.float32], white: NDArray[np.float32], frames: int, correlation: float
-    ) -> NDArray[np.float32]:
-        """The same draws with their deviations from the conditional mean made AR(1) in time, variance kept."""
-        kernel = self._kernel
-        mean = kernel["mean_error"] + (condition - kernel["mean_condition"]) @ kernel["gain"].T
-        drive = (white - mean).reshape(-1, frames, white.shape[1])
-        drive[:, 1:] *= np.float32(np.sqrt(1.0 - correlation**2))
-        filtered = lfilter([1.0], [1.0, -correlation], drive, axis=1).reshape(white.shape)
-        correlated: NDArray[np.float32] = (mean + filtered).astype(np.float32)
-        return correlated
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PoseDenoiser)

@@ -83,6 +83,8 @@ def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
     config = dataclasses.replace(tiny("refiner"), lifter=str(lifter))
     refiner = train_refiner(config, people, tmp_path / "refiner", quiet=True)
     assert isinstance(load_module(lifter), LiftingModule)
+    correlated = dataclasses.replace(config, noise=dataclasses.replace(config.noise, time_correlation=0.9))
+    assert load_module(train_refiner(correlated, people, tmp_path / "correlated", quiet=True)).frames == 9
     module = load_module(refiner, steps=5)
     assert isinstance(module, UnrolledRefiner) and module.steps == 5 and module.frames == 9
     noise = load_noise_model(refiner)
