@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,11 +11,12 @@ from refiner.data.resample import resample_back, resample_poses
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.inputs import check_fps, check_image_size, check_pose_2d
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import DEFAULT_BATCH, check_hop, run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, run_windows
+from refiner.runtime.window_model import WindowModel
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
 
 
-class Lifter:
+class Lifter(WindowModel[LifterEngine]):
     """A 2D-to-3D lifter over sequences of any length. Make one with `load`.
 
     Args:
@@ -30,10 +30,8 @@ class Lifter:
     def __init__(
         self, engine: LifterEngine, flip_test: bool = False, hop: int | None = None, batch: int = DEFAULT_BATCH
     ) -> None:
-        self._engine = engine
+        super().__init__(engine, hop, batch)
         self.flip_test = flip_test
-        self.hop = check_hop(hop, engine.frames)
-        self.batch = batch
 
     @classmethod
     def load(
@@ -52,21 +50,6 @@ class Lifter:
         opened = open_engine(path, "lifter", engine, threads=threads)
         flip = bool(opened.metadata.get("flip_test", False)) if flip_test is None else flip_test
         return cls(opened, flip, hop)
-
-    @property
-    def frames(self) -> int:
-        """The length of a window."""
-        return self._engine.frames
-
-    @property
-    def fps(self) -> float:
-        """The frame rate that the model was trained at."""
-        return self._engine.fps
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The checkpoint's configuration or the artefact's manifest, and ``engine``."""
-        return self._engine.metadata
 
     def lift(
         self,

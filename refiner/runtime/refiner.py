@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,11 +11,12 @@ from refiner.data.resample import resample_back, resample_poses
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.inputs import check_fps, check_image_size, check_lengths, check_pose_2d, check_pose_3d
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import DEFAULT_BATCH, check_hop, run_windows
+from refiner.runtime.stitching import run_windows
+from refiner.runtime.window_model import WindowModel
 from refiner.skeleton import joint_set, to_h36m17
 
 
-class Refiner:
+class Refiner(WindowModel[RefinerEngine]):
     """A refiner over sequences of any length. Make one with `load`.
 
     Args:
@@ -25,11 +25,6 @@ class Refiner:
             the window's length.
         batch: windows that run at a time.
     """
-
-    def __init__(self, engine: RefinerEngine, hop: int | None = None, batch: int = DEFAULT_BATCH) -> None:
-        self._engine = engine
-        self.hop = check_hop(hop, engine.frames)
-        self.batch = batch
 
     @classmethod
     def load(
@@ -49,24 +44,9 @@ class Refiner:
         return cls(open_engine(path, "refiner", engine, steps, threads), hop)
 
     @property
-    def frames(self) -> int:
-        """The length of a window."""
-        return self._engine.frames
-
-    @property
     def steps(self) -> int:
         """K, the denoising steps."""
         return int(self._engine.metadata["steps"])
-
-    @property
-    def fps(self) -> float:
-        """The frame rate that the model was trained at."""
-        return self._engine.fps
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The checkpoint's configuration or the artefact's manifest, and ``engine``."""
-        return self._engine.metadata
 
     def refine(
         self,

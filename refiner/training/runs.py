@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from refiner.data.clips import MotionFolder
 from refiner.errors import ConfigError
 from refiner.models import PoseDenoiser
-from refiner.training.checkpoints import build_model, load_checkpoint
+from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint
 from refiner.training.config import Config
 from refiner.training.loop import train
 from refiner.training.tasks import LifterTask, RefinerTask, ValidationWindows, fit_noise, lift_windows
@@ -47,7 +47,7 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
     people = list(folder.description.train)
     sampler = _sampler(config, folder, people)
-    lifter = _load_lifter(config.lifter, config)
+    lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
     noise, scale = fit_noise(sampler, lift, config.noise.fit_frames, config.diffusion.normalisation)
     validation = ValidationWindows(folder.clips("validation", detected=_detected(config)), config.frames)
@@ -71,8 +71,9 @@ def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
     """
     lifters, of_person = [], {"synthetic": 0}
     for index, path in enumerate(config.noise.cross_fit):
-        lifters.append(_load_lifter(path, config))
-        for person in load_checkpoint(path, "lifter").config["data_description"]["without"]:
+        checkpoint = load_checkpoint(path, "lifter")
+        lifters.append(_lifter_of(checkpoint, config))
+        for person in checkpoint.config["data_description"]["without"]:
             of_person.setdefault(person, index)
     missing = [person for person in people if person not in of_person]
     if missing:
@@ -93,8 +94,7 @@ def _plain_lift(lifter: torch.nn.Module) -> Lift:
     return lambda windows: lift_windows(lifter, windows.pose_2d)
 
 
-def _load_lifter(path: str, config: Config) -> torch.nn.Module:
-    checkpoint = load_checkpoint(path, "lifter")
+def _lifter_of(checkpoint: Checkpoint, config: Config) -> torch.nn.Module:
     model = build_model(checkpoint.config)
     model.load_state_dict(checkpoint.state())
     return model.to(config.training.device).eval().requires_grad_(False)

@@ -115,12 +115,11 @@ class RefinerTask:
         self.error_scale = torch.tensor(error_scale, dtype=torch.float32)
         self._scale = self.error_scale.reshape(17, 3).to(self.device)
         diffusion = config.diffusion
-        signal, noise_factor = forward_coefficients(diffusion.timesteps, diffusion.terminal, diffusion.offset)
-        self._noise_factor = noise_factor
-        self._clean_factor = signal
-        self._alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
+        self._clean_factor, self._noise_factor = forward_coefficients(
+            diffusion.timesteps, diffusion.terminal, diffusion.offset
+        )
         self._kernel: dict[str, Any] = dict(noise.kernel_arguments())
-        self._cross_fit_mean = {
+        self._baselines = {
             "lifter_mpjpe_mm": validation.mpjpe_mm(validation_lifted),
             "linear_mpjpe_mm": validation.mpjpe_mm(
                 (validation_lifted - noise.mean(validation.pose_2d, validation_lifted)).astype(np.float32)
@@ -134,7 +133,8 @@ class RefinerTask:
         )
         # One frame, one number of the counter-based generator, whatever the batch around it.
         first = step * batch * frames
-        condition = condition_vectors(windows.pose_2d, self.lift(windows), np.float32)
+        lifted = self.lift(windows)
+        condition = condition_vectors(windows.pose_2d, lifted, np.float32)
         clean = windows.pose_3d.reshape(batch * frames, -1)
         clean_factor = np.repeat(self._clean_factor[timesteps], frames).astype(np.float32)
         noise_factor = np.repeat(self._noise_factor[timesteps], frames).astype(np.float32)
@@ -145,8 +145,7 @@ class RefinerTask:
             )
         else:
             white = native.sample_conditional(condition, **self._kernel, seed=seed, first_frame=first)
-            kernel = self._kernel
-            mean = kernel["mean_error"] + (condition - kernel["mean_condition"]) @ kernel["gain"].T
+            mean = self.noise.mean(windows.pose_2d, lifted).reshape(white.shape).astype(np.float32)
             error = mean + correlate_in_time(white - mean, frames, correlation)
             noisy = clean_factor[:, None] * clean + noise_factor[:, None] * error
         shape = windows.pose_3d.shape
@@ -165,7 +164,7 @@ class RefinerTask:
         refined = refine_windows(
             model, self._scale, self.config.diffusion, self.validation.pose_2d, self.validation_lifted
         )
-        return {"mpjpe_mm": self.validation.mpjpe_mm(refined), **self._cross_fit_mean}
+        return {"mpjpe_mm": self.validation.mpjpe_mm(refined), **self._baselines}
 
     def extra_tensors(self) -> dict[str, Tensor]:
         fitted = {f"noise.{name}": torch.from_numpy(value.copy()) for name, value in self.noise.to_tensors().items()}
