@@ -19,7 +19,8 @@ help:
 	@echo 'make venv       .venv with the package, its extras and the compiled kernels'
 	@echo 'make demo       refine built-in motion with the bundled checkpoint; pictures in demo-output/'
 	@echo 'make test       the tests that take seconds'
-	@echo 'make test-full  all tests; REFINER_DATA names the motion archive that some of them need'
+	@echo 'make test-full  all tests, a plain installation, the kernels under sanitizers, the reports;'
+	@echo '                REFINER_DATA names the motion archive that some tests need'
 	@echo 'make lint       ruff, mypy, clang-format'
 	@echo 'make format     let ruff and clang-format rewrite the sources'
 	@echo 'make bench      FLOPs and training-step reports in bench-output/'
@@ -49,6 +50,9 @@ test: venv
 
 test-full: venv
 	$(BIN)/python -m pytest -q
+	.ci/check-core-install
+	.ci/check-sanitizers
+	$(MAKE) --no-print-directory bench
 
 lint: venv
 	$(BIN)/ruff check .

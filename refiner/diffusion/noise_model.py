@@ -86,8 +86,11 @@ class ConditionalMoments:
         self._mean += shift * (count / total)
         self.frames = total
 
-    def finish(self) -> ConditionalGaussian:
-        """The Gaussian of eq. 5 and 6 from the moments (unbiased covariance). Raises EmptySequenceError."""
+    def finish(self, conditional: bool = True) -> ConditionalGaussian:
+        """The Gaussian of eq. 5 and 6 from the moments (unbiased covariance). Raises EmptySequenceError.
+
+        With ``conditional=False`` that of all errors alike: no gain, the covariance of e.
+        """
         if self.frames < 2:
             raise EmptySequenceError(f"the noise model needs at least 2 frames, got {self.frames}")
         split = 5 * self.joints
@@ -97,7 +100,7 @@ class ConditionalMoments:
             mean_error=self._mean[split:],
             covariance_condition=covariance[:split, :split],
             covariance_error=covariance[split:, split:],
-            covariance_cross=covariance[split:, :split],
+            covariance_cross=covariance[split:, :split] * float(conditional),
         )
 
 

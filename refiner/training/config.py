@@ -36,6 +36,9 @@ class DiffusionConfig:
     terminal: Literal["zero", "literal"] = "zero"
     # "Output is normalised by its average value" [text]: e / mean |e| [inferred].
     normalisation: Literal["none", "mean_abs", "per_dimension"] = "mean_abs"
+    # Which t the windows are diffused to: any of them, or the K that the refiner will run (49 and 24 for K = 2). Near
+    # t = 0 the error can hardly be told from a nearly clean pose, and only costs capacity.
+    train_on: Literal["all", "inference"] = "all"
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,12 @@ class NoiseConfig:
     # Lifters of the folds, each with the people that it never saw: see `refiner-train lifter --without`.
     cross_fit: tuple[str, ...] = ()
     fit_frames: int = 400_000
-    # Correlation of the drawn errors from one frame to the next (AR(1)); 0, the paper's reading, is white in time.
-    time_correlation: float = 0.0
+    # What the diffused errors are: draws given the 2D pose and the lifter's (the paper's), draws from the Gaussian of
+    # all errors alike, or the lifter's errors themselves.
+    errors: Literal["conditional", "marginal", "observed"] = "conditional"
+    # How the draws of a window's frames hang together: independent (the paper's reading), an AR(1) process, or with
+    # the whole measured correlation between frames.
+    time: Literal["white", "ar1", "full"] = "white"
 
 
 @dataclass(frozen=True)

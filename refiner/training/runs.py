@@ -49,13 +49,13 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
-    noise, scale = fit_noise(sampler, lift, config.noise.fit_frames, config.diffusion.normalisation)
+    fitted = fit_noise(sampler, lift, config)
     validation = ValidationWindows(folder.clips("validation", detected=_detected(config)), config.frames)
     lifted = lift_windows(lifter, validation.pose_2d)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     assert isinstance(model, PoseDenoiser)
-    task = RefinerTask(config, model, lift, noise, scale, validation, lifted)
+    task = RefinerTask(config, model, lift, fitted, validation, lifted)
     description = _describe(folder, people) | {
         "lifter_sha256": hashlib.sha256(Path(config.lifter).read_bytes()).hexdigest(),
         "cross_fitted": bool(config.noise.cross_fit),

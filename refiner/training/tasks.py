@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +14,11 @@ from refiner import native
 from refiner.camera import normalise_screen
 from refiner.data.clips import CameraClip
 from refiner.data.windows import score_mask, split_windows, window_starts
-from refiner.diffusion.ddim import ddim_refine
-from refiner.diffusion.forward import correlate_in_time, forward_coefficients
-from refiner.diffusion.noise_model import ConditionalGaussian, condition_vectors
+from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
+from refiner.diffusion.forward import forward_coefficients
+from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoments, condition_vectors
 from refiner.diffusion.schedule import cosine_schedule
+from refiner.diffusion.temporal import TemporalMoments, correlate_in_time, temporal_factor
 from refiner.errors import TrainingError
 from refiner.models import PoseDenoiser
 from refiner.training.config import Config, DiffusionConfig
@@ -90,13 +92,25 @@ class LifterTask:
         return {}
 
 
+@dataclass(frozen=True)
+class FittedNoise:
+    """What is measured of a lifter's errors before its refiner trains.
+
+    ``error_scale`` ``(51,)``: metres per normalised unit. ``time_correlation`` ``(T, T)``: that of e - mean(c) between
+    the frames of a window.
+    """
+
+    gaussian: ConditionalGaussian
+    error_scale: NDArray[np.float64]
+    time_correlation: NDArray[np.float64]
+
+
 class RefinerTask:
     """Eq. 7: mean squared difference of the drawn and the predicted error, both normalised.
 
     Args:
         lift: ``(windows) -> y_est``: the lifter's root-relative poses, cross-fitted or not.
-        noise: the fitted conditional Gaussian.
-        error_scale: metres per normalised unit, ``(51,)``.
+        fitted: the conditional Gaussian, the error scale and the correlation over time.
     """
 
     def __init__(
@@ -104,20 +118,24 @@ class RefinerTask:
         config: Config,
         model: PoseDenoiser,
         lift: Any,
-        noise: ConditionalGaussian,
-        error_scale: NDArray[np.float64],
+        fitted: FittedNoise,
         validation: ValidationWindows,
         validation_lifted: NDArray[np.float32],
     ) -> None:
-        self.config, self.model, self.lift, self.noise = config, model, lift, noise
+        self.config, self.model, self.lift, self.fitted = config, model, lift, fitted
+        self.noise = noise = fitted.gaussian
         self.validation, self.validation_lifted = validation, validation_lifted
         self.device = torch.device(config.training.device)
-        self.error_scale = torch.tensor(error_scale, dtype=torch.float32)
+        self.error_scale = torch.tensor(fitted.error_scale, dtype=torch.float32)
         self._scale = self.error_scale.reshape(17, 3).to(self.device)
         diffusion = config.diffusion
         self._clean_factor, self._noise_factor = forward_coefficients(
             diffusion.timesteps, diffusion.terminal, diffusion.offset
         )
+        self._train_on = np.arange(diffusion.timesteps)
+        if diffusion.train_on == "inference":
+            self._train_on = np.array(ddim_timesteps(diffusion.steps, diffusion.timesteps)[:-1])
+        self._temporal_factor = temporal_factor(fitted.time_correlation)
         self._kernel: dict[str, Any] = dict(noise.kernel_arguments())
         self._baselines = {
             "lifter_mpjpe_mm": validation.mpjpe_mm(validation_lifted),
@@ -128,26 +146,9 @@ class RefinerTask:
 
     def loss(self, windows: Windows, step: int) -> Tensor:
         batch, frames = windows.pose_3d.shape[:2]
-        timesteps = np.random.default_rng([self.config.training.seed, step, 1]).integers(
-            0, self.config.diffusion.timesteps, batch
-        )
-        # One frame, one number of the counter-based generator, whatever the batch around it.
-        first = step * batch * frames
-        lifted = self.lift(windows)
-        condition = condition_vectors(windows.pose_2d, lifted, np.float32)
-        clean = windows.pose_3d.reshape(batch * frames, -1)
-        clean_factor = np.repeat(self._clean_factor[timesteps], frames).astype(np.float32)
-        noise_factor = np.repeat(self._noise_factor[timesteps], frames).astype(np.float32)
-        seed, correlation = self.config.training.seed, self.config.noise.time_correlation
-        if correlation == 0.0:
-            noisy, error = native.diffuse(
-                condition, clean, clean_factor, noise_factor, **self._kernel, seed=seed, first_frame=first
-            )
-        else:
-            white = native.sample_conditional(condition, **self._kernel, seed=seed, first_frame=first)
-            mean = self.noise.mean(windows.pose_2d, lifted).reshape(white.shape).astype(np.float32)
-            error = mean + correlate_in_time(white - mean, frames, correlation)
-            noisy = clean_factor[:, None] * clean + noise_factor[:, None] * error
+        generator = np.random.default_rng([self.config.training.seed, step, 1])
+        timesteps = self._train_on[generator.integers(0, len(self._train_on), batch)]
+        noisy, error = self._diffuse(windows, timesteps, first_frame=step * batch * frames)
         shape = windows.pose_3d.shape
         predicted = self.model(
             torch.from_numpy(noisy.reshape(shape)).to(self.device),
@@ -159,6 +160,31 @@ class RefinerTask:
         squared: Tensor = (predicted - target)[..., 1:, :].square().mean()
         return squared
 
+    def _diffuse(
+        self, windows: Windows, timesteps: NDArray[np.int64], first_frame: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Eq. 8: (y_t, e), each ``(batch * frames, 51)``. One frame takes one number of the counter-based generator,
+        from ``first_frame`` on, whatever the batch around it."""
+        batch, frames = windows.pose_3d.shape[:2]
+        lifted = self.lift(windows)
+        clean = windows.pose_3d.reshape(batch * frames, -1)
+        clean_factor = np.repeat(self._clean_factor[timesteps], frames).astype(np.float32)
+        noise_factor = np.repeat(self._noise_factor[timesteps], frames).astype(np.float32)
+        noise, seed = self.config.noise, self.config.training.seed
+        condition = condition_vectors(windows.pose_2d, lifted, np.float32)
+        if noise.errors != "observed" and noise.time == "white":
+            drawn: tuple[NDArray[np.float32], NDArray[np.float32]] = native.diffuse(
+                condition, clean, clean_factor, noise_factor, **self._kernel, seed=seed, first_frame=first_frame
+            )
+            return drawn
+        if noise.errors == "observed":
+            error = lifted.reshape(clean.shape) - clean
+        else:
+            white = native.sample_conditional(condition, **self._kernel, seed=seed, first_frame=first_frame)
+            mean = self.noise.mean(windows.pose_2d, lifted).reshape(white.shape).astype(np.float32)
+            error = mean + correlate_in_time(white - mean, self._temporal_factor)
+        return clean_factor[:, None] * clean + noise_factor[:, None] * error, error
+
     def validate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PoseDenoiser)
         refined = refine_windows(
@@ -167,8 +193,9 @@ class RefinerTask:
         return {"mpjpe_mm": self.validation.mpjpe_mm(refined), **self._baselines}
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        fitted = {f"noise.{name}": torch.from_numpy(value.copy()) for name, value in self.noise.to_tensors().items()}
-        return {"error_scale": self.error_scale, **fitted}
+        noise = {f"noise.{name}": torch.from_numpy(value.copy()) for name, value in self.noise.to_tensors().items()}
+        correlation = torch.from_numpy(self.fitted.time_correlation.copy())
+        return {"error_scale": self.error_scale, "time_correlation": correlation, **noise}
 
 
 @torch.no_grad()
@@ -196,20 +223,17 @@ def refine_windows(
     return np.concatenate(refined)
 
 
-def fit_noise(
-    sampler: WindowSampler, lift: Any, frames: int, normalisation: str
-) -> tuple[ConditionalGaussian, NDArray[np.float64]]:
-    """Fit the conditional Gaussian and the error scale on freshly drawn training windows.
+def fit_noise(sampler: WindowSampler, lift: Any, config: Config) -> FittedNoise:
+    """Fit the conditional Gaussian, the error scale and the correlation over time on freshly drawn training windows.
 
-    Batches are numbered from 2^40, so that none of them is a training step's. Returns the Gaussian and the scale
-    ``(51,)`` in metres: 1, the mean |e| over all coordinates but the root's, or each one's standard deviation.
+    Batches are numbered from 2^40, so that none of them is a training step's. The scale is 1, the mean |e| over all
+    coordinates but the root's, or each one's standard deviation.
     """
-    from refiner.diffusion.noise_model import ConditionalMoments
-
+    settings = config.noise
     moments = ConditionalMoments()
     absolute, square, seen = np.zeros(51), np.zeros(51), 0
     step = 2**40
-    while seen < frames:
+    while seen < settings.fit_frames:
         windows = sampler.batch(step)
         lifted = lift(windows)
         error = lifted - windows.pose_3d
@@ -218,10 +242,29 @@ def fit_noise(
         absolute, square = absolute + np.abs(flat).sum(axis=0), square + np.square(flat).sum(axis=0)
         seen, step = seen + len(flat), step + 1
     scale = np.ones(51)
-    if normalisation == "mean_abs":
+    if config.diffusion.normalisation == "mean_abs":
         scale = np.full(51, absolute[3:].sum() / (seen * 48))
-    elif normalisation == "per_dimension":
+    elif config.diffusion.normalisation == "per_dimension":
         scale[3:] = np.sqrt(square[3:] / seen)
     if not np.isfinite(scale).all() or not (scale > 0).all():
         raise TrainingError("the lifter's errors are not finite or all zero: is it the right checkpoint?")
-    return moments.finish(), scale
+    gaussian = moments.finish(conditional=settings.errors != "marginal")
+    return FittedNoise(gaussian, scale, _time_correlation(sampler, lift, config, gaussian))
+
+
+def _time_correlation(
+    sampler: WindowSampler, lift: Any, config: Config, gaussian: ConditionalGaussian
+) -> NDArray[np.float64]:
+    """A fifth of the frames of the fit is plenty for T x T numbers that all coordinates share."""
+    moments = TemporalMoments(config.frames)
+    if config.noise.time == "white":
+        return moments.correlation("white")
+    deviation = np.sqrt(np.diag(gaussian.covariance))
+    seen, step = 0, 2**40
+    while seen < config.noise.fit_frames // 5:
+        windows = sampler.batch(step)
+        lifted = lift(windows)
+        residual = lifted - windows.pose_3d - gaussian.mean(windows.pose_2d, lifted)
+        moments.update(residual.reshape(*residual.shape[:2], -1), deviation)
+        seen, step = seen + windows.pose_3d.shape[0] * config.frames, step + 1
+    return moments.correlation(config.noise.time)

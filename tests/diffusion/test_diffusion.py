@@ -81,29 +81,3 @@ def test_bad_settings_are_refused():
         cosine_schedule(0)
     with pytest.raises(ConfigError, match="terminal"):
         schedule_coefficients(cosine_schedule(), "none")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.98])
-def test_draws_correlated_in_time_keep_their_covariance(correlation):
-    from refiner.diffusion.forward import correlate_in_time
-
-    frames, windows = 9, 200_000
-    mix = np.array([[1.0, 0.0], [0.5, 2.0]], np.float32)
-    white = RNG.standard_normal((windows * frames, 2), dtype=np.float32) @ mix.T
-    drawn = correlate_in_time(white, frames, correlation).reshape(windows, frames, 2).astype(np.float64)
-    covariance = (mix @ mix.T).astype(np.float64)
-    for lag in (0, 1, 4):
-        for frame in (0, frames - 1 - lag):
-            found = drawn[:, frame].T @ drawn[:, frame + lag] / windows
-            # Five standard errors of a mean product of two unit normals, at most sqrt(2 / windows).
-            assert np.abs(found - correlation**lag * covariance).max() < 5 * np.sqrt(2 / windows) * covariance.max()
-    if correlation == 0.0:
-        np.testing.assert_array_equal(drawn.reshape(white.shape), white)
-
-
-def test_a_window_does_not_see_the_one_before():
-    from refiner.diffusion.forward import correlate_in_time
-
-    white = RNG.standard_normal((18, 3), dtype=np.float32)
-    whole = correlate_in_time(white, 9, 0.9)
-    np.testing.assert_array_equal(whole[9:], correlate_in_time(white[9:], 9, 0.9))

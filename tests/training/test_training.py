@@ -83,8 +83,12 @@ def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
     config = dataclasses.replace(tiny("refiner"), lifter=str(lifter))
     refiner = train_refiner(config, people, tmp_path / "refiner", quiet=True)
     assert isinstance(load_module(lifter), LiftingModule)
-    correlated = dataclasses.replace(config, noise=dataclasses.replace(config.noise, time_correlation=0.9))
-    assert load_module(train_refiner(correlated, people, tmp_path / "correlated", quiet=True)).frames == 9
+    correlated = dataclasses.replace(config, noise=dataclasses.replace(config.noise, time="full"))
+    measured = train_refiner(correlated, people, tmp_path / "correlated", quiet=True)
+    assert load_module(measured).frames == 9
+    correlation = load_checkpoint(measured).tensors["time_correlation"].numpy()
+    np.testing.assert_allclose(np.diag(correlation), 1.0)
+    assert correlation[0, 1] > correlation[0, 8] and correlation[0, 1] > 0.5
     module = load_module(refiner, steps=5)
     assert isinstance(module, UnrolledRefiner) and module.steps == 5 and module.frames == 9
     noise = load_noise_model(refiner)
