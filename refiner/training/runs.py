@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from refiner.models import PoseDenoiser
 from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint
 from refiner.training.config import Config
 from refiner.training.loop import train
-from refiner.training.tasks import LifterTask, RefinerTask, ValidationWindows, fit_noise, lift_windows
+from refiner.training.tasks import LifterTask, RefinerTask, ValidationWindows, fit_noise, lift_sequences
 from refiner.training.windows import Windows, WindowSampler
 
 Lift = Callable[[Windows], NDArray[np.float32]]
+LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def train_lifter(
@@ -51,7 +53,7 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
     fitted = fit_noise(sampler, lift, config)
     validation = ValidationWindows(folder.clips("validation", detected=_detected(config)), config.frames)
-    lifted = lift_windows(lifter, validation.pose_2d)
+    lifted = lifter(validation.pose_2d)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     assert isinstance(model, PoseDenoiser)
@@ -84,20 +86,21 @@ def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
         chosen = np.array([of_person[str(subject)] for subject in windows.subjects])
         for index in np.unique(chosen):
             rows = chosen == index
-            lifted[rows] = lift_windows(lifters[index], windows.pose_2d[rows])
+            lifted[rows] = lifters[index](windows.pose_2d[rows])
         return lifted
 
     return lift
 
 
-def _plain_lift(lifter: torch.nn.Module) -> Lift:
-    return lambda windows: lift_windows(lifter, windows.pose_2d)
+def _plain_lift(lifter: LiftPoses) -> Lift:
+    return lambda windows: lifter(windows.pose_2d)
 
 
-def _lifter_of(checkpoint: Checkpoint, config: Config) -> torch.nn.Module:
+def _lifter_of(checkpoint: Checkpoint, config: Config) -> LiftPoses:
     model = build_model(checkpoint.config)
     model.load_state_dict(checkpoint.state())
-    return model.to(config.training.device).eval().requires_grad_(False)
+    model = model.to(config.training.device).eval().requires_grad_(False)
+    return partial(lift_sequences, model, int(checkpoint.config["frames"]))
 
 
 def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> WindowSampler:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refiner import native
 from refiner.camera import normalise_screen
 from refiner.data.clips import CameraClip
-from refiner.data.windows import score_mask, split_windows, window_starts
+from refiner.data.windows import merge_windows, score_mask, split_windows, window_indices, window_starts
 from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
 from refiner.diffusion.forward import forward_coefficients
 from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoments, condition_vectors
@@ -69,6 +69,21 @@ def lift_windows(model: nn.Module, pose_2d: NDArray[np.float32], batch: int = 64
         pose = model(torch.from_numpy(pose_2d[start : start + batch]).to(device))
         lifted.append((pose - pose[..., :1, :]).float().cpu().numpy())
     return np.concatenate(lifted) if lifted else np.zeros((*pose_2d.shape[:-1], 3), np.float32)
+
+
+def lift_sequences(model: nn.Module, frames: int, pose_2d: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A lifter of windows of ``frames`` over ``(N, T, 17, 2)`` windows of another length, as the runtime lifts clips:
+    in windows that overlap by half, blended -> ``(N, T, 17, 3)``."""
+    if pose_2d.shape[1] == frames:
+        return lift_windows(model, pose_2d)
+    if pose_2d.shape[1] < frames:
+        raise TrainingError(f"windows of {pose_2d.shape[1]} frames are shorter than the lifter's {frames}")
+    starts = window_starts(pose_2d.shape[1], frames, max(1, frames // 2))
+    # [N, windows, frames, ...] -> the lifter -> [windows, frames, N, ...], which the merge takes for one sequence.
+    cut = pose_2d[:, window_indices(starts, frames, pose_2d.shape[1])]
+    lifted = lift_windows(model, cut.reshape(-1, *cut.shape[2:])).reshape(*cut.shape[:-1], 3)
+    merged: NDArray[np.float32] = merge_windows(np.moveaxis(lifted, 0, 2), starts, pose_2d.shape[1])
+    return np.ascontiguousarray(np.moveaxis(merged, 1, 0))
 
 
 class LifterTask:

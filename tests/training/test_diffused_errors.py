@@ -11,7 +11,9 @@ import torch
 from refiner.diffusion import ConditionalGaussian
 from refiner.diffusion.forward import forward_coefficients
 from refiner.diffusion.noise_model import ConditionalMoments
-from refiner.training.tasks import FittedNoise, RefinerTask, ValidationWindows
+from refiner.errors import TrainingError
+from refiner.runtime.stitching import run_windows
+from refiner.training.tasks import FittedNoise, RefinerTask, ValidationWindows, lift_sequences, lift_windows
 from refiner.training.windows import WindowSampler
 
 FRAMES = 9
@@ -111,3 +113,26 @@ def test_the_marginal_gaussian_has_no_gain_and_the_errors_covariance():
     assert not marginal.gain.any()
     np.testing.assert_allclose(marginal.covariance, np.cov(error.reshape(5000, 51).T), atol=1e-12)
     np.testing.assert_allclose(marginal.mean(pose_2d, error), np.broadcast_to(error.mean(axis=0), error.shape))
+
+
+def test_longer_windows_are_lifted_as_the_runtime_lifts_clips():
+    """Overlapping windows of the lifter's own length, blended; each window on its own."""
+
+    class FrameCounter(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, pose_2d):
+            # The frame's place in its window makes what is blended visible.
+            place = torch.arange(pose_2d.shape[1]).reshape(1, -1, 1, 1)
+            return place * torch.cat([pose_2d, pose_2d[..., :1]], dim=-1)
+
+    generator = np.random.default_rng(8)
+    pose_2d = generator.normal(size=(3, 23, 17, 2)).astype(np.float32)
+    lifted = lift_sequences(FrameCounter(), 9, pose_2d)
+    for row in range(3):
+        alone = run_windows(lambda window: lift_windows(FrameCounter(), window), (pose_2d[row],), 9, 4)
+        np.testing.assert_allclose(lifted[row], alone, atol=1e-5)
+    with pytest.raises(TrainingError, match="shorter than the lifter's 9"):
+        lift_sequences(FrameCounter(), 9, pose_2d[:, :5])

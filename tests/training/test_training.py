@@ -145,8 +145,8 @@ def test_cross_fitting_lifts_nobody_by_a_lifter_that_saw_them(people, tiny, tmp_
     used = []
     monkeypatch.setattr(
         runs,
-        "lift_windows",
-        lambda model, pose_2d: used.append((model, len(pose_2d))) or np.zeros((*pose_2d.shape[:-1], 3)),
+        "lift_sequences",
+        lambda model, frames, pose_2d: used.append((model, len(pose_2d))) or np.zeros((*pose_2d.shape[:-1], 3)),
     )
     runs.cross_fitted_lift(config, ["S1", "S2"])(windows)
     assert [count for _, count in used] == [int((windows.subjects == who).sum()) for who in ("S1", "S2")]
