@@ -56,8 +56,8 @@ class DataConfig:
     # Spread of the factor on the whole body and of one on each (symmetric) bone length, log-normal.
     stature: float = 0.0
     bones: float = 0.0
-    # Rotate and shift the camera at random (standard deviations in degrees of elevation and metres).
-    camera_jitter: float = 0.0
+    # Share of the windows seen by a camera of random place, direction and lens instead of one of the archive's.
+    new_cameras: float = 0.0
 
 
 @dataclass(frozen=True)

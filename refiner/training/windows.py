@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from refiner.camera import Camera, normalise_screen
 from refiner.data.clips import MotionFolder, action_of
+from refiner.data.viewpoints import random_camera
 from refiner.errors import ConfigError
 from refiner.skeleton import LEFT, PARENTS, RIGHT, flip_pose
 from refiner.training.config import DataConfig
@@ -99,6 +100,9 @@ class WindowSampler:
         pose_3d = np.empty((self.size, self.frames, 17, 3), dtype=np.float32)
         simulated = self.config.detections == "simulated"
         views = [self._clips[index].cameras[rng.integers(len(self._clips[index].cameras))] for index in chosen]
+        if self.config.new_cameras > 0:
+            for row in np.flatnonzero(rng.random(self.size) < self.config.new_cameras).tolist():
+                views[row] = random_camera(world[row], rng)
         pixels = np.empty_like(pose_2d)
         for row, camera in enumerate(views):
             points = camera.to_camera(world[row])

@@ -49,6 +49,18 @@ def test_windows_are_what_the_cameras_see(people):
     assert 3 < difference < 12  # pixels: the detector model's mean error is 6.7
 
 
+def test_new_cameras_see_the_same_motion(people):
+    plain = sampler(people, detections="ground-truth", flip=0.0).batch(3)
+    seen = sampler(people, detections="ground-truth", flip=0.0, new_cameras=1.0).batch(3)
+    # Another view turns a body and leaves its bones.
+    np.testing.assert_allclose(bones(seen.pose_3d), bones(plain.pose_3d), atol=1e-5)
+    assert np.abs(seen.pose_3d - plain.pose_3d).max() > 0.3
+    assert np.abs(seen.pose_2d).max() < 1.5
+    mixed = sampler(people, detections="ground-truth", flip=0.0, new_cameras=0.5).batch(3)
+    unchanged = (np.abs(mixed.pose_3d - plain.pose_3d).max(axis=(1, 2, 3)) < 1e-6).mean()
+    assert 0.3 < unchanged < 0.7
+
+
 def bones(pose):
     parents = np.array(PARENTS)
     return np.linalg.norm(pose[..., 1:, :] - pose[..., parents[1:], :], axis=-1)
