@@ -20,13 +20,15 @@ from refiner.training.schedule import MovingAverage, build_optimiser, learning_r
 from refiner.training.tasks import Task
 from refiner.training.windows import WindowSampler
 
-STATE_FILE, HISTORY_FILE, BEST_FILE = "state.safetensors", "history.json", "best.safetensors"
+STATE_FILE, HISTORY_FILE = "state.safetensors", "history.json"
+BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
 
 
 def train(
     config: Config, task: Task, sampler: WindowSampler, folder: Path, description: dict[str, Any], quiet: bool = False
 ) -> Path:
-    """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE).
+    """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE); the one at the
+    end of the schedule lies beside it.
 
     A folder with a state of the same configuration is resumed; one of another configuration raises
     TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint.
@@ -103,23 +105,23 @@ class _Run:
         task: Task,
         average: MovingAverage,
     ) -> None:
-        """Add a point to the validation curve and keep the checkpoint if it is the best so far."""
+        """Add a point to the validation curve; write the checkpoint, and keep it apart if it is the best so far."""
         self.history.append({"step": step, "loss": loss, "windows_per_s": speed, **metrics})
+        wall = self.seconds + time.perf_counter() - self._began
+        config = {
+            **self.config,
+            "data_description": self.description,
+            "metrics": {
+                "validation": metrics,
+                "validation_curve": [[point["step"], round(point["mpjpe_mm"], 3)] for point in self.history],
+                "step": step,
+                "wall_s": round(wall, 1),
+            },
+        }
+        tensors = {f"{MODEL_PREFIX}{name}": value for name, value in average.state().items()}
         best = min(self.history, key=lambda point: point["mpjpe_mm"])
-        if best["step"] == step:
-            wall = self.seconds + time.perf_counter() - self._began
-            config = {
-                **self.config,
-                "data_description": self.description,
-                "metrics": {
-                    "validation": metrics,
-                    "validation_curve": [[point["step"], round(point["mpjpe_mm"], 3)] for point in self.history],
-                    "step": step,
-                    "wall_s": round(wall, 1),
-                },
-            }
-            tensors = {f"{MODEL_PREFIX}{name}": value for name, value in average.state().items()}
-            save_checkpoint(self.folder / BEST_FILE, config, {**tensors, **task.extra_tensors()})
+        for name in (LAST_FILE, BEST_FILE) if best["step"] == step else (LAST_FILE,):
+            save_checkpoint(self.folder / name, config, {**tensors, **task.extra_tensors()})
 
     def save_state(self, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage) -> None:
         """Everything that `resume` needs, written atomically, the history in the same file."""

@@ -19,7 +19,7 @@ from refiner.training.checkpoints import (
     save_checkpoint,
 )
 from refiner.training.config import DataConfig, config_from_dict, load_config
-from refiner.training.loop import BEST_FILE, STATE_FILE
+from refiner.training.loop import BEST_FILE, LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.schedule import learning_rate
 from refiner.training.windows import WindowSampler
@@ -101,6 +101,8 @@ def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
     correlation = load_checkpoint(measured).tensors["time_correlation"].numpy()
     np.testing.assert_allclose(np.diag(correlation), 1.0)
     assert correlation[0, 1] > correlation[0, 8] and correlation[0, 1] > 0.5
+    last = load_checkpoint(refiner.parent / LAST_FILE).config["metrics"]
+    assert last["step"] == 6 and [step for step, _ in last["validation_curve"]] == [3, 6]
     module = load_module(refiner, steps=5)
     assert isinstance(module, UnrolledRefiner) and module.steps == 5 and module.frames == 9
     noise = load_noise_model(refiner)
