@@ -8,7 +8,7 @@ every coordinate that does not vary in the data is left out of the fit, and its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -168,6 +168,10 @@ class ConditionalGaussian:
         expected = self.mean_error + (condition - self.mean_condition) @ self.gain.T
         result: Array = expected.reshape(np.shape(noisy_pose_3d))
         return result
+
+    def centred(self) -> ConditionalGaussian:
+        """What is left when the conditional mean is known and taken off: mean 0, the same covariance."""
+        return replace(self, mean_error=np.zeros_like(self.mean_error), gain=np.zeros_like(self.gain))
 
     def sample(
         self,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from refiner.camera import normalise_screen
 from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
@@ -14,20 +15,32 @@ from refiner.models.pose_denoiser import PoseDenoiser
 from refiner.models.stcformer import STCFormer
 
 
+def without_root(error_scale: Tensor) -> Tensor:
+    """``(3 J,)`` -> ``(J, 3)`` float32 with a first row of 0, so that no step moves the root."""
+    scale = error_scale.reshape(-1, 3).float().clone()
+    scale[0] = 0.0
+    return scale
+
+
 class UnrolledRefiner(nn.Module):
     """The whole refinement of a window: normalisation, K DDIM steps (eq. 9), the root kept.
 
     Args:
         denoiser: a trained PoseDenoiser.
-        error_scale: what the denoiser's output is multiplied by to give metres, ``(3 J,)`` or ``(1,)``.
+        error_scale: what the denoiser's output is multiplied by to give metres, ``(3 J,)``. The root's is taken as
+            0: its error is 0 by definition, and what the network says of it was never trained.
         frames: T of the windows that it was trained on.
         config: the checkpoint's; its ``diffusion`` entry names timesteps, steps and terminal.
         steps: K, instead of the checkpoint's.
+        expected_error: eq. 5 as ``(gain (3 J, 5 J), offset (3 J,))``, for a denoiser that starts from the pose less
+            its conditional mean; None starts from the lifter's pose.
 
     The time embeddings of the K steps are computed once here, so the traced graph holds them as constants.
     """
 
     error_scale: Tensor
+    gain: Tensor
+    offset: Tensor
 
     def __init__(
         self,
@@ -36,6 +49,7 @@ class UnrolledRefiner(nn.Module):
         frames: int,
         config: dict[str, Any],
         steps: int | None = None,
+        expected_error: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         super().__init__()
         diffusion = config["diffusion"]
@@ -43,9 +57,11 @@ class UnrolledRefiner(nn.Module):
         self.steps = int(diffusion["steps"] if steps is None else steps)
         self.terminal = diffusion["terminal"]
         self.alphas_cumprod = cosine_schedule(diffusion["timesteps"], diffusion["offset"])
-        joints = error_scale.numel() // 3
-        scale = error_scale.reshape(joints, 3) if joints else error_scale.reshape(1, 1).expand(1, 3)
-        self.register_buffer("error_scale", scale.contiguous().float(), persistent=False)
+        self.register_buffer("error_scale", without_root(error_scale), persistent=False)
+        self.corrects = expected_error is not None
+        if expected_error is not None:
+            for name, value in zip(("gain", "offset"), expected_error, strict=True):
+                self.register_buffer(name, value.contiguous().float(), persistent=False)
         self.times = ddim_timesteps(self.steps, diffusion["timesteps"])[:-1]
         with torch.no_grad():
             for time in self.times:
@@ -56,14 +72,17 @@ class UnrolledRefiner(nn.Module):
         """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` (width, height) -> refined ``[B, T, J, 3]``."""
         screen = normalise_screen(pose_2d, image_size)
         root = pose_3d[..., :1, :]
+        start = pose_3d - root
+        if self.corrects:
+            condition = torch.cat([screen.flatten(-2), start.flatten(-2)], dim=-1)
+            start = start - functional.linear(condition, self.gain, self.offset).reshape_as(start)
 
         def predict_error(noisy: Tensor, time: int) -> Tensor:
             times = [getattr(self, f"time_{time}_{index}") for index in range(len(self.denoiser.blocks))]
             predicted: Tensor = self.denoiser.denoise(noisy, screen, times) * self.error_scale
             return predicted
 
-        refined = ddim_refine(predict_error, pose_3d - root, self.steps, self.alphas_cumprod, self.terminal)
-        # The root of a root-relative pose is 0 by definition: what the network says of it is dropped.
+        refined = ddim_refine(predict_error, start, self.steps, self.alphas_cumprod, self.terminal)
         with_root: Tensor = torch.cat([root, refined[..., 1:, :] + root], dim=-2)
         return with_root
 

@@ -132,10 +132,20 @@ def module_of(
             module = LiftingModule(model, frames, config)
         else:
             assert isinstance(model, PoseDenoiser)
-            module = UnrolledRefiner(model, checkpoint.tensors["error_scale"].float(), frames, config, steps)
+            scale = checkpoint.tensors["error_scale"].float()
+            module = UnrolledRefiner(model, scale, frames, config, steps, _expected_error(checkpoint))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{where} does not fit its own configuration: {error}") from error
     return module.eval().requires_grad_(False)
+
+
+def _expected_error(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Eq. 5 as gain and offset, where the refiner starts from the corrected pose."""
+    if checkpoint.config["diffusion"].get("start", "lifter") != "corrected":
+        return None
+    noise = noise_model_of(checkpoint)
+    offset = noise.mean_error - noise.gain @ noise.mean_condition
+    return torch.from_numpy(noise.gain.copy()), torch.from_numpy(offset)
 
 
 def load_noise_model(path: str | os.PathLike[str]) -> ConditionalGaussian:

@@ -36,6 +36,11 @@ class DiffusionConfig:
     terminal: Literal["zero", "literal"] = "zero"
     # "Output is normalised by its average value" [text]: e / mean |e| [inferred].
     normalisation: Literal["none", "mean_abs", "per_dimension"] = "mean_abs"
+    # Where the K steps begin and what is diffused: the lifter's pose and its whole error (the paper's), or that pose
+    # less eq. 5's conditional mean, so that the denoiser learns only what the noise model cannot tell.
+    start: Literal["lifter", "corrected"] = "lifter"
+    # Eq. 7: the square of the difference [inferred], or its length joint by joint, which outliers sway less.
+    loss: Literal["squared", "distance"] = "squared"
     # Which t the windows are diffused to: any of them, or the K that the refiner will run (49 and 24 for K = 2). Near
     # t = 0 the error can hardly be told from a nearly clean pose, and only costs capacity.
     train_on: Literal["all", "inference"] = "all"

@@ -21,6 +21,7 @@ from refiner.diffusion.schedule import cosine_schedule
 from refiner.diffusion.temporal import TemporalMoments, correlate_in_time, temporal_factor
 from refiner.errors import TrainingError
 from refiner.models import PoseDenoiser
+from refiner.models.unrolled import without_root
 from refiner.training.config import Config, DiffusionConfig
 from refiner.training.windows import Windows, WindowSampler
 
@@ -139,7 +140,9 @@ class RefinerTask:
     ) -> None:
         self.config, self.model, self.lift, self.fitted = config, model, lift, fitted
         self.noise = noise = fitted.gaussian
-        self.validation, self.validation_lifted = validation, validation_lifted
+        corrected = config.diffusion.start == "corrected"
+        self.drawn = noise.centred() if corrected else noise
+        self.validation = validation
         self.device = torch.device(config.training.device)
         self.error_scale = torch.tensor(fitted.error_scale, dtype=torch.float32)
         self._scale = self.error_scale.reshape(17, 3).to(self.device)
@@ -151,12 +154,12 @@ class RefinerTask:
         if diffusion.train_on == "inference":
             self._train_on = np.array(ddim_timesteps(diffusion.steps, diffusion.timesteps)[:-1])
         self._temporal_factor = temporal_factor(fitted.time_correlation)
-        self._kernel: dict[str, Any] = dict(noise.kernel_arguments())
+        self._kernel: dict[str, Any] = dict(self.drawn.kernel_arguments())
+        linear = (validation_lifted - noise.mean(validation.pose_2d, validation_lifted)).astype(np.float32)
+        self._validation_start = linear if corrected else validation_lifted
         self._baselines = {
             "lifter_mpjpe_mm": validation.mpjpe_mm(validation_lifted),
-            "linear_mpjpe_mm": validation.mpjpe_mm(
-                (validation_lifted - noise.mean(validation.pose_2d, validation_lifted)).astype(np.float32)
-            ),
+            "linear_mpjpe_mm": validation.mpjpe_mm(linear),
         }
 
     def loss(self, windows: Windows, step: int) -> Tensor:
@@ -172,7 +175,11 @@ class RefinerTask:
         ).float()
         target = torch.from_numpy(error.reshape(shape)).to(self.device) / self._scale
         # The root's error is 0 by definition: nothing to learn there.
-        squared: Tensor = (predicted - target)[..., 1:, :].square().mean()
+        difference = (predicted - target)[..., 1:, :]
+        if self.config.diffusion.loss == "distance":
+            distance: Tensor = torch.linalg.vector_norm(difference, dim=-1).mean()
+            return distance
+        squared: Tensor = difference.square().mean()
         return squared
 
     def _diffuse(
@@ -193,17 +200,19 @@ class RefinerTask:
             )
             return drawn
         if noise.errors == "observed":
-            error = lifted.reshape(clean.shape) - clean
+            # Of the corrected start: `drawn` is centred, so the noise model's mean is taken off here.
+            expected = self.noise.mean(windows.pose_2d, lifted) - self.drawn.mean(windows.pose_2d, lifted)
+            error = (lifted - expected).astype(np.float32).reshape(clean.shape) - clean
         else:
             white = native.sample_conditional(condition, **self._kernel, seed=seed, first_frame=first_frame)
-            mean = self.noise.mean(windows.pose_2d, lifted).reshape(white.shape).astype(np.float32)
+            mean = self.drawn.mean(windows.pose_2d, lifted).reshape(white.shape).astype(np.float32)
             error = mean + correlate_in_time(white - mean, self._temporal_factor)
         return clean_factor[:, None] * clean + noise_factor[:, None] * error, error
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PoseDenoiser)
         refined = refine_windows(
-            model, self._scale, self.config.diffusion, self.validation.pose_2d, self.validation_lifted
+            model, self._scale, self.config.diffusion, self.validation.pose_2d, self._validation_start
         )
         return {"mpjpe_mm": self.validation.mpjpe_mm(refined), **self._baselines}
 
@@ -219,21 +228,21 @@ def refine_windows(
     error_scale: Tensor,
     diffusion: DiffusionConfig,
     pose_2d: NDArray[np.float32],
-    lifted: NDArray[np.float32],
+    start: NDArray[np.float32],
     batch: int = 64,
 ) -> NDArray[np.float32]:
-    """K DDIM steps over ``(N, T, 17, 2)`` normalised and ``(N, T, 17, 3)`` root-relative windows."""
-    device = error_scale.device
+    """K DDIM steps from ``start`` ``(N, T, 17, 3)``, root-relative, with the ``(N, T, 17, 2)`` normalised 2D poses."""
+    device, scale = error_scale.device, without_root(error_scale)
     alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
     refined = []
-    for start in range(0, len(pose_2d), batch):
-        screen = torch.from_numpy(pose_2d[start : start + batch]).to(device)
+    for first in range(0, len(pose_2d), batch):
+        screen = torch.from_numpy(pose_2d[first : first + batch]).to(device)
 
         def predict_error(noisy: Tensor, time: int, screen: Tensor = screen) -> Tensor:
-            predicted: Tensor = model(noisy, screen, torch.full((len(noisy),), time, device=device)) * error_scale
+            predicted: Tensor = model(noisy, screen, torch.full((len(noisy),), time, device=device)) * scale
             return predicted
 
-        noisy = torch.from_numpy(lifted[start : start + batch]).to(device)
+        noisy = torch.from_numpy(start[first : first + batch]).to(device)
         refined.append(ddim_refine(predict_error, noisy, diffusion.steps, alphas, diffusion.terminal).cpu().numpy())
     return np.concatenate(refined)
 

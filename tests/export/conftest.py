@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 for needed in ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors"):
@@ -32,6 +33,14 @@ def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
             config["diffusion"] = {"timesteps": 50, "steps": 2, "offset": 0.008, "terminal": "zero"}
             tensors["error_scale"] = 0.02 + 0.05 * torch.rand(51)
         config |= changes
+        if config.get("diffusion", {}).get("start") == "corrected":
+            from refiner.diffusion import ConditionalGaussian
+
+            generator = np.random.default_rng(2)
+            pose_2d, pose, error = (generator.normal(scale=0.3, size=(400, 17, size)) for size in (2, 3, 3))
+            pose[:, 0] = error[:, 0] = 0.0
+            noise = ConditionalGaussian.fit(pose_2d, pose, error)
+            tensors |= {f"noise.{name}": torch.from_numpy(value) for name, value in noise.to_tensors().items()}
         model = build_model(config)
         for name, value in model.state_dict().items():
             # Not the fresh values: norms that are all 1 and biases that are all 0 would hide what is mixed up.

@@ -11,10 +11,12 @@ from refiner_export import export_onnx, onnx_export
 from refiner_export.manifest import load_manifest, sha256_of
 from refiner_export.parity import check_parity
 
+from refiner.camera import normalise_screen
 from refiner.errors import ArtefactError, CheckpointError, ConfigError, ParityError, UsageError
 from refiner.runtime import Lifter, Refiner
+from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.skeleton import JOINT_NAMES
-from refiner.training.checkpoints import load_module
+from refiner.training.checkpoints import load_module, load_noise_model
 
 
 def test_the_manifest_of_a_refiner(exported):
@@ -142,3 +144,25 @@ def test_what_cannot_be_exported(write_checkpoint, tmp_path):
         with pytest.raises(ConfigError, match="between 1 and"):
             export_onnx(write_checkpoint("refiner"), tmp_path, steps=steps)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corrected_start_is_inside_the_graph(write_checkpoint, tmp_path):
+    """The graph takes the conditional mean off before the first step: as NumPy and the rest of the graph do."""
+    diffusion = {"timesteps": 50, "steps": 2, "offset": 0.008, "terminal": "zero"}
+    plain, corrected = (
+        write_checkpoint("refiner", diffusion=diffusion | {"start": start}) for start in ("lifter", "corrected")
+    )
+    results = [export_onnx(path, tmp_path / path.parent.name) for path in (plain, corrected)]
+    assert results[1].manifest["parity"]["largest_mm"] < 0.01
+    generator = np.random.default_rng(6)
+    pixels = generator.uniform(200, 800, (3, 27, 17, 2)).astype(np.float32)
+    body = generator.normal(scale=0.3, size=(3, 27, 17, 3)).astype(np.float32)
+    body[:, :, 0] = 0.0
+    sizes = np.full((3, 2), 1000, np.float32)
+    expected_error = load_noise_model(corrected).mean(normalise_screen(pixels, (1000, 1000)), body)
+    assert np.abs(expected_error).max() > 0.01
+    from_start, from_lifter = (
+        OnnxEngine(result.path, "refiner")(pixels, pose, sizes)
+        for result, pose in zip(results, ((body - expected_error).astype(np.float32), body), strict=True)
+    )
+    np.testing.assert_allclose(from_lifter, from_start, atol=1e-5)

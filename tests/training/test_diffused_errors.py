@@ -82,6 +82,20 @@ def test_conditional_errors_are_the_noise_models_samples(parts):
     np.testing.assert_allclose(error, drawn, atol=2e-6)
 
 
+def test_from_the_corrected_pose_only_the_rest_is_drawn(parts):
+    windows, lifted, noise, task = parts
+    _, error, _ = diffused(task(diffusion={"train_on": "inference", "start": "corrected"}), windows)
+    drawn = noise.sample(windows.pose_2d, lifted, seed=task().config.training.seed)
+    np.testing.assert_allclose(error, drawn - noise.mean(windows.pose_2d, lifted), atol=3e-6)
+
+
+def test_observed_errors_of_the_corrected_pose(parts):
+    windows, lifted, noise, task = parts
+    _, error, _ = diffused(task(errors="observed", diffusion={"train_on": "inference", "start": "corrected"}), windows)
+    expected = lifted - noise.mean(windows.pose_2d, lifted) - windows.pose_3d
+    np.testing.assert_allclose(error, expected, atol=3e-6)
+
+
 def test_correlated_errors_keep_the_conditional_mean_and_spread(parts):
     windows, lifted, noise, task = parts
     _, error, _ = diffused(task(time="full", diffusion={"train_on": "inference"}), windows)

@@ -22,6 +22,7 @@ from refiner.training.config import DataConfig, config_from_dict, load_config
 from refiner.training.loop import BEST_FILE, LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.schedule import learning_rate
+from refiner.training.tasks import ValidationWindows, lift_windows
 from refiner.training.windows import WindowSampler
 
 
@@ -112,6 +113,23 @@ def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
     assert {"mpjpe_mm", "lifter_mpjpe_mm", "linear_mpjpe_mm"} <= set(stored["metrics"]["validation"])
     scale = load_checkpoint(refiner).tensors["error_scale"]
     assert scale.shape == (51,) and (scale == scale[0]).all()
+
+
+@pytest.mark.parametrize("start", ["lifter", "corrected"])
+def test_a_refiner_runs_as_it_was_validated(start, people, tiny, tmp_path):
+    """What the loaded module gives is what the training loop scored, the root and the conditional mean included."""
+    lifter = train_lifter(tiny("lifter"), people, tmp_path / "lifter", quiet=True)
+    config = tiny("refiner", diffusion={"start": start, "loss": "distance"}, lifter=str(lifter))
+    path = train_refiner(config, people, tmp_path / "refiner", quiet=True)
+    validation = ValidationWindows(people.clips("validation"), 9)
+    pixels = ((validation.pose_2d + 1.0) * 500).astype(np.float32)
+    lifted = lift_windows(load_module(lifter).lifter, validation.pose_2d)
+    # Wide as high: the screen's normalisation is then undone by the line above for every camera.
+    size = torch.full((len(pixels), 2), 1000.0)
+    refined = load_module(path)(torch.from_numpy(pixels), torch.from_numpy(lifted), size).numpy()
+    stored = load_checkpoint(path).config["metrics"]["validation"]
+    np.testing.assert_allclose(validation.mpjpe_mm(refined), stored["mpjpe_mm"], rtol=1e-4)
+    assert abs(stored["linear_mpjpe_mm"] - stored["lifter_mpjpe_mm"]) > 1.0
 
 
 def test_a_killed_run_ends_as_an_unbroken_one(people, tiny, tmp_path):
