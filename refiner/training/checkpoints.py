@@ -96,7 +96,18 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
 def compress_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Write the checkpoint ``source`` again with its weights in half precision, as the bundled ones are."""
     checkpoint = load_checkpoint(source)
-    save_checkpoint(target, checkpoint.config, checkpoint.tensors, half=True)
+    save_checkpoint(target, without_folders(checkpoint.config), checkpoint.tensors, half=True)
+
+
+def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its lifters by file name alone: a checkpoint travels, its maker's folders do not."""
+    published = dict(config)
+    if "lifter" in config:
+        published["lifter"] = Path(config["lifter"]).name
+    if config.get("noise", {}).get("cross_fit"):
+        names = [Path(path).name for path in config["noise"]["cross_fit"]]
+        published["noise"] = {**config["noise"], "cross_fit": names}
+    return published
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from refiner.errors import CheckpointError, TrainingError
 from refiner.files import atomic_path, atomic_write_text
-from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint
+from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config
 from refiner.training.schedule import MovingAverage, build_optimiser, learning_rate
 from refiner.training.tasks import Task
@@ -109,7 +109,7 @@ class _Run:
         self.history.append({"step": step, "loss": loss, "windows_per_s": speed, **metrics})
         wall = self.seconds + time.perf_counter() - self._began
         config = {
-            **self.config,
+            **without_folders(self.config),
             "data_description": self.description,
             "metrics": {
                 "validation": metrics,

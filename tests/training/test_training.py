@@ -109,6 +109,7 @@ def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
     noise = load_noise_model(refiner)
     assert noise.joints == 17 and np.linalg.matrix_rank(noise.covariance) == 48
     stored = load_checkpoint(refiner).config
+    assert stored["lifter"] == "best.safetensors"  # without the folder of whoever trained it
     assert stored["metrics"]["validation_curve"] and stored["data_description"]["train"] == ["S1", "S2"]
     assert {"mpjpe_mm", "lifter_mpjpe_mm", "linear_mpjpe_mm"} <= set(stored["metrics"]["validation"])
     scale = load_checkpoint(refiner).tensors["error_scale"]
