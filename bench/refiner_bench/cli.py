@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+from refiner_bench.accuracy.command import add_accuracy
 
 EXAMPLES = f"""\
 examples:
   refiner-bench flops                                  the paper's Table IV: depths 4 6 8 10 at T = 27
   refiner-bench flops --frames 243 --depth 8 --json flops.json
+  refiner-bench accuracy --quick                       every row of the accuracy study as a toy, in minutes
+  refiner-bench accuracy --data FOLDER --jobs 2        the study itself: hours; interrupted, it goes on
   refiner-bench train-step                             windows/s of a training step, fused against plain
 
 {EXIT_CODES}"""
@@ -21,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="refiner-bench",
-        description="Measure what the models cost.",
+        description="Measure what the models cost and how good they are.",
         epilog=EXAMPLES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -29,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_flops(commands)
     _add_train_step(commands)
+    add_accuracy(commands)
     return parser
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refiner.errors import ConfigError
 from refiner.models.stc import FeedForward, STCAttention
 
 
@@ -16,16 +17,18 @@ class DenoisingBlock(nn.Module):
 
     The first module sees the sequence alone; the projected time embedding is added to the sequence before the
     second ("the second also sees the projected time embedding"). One MLP of ratio 8 is the reading that fits the
-    paper's Table IV, with as many weights as two of ratio 4.
+    paper's Table IV, with as many weights as two of ratio 4, one after each STC module (``mlps=2``).
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, mlps: int = 1) -> None:
         super().__init__()
         self.stc_first = STCAttention(dim, heads)
         self.stc_second = STCAttention(dim, heads)
         self.time_proj = nn.Linear(dim, dim)
         self.layer_norm = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, mlp_ratio * dim)
+        self.layer_norm_first = nn.LayerNorm(dim) if mlps == 2 else None
+        self.mlp_first = FeedForward(dim, mlp_ratio * dim) if mlps == 2 else None
 
     def project_time(self, embedded: Tensor) -> Tensor:  # [B, C] -> [B, 1, 1, C]
         projected: Tensor = self.time_proj(embedded)
@@ -33,6 +36,8 @@ class DenoisingBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # [B, T, J, C], [B or 1, 1, 1, C]
         x = self.stc_first(x)
+        if self.mlp_first is not None and self.layer_norm_first is not None:
+            x = x + self.mlp_first(self.layer_norm_first(x))
         x = self.stc_second(x + time)
         mixed: Tensor = x + self.mlp(self.layer_norm(x))
         return mixed
@@ -46,6 +51,7 @@ class PoseDenoiser(nn.Module):
         blocks: denoising blocks; depth = 2 x blocks. The paper's is 4 blocks, depth 8.
         heads: 8.
         mlp_ratio: 8 (see `DenoisingBlock`).
+        mlps: MLPs in a block, 1 or 2.
         joints: 17.
         joint_embedding: learned embedding of the joint, as in `STCFormer`; off in the published reading.
     """
@@ -58,12 +64,15 @@ class PoseDenoiser(nn.Module):
         mlp_ratio: int = 8,
         joints: int = 17,
         joint_embedding: bool = False,
+        mlps: int = 1,
     ) -> None:
         super().__init__()
+        if mlps not in (1, 2):
+            raise ConfigError(f"a denoising block has 1 or 2 MLPs, not {mlps}")
         self.dim = dim
         self.pose_emb = nn.Linear(5, dim, bias=False)
         self.time_mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        self.blocks = nn.ModuleList(DenoisingBlock(dim, heads, mlp_ratio) for _ in range(blocks))
+        self.blocks = nn.ModuleList(DenoisingBlock(dim, heads, mlp_ratio, mlps) for _ in range(blocks))
         self.head = nn.Linear(dim, 3, bias=False)
         self.joint_embedding = nn.Parameter(torch.zeros(joints, dim)) if joint_embedding else None
         if self.joint_embedding is not None:

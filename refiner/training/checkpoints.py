@@ -117,7 +117,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
         shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
         if config["kind"] == "lifter":
             return STCFormer(dim=model["dim"], layers=model["blocks"], **shared)
-        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], **shared)
+        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], mlps=model.get("mlps", 1), **shared)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint's configuration does not describe a model: {error!r}") from error
 

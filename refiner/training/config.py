@@ -23,6 +23,8 @@ class ModelConfig:
     blocks: int = 4
     heads: int = 8
     mlp_ratio: int = 8
+    # A refiner's blocks alone: one MLP (of ratio 8, which fits Table IV), or one after each STC module (of ratio 4).
+    mlps: int = 1
     joint_embedding: bool = False
 
 

@@ -1,0 +1,67 @@
+"""The clips that a study scores: the archive's, or the same motion under conditions that no model saw."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from refiner.data import CameraClip, MotionFolder, camera_clips
+from refiner.data.clips import Cameras, Part
+from refiner.data.detector import DetectorModel
+from refiner.data.resample import resample_poses
+from refiner.data.viewpoints import random_camera
+from refiner_bench.accuracy.table import Variant
+
+RANDOM_CAMERAS = 4
+CAMERA_SEED = 77
+
+
+def study_clips(folder: MotionFolder, part: Part, variant: Variant) -> list[CameraClip]:
+    """The camera clips of one part of the split under ``variant``'s conditions, the same ones every time."""
+    simulated = variant.detections == "simulated"
+    detector = scaled_detector(folder.detector, variant.noise) if simulated else None
+    people = folder.subjects(part)
+    clips: list[CameraClip] = []
+    for subject in people:
+        for key, world in folder.positions[subject].items():
+            cameras: Cameras = folder.cameras
+            if variant.cameras == "random":
+                rng = np.random.default_rng([CAMERA_SEED, zlib.crc32(f"{subject}/{key}".encode())])
+                views = [random_camera(world, rng) for _ in range(RANDOM_CAMERAS)]
+                cameras = [dataclasses.replace(view, id=f"random {i}") for i, view in enumerate(views)]
+            detections = folder.detections if simulated and variant.cameras == "archive" else None
+            clips += camera_clips(
+                {subject: {key: world}},
+                cameras,
+                [subject],
+                detections,
+                None if detections is not None else detector,
+                fps=folder.description.fps,
+            )
+    return [_at_rate(clip, variant.fps) for clip in clips] if variant.fps else clips
+
+
+def scaled_detector(detector: DetectorModel, noise: float) -> DetectorModel:
+    """The same model of errors with every length in pixels multiplied by ``noise``."""
+    return dataclasses.replace(
+        detector,
+        slow_sigma=detector.slow_sigma * noise,
+        jitter_sigma=detector.jitter_sigma * noise,
+        outlier_sigma=detector.outlier_sigma * noise,
+    )
+
+
+def _at_rate(clip: CameraClip, fps: float) -> CameraClip:
+    """The clip as a slower camera sees it. Whole divisors drop frames, so that the detector's jitter stays as it is;
+    other rates are resampled, which takes a little of it away."""
+    ratio = clip.fps / fps
+    if abs(ratio - round(ratio)) < 1e-9:
+        step = round(ratio)
+        arrays = {name: getattr(clip, name)[::step] for name in ("pose_2d", "pose_2d_clean", "pose_3d")}
+    else:
+        arrays = {
+            name: resample_poses(getattr(clip, name), clip.fps, fps) for name in ("pose_2d", "pose_2d_clean", "pose_3d")
+        }
+    return dataclasses.replace(clip, fps=fps, **arrays)

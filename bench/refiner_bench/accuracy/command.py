@@ -1,0 +1,88 @@
+"""``refiner-bench accuracy``: the options, the progress, the files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+HELP = "train and score every row of the accuracy study"
+DESCRIPTION = """\
+Trains every row of a table of runs (lifters, refiners, ablations, controls), scores it on people whom it never saw, and
+writes one report with intervals, and pictures. Interrupted, it goes on where it was: what is trained and scored under
+--output is not done again. With --quick the same rows run as toys on built-in motion, in minutes."""
+
+
+def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of the command."""
+    parser = commands.add_parser(
+        "accuracy",
+        help=HELP,
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", metavar="FOLDER", type=Path, help="motion archive (default: REFINER_DATA)")
+    parser.add_argument("--quick", action="store_true", help="toy models, built-in motion: shows that every row runs")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs/accuracy"), help="the runs' folder")
+    parser.add_argument("--table", metavar="FILE", type=Path, help="another table of runs (default: the study's)")
+    parser.add_argument("--rows", metavar="ROW", nargs="+", default=[], help="these rows and what they need")
+    parser.add_argument("--list", action="store_true", help="print the rows and exit")
+    parser.add_argument("--report-only", action="store_true", help="run nothing; report what is there")
+    parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="seeds (default: the table's)")
+    parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one per processor)")
+    parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each run (default: 1)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables")
+    parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw the pictures into this folder")
+    parser.set_defaults(run=run_accuracy)
+
+
+def run_accuracy(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from tqdm import tqdm
+
+    from refiner.data.clips import DATA_VARIABLE
+    from refiner.errors import UsageError
+    from refiner.files import atomic_write_text
+    from refiner_bench.accuracy.report import accuracy_report, format_accuracy
+    from refiner_bench.accuracy.study import Runner, Spec, check_request, default_jobs, run_study
+    from refiner_bench.accuracy.table import TABLE, load_table
+
+    source = arguments.table or TABLE
+    table = load_table(source, arguments.quick)
+    if arguments.list:
+        for row in table.rows:
+            print(f"{row.name:28s} {row.kind:8s} {row.title}")
+        return
+    data = arguments.data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    if arguments.quick:
+        data = None
+    elif data is None:
+        raise UsageError(f"the study needs motion: --data FOLDER or {DATA_VARIABLE}; or --quick, for toys")
+    jobs = default_jobs() if arguments.jobs is None else arguments.jobs
+    seeds = arguments.seeds or list(table.seeds)
+    check_request(jobs, seeds)
+    spec = Spec(source.resolve(), data, arguments.output.resolve(), arguments.quick, arguments.threads)
+    if not arguments.report_only:
+        total = len(table.select(arguments.rows)) * len(seeds)
+        with tqdm(total=total, unit="row", file=sys.stderr, disable=None) as bar:
+
+            def done(name: str, seed: int, seconds: float) -> None:
+                bar.update()
+                bar.write(f"{name}, seed {seed}: {seconds:.0f} s", file=sys.stderr)
+
+            run_study(spec, arguments.rows, seeds, jobs, done)
+    report = accuracy_report(Runner(spec, *spec.load()), seeds)
+    text = format_accuracy(report)
+    if arguments.json is not None:
+        atomic_write_text(arguments.json, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    if arguments.markdown is not None:
+        atomic_write_text(arguments.markdown, text + "\n")
+    if arguments.pictures is not None:
+        from refiner_bench.accuracy.plots import draw_study
+
+        draw_study(report, arguments.pictures)
+    print(text)

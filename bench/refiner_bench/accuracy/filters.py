@@ -1,0 +1,80 @@
+"""What users reach for first: smoothing filters, tuned on the validation person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import scipy.signal
+from numpy.typing import NDArray
+
+Filter = Callable[[NDArray[Any], float], NDArray[Any]]
+
+# Grids wide enough that the best lies inside; see the report for the choice.
+Grid = dict[str, tuple[float, ...]]
+ONE_EURO_GRID: Grid = {"min_cutoff": (0.5, 1.0, 2.0, 4.0, 8.0), "beta": (0.0, 1.0, 4.0, 16.0, 64.0)}
+SAVITZKY_GOLAY_GRID: Grid = {"window": (5, 9, 13, 17, 25, 35), "order": (1, 2, 3)}
+
+
+def one_euro(pose: NDArray[Any], fps: float, min_cutoff: float, beta: float, d_cutoff: float = 1.0) -> NDArray[Any]:
+    """The One-Euro filter (Casiez et al., CHI 2012) on every coordinate of ``(F, J, 3)`` metres; causal.
+
+    ``min_cutoff`` and ``d_cutoff`` in Hz, ``beta`` in Hz per m/s.
+    """
+
+    def weight(cutoff: Any) -> Any:
+        return 1.0 / (1.0 + fps / (2.0 * np.pi * cutoff))
+
+    filtered = np.array(pose, dtype=np.float64)
+    speed = np.zeros(pose.shape[1:])
+    for frame in range(1, len(pose)):
+        raw = (pose[frame] - filtered[frame - 1]) * fps
+        speed = speed + weight(d_cutoff) * (raw - speed)
+        gain = weight(min_cutoff + beta * np.abs(speed))
+        filtered[frame] = filtered[frame - 1] + gain * (pose[frame] - filtered[frame - 1])
+    return filtered
+
+
+def savitzky_golay(pose: NDArray[Any], fps: float, window: int, order: int) -> NDArray[Any]:
+    """SciPy's filter over the frames of ``(F, J, 3)``; not causal. ``window`` in frames at 50 per second."""
+    length = max(3, round(window * fps / 50.0)) | 1
+    length = min(length, len(pose) - 1 + len(pose) % 2)
+    if length <= order:
+        return np.array(pose, dtype=np.float64)
+    filtered: NDArray[Any] = scipy.signal.savgol_filter(pose, length, order, axis=0, mode="interp")
+    return filtered
+
+
+FILTERS: dict[str, tuple[Callable[..., NDArray[Any]], Grid]] = {
+    "one-euro": (one_euro, ONE_EURO_GRID),
+    "savitzky-golay": (savitzky_golay, SAVITZKY_GOLAY_GRID),
+}
+
+
+def tune(
+    name: str, sequences: Sequence[tuple[NDArray[Any], NDArray[Any], float]]
+) -> tuple[Filter, dict[str, float], float]:
+    """The filter ``name`` with the lowest MPJPE over validation ``(lifted, truth, fps)``: it, its settings, the error.
+
+    Frame-weighted, in millimetres.
+    """
+    function, grid = FILTERS[name]
+    found: list[tuple[float, dict[str, float]]] = []
+    for values in product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        if settings.get("order", 0) >= settings.get("window", np.inf):
+            continue
+        total, frames = 0.0, 0
+        for lifted, truth, fps in sequences:
+            filtered = function(lifted, fps, **settings)
+            total += float(np.linalg.norm(filtered - truth, axis=-1).mean(axis=-1).sum())
+            frames += len(lifted)
+        found.append((total / frames, settings))
+    error, chosen = min(found, key=lambda entry: entry[0])
+
+    def tuned(pose: NDArray[Any], fps: float) -> NDArray[Any]:
+        return function(pose, fps, **chosen)
+
+    return tuned, chosen, 1000.0 * error

@@ -1,0 +1,61 @@
+"""The paper's premise: is the error of a lifter Gaussian, given the 2D pose and the lifter's? And for how long?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.camera import normalise_screen
+from refiner.data import CameraClip
+from refiner.training.checkpoints import load_noise_model
+
+EDGES = np.linspace(-6.0, 6.0, 61)
+LAGS = (1, 2, 4, 8, 16, 26, 50, 100)
+
+
+def check_premise(checkpoint: Path, clips: Sequence[CameraClip], lifted: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """How the residuals e - mean(c) of unseen people compare with the Gaussian that a refiner was trained on.
+
+    Residuals are divided by eq. 6's standard deviation of their coordinate. Returns the histogram over all 48
+    coordinates, the share of what the condition explains, excess kurtosis and spread per coordinate, and the
+    correlation over time.
+    """
+    noise = load_noise_model(checkpoint)
+    deviation = np.sqrt(np.diag(noise.covariance))[3:]
+    histogram = np.zeros(len(EDGES) - 1)
+    moments = np.zeros((4, 48))
+    explained = np.zeros(2)
+    products, counts = np.zeros(len(LAGS)), np.zeros(len(LAGS))
+    variance, frames = 0.0, 0
+    for clip, pose in zip(clips, lifted, strict=True):
+        error = (pose - clip.pose_3d).astype(np.float64)
+        residual = error - noise.mean(normalise_screen(clip.pose_2d.astype(np.float64), clip.image_size), pose)
+        explained += np.square(error).sum(), np.square(residual).sum()
+        standard = residual.reshape(len(pose), -1)[:, 3:] / deviation
+        histogram += np.histogram(standard, EDGES)[0]
+        moments += np.stack([(standard**power).sum(axis=0) for power in range(1, 5)])
+        frames += len(pose)
+        variance += float(np.square(standard).sum())
+        for index, lag in enumerate(LAGS):
+            if len(standard) > lag:
+                products[index] += float((standard[lag:] * standard[:-lag]).sum())
+                counts[index] += (len(standard) - lag) * standard.shape[1]
+    first, second, third, fourth = moments / frames
+    centred = second - first**2
+    kurtosis = (fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4) / centred**2 - 3.0
+    mean_square = variance / (frames * 48)
+    return {
+        "edges": EDGES.tolist(),
+        "density": (histogram / (frames * 48 * np.diff(EDGES))).tolist(),
+        "explained_share": float(1.0 - explained[1] / explained[0]),
+        "spread": np.sqrt(centred).tolist(),
+        "bias": first.tolist(),
+        "excess_kurtosis": kurtosis.tolist(),
+        "time_correlation": {
+            str(lag): float(products[i] / counts[i] / mean_square) for i, lag in enumerate(LAGS) if counts[i]
+        },
+    }

@@ -1,0 +1,232 @@
+"""Runs the rows of a study: each is trained once, scored once, and found again by the next call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.data import CameraClip, MotionFolder, open_motion_folder
+from refiner.data.clips import Part
+from refiner.data.synthetic import synthetic_folder
+from refiner.errors import UsageError
+from refiner.evaluation.pipeline import linear_correction
+from refiner.runtime import Refiner
+from refiner_bench.accuracy.clips import study_clips
+from refiner_bench.accuracy.filters import tune
+from refiner_bench.accuracy.premise import check_premise
+from refiner_bench.accuracy.scores import LiftedClips, Scores, read_scores, score_clips, write_scores
+from refiner_bench.accuracy.table import Row, Table, load_table
+
+PARTS: tuple[Part, ...] = ("validation", "test")
+FOLDS = 3
+SCORES_FILE = "scores.json"
+# Raised whenever what is scored changes, so that old scores are not taken for new ones.
+SCORES_VERSION = 1
+QUICK_SYNTHETIC_SEED = 11
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a worker needs to know: the table, the data (None: small built-in motion) and the folder of the runs."""
+
+    table: Path
+    data: Path | None
+    output: Path
+    quick: bool
+    threads: int
+
+    def load(self) -> tuple[Table, MotionFolder]:
+        table = load_table(self.table, self.quick)
+        if self.data is None:
+            actions = ("Walking", "Waving")
+            return table, synthetic_folder(QUICK_SYNTHETIC_SEED, subjects=6, frames=120, actions=actions)
+        return table, open_motion_folder(self.data)
+
+
+def run_study(
+    spec: Spec, rows: Collection[str], seeds: Collection[int], jobs: int, on_done: Callable[[str, int, float], None]
+) -> None:
+    """Train and score ``rows`` (none: all) and what they need, ``jobs`` at a time; ``on_done(row, seed, seconds)``."""
+    table, folder = spec.load()
+    chosen = table.select(rows)
+    tasks = [(row, seed) for seed in seeds for row in chosen]
+    if jobs == 1:
+        runner = Runner(spec, table, folder)
+        for row, seed in tasks:
+            began = time.perf_counter()
+            runner.run(row, seed)
+            on_done(row.name, seed, time.perf_counter() - began)
+        return
+    done: set[tuple[str, int]] = set()
+    running: dict[Future[float], tuple[str, int]] = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        while tasks or running:
+            ready = [(row, seed) for row, seed in tasks if all((name, seed) in done for name in row.needs())]
+            for row, seed in ready[: jobs - len(running)]:
+                tasks.remove((row, seed))
+                running[pool.submit(_work, spec, row.name, seed)] = (row.name, seed)
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                name, seed = running.pop(future)
+                on_done(name, seed, future.result())
+                done.add((name, seed))
+
+
+def _work(spec: Spec, name: str, seed: int) -> float:
+    began = time.perf_counter()
+    table, folder = spec.load()
+    Runner(spec, table, folder).run(table.row(name), seed)
+    return time.perf_counter() - began
+
+
+class Runner:
+    """Trains and scores rows in one process."""
+
+    def __init__(self, spec: Spec, table: Table, folder: MotionFolder) -> None:
+        self.spec, self.table, self.folder = spec, table, folder
+        self._lifted = LiftedClips(spec.output / "cache", spec.threads)
+        self._clips: dict[tuple[str, str], list[CameraClip]] = {}
+
+    def place(self, row: Row, seed: int) -> Path:
+        """The folder of a row's run."""
+        return self.spec.output / row.name / f"seed-{seed}"
+
+    def checkpoint(self, name: str, seed: int) -> Path:
+        """The checkpoint of a trained row."""
+        row = self.table.row(name)
+        if row.checkpoint == "bundled":
+            from refiner.runtime.loading import BUNDLED
+
+            return BUNDLED / f"{row.kind}.safetensors"
+        if row.checkpoint:
+            return Path(row.checkpoint)
+        return self.place(row, seed) / f"{row.keep}.safetensors"
+
+    def run(self, row: Row, seed: int) -> list[Scores]:
+        """Train the row if it is to be trained and has not been, and score it if it has not been."""
+        place = self.place(row, seed)
+        place.mkdir(parents=True, exist_ok=True)
+        if row.trained:
+            with _into_log(place / "log.txt"):
+                self._train(row, seed)
+        key = self._score_key(row, seed)
+        scores = read_scores(place / SCORES_FILE, key)
+        if scores is None:
+            scores = [self._score(row, seed, part) for part in PARTS]
+            write_scores(place / SCORES_FILE, scores, key)
+        return scores
+
+    def _train(self, row: Row, seed: int) -> None:
+        import torch
+
+        from refiner.training.config import load_config
+        from refiner.training.loop import HISTORY_FILE
+        from refiner.training.runs import train_lifter, train_refiner
+
+        fixed = [f"training.seed={seed}", f"training.threads={self.spec.threads}"]
+        config = load_config(row.config, [*self.table.overrides(row), *fixed])
+        place = self.place(row, seed)
+        history = place / HISTORY_FILE
+        if history.is_file() and json.loads(history.read_text())[-1]["step"] == config.training.steps:
+            return
+        torch.set_num_threads(self.spec.threads)
+        if row.kind == "lifter":
+            people = self.folder.description.train
+            train_lifter(config, self.folder, place, people[row.fold :: FOLDS] if row.fold >= 0 else ())
+            return
+        folds = tuple(str(self.checkpoint(name, seed)) for name in row.cross_fit)
+        noise = dataclasses.replace(config.noise, cross_fit=folds)
+        config = dataclasses.replace(config, lifter=str(self.checkpoint(row.lifter, seed)), noise=noise)
+        train_refiner(config, self.folder, place)
+
+    def _score_key(self, row: Row, seed: int) -> str:
+        """Names all that a row's scores follow from: its own lines and the checkpoints that it uses."""
+        used = [name for name in dict.fromkeys((row.name, row.lifter, row.of)) if name]
+        used = [name for name in used if self.table.row(name).kind != "score"]
+        digests = [hashlib.sha256(self.checkpoint(name, seed).read_bytes()).hexdigest() for name in used]
+        facts = [SCORES_VERSION, row.method, row.steps, row.detail, dataclasses.asdict(self.table.variants[row.data])]
+        return hashlib.sha256(json.dumps([facts, digests]).encode()).hexdigest()
+
+    def _part(self, part: Part, data: str) -> list[CameraClip]:
+        if (part, data) not in self._clips:
+            self._clips = {(part, data): study_clips(self.folder, part, self.table.variants[data])}
+        return self._clips[part, data]
+
+    def _score(self, row: Row, seed: int, part: Part) -> Scores:
+        lifter = row.name if row.kind == "lifter" else row.lifter
+        clips = self._part(part, row.data)
+        lifted = self._lifted.lift(self.checkpoint(lifter, seed), clips, f"{part}-{row.data}")
+        refine, extra = self._method(row, seed)
+        scores = score_clips(clips, lifted, refine, part, row.data)
+        if row.detail and row.kind == "refiner":
+            checkpoint = self.checkpoint(row.name, seed)
+            extra["premise"] = check_premise(checkpoint, clips, lifted)
+            extra["by_place"] = _by_place(Refiner.load(checkpoint, threads=self.spec.threads), clips, lifted)
+        return dataclasses.replace(scores, extra=extra)
+
+    def _method(
+        self, row: Row, seed: int
+    ) -> tuple[Callable[[CameraClip, NDArray[Any]], NDArray[Any]] | None, dict[str, Any]]:
+        if row.kind == "lifter" or row.method == "none":
+            return None, {}
+        if row.method in ("one-euro", "savitzky-golay"):
+            # Tuned on what it is scored on, but of the validation person.
+            clips = self._part("validation", row.data)
+            lifted = self._lifted.lift(self.checkpoint(row.lifter, seed), clips, f"validation-{row.data}")
+            poses = [(pose, clip.pose_3d, clip.fps) for pose, clip in zip(lifted, clips, strict=True)]
+            smooth, settings, error = tune(row.method, poses)
+            return (lambda clip, pose: smooth(pose, clip.fps)), {"settings": settings, "validation_mm": error}
+        checkpoint = self.checkpoint(row.name if row.kind == "refiner" else row.of, seed)
+        if row.method == "linear":
+            from refiner.training.checkpoints import load_noise_model
+
+            noise = load_noise_model(checkpoint)
+            return (lambda clip, pose: linear_correction(noise, clip.pose_2d, pose, clip.image_size)), {}
+        refiner = Refiner.load(checkpoint, steps=row.steps or None, threads=self.spec.threads)
+        return (lambda clip, pose: refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps)), {}
+
+
+def _by_place(refiner: Refiner, clips: list[CameraClip], lifted: list[NDArray[np.float32]]) -> list[float]:
+    """MPJPE in mm by the place in a window, of windows side by side: what blending has to even out."""
+    single = Refiner(refiner._engine, hop=refiner.frames)
+    total, count = np.zeros(refiner.frames), np.zeros(refiner.frames)
+    for clip, pose in zip(clips, lifted, strict=True):
+        whole = clip.frames - clip.frames % refiner.frames
+        if not whole:
+            continue
+        refined = single.refine(clip.pose_2d[:whole], pose[:whole], clip.image_size)
+        error = np.linalg.norm(refined - refined[:, :1] - clip.pose_3d[:whole], axis=-1).mean(axis=-1)
+        by_window = error.reshape(-1, refiner.frames)
+        total, count = total + by_window.sum(axis=0), count + len(by_window)
+    return [float(value) for value in 1000.0 * total / np.maximum(count, 1)]
+
+
+@contextlib.contextmanager
+def _into_log(path: Path) -> Iterator[None]:
+    """What training prints goes into the run's log."""
+    with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+def default_jobs() -> int:
+    """One run a processor: two runs of one thread train more windows a second than one of two."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def check_request(jobs: int, seeds: Collection[int]) -> None:
+    """Raises UsageError for no seed or no job."""
+    if jobs < 1 or not seeds or min(seeds) < 0:
+        raise UsageError(f"expected at least one job and seeds of 0 or more, got {jobs} and {list(seeds)}")

@@ -1,0 +1,164 @@
+"""The table of a study (TOML): which models are trained, and which are scored another way.
+
+[study]   frames, seeds
+[budget]  overrides for every lifter and every refiner: how long they train
+[quick]   overrides that make them toys
+[data.X]  a variant of the scored data: cameras, detections, noise, frame rate
+[[row]]   one line of the report, see `Row`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from refiner.errors import ConfigError
+
+TABLE = Path(__file__).with_name("study.toml")
+QUICK_TABLE_SECTION = "quick"
+
+Kind = Literal["lifter", "refiner", "score"]
+Method = Literal["none", "refine", "linear", "one-euro", "savitzky-golay"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Scored data: the archive's cameras or ones that nobody saw; ``noise`` multiplies the simulated detector's."""
+
+    detections: Literal["simulated", "ground-truth"] = "simulated"
+    noise: float = 1.0
+    cameras: Literal["archive", "random"] = "archive"
+    fps: float = 0.0  # 0: the archive's
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run or one way of scoring.
+
+    ``lifter``: trained by ``config`` with the overrides ``set``; ``fold`` i leaves every third person out, from the
+    i-th on. ``refiner``: trained on the outputs of the row ``lifter``, or of the rows ``cross_fit``. ``score``: the
+    refiner of the row ``of`` (or a filter) on the outputs of ``lifter``, on the data variant ``data``.
+    """
+
+    name: str
+    title: str
+    group: str
+    kind: Kind
+    config: str = ""
+    set: tuple[str, ...] = ()
+    lifter: str = ""
+    cross_fit: tuple[str, ...] = ()
+    fold: int = -1
+    of: str = ""
+    method: Method = "refine"
+    steps: int = 0
+    data: str = "default"
+    # "bundled" or a file instead of training.
+    checkpoint: str = ""
+    # Which checkpoint counts: the end of the schedule, or the best on the validation person.
+    keep: Literal["last", "best"] = "last"
+    # Also histograms, errors by joint and by position in the window, and pictures.
+    detail: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is something to train."""
+        return self.kind != "score" and not self.checkpoint
+
+    def needs(self) -> list[str]:
+        """The rows that must be there before this one, without repetition."""
+        return list(dict.fromkeys(name for name in (self.lifter, self.of, *self.cross_fit) if name))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A whole study; ``budget`` and ``toy`` are overrides by kind, before and after a row's own."""
+
+    seeds: tuple[int, ...]
+    budget: dict[str, tuple[str, ...]]
+    toy: dict[str, tuple[str, ...]]
+    variants: dict[str, Variant]
+    rows: tuple[Row, ...] = field(repr=False)
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def overrides(self, row: Row) -> list[str]:
+        """What a trained row changes in its configuration, the last one counting."""
+        return [*self.budget.get(row.kind, ()), *row.set, *self.toy.get(row.kind, ())]
+
+    def select(self, names: Collection[str]) -> list[Row]:
+        """The rows of those names and what they need, in an order in which they can run; no name means all."""
+        known = [row.name for row in self.rows]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ConfigError(f"the study has no row {', '.join(unknown)}; its rows: {', '.join(known)}")
+        chosen: dict[str, Row] = {}
+
+        def visit(name: str, path: tuple[str, ...]) -> None:
+            if name in path:
+                raise ConfigError(f"rows need each other in a circle: {' -> '.join((*path, name))}")
+            if name in chosen:
+                return
+            row = self.row(name)
+            for needed in row.needs():
+                visit(needed, (*path, name))
+            chosen[name] = row
+
+        for name in names or known:
+            visit(name, ())
+        return list(chosen.values())
+
+
+def load_table(path: Path = TABLE, quick: bool = False) -> Table:
+    """Read a study. ``quick`` puts the overrides of [quick] after all others: the same rows at toy size.
+
+    Raises ConfigError for what cannot be read, unknown keys and rows that name others that are not there.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the study {path}: {error}") from error
+    variants = {"default": Variant()}
+    variants |= {name: _build(Variant, value, f"data.{name}") for name, value in content.get("data", {}).items()}
+    rows = tuple(_build(Row, value, f"row {value.get('name', '?')}") for value in content.get("row", []))
+    seeds = tuple(content.get("study", {}).get("seeds", [0]))
+    budget, toy = (
+        {kind: tuple(values) for kind, values in content.get(section, {}).items()}
+        for section in ("budget", QUICK_TABLE_SECTION)
+    )
+    table = Table(seeds, budget, toy if quick else {}, variants, rows)
+    _check(table, path)
+    return table
+
+
+def _build(kind: Any, value: dict[str, Any], where: str) -> Any:
+    known = {entry.name for entry in dataclasses.fields(kind)}
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    try:
+        return kind(**{key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _check(table: Table, path: Path) -> None:
+    names = [row.name for row in table.rows]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        raise ConfigError(f"{path}: " + (f"rows named twice: {', '.join(twice)}" if twice else "no rows"))
+    for row in table.rows:
+        missing = [name for name in row.needs() if name not in names]
+        if missing:
+            raise ConfigError(f"{path}: row {row.name} needs {', '.join(missing)}, which is not in the table")
+        if row.data not in table.variants:
+            raise ConfigError(f"{path}: row {row.name} has the data variant {row.data!r}, which is not there")
+        if row.kind == "refiner" and not row.lifter:
+            raise ConfigError(f"{path}: row {row.name} is a refiner and names no lifter")
+        if row.kind == "score" and (not row.lifter or (row.method in ("refine", "linear") and not row.of)):
+            raise ConfigError(f"{path}: row {row.name} needs a lifter, and the row `of` whose refiner it scores")
