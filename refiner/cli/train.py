@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+
+if TYPE_CHECKING:
+    from refiner.training.config import Config
 
 EXAMPLES = """\
 examples:
   refiner-train lifter --config lifter-small --data FOLDER --output runs/lifter
   refiner-train refiner --config refiner-small --data FOLDER --lifter runs/lifter/best.safetensors --output runs/refiner
   refiner-train refiner --config refiner-small --set training.steps=2000 --set model.dim=96 ...
+  refiner-train refiner --config refiner-small --from-predictions mine.npz --validation-person Ann --output runs/mine
+
+FILE of --from-predictions holds one row a frame: pose_2d (F, 17, 2) pixels, pose_3d and target_3d (F, 17, 3) metres in
+camera axes, clip (F,) and person (F,) as numbers or names; and image_size (2,) or (F, 2), and fps. Predictions of
+people whom the estimator was not trained on serve best.
 
 --config is a TOML file, or one of the bundled: lifter-small, lifter-paper, refiner-small, refiner-paper.
 A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
@@ -38,6 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lifter", metavar="PATH", help="refiner only: the lifter's checkpoint")
     parser.add_argument(
         "--cross-fit", metavar="PATH", nargs="+", help="refiner only: the lifters of the folds, for cross-fitted errors"
+    )
+    parser.add_argument(
+        "--from-predictions",
+        metavar="FILE",
+        help="refiner only: train for another estimator, on an .npz of its 2D, its 3D and the ground truth",
+    )
+    parser.add_argument(
+        "--validation-person", metavar="WHO", help="with --from-predictions: whose frames choose the checkpoint"
     )
     parser.add_argument(
         "--without", metavar="WHO", default="", help="lifter only: training people to leave out, with commas"
@@ -85,8 +102,14 @@ def _command(arguments: argparse.Namespace) -> None:
         config = dataclasses.replace(
             config, noise=dataclasses.replace(config.noise, cross_fit=tuple(arguments.cross_fit))
         )
-    folder = open_motion_folder(arguments.data) if arguments.data else motion_folder_from_env()
     output = Path(arguments.output)
+    if arguments.from_predictions:
+        best = _train_on_predictions(arguments, config, output)
+        _finish(best, output, arguments.half)
+        return
+    if arguments.validation_person:
+        raise UsageError("--validation-person belongs to --from-predictions; an archive's split names its own")
+    folder = open_motion_folder(arguments.data) if arguments.data else motion_folder_from_env()
     if arguments.kind == "lifter":
         without = [name.strip() for name in arguments.without.split(",") if name.strip()]
         unknown = sorted(set(without) - set(folder.description.train))
@@ -95,8 +118,24 @@ def _command(arguments: argparse.Namespace) -> None:
         best = train_lifter(config, folder, output, without, arguments.quiet)
     else:
         best = train_refiner(config, folder, output, arguments.quiet)
+    _finish(best, output, arguments.half)
+
+
+def _train_on_predictions(arguments: argparse.Namespace, config: Config, output: Path) -> Path:
+    from refiner.errors import UsageError
+    from refiner.training.predictions import load_predictions
+    from refiner.training.runs import train_refiner_on_predictions
+
+    if arguments.kind == "lifter" or arguments.lifter or arguments.cross_fit or arguments.data:
+        raise UsageError("--from-predictions trains a refiner without a lifter of ours: leave --data and --lifter out")
+    predictions = load_predictions(arguments.from_predictions)
+    person = arguments.validation_person or predictions.people[-1]
+    return train_refiner_on_predictions(config, predictions, person, output, arguments.quiet)
+
+
+def _finish(best: Path, output: Path, half: bool) -> None:
     print(f"best checkpoint: {best}")
-    if arguments.half:
+    if half:
         from refiner.training.checkpoints import compress_checkpoint
 
         compress_checkpoint(best, output / "half.safetensors")

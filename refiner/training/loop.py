@@ -18,14 +18,14 @@ from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpo
 from refiner.training.config import Config
 from refiner.training.schedule import MovingAverage, build_optimiser, learning_rate
 from refiner.training.tasks import Task
-from refiner.training.windows import WindowSampler
+from refiner.training.windows import Sampler
 
 STATE_FILE, HISTORY_FILE = "state.safetensors", "history.json"
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
 
 
 def train(
-    config: Config, task: Task, sampler: WindowSampler, folder: Path, description: dict[str, Any], quiet: bool = False
+    config: Config, task: Task, sampler: Sampler, folder: Path, description: dict[str, Any], quiet: bool = False
 ) -> Path:
     """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE); the one at the
     end of the schedule lies beside it.

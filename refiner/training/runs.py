@@ -16,12 +16,21 @@ import torch
 from numpy.typing import NDArray
 
 from refiner.data.clips import MotionFolder
+from refiner.data.windows import split_windows
 from refiner.errors import ConfigError
 from refiner.models import PoseDenoiser
 from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint
 from refiner.training.config import Config
 from refiner.training.loop import train
-from refiner.training.tasks import LifterTask, RefinerTask, ValidationWindows, fit_noise, lift_sequences
+from refiner.training.predictions import Predictions, PredictionSampler
+from refiner.training.tasks import (
+    FittedNoise,
+    LifterTask,
+    RefinerTask,
+    ValidationWindows,
+    fit_noise,
+    lift_sequences,
+)
 from refiner.training.windows import Windows, WindowSampler
 
 Lift = Callable[[Windows], NDArray[np.float32]]
@@ -35,7 +44,7 @@ def train_lifter(
     _prepare(config, "lifter")
     people = [person for person in folder.description.train if person not in without]
     sampler = _sampler(config, folder, people)
-    validation = ValidationWindows(folder.clips("validation", detected=_detected(config)), config.frames)
+    validation = ValidationWindows.of_clips(folder.clips("validation", detected=_detected(config)), config.frames)
     torch.manual_seed(config.training.seed)
     task = LifterTask(config, build_model(dataclasses.asdict(config)), validation)
     description = _describe(folder, people) | {"without": sorted(without)}
@@ -52,17 +61,59 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
     fitted = fit_noise(sampler, lift, config)
-    validation = ValidationWindows(folder.clips("validation", detected=_detected(config)), config.frames)
+    validation = ValidationWindows.of_clips(folder.clips("validation", detected=_detected(config)), config.frames)
     lifted = lifter(validation.pose_2d)
-    torch.manual_seed(config.training.seed)
-    model = build_model(dataclasses.asdict(config))
-    assert isinstance(model, PoseDenoiser)
-    task = RefinerTask(config, model, lift, fitted, validation, lifted)
     description = _describe(folder, people) | {
         "lifter_sha256": hashlib.sha256(Path(config.lifter).read_bytes()).hexdigest(),
         "cross_fitted": bool(config.noise.cross_fit),
     }
+    task = _refiner_task(config, lift, fitted, validation, lifted)
     return train(config, task, sampler, output, description, quiet)
+
+
+def train_refiner_on_predictions(
+    config: Config, predictions: Predictions, validation_person: str, output: Path, quiet: bool = False
+) -> Path:
+    """Train a refiner for whatever made ``predictions``; ``validation_person`` is kept out of the training.
+
+    Raises ConfigError for a person who is not there, or alone.
+    """
+    _prepare(config, "refiner")
+    people = [person for person in predictions.people if person != validation_person]
+    if len(people) == len(predictions.people) or not people:
+        raise ConfigError(
+            f"the validation person {validation_person!r} must be one of at least two people of the file: "
+            f"{', '.join(predictions.people)}"
+        )
+    settings = config.training
+    sampler = PredictionSampler(predictions, people, config.frames, settings.batch, settings.seed, config.data.flip)
+    kept = predictions.of([validation_person])
+    validation = ValidationWindows([(clip.screen, clip.truth) for clip in kept], config.frames)
+    lifted = np.concatenate([split_windows(clip.lifted, config.frames) for clip in kept])
+
+    def lift(windows: Windows) -> NDArray[np.float32]:
+        assert windows.lifted is not None
+        return windows.lifted
+
+    fitted = fit_noise(sampler, lift, config)
+    description = {
+        "name": predictions.name,
+        "fps": predictions.fps,
+        "train": people,
+        "validation": [validation_person],
+        "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
+    }
+    task = _refiner_task(config, lift, fitted, validation, lifted)
+    return train(config, task, sampler, output, description, quiet)
+
+
+def _refiner_task(
+    config: Config, lift: Lift, fitted: FittedNoise, validation: ValidationWindows, lifted: NDArray[np.float32]
+) -> RefinerTask:
+    torch.manual_seed(config.training.seed)
+    model = build_model(dataclasses.asdict(config))
+    assert isinstance(model, PoseDenoiser)
+    return RefinerTask(config, model, lift, fitted, validation, lifted)
 
 
 def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from refiner.errors import TrainingError
 from refiner.models import PoseDenoiser
 from refiner.models.unrolled import without_root
 from refiner.training.config import Config, DiffusionConfig
-from refiner.training.windows import Windows, WindowSampler
+from refiner.training.windows import Sampler, Windows
 
 MILLIMETRES = 1000.0
 
@@ -42,18 +43,26 @@ class Task(Protocol):
 
 
 class ValidationWindows:
-    """The validation person's clips as windows, every frame scored once."""
+    """The validation person's clips as windows, every frame scored once.
 
-    def __init__(self, clips: list[CameraClip], frames: int) -> None:
+    Args:
+        pairs: of every clip the normalised 2D poses ``(F, 17, 2)`` and the true ones ``(F, 17, 3)``, root at 0.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], frames: int) -> None:
         pose_2d, pose_3d, scored = [], [], []
-        for clip in clips:
-            screen = normalise_screen(clip.pose_2d, clip.image_size)
+        for screen, truth in pairs:
             pose_2d.append(split_windows(screen, frames))
-            pose_3d.append(split_windows(clip.pose_3d, frames))
-            scored.append(score_mask(window_starts(clip.frames, frames), frames, clip.frames))
+            pose_3d.append(split_windows(truth, frames))
+            scored.append(score_mask(window_starts(len(truth), frames), frames, len(truth)))
         self.pose_2d: NDArray[np.float32] = np.concatenate(pose_2d).astype(np.float32)
         self.pose_3d: NDArray[np.float32] = np.concatenate(pose_3d).astype(np.float32)
         self.scored: NDArray[np.bool_] = np.concatenate(scored)
+
+    @classmethod
+    def of_clips(cls, clips: Iterable[CameraClip], frames: int) -> ValidationWindows:
+        """Those of an archive's camera clips."""
+        return cls(((normalise_screen(clip.pose_2d, clip.image_size), clip.pose_3d) for clip in clips), frames)
 
     def mpjpe_mm(self, predicted: NDArray[np.float32]) -> float:
         """Frame-weighted MPJPE, root at 0, in millimetres."""
@@ -247,7 +256,7 @@ def refine_windows(
     return np.concatenate(refined)
 
 
-def fit_noise(sampler: WindowSampler, lift: Any, config: Config) -> FittedNoise:
+def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
     """Fit the conditional Gaussian, the error scale and the correlation over time on freshly drawn training windows.
 
     Batches are numbered from 2^40, so that none of them is a training step's. The scale is 1, the mean |e| over all
@@ -277,7 +286,7 @@ def fit_noise(sampler: WindowSampler, lift: Any, config: Config) -> FittedNoise:
 
 
 def _time_correlation(
-    sampler: WindowSampler, lift: Any, config: Config, gaussian: ConditionalGaussian
+    sampler: Sampler, lift: Any, config: Config, gaussian: ConditionalGaussian
 ) -> NDArray[np.float64]:
     """A fifth of the frames of the fit is plenty for T x T numbers that all coordinates share."""
     moments = TemporalMoments(config.frames)

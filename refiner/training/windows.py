@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,14 @@ SYNTHETIC_SEED = 1000
 class Windows:
     """A batch: ``pose_2d`` ``(B, T, 17, 2)`` normalised, ``pose_3d`` ``(B, T, 17, 3)`` metres, root at 0.
 
-    ``subjects`` ``(B,)`` says whose they are, which cross-fitting needs.
+    ``subjects`` ``(B,)`` says whose they are, which cross-fitting needs. ``lifted`` ``(B, T, 17, 3)``: the poses to
+    refine, where they come with the windows instead of from a lifter.
     """
 
     pose_2d: Array
     pose_3d: Array
     subjects: NDArray[np.str_]
+    lifted: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class _Clip:
     subject: str
     world: Array
     cameras: tuple[Camera, ...]
+
+
+class Sampler(Protocol):
+    """Where the batches of a run come from: a function of the step alone."""
+
+    def batch(self, step: int) -> Windows: ...
 
 
 class WindowSampler:

@@ -36,7 +36,7 @@ def parts(people, tiny):
     error = 0.2 * windows.pose_2d[..., :1] + generator.normal(scale=0.03, size=windows.pose_3d.shape)
     error[..., 0, :] = 0.0
     lifted = (windows.pose_3d + error).astype(np.float32)
-    validation = ValidationWindows(people.clips("validation"), FRAMES)
+    validation = ValidationWindows.of_clips(people.clips("validation"), FRAMES)
     noise = ConditionalGaussian.fit(windows.pose_2d, lifted, lifted - windows.pose_3d)
 
     lags = np.abs(np.subtract.outer(np.arange(FRAMES), np.arange(FRAMES)))

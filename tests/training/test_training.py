@@ -122,7 +122,7 @@ def test_a_refiner_runs_as_it_was_validated(start, people, tiny, tmp_path):
     lifter = train_lifter(tiny("lifter"), people, tmp_path / "lifter", quiet=True)
     config = tiny("refiner", diffusion={"start": start, "loss": "distance"}, lifter=str(lifter))
     path = train_refiner(config, people, tmp_path / "refiner", quiet=True)
-    validation = ValidationWindows(people.clips("validation"), 9)
+    validation = ValidationWindows.of_clips(people.clips("validation"), 9)
     pixels = ((validation.pose_2d + 1.0) * 500).astype(np.float32)
     lifted = lift_windows(load_module(lifter).lifter, validation.pose_2d)
     # Wide as high: the screen's normalisation is then undone by the line above for every camera.

@@ -1,0 +1,140 @@
+"""A refiner for any estimator: training on a file of its predictions beside the ground truth.
+
+The file is an ``.npz`` with one row a frame, clips one after the other:
+
+    pose_2d      (F, 17, 2)  what the estimator's 3D came from, pixels
+    pose_3d      (F, 17, 3)  its prediction, metres, camera axes; the root may lie anywhere
+    target_3d    (F, 17, 3)  the ground truth, likewise
+    clip         (F,)        a number or name, the same through one clip
+    person       (F,)        a number or name; at least two people, one of whom is kept for validation
+    image_size   (2,) or (F, 2)  width and height in pixels
+    fps          a number
+
+The predictions should be of people whom the estimator was not trained on: the errors on its own training people are
+smaller than those that it makes in use.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.camera import normalise_screen
+from refiner.data.safe_npz import load_npz
+from refiner.errors import ArchiveError, ConfigError, InputError
+from refiner.skeleton import flip_pose
+from refiner.training.windows import Windows
+
+FIELDS = ("pose_2d", "pose_3d", "target_3d", "clip", "person", "image_size", "fps")
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedClip:
+    """One clip: normalised 2D ``(F, 17, 2)``, prediction and truth ``(F, 17, 3)``, both with their root at 0."""
+
+    person: str
+    screen: NDArray[np.float32]
+    lifted: NDArray[np.float32]
+    truth: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a file holds; ``fps`` is that of every clip."""
+
+    name: str
+    fps: float
+    clips: tuple[PredictedClip, ...]
+
+    @property
+    def people(self) -> list[str]:
+        return sorted({clip.person for clip in self.clips})
+
+    def of(self, people: list[str]) -> list[PredictedClip]:
+        """The clips of these people."""
+        return [clip for clip in self.clips if clip.person in people]
+
+
+def load_predictions(path: str | os.PathLike[str]) -> Predictions:
+    """Read and check a file of predictions.
+
+    Raises ArchiveError for a missing field or lengths that do not fit, and the InputError of the runtime's checks for
+    poses that cannot be what they should be (swapped, millimetres, NaN ...), naming the clip.
+    """
+    # The runtime's checks are the same for a user's training data and for what is refined.
+    from refiner.runtime.inputs import check_image_size, check_pose_2d, check_pose_3d
+    from refiner.skeleton import joint_set
+
+    file = Path(path)
+    arrays = load_npz(file)
+    missing = [name for name in FIELDS if name not in arrays]
+    if missing:
+        raise ArchiveError(f"{file} lacks {', '.join(missing)}; expected {', '.join(FIELDS)}")
+    frames = len(np.atleast_1d(arrays["pose_2d"]))
+    for name in FIELDS[:5]:
+        if np.ndim(arrays[name]) < 1 or len(arrays[name]) != frames:
+            raise ArchiveError(f"{file}: {name} has shape {np.shape(arrays[name])}, expected {frames} rows as pose_2d")
+    sizes = np.broadcast_to(np.asarray(arrays["image_size"], dtype=np.float64), (frames, 2))
+    names, people = (np.asarray(arrays[name]).astype(str) for name in ("clip", "person"))
+    kind = joint_set("h36m17")
+    clips = []
+    starts = np.flatnonzero(np.append(True, (names[1:] != names[:-1]) | (people[1:] != people[:-1])))
+    for first, last in zip(starts, np.append(starts[1:], frames), strict=True):
+        rows = slice(int(first), int(last))
+        try:
+            size = check_image_size(sizes[first])
+            pose_2d = check_pose_2d(arrays["pose_2d"][rows], size, kind)
+            lifted, truth = (check_pose_3d(arrays[name][rows], kind) for name in ("pose_3d", "target_3d"))
+        except InputError as error:
+            raise type(error)(f"{file}, clip {names[first]} of {people[first]}: {error}") from error
+        clips.append(
+            PredictedClip(
+                str(people[first]),
+                normalise_screen(pose_2d, size).astype(np.float32),
+                (lifted - lifted[:, :1]).astype(np.float32),
+                (truth - truth[:, :1]).astype(np.float32),
+            )
+        )
+    fps = float(np.asarray(arrays["fps"]))
+    if not 1.0 <= fps <= 1000.0:
+        raise ArchiveError(f"{file}: fps is {fps:g}, expected frames per second from 1 to 1000")
+    return Predictions(file.name, fps, tuple(clips))
+
+
+class PredictionSampler:
+    """Batches of windows of the given people, half of them mirrored, from the seed and the step alone.
+
+    Every person counts alike. Raises ConfigError where no clip of theirs is as long as a window.
+    """
+
+    def __init__(self, predictions: Predictions, people: list[str], frames: int, batch: int, seed: int, flip: float):
+        self.frames, self.size, self.seed, self.flip = frames, batch, seed, flip
+        self._clips = [clip for clip in predictions.of(people) if len(clip.screen) >= frames]
+        if not self._clips:
+            raise ConfigError(f"no clip of {', '.join(people) or 'anybody'} has {frames} frames")
+        share = np.array([len(clip.screen) - frames + 1.0 for clip in self._clips])
+        owners = np.array([clip.person for clip in self._clips])
+        for person in set(owners):
+            share[owners == person] /= share[owners == person].sum()
+        self._share = share / share.sum()
+
+    def batch(self, step: int) -> Windows:
+        """The windows of one training step, with the estimator's poses."""
+        rng = np.random.default_rng([self.seed, step])
+        chosen = [self._clips[index] for index in rng.choice(len(self._clips), size=self.size, p=self._share)]
+        starts = [int(rng.integers(len(clip.screen) - self.frames + 1)) for clip in chosen]
+        mirrored = rng.random(self.size) < self.flip
+
+        def cut(field: str) -> Any:
+            pairs = zip(chosen, starts, strict=True)
+            windows = np.stack([getattr(clip, field)[start : start + self.frames] for clip, start in pairs])
+            windows[mirrored] = flip_pose(windows[mirrored])
+            return windows
+
+        subjects = np.array([clip.person for clip in chosen])
+        return Windows(cut("screen"), cut("truth"), subjects, cut("lifted"))
