@@ -17,6 +17,7 @@ from refiner.errors import MissingComponentError, UsageError
 if TYPE_CHECKING:
     from refiner.data import CameraClip, Detections, MotionFolder
     from refiner.diffusion import ConditionalGaussian
+    from refiner.diffusion.familiarity import Familiarity
 
 PROGRAM = "refiner-evaluate"
 DESCRIPTION = """\
@@ -116,6 +117,7 @@ def _command(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--json {arguments.json}: is a folder, expected a file to write")
     if arguments.synthetic is not None and arguments.dataset is not None:
         raise UsageError("--dataset names the split of a folder; leave it out with --synthetic")
+    from refiner.diffusion.familiarity import merge_familiarity
     from refiner.evaluation.pipeline import score_models
     from refiner.evaluation.report import build_report, format_report, write_report
     from refiner.runtime import Lifter, Refiner
@@ -126,11 +128,19 @@ def _command(arguments: argparse.Namespace) -> None:
     noise_model = _noise_model(arguments)
     data = _load_data(arguments)
     fps = data.record["fps"]
+    compared: list[tuple[int, Familiarity]] = []
+
+    def refine(pose_2d: Any, pose_3d: Any, size: tuple[int, int]) -> Any:
+        familiar = refiner.compare_input(pose_2d, pose_3d, size, fps=fps)
+        if familiar is not None:
+            compared.append((len(pose_3d), familiar))
+        return refiner.refine(pose_2d, pose_3d, size, fps=fps)
+
     with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
             data.clips,
             lift=lambda pose_2d, size: lifter.lift(pose_2d, size, fps=fps),
-            refine=lambda pose_2d, pose_3d, size: refiner.refine(pose_2d, pose_3d, size, fps=fps),
+            refine=refine,
             noise_model=noise_model,
             on_clip=advance,
         )
@@ -149,6 +159,7 @@ def _command(arguments: argparse.Namespace) -> None:
         },
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
+        familiarity=merge_familiarity(compared),
         resamples=arguments.resamples,
         seed=arguments.bootstrap_seed,
     )

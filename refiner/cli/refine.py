@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,9 @@ def _command(arguments: argparse.Namespace) -> None:
         before = lifter.lift(pose_2d, **options)
         refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **{**options, "joints": "h36m17"})
     elapsed = time.perf_counter() - began
+    familiar = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, size, fps=arguments.fps)
+    for warning in familiar.warnings if familiar is not None else ():
+        print(f"refiner-refine: warning: {warning}; the refinement may not help here", file=sys.stderr)
     with atomic_path(output) as temporary:
         if output.suffix == ".npy":
             np.save(temporary, refined)

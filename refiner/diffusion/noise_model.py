@@ -86,6 +86,11 @@ class ConditionalMoments:
         self._mean += shift * (count / total)
         self.frames = total
 
+    def condition_moments(self) -> tuple[Array, Array]:
+        """Mean and covariance of the conditions so far, ``(5 J,)`` and ``(5 J, 5 J)``."""
+        split = 5 * self.joints
+        return self._mean[:split].copy(), self._scatter[:split, :split] / max(self.frames - 1, 1)
+
     def finish(self, conditional: bool = True) -> ConditionalGaussian:
         """The Gaussian of eq. 5 and 6 from the moments (unbiased covariance). Raises EmptySequenceError.
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from refiner.diffusion.familiarity import Familiarity
 from refiner.errors import ArchiveError, InputError, UsageError
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult
@@ -34,6 +35,7 @@ def build_report(
     settings: Mapping[str, Any] | None = None,
     acknowledgement: str | None = None,
     validation_curve: list[dict[str, float]] | None = None,
+    familiarity: Familiarity | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -41,7 +43,8 @@ def build_report(
 
     ``data["description"]`` is the line that says what was scored. ``gains`` compares, for every metric, the
     first column with each other one and those between with the last, with 95 % intervals over clips
-    (`bootstrap_difference`). ``validation_curve``: the lifter's, a list of ``{"step": .., "mpjpe_mm": ..}``.
+    (`bootstrap_difference`). ``familiarity``: how the input compares with the refiner's training.
+    ``validation_curve``: the lifter's, a list of ``{"step": .., "mpjpe_mm": ..}``.
     Raises UsageError for no column or no description, InputError when the columns score different sequences.
     """
     if not columns or "description" not in data:
@@ -82,6 +85,7 @@ def build_report(
         },
         "gains": gains,
         "lifter_validation_curve": validation_curve,
+        "input": None if familiarity is None else asdict(familiarity) | {"warnings": familiarity.warnings},
         "sequences": _sequence_rows(columns),
         "acknowledgement": acknowledgement,
     }
@@ -131,9 +135,7 @@ def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
         entry = report["metrics"][metric]
         title = f"{entry['label']} ({entry['unit']}) per action, frame-weighted"
         blocks.append(bold.format(title) + "\n\n" + table(*action_rows(report, metric)))
-    curve = curve_line(report)
-    if curve:
-        blocks.append(curve)
+    blocks += [line for line in (input_line(report), curve_line(report)) if line]
     if report.get("acknowledgement"):
         blocks.append(f"Acknowledgement: {report['acknowledgement']}")
     return "\n\n".join(blocks) + "\n"
@@ -187,6 +189,18 @@ def action_rows(report: Mapping[str, Any], metric: str) -> tuple[list[str], list
         for key, name in (("action_mean", "action-wise mean"), ("frame_mean", "frame-wise mean"))
     ]
     return ["action", "clips", "frames", *labels], rows
+
+
+def input_line(report: Mapping[str, Any]) -> str:
+    """How the input compares with what the refiner was trained on; empty where that is not known."""
+    found = report.get("input")
+    if not found:
+        return ""
+    told = (
+        f"Input beside the refiner's training: {100 * found['unusual_share']:.1f} % of the frames are further out than "
+        f"99 % of the training frames; the lifter's poses shake {_fixed(found['jitter_ratio'], 2)} times as much."
+    )
+    return "\n".join([told, *(f"Warning: {warning}." for warning in found["warnings"])])
 
 
 def curve_line(report: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.diffusion.familiarity import InputModel
+
 Array = NDArray[np.float32]
 
 # The rate of Human3.6M, which the lifters of the field are trained at.
@@ -23,6 +25,8 @@ class RefinerEngine(Protocol):
     frames: int
     fps: float
     metadata: dict[str, Any]
+    # What the training inputs looked like, where the file says so; a graph does not.
+    inputs: InputModel | None
 
     def __call__(self, pose_2d: Array, pose_3d: Array, image_size: Array) -> Array:
         """``(B, T, J, 2)`` pixels, ``(B, T, J, 3)`` metres, ``(B, 2)`` -> ``(B, T, J, 3)`` metres."""

@@ -49,6 +49,7 @@ class OnnxEngine:
         self.frames = _check_graph(self._session, file, kind)
         self.fps = float(manifest.get("fps", DEFAULT_FPS))
         self.metadata: dict[str, Any] = {**manifest, "engine": "onnx"}
+        self.inputs = None
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         feeds = dict(zip(self._inputs, inputs, strict=True))

@@ -7,7 +7,9 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.camera import normalise_screen
 from refiner.data.resample import resample_back, resample_poses
+from refiner.diffusion.familiarity import Familiarity
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.inputs import check_fps, check_image_size, check_lengths, check_pose_2d, check_pose_3d
 from refiner.runtime.loading import open_engine
@@ -63,16 +65,7 @@ class Refiner(WindowModel[RefinerEngine]):
         result is in Human3.6M's. The inputs are not changed. Raises an InputError that says what is wrong with
         them, UsageError for an unknown joint set or frame rate.
         """
-        size = check_image_size(image_size)
-        rate = check_fps(fps, self.fps)
-        kind = joint_set(joints)
-        given_2d = check_pose_2d(pose_2d, size, kind)
-        given_3d = check_pose_3d(pose_3d, kind)
-        check_lengths(given_2d, given_3d)
-        metres = to_h36m17(given_3d, joints)
-        root = metres[:, :1]
-        pixels = resample_poses(to_h36m17(given_2d, joints), rate, self.fps)
-        body = resample_poses(metres - root, rate, self.fps)
+        pixels, body, root, size, rate = self._prepare(pose_2d, pose_3d, image_size, fps, joints)
 
         def model(windows_2d: NDArray[np.float32], windows_3d: NDArray[np.float32]) -> NDArray[np.float32]:
             return self._engine(windows_2d, windows_3d, np.tile(np.asarray(size, np.float32), (len(windows_2d), 1)))
@@ -82,3 +75,35 @@ class Refiner(WindowModel[RefinerEngine]):
         refined[:, 0] = 0.0
         kept: NDArray[np.float32] = refined + root
         return kept
+
+    def compare_input(
+        self,
+        pose_2d: ArrayLike,
+        pose_3d: ArrayLike,
+        image_size: tuple[float, float],
+        fps: float | None = None,
+        joints: str = "h36m17",
+    ) -> Familiarity | None:
+        """Whether poses look like those that the refiner was trained on; the arguments of `refine`, no ground truth.
+
+        None where the model does not say what those looked like (an exported graph). Raises as `refine`.
+        """
+        pixels, body, _, size, _ = self._prepare(pose_2d, pose_3d, image_size, fps, joints)
+        inputs = self._engine.inputs
+        return None if inputs is None else inputs.compare(normalise_screen(pixels, size), body)
+
+    def _prepare(
+        self, pose_2d: ArrayLike, pose_3d: ArrayLike, image_size: tuple[float, float], fps: float | None, joints: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], tuple[float, float], float]:
+        """Checked and in the model's joints and frame rate: pixels, root-relative metres; the root in the input's
+        rate, the image's size, the input's rate."""
+        size = check_image_size(image_size)
+        rate = check_fps(fps, self.fps)
+        kind = joint_set(joints)
+        given_2d = check_pose_2d(pose_2d, size, kind)
+        given_3d = check_pose_3d(pose_3d, kind)
+        check_lengths(given_2d, given_3d)
+        metres = to_h36m17(given_3d, joints)
+        root = metres[:, :1]
+        pixels = resample_poses(to_h36m17(given_2d, joints), rate, self.fps)
+        return pixels, resample_poses(metres - root, rate, self.fps), root, size, rate

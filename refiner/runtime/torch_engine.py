@@ -33,11 +33,13 @@ class TorchEngine:
                 "file instead, which needs 'refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
             ) from error
         from refiner.models import UnrolledRefiner
-        from refiner.training.checkpoints import load_module
+        from refiner.training.checkpoints import input_model_of, load_checkpoint, module_of
 
         if threads:
             torch.set_num_threads(threads)
-        self._module = load_module(path, steps, kind)
+        checkpoint = load_checkpoint(path, kind)
+        self._module = module_of(checkpoint, steps, str(path))
+        self.inputs = input_model_of(checkpoint)
         self.frames: int = self._module.frames
         self.fps = config_fps(self._module.config)
         self.metadata: dict[str, Any] = {**self._module.config, "engine": "torch"}

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.noise_model import ConditionalGaussian
 from refiner.errors import CheckpointError, MissingComponentError
 from refiner.files import atomic_path
 from refiner.models import LiftingModule, PoseDenoiser, STCFormer, UnrolledRefiner
 
 FORMAT, VERSION = "refiner-checkpoint", "1"
-MODEL_PREFIX, NOISE_PREFIX = "model.", "noise."
+MODEL_PREFIX, NOISE_PREFIX, INPUTS_PREFIX = "model.", "noise.", "inputs."
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,14 @@ def module_of(
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{where} does not fit its own configuration: {error}") from error
     return module.eval().requires_grad_(False)
+
+
+def input_model_of(checkpoint: Checkpoint) -> InputModel | None:
+    """What a refiner's training inputs looked like; None for a lifter, or a refiner that was trained without."""
+    tensors = checkpoint.state(INPUTS_PREFIX)
+    if not tensors:
+        return None
+    return InputModel.from_tensors({name: np.asarray(tensor.double()) for name, tensor in tensors.items()})
 
 
 def _expected_error(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -22,13 +22,12 @@ from refiner.models import PoseDenoiser
 from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint
 from refiner.training.config import Config
 from refiner.training.loop import train
+from refiner.training.noise_fit import FittedNoise, fit_noise
 from refiner.training.predictions import Predictions, PredictionSampler
 from refiner.training.tasks import (
-    FittedNoise,
     LifterTask,
     RefinerTask,
     ValidationWindows,
-    fit_noise,
     lift_sequences,
 )
 from refiner.training.windows import Windows, WindowSampler

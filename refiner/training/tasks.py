@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,14 +16,15 @@ from refiner.data.clips import CameraClip
 from refiner.data.windows import merge_windows, score_mask, split_windows, window_indices, window_starts
 from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
 from refiner.diffusion.forward import forward_coefficients
-from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoments, condition_vectors
+from refiner.diffusion.noise_model import condition_vectors
 from refiner.diffusion.schedule import cosine_schedule
-from refiner.diffusion.temporal import TemporalMoments, correlate_in_time, temporal_factor
+from refiner.diffusion.temporal import correlate_in_time, temporal_factor
 from refiner.errors import TrainingError
 from refiner.models import PoseDenoiser
 from refiner.models.unrolled import without_root
 from refiner.training.config import Config, DiffusionConfig
-from refiner.training.windows import Sampler, Windows
+from refiner.training.noise_fit import FittedNoise
+from refiner.training.windows import Windows
 
 MILLIMETRES = 1000.0
 
@@ -115,19 +115,6 @@ class LifterTask:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         return {}
-
-
-@dataclass(frozen=True)
-class FittedNoise:
-    """What is measured of a lifter's errors before its refiner trains.
-
-    ``error_scale`` ``(51,)``: metres per normalised unit. ``time_correlation`` ``(T, T)``: that of e - mean(c) between
-    the frames of a window.
-    """
-
-    gaussian: ConditionalGaussian
-    error_scale: NDArray[np.float64]
-    time_correlation: NDArray[np.float64]
 
 
 class RefinerTask:
@@ -227,8 +214,9 @@ class RefinerTask:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         noise = {f"noise.{name}": torch.from_numpy(value.copy()) for name, value in self.noise.to_tensors().items()}
+        inputs = {f"inputs.{name}": torch.from_numpy(v.copy()) for name, v in self.fitted.inputs.to_tensors().items()}
         correlation = torch.from_numpy(self.fitted.time_correlation.copy())
-        return {"error_scale": self.error_scale, "time_correlation": correlation, **noise}
+        return {"error_scale": self.error_scale, "time_correlation": correlation, **noise, **inputs}
 
 
 @torch.no_grad()
@@ -254,50 +242,3 @@ def refine_windows(
         noisy = torch.from_numpy(start[first : first + batch]).to(device)
         refined.append(ddim_refine(predict_error, noisy, diffusion.steps, alphas, diffusion.terminal).cpu().numpy())
     return np.concatenate(refined)
-
-
-def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
-    """Fit the conditional Gaussian, the error scale and the correlation over time on freshly drawn training windows.
-
-    Batches are numbered from 2^40, so that none of them is a training step's. The scale is 1, the mean |e| over all
-    coordinates but the root's, or each one's standard deviation.
-    """
-    settings = config.noise
-    moments = ConditionalMoments()
-    absolute, square, seen = np.zeros(51), np.zeros(51), 0
-    step = 2**40
-    while seen < settings.fit_frames:
-        windows = sampler.batch(step)
-        lifted = lift(windows)
-        error = lifted - windows.pose_3d
-        moments.update(windows.pose_2d, lifted, error)
-        flat = error.reshape(-1, 51).astype(np.float64)
-        absolute, square = absolute + np.abs(flat).sum(axis=0), square + np.square(flat).sum(axis=0)
-        seen, step = seen + len(flat), step + 1
-    scale = np.ones(51)
-    if config.diffusion.normalisation == "mean_abs":
-        scale = np.full(51, absolute[3:].sum() / (seen * 48))
-    elif config.diffusion.normalisation == "per_dimension":
-        scale[3:] = np.sqrt(square[3:] / seen)
-    if not np.isfinite(scale).all() or not (scale > 0).all():
-        raise TrainingError("the lifter's errors are not finite or all zero: is it the right checkpoint?")
-    gaussian = moments.finish(conditional=settings.errors != "marginal")
-    return FittedNoise(gaussian, scale, _time_correlation(sampler, lift, config, gaussian))
-
-
-def _time_correlation(
-    sampler: Sampler, lift: Any, config: Config, gaussian: ConditionalGaussian
-) -> NDArray[np.float64]:
-    """A fifth of the frames of the fit is plenty for T x T numbers that all coordinates share."""
-    moments = TemporalMoments(config.frames)
-    if config.noise.time == "white":
-        return moments.correlation("white")
-    deviation = np.sqrt(np.diag(gaussian.covariance))
-    seen, step = 0, 2**40
-    while seen < config.noise.fit_frames // 5:
-        windows = sampler.batch(step)
-        lifted = lift(windows)
-        residual = lifted - windows.pose_3d - gaussian.mean(windows.pose_2d, lifted)
-        moments.update(residual.reshape(*residual.shape[:2], -1), deviation)
-        seen, step = seen + windows.pose_3d.shape[0] * config.frames, step + 1
-    return moments.correlation(config.noise.time)

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from refiner.diffusion import ConditionalGaussian
+from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.forward import forward_coefficients
 from refiner.diffusion.noise_model import ConditionalMoments
 from refiner.errors import TrainingError
 from refiner.runtime.stitching import run_windows
-from refiner.training.tasks import FittedNoise, RefinerTask, ValidationWindows, lift_sequences, lift_windows
+from refiner.training.noise_fit import FittedNoise
+from refiner.training.tasks import RefinerTask, ValidationWindows, lift_sequences, lift_windows
 from refiner.training.windows import WindowSampler
 
 FRAMES = 9
@@ -40,7 +42,8 @@ def parts(people, tiny):
     noise = ConditionalGaussian.fit(windows.pose_2d, lifted, lifted - windows.pose_3d)
 
     lags = np.abs(np.subtract.outer(np.arange(FRAMES), np.arange(FRAMES)))
-    fitted = FittedNoise(noise, np.ones(51), 0.9**lags)
+    inputs = InputModel.fit(np.zeros(85), np.eye(85), windows.pose_2d, lifted)
+    fitted = FittedNoise(noise, np.ones(51), 0.9**lags, inputs)
 
     def task(diffusion=None, **changes):
         changed = dataclasses.replace(

@@ -10,6 +10,7 @@ import torch
 
 from refiner.errors import CheckpointError, ConfigError, TrainingError
 from refiner.models import LiftingModule, UnrolledRefiner
+from refiner.runtime import Refiner
 from refiner.skeleton import LEFT, PARENTS, RIGHT
 from refiner.training.checkpoints import (
     compress_checkpoint,
@@ -129,6 +130,8 @@ def test_a_refiner_runs_as_it_was_validated(start, people, tiny, tmp_path):
     size = torch.full((len(pixels), 2), 1000.0)
     refined = load_module(path)(torch.from_numpy(pixels), torch.from_numpy(lifted), size).numpy()
     stored = load_checkpoint(path).config["metrics"]["validation"]
+    familiar = Refiner.load(path).compare_input(pixels[0], lifted[0], (1000, 1000))
+    assert familiar is not None and 0 <= familiar.unusual_share <= 1 and familiar.jitter_ratio > 0
     np.testing.assert_allclose(validation.mpjpe_mm(refined), stored["mpjpe_mm"], rtol=1e-4)
     assert abs(stored["linear_mpjpe_mm"] - stored["lifter_mpjpe_mm"]) > 1.0
 

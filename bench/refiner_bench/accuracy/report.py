@@ -177,7 +177,8 @@ def format_accuracy(report: Mapping[str, Any]) -> str:
         f"{machine['processor']}, {machine['logical_processors']} processors.",
         "",
         "Frame-wise means in mm (acceleration: mm/frame^2). Gains are of the test people against the row's own lifter "
-        "on the same input, in percent, with the 95 % interval of a bootstrap over clips. "
+        "on the same input, in percent, with the 95 % interval of a bootstrap over clips. Unusual frames are further out "
+        "than 99 % of the frames that the refiner was trained on; jitter is that of its input over that of its training. "
         "A row marked * was still getting better when its training ended.",
     ]
     if settings["quick"]:
@@ -208,6 +209,8 @@ HEADINGS = [
     "P-MPJPE gain",
     "acceleration gain",
     "MPJPE gain over linear",
+    "unusual frames",
+    "jitter",
 ]
 
 
@@ -215,6 +218,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     training, test = row["training"], row["test"]
     star = "" if training is None or training["plateau"] or row["checkpoint"] else "*"
     metrics = {metric: test["metrics"][metric]["frame_mean"] for metric in GAIN_METRICS}
+    told = test["extra"].get("input")
     gains = [_percent(test["gains"].get("lifter", {}).get(metric)) for metric in GAIN_METRICS]
     return [
         row["name"] + star,
@@ -228,6 +232,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{metrics['acceleration_error']:.2f}",
         *gains,
         _percent(test["gains"].get("linear", {}).get("mpjpe")),
+        "" if not told else f"{100 * told['unusual_share']:.1f} %",
+        "" if not told else f"x {told['jitter_ratio']:.2f}",
     ]
 
 

@@ -34,7 +34,7 @@ PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDS = 3
 SCORES_FILE = "scores.json"
 # Raised whenever what is scored changes, so that old scores are not taken for new ones.
-SCORES_VERSION = 1
+SCORES_VERSION = 2
 QUICK_SYNTHETIC_SEED = 11
 
 
@@ -171,6 +171,8 @@ class Runner:
         lifted = self._lifted.lift(self.checkpoint(lifter, seed), clips, f"{part}-{row.data}")
         refine, extra = self._method(row, seed)
         scores = score_clips(clips, lifted, refine, part, row.data)
+        if row.method == "refine" and row.kind != "lifter":
+            extra["input"] = self._input(row, seed, clips, lifted)
         if row.detail and row.kind == "refiner":
             checkpoint = self.checkpoint(row.name, seed)
             extra["premise"] = check_premise(checkpoint, clips, lifted)

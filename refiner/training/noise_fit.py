@@ -1,0 +1,71 @@
+"""What is measured of a lifter's errors before its refiner trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.diffusion.familiarity import InputModel
+from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoments
+from refiner.diffusion.temporal import TemporalMoments
+from refiner.errors import TrainingError
+from refiner.training.config import Config
+from refiner.training.windows import Sampler
+
+
+@dataclass(frozen=True)
+class FittedNoise:
+    """The result of `fit_noise`.
+
+    ``error_scale`` ``(51,)``: metres per normalised unit. ``time_correlation`` ``(T, T)``: that of e - mean(c) between
+    the frames of a window. ``inputs``: what the poses that were refined looked like.
+    """
+
+    gaussian: ConditionalGaussian
+    error_scale: NDArray[np.float64]
+    time_correlation: NDArray[np.float64]
+    inputs: InputModel
+
+
+def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
+    """Fit the conditional Gaussian, the error scale and the correlation over time on freshly drawn training windows.
+
+    Batches are numbered from 2^40, so that none of them is a training step's. The scale is 1, the mean |e| over all
+    coordinates but the root's, or each one's standard deviation.
+    """
+    settings = config.noise
+    moments = ConditionalMoments()
+    absolute, square, seen = np.zeros(51), np.zeros(51), 0
+    step = 2**40
+    while seen < settings.fit_frames:
+        windows = sampler.batch(step)
+        lifted = lift(windows)
+        error = lifted - windows.pose_3d
+        moments.update(windows.pose_2d, lifted, error)
+        flat = error.reshape(-1, 51).astype(np.float64)
+        absolute, square = absolute + np.abs(flat).sum(axis=0), square + np.square(flat).sum(axis=0)
+        seen, step = seen + len(flat), step + 1
+    scale = np.ones(51)
+    if config.diffusion.normalisation == "mean_abs":
+        scale = np.full(51, absolute[3:].sum() / (seen * 48))
+    elif config.diffusion.normalisation == "per_dimension":
+        scale[3:] = np.sqrt(square[3:] / seen)
+    if not np.isfinite(scale).all() or not (scale > 0).all():
+        raise TrainingError("the lifter's errors are not finite or all zero: is it the right checkpoint?")
+    gaussian = moments.finish(conditional=settings.errors != "marginal")
+    # A fifth of the frames is plenty for what all coordinates share.
+    again: list[tuple[NDArray[np.float32], ...]] = []
+    frames = 0
+    while frames < settings.fit_frames // 5 or not again:
+        windows = sampler.batch(2**40 + len(again))
+        again.append((windows.pose_2d, lift(windows), windows.pose_3d))
+        frames += windows.pose_3d.shape[0] * config.frames
+    pose_2d, lifted, truth = (np.concatenate(parts) for parts in zip(*again, strict=True))
+    temporal = TemporalMoments(config.frames)
+    residual = lifted - truth - gaussian.mean(pose_2d, lifted)
+    temporal.update(residual.reshape(*residual.shape[:2], -1), np.sqrt(np.diag(gaussian.covariance)))
+    inputs = InputModel.fit(*moments.condition_moments(), pose_2d, lifted)
+    return FittedNoise(gaussian, scale, temporal.correlation(config.noise.time), inputs)
