@@ -177,9 +177,9 @@ def format_accuracy(report: Mapping[str, Any]) -> str:
         f"{machine['processor']}, {machine['logical_processors']} processors.",
         "",
         "Frame-wise means in mm (acceleration: mm/frame^2). Gains are of the test people against the row's own lifter "
-        "on the same input, in percent, with the 95 % interval of a bootstrap over clips. Unusual frames are further out "
-        "than 99 % of the frames that the refiner was trained on; jitter is that of its input over that of its training. "
-        "A row marked * was still getting better when its training ended.",
+        "on the same input, in percent, with the 95 % interval of a bootstrap over clips. Unusual frames are further "
+        "out than 99 % of the frames that the refiner was trained on; jitter is that of its input over that of its "
+        "training. A row marked * was still getting better when its training ended.",
     ]
     if settings["quick"]:
         head += ["", "**Toy models, trained for 4 steps on built-in motion: this shows that every row runs, no more.**"]

@@ -27,7 +27,7 @@ from refiner.runtime import Refiner
 from refiner_bench.accuracy.clips import study_clips
 from refiner_bench.accuracy.filters import tune
 from refiner_bench.accuracy.premise import check_premise
-from refiner_bench.accuracy.scores import LiftedClips, Scores, read_scores, score_clips, write_scores
+from refiner_bench.accuracy.scores import LiftedClips, Refine, Scores, read_scores, score_clips, write_scores
 from refiner_bench.accuracy.table import Row, Table, load_table
 
 PARTS: tuple[Part, ...] = ("validation", "test")
@@ -179,9 +179,20 @@ class Runner:
             extra["by_place"] = _by_place(Refiner.load(checkpoint, threads=self.spec.threads), clips, lifted)
         return dataclasses.replace(scores, extra=extra)
 
-    def _method(
-        self, row: Row, seed: int
-    ) -> tuple[Callable[[CameraClip, NDArray[Any]], NDArray[Any]] | None, dict[str, Any]]:
+    def _input(
+        self, row: Row, seed: int, clips: list[CameraClip], lifted: list[NDArray[np.float32]]
+    ) -> dict[str, Any] | None:
+        """How the row's input compares with what its refiner was trained on."""
+        refiner = Refiner.load(self.checkpoint(row.of or row.name, seed), threads=self.spec.threads)
+        parts = []
+        for clip, pose in zip(clips, lifted, strict=True):
+            familiar = refiner.compare_input(clip.pose_2d, pose, clip.image_size, fps=clip.fps)
+            if familiar is not None:
+                parts.append((clip.frames, familiar))
+        found = merge_familiarity(parts)
+        return None if found is None else dataclasses.asdict(found) | {"warnings": found.warnings}
+
+    def _method(self, row: Row, seed: int) -> tuple[Refine | None, dict[str, Any]]:
         if row.kind == "lifter" or row.method == "none":
             return None, {}
         if row.method in ("one-euro", "savitzky-golay"):
