@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from refiner.data import CameraClip, MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
+from refiner.diffusion.familiarity import merge_familiarity
 from refiner.errors import UsageError
 from refiner.evaluation.pipeline import linear_correction
 from refiner.runtime import Refiner
