@@ -227,7 +227,9 @@ def test_foreign_and_truncated_checkpoints_are_refused(people, tiny, tmp_path):
         load_module(tmp_path / "misfit.safetensors")
 
 
-@pytest.mark.parametrize("name", ["lifter-small", "lifter-paper", "refiner-small", "refiner-paper"])
+@pytest.mark.parametrize(
+    "name", ["lifter-small", "lifter-paper", "refiner-small", "refiner-small-correlated", "refiner-paper"]
+)
 def test_bundled_configurations_load(name):
     config = load_config(name)
     assert config.kind == name.split("-")[0] and config.frames == 27
