@@ -23,9 +23,11 @@ FILE of --from-predictions holds one row a frame: pose_2d (F, 17, 2) pixels, pos
 camera axes, clip (F,) and person (F,) as numbers or names; and image_size (2,) or (F, 2), and fps. Predictions of
 people whom the estimator was not trained on serve best.
 
---config is a TOML file, or one of the bundled: lifter-small, lifter-paper, refiner-small, refiner-small-correlated, refiner-paper.
+--config is a TOML file, or one of the bundled: lifter-small, lifter-paper, refiner-small, refiner-small-correlated
+(what the bundled refiner was trained with), refiner-paper.
 A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
-the validation person's MPJPE is OUTPUT/best.safetensors, its curve OUTPUT/history.json.
+the validation person's MPJPE is OUTPUT/best.safetensors, that at the end OUTPUT/last.safetensors, the curve
+OUTPUT/history.json.
 """
 
 
