@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import DTypeError, MissingComponentError, ShapeError
+from refiner.errors import DTypeError, InputError, MissingComponentError, ShapeError
 
 _native: Any
 try:
@@ -24,25 +24,33 @@ else:
     _reason = ""
 
 
-def p_mpjpe(pred: Any, target: Any, scale: bool = True, threads: int = 0) -> Any:
+def p_mpjpe(pred: Any, target: Any, scale: bool = True, threads: int = 0, weights: Any = None, out: Any = None) -> Any:
     """Mean joint error after optimal similarity alignment of each pose: P-MPJPE.
 
     Args:
         pred, target: ``(N, J, 3)``, float32 or float64, in any unit.
         scale: also align the scale (False: rotation and translation alone).
         threads: 0 takes REFINER_NUM_THREADS, OMP_NUM_THREADS or the number of processors, in this order.
+        weights: ``(J,)``, how much each joint counts in the alignment and in the mean; not negative. None: alike.
+        out: where the result goes: of its shape, type and device, contiguous, and apart from the inputs.
 
     Returns ``(N,)`` in the input's unit and type. Reflections are never used. A prediction whose joints coincide
     has no scale and aligns to the target's centroid; where the joints lie on a line the turn about it is
     arbitrary and does not change the error. A pose with NaN gives NaN, for that pose alone. Computed in float64
-    by Horn's quaternion method. Raises ShapeError, DTypeError and MissingComponentError.
+    by Horn's quaternion method. Raises ShapeError, DTypeError, InputError and MissingComponentError.
     """
-    return _align_call("p_mpjpe", pred, target, scale, threads)
+    if _native is not None and weights is None and out is None:
+        quick = _native.quick_p_mpjpe(pred, target, scale, threads)
+        if quick is not None:
+            return quick
+    return _align_call("p_mpjpe", pred, target, scale, threads, weights, out)
 
 
-def procrustes_align(pred: Any, target: Any, scale: bool = True, threads: int = 0) -> Any:
+def procrustes_align(
+    pred: Any, target: Any, scale: bool = True, threads: int = 0, weights: Any = None, out: Any = None
+) -> Any:
     """``pred`` turned, moved and scaled onto ``target``, pose by pose: ``(N, J, 3)``; see `p_mpjpe`."""
-    return _align_call("procrustes_align", pred, target, scale, threads)
+    return _align_call("procrustes_align", pred, target, scale, threads, weights, out)
 
 
 def sample_conditional(
@@ -231,18 +239,49 @@ def _check_poses(pred: Any, target: Any) -> None:
         raise ShapeError(f"expected two arrays (poses, joints, 3) of one shape, got {shapes[0]} and {shapes[1]}")
 
 
-def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int) -> Any:
+def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int, weights: Any, out: Any) -> Any:
     _check_poses(pred, target)
     if _is_cuda_tensor(pred) or _is_cuda_tensor(target):
-        return _align_on_cuda(name, pred, target, scale)
+        return _align_on_cuda(name, pred, target, scale, weights, out)
     arrays = [_array(pred), _array(target)]
     types = {array.dtype for array in arrays}
     if not all(_is_float(kind) for kind in types):
         raise DTypeError(f"expected float32 or float64 poses, got {arrays[0].dtype} and {arrays[1].dtype}")
     # float16 is computed as float32; a mix of float32 and float64 as float64.
     wide = np.result_type(np.float32, *types)
+    first, second = (np.ascontiguousarray(array, dtype=wide) for array in arrays)
+    shape = first.shape if name == "procrustes_align" else first.shape[:1]
+    result = np.empty(shape, dtype=wide) if out is None else _output(out, shape, wide, arrays)
     function = getattr(_module(), f"{name}_{'f64' if wide == np.float64 else 'f32'}")
-    return _like(pred, function(*(np.ascontiguousarray(array, dtype=wide) for array in arrays), scale, threads))
+    function(first, second, _joint_weights(weights, first.shape[1]), result, scale, threads)
+    return _like(pred, result) if out is None else out
+
+
+def _joint_weights(weights: Any, joints: int) -> NDArray[np.float64] | None:
+    """Weights of mean 1. Raises ShapeError and InputError for what cannot be weights."""
+    if weights is None:
+        return None
+    array = np.ascontiguousarray(_array(weights.cpu() if _is_cuda_tensor(weights) else weights), dtype=np.float64)
+    if array.shape != (joints,):
+        raise ShapeError(f"weights has shape {array.shape}, expected {(joints,)}")
+    if not np.isfinite(array).all() or (array < 0).any() or not array.any():
+        raise InputError("expected finite weights, none negative and not all 0")
+    normalised: NDArray[np.float64] = array / array.mean()
+    return normalised
+
+
+def _output(out: Any, shape: tuple[int, ...], kind: np.dtype[Any], inputs: list[NDArray[Any]]) -> NDArray[Any]:
+    """``out`` as the array to write into. Raises what says why it cannot be."""
+    array = _array(out)
+    if array.dtype != kind:
+        raise DTypeError(f"out has type {array.dtype}, expected {kind}")
+    if array.shape != shape:
+        raise ShapeError(f"out has shape {array.shape}, expected {shape}")
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise InputError("out must be contiguous and writeable")
+    if any(np.may_share_memory(array, source) for source in inputs):
+        raise InputError("out overlaps an input; give it memory of its own")
+    return array
 
 
 def _cuda_module() -> Any:
@@ -265,7 +304,7 @@ def _launch(kernel: Any, *arguments: Any) -> None:
         ) from failure
 
 
-def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool) -> Any:
+def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool, weights: Any, out: Any) -> Any:
     import torch
 
     module = _cuda_module()
@@ -275,13 +314,21 @@ def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool) -> Any:
         raise DTypeError(f"expected two float32 or two float64 tensors, got {pred.dtype} and {target.dtype}")
     pred, target = pred.detach().contiguous(), target.detach().contiguous()
     poses, joints = pred.shape[:2]
-    result = torch.empty_like(pred) if name == "procrustes_align" else pred.new_empty(poses)
+    expected = torch.empty_like(pred) if name == "procrustes_align" else pred.new_empty(poses)
+    result = expected if out is None else out
+    if not _is_cuda_tensor(result) or (result.device, result.dtype) != (expected.device, expected.dtype):
+        raise DTypeError(f"out must be a {expected.dtype} tensor on {expected.device}")
+    if result.shape != expected.shape or not result.is_contiguous():
+        raise ShapeError(f"out has shape {tuple(result.shape)}, expected a contiguous {tuple(expected.shape)}")
+    numbers = _joint_weights(weights, joints)
+    on_device = None if numbers is None else torch.from_numpy(numbers).to(pred.device)
     suffix = "f64" if pred.dtype == torch.float64 else "f32"
     with torch.cuda.device(pred.device):
         _launch(
             getattr(module, f"cuda_{name}_{suffix}"),
             pred.data_ptr(),
             target.data_ptr(),
+            0 if on_device is None else on_device.data_ptr(),
             result.data_ptr(),
             poses,
             joints,

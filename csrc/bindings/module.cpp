@@ -29,42 +29,90 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
+using Weights = std::optional<Array<double>>;
+
 template <typename Real>
-Array<Real> bound_p_mpjpe(const Array<Real>& pred, const Array<Real>& target, bool scale, int threads) {
-    require(pred.ndim() == 3 && target.ndim() == 3 && pred.shape(2) == 3 && pred.size() == target.size(),
+AlignBlock<Real> read_block(const Array<Real>& pred, const Array<Real>& target, const Weights& weights,
+                            Array<Real>& out, bool scale, int64_t out_size) {
+    require(pred.ndim() == 3 && target.ndim() == 3 && pred.shape(2) == 3 && pred.size() == target.size() &&
+                pred.shape(1) == target.shape(1),
             "expected two arrays [poses, joints, 3]");
+    require(!weights || weights->size() == pred.shape(1), "expected weights [joints]");
+    require(out.size() == out_size, "out has another size than the result");
+    return {pred.data(),        target.data(), weights ? weights->data() : nullptr,
+            out.mutable_data(), pred.shape(1), scale};
+}
+
+template <typename Real>
+void bound_p_mpjpe(const Array<Real>& pred, const Array<Real>& target, const Weights& weights, Array<Real> out,
+                   bool scale, int threads) {
+    const AlignBlock<Real> block = read_block(pred, target, weights, out, scale, pred.shape(0));
+    const int64_t poses = pred.shape(0);
+    py::gil_scoped_release release;
+    p_mpjpe(block, poses, threads);
+}
+
+template <typename Real>
+void bound_align(const Array<Real>& pred, const Array<Real>& target, const Weights& weights, Array<Real> out,
+                 bool scale, int threads) {
+    const AlignBlock<Real> block = read_block(pred, target, weights, out, scale, pred.size());
+    const int64_t poses = pred.shape(0);
+    py::gil_scoped_release release;
+    procrustes_align(block, poses, threads);
+}
+
+template <typename Real>
+py::object simple_p_mpjpe(const py::array& pred, const py::array& target, bool scale, int threads) {
     Array<Real> error(pred.shape(0));
-    const Real* inputs[] = {pred.data(), target.data()};
-    Real* output = error.mutable_data();
-    const int64_t poses = pred.shape(0), joints = pred.shape(1);
-    py::gil_scoped_release release;
-    p_mpjpe(inputs[0], inputs[1], output, poses, joints, scale, threads);
-    return error;
-}
-
-template <typename Real>
-Array<Real> bound_align(const Array<Real>& pred, const Array<Real>& target, bool scale, int threads) {
-    require(pred.ndim() == 3 && target.ndim() == 3 && pred.shape(2) == 3 && pred.size() == target.size(),
-            "expected two arrays [poses, joints, 3]");
-    Array<Real> aligned({pred.shape(0), pred.shape(1), pred.shape(2)});
-    const Real* inputs[] = {pred.data(), target.data()};
-    Real* output = aligned.mutable_data();
-    const int64_t poses = pred.shape(0), joints = pred.shape(1);
-    py::gil_scoped_release release;
-    procrustes_align(inputs[0], inputs[1], output, poses, joints, scale, threads);
-    return aligned;
-}
-
-// The instruction set that select_stc_kernels() (stc_attention.h) chooses here.
-const char* isa() {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
-        return "x86-64-v4";
+    const AlignBlock<Real> block{static_cast<const Real*>(pred.data()),
+                                 static_cast<const Real*>(target.data()),
+                                 nullptr,
+                                 error.mutable_data(),
+                                 pred.shape(1),
+                                 scale};
+    const int64_t poses = pred.shape(0);
+    // Few poses take less time than another thread needs to get the lock.
+    if (poses <= 64) {
+        p_mpjpe(block, poses, 1);
+    } else {
+        py::gil_scoped_release release;
+        p_mpjpe(block, poses, threads);
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
-#endif
-    return "baseline";
+    return std::move(error);
+}
+
+// The usual case, two contiguous NumPy arrays of one shape and type, without a detour through Python; None for any
+// other, which native.py then sorts out.
+py::object quick_p_mpjpe(const py::object& first, const py::object& second, bool scale, int threads) {
+    if (!py::isinstance<py::array>(first) || !py::isinstance<py::array>(second)) return py::none();
+    const auto pred = py::reinterpret_borrow<py::array>(first), target = py::reinterpret_borrow<py::array>(second);
+    const int usable = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    if (pred.ndim() != 3 || target.ndim() != 3 || (pred.flags() & usable) != usable ||
+        (target.flags() & usable) != usable) {
+        return py::none();
+    }
+    for (int axis = 0; axis < 3; ++axis) {
+        if (pred.shape(axis) != target.shape(axis)) return py::none();
+    }
+    if (pred.shape(2) != 3 || pred.shape(1) == 0) return py::none();
+    const int type = pred.dtype().num();
+    if (type != target.dtype().num() || pred.dtype().byteorder() != '=' || target.dtype().byteorder() != '=') {
+        return py::none();
+    }
+    if (type == py::detail::npy_api::NPY_FLOAT_) return simple_p_mpjpe<float>(pred, target, scale, threads);
+    if (type == py::detail::npy_api::NPY_DOUBLE_) return simple_p_mpjpe<double>(pred, target, scale, threads);
+    return py::none();
+}
+
+const char* isa() {
+    switch (processor_isa()) {
+        case Isa::kV4:
+            return "x86-64-v4";
+        case Isa::kV3:
+            return "x86-64-v3";
+        default:
+            return "baseline";
+    }
 }
 
 Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_condition,
@@ -135,27 +183,25 @@ void check_cuda(const char* failure) {
     if (failure != nullptr) throw std::runtime_error(failure);
 }
 
+template <typename T>
+T* at(std::uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
 // Addresses of device memory come as integers: the caller holds the tensors.
 template <typename Real>
 void bind_cuda(py::module_& m, const char* p_mpjpe_name, const char* align_name) {
     using Address = std::uintptr_t;
-    m.def(p_mpjpe_name, [](Address pred, Address target, Address error, int64_t poses, int64_t joints, bool scale,
-                           Address stream) {
-        check_cuda(cuda_p_mpjpe(reinterpret_cast<const Real*>(pred), reinterpret_cast<const Real*>(target),
-                                reinterpret_cast<Real*>(error), poses, joints, scale,
-                                reinterpret_cast<void*>(stream)));
+    m.def(p_mpjpe_name, [](Address pred, Address target, Address weights, Address error, int64_t poses,
+                           int64_t joints, bool scale, Address stream) {
+        check_cuda(cuda_p_mpjpe(at<const Real>(pred), at<const Real>(target), at<const double>(weights),
+                                at<Real>(error), poses, joints, scale, at<void>(stream)));
     });
-    m.def(align_name, [](Address pred, Address target, Address aligned, int64_t poses, int64_t joints, bool scale,
-                         Address stream) {
-        check_cuda(cuda_procrustes_align(reinterpret_cast<const Real*>(pred),
-                                         reinterpret_cast<const Real*>(target), reinterpret_cast<Real*>(aligned),
-                                         poses, joints, scale, reinterpret_cast<void*>(stream)));
+    m.def(align_name, [](Address pred, Address target, Address weights, Address aligned, int64_t poses,
+                         int64_t joints, bool scale, Address stream) {
+        check_cuda(cuda_procrustes_align(at<const Real>(pred), at<const Real>(target), at<const double>(weights),
+                                         at<Real>(aligned), poses, joints, scale, at<void>(stream)));
     });
-}
-
-template <typename T>
-T* at(std::uintptr_t address) {
-    return reinterpret_cast<T*>(address);
 }
 
 // An address of 0 means that there is none: no frame_ids, or no forward process.
@@ -191,6 +237,7 @@ void bind_cuda_sampling(py::module_& m) {
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "Compiled kernels of refiner; use them through refiner.native and refiner.models.";
+    m.def("quick_p_mpjpe", &quick_p_mpjpe);
     m.def("p_mpjpe_f32", &bound_p_mpjpe<float>);
     m.def("p_mpjpe_f64", &bound_p_mpjpe<double>);
     m.def("procrustes_align_f32", &bound_align<float>);

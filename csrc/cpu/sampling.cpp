@@ -2,67 +2,76 @@
 
 #include "kernels.h"
 #include "parallel.h"
-#include "philox.h"
+#include "sampling_simd.h"
 
 namespace refiner {
 namespace {
 
-void normal_row(uint64_t seed, uint64_t frame, int64_t dims, float* row) {
-    for (int64_t block = 0; 4 * block < dims; ++block) {
-        double normal[4];
-        philox_normal4(seed, frame, static_cast<uint32_t>(block), normal);
-        for (int64_t k = 0; k < 4 && 4 * block + k < dims; ++k) row[4 * block + k] = static_cast<float>(normal[k]);
-    }
+constexpr int64_t kGrain = 96;  // frames that a thread takes at a time, a multiple of every block
+constexpr int64_t kDrawn = 64;  // dimensions that one round of counters draws
+
+const SampleKernels& kernels() {
+    static const SampleKernels selected = select_sample_kernels();
+    return selected;
 }
 
-std::vector<float> transposed(const float* matrix, int64_t rows, int64_t columns) {
-    std::vector<float> result(rows * columns);
-    for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t c = 0; c < columns; ++c) result[c * rows + r] = matrix[r * columns + c];
-    }
-    return result;
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Memory that a thread keeps from call to call: no allocation once it has grown to the largest size that was
+// asked.
+float* kept(std::vector<float>& memory, int64_t size) {
+    if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
+    return memory.data();
 }
 
 }  // namespace
 
 void sample_conditional(const Gaussian& g, const float* condition, float* error, int64_t frames, const Draw& draw,
                         int threads, const Forward& forward) {
-    const int64_t size = g.error_size;
-    const int64_t inputs = g.condition_size;
-    // Column by column the products run over the error's coordinates, which the compiler vectorises. Each frame is
-    // summed in the same order whatever the number of threads.
-    const std::vector<float> gain = transposed(g.gain, size, inputs);
-    const std::vector<float> factor = transposed(g.cholesky, size, size);
-    parallel_for(0, frames, 64, threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> normal(size);
-        for (int64_t f = begin; f < end; ++f) {
-            normal_row(draw.seed, draw.frame(f), size, normal.data());
-            float* __restrict to = error + f * size;
-            for (int64_t d = 0; d < size; ++d) to[d] = g.mean_error[d];
-            for (int64_t c = 0; c < inputs; ++c) {
-                const float value = condition[f * inputs + c] - g.mean_condition[c];
-                const float* __restrict column = gain.data() + c * size;
-                for (int64_t d = 0; d < size; ++d) to[d] += column[d] * value;
-            }
-            for (int64_t c = 0; c < size; ++c) {
-                const float value = normal[c];
-                const float* __restrict column = factor.data() + c * size;
-                for (int64_t d = c; d < size; ++d) to[d] += column[d] * value;
-            }
-            if (forward.clean == nullptr) continue;
-            const float* clean = forward.clean + f * size;
-            float* noisy = forward.noisy + f * size;
-            for (int64_t d = 0; d < size; ++d) {
-                noisy[d] = forward.clean_factor[f] * clean[d] + forward.noise_factor[f] * to[d];
-            }
+    if (frames == 0 || g.error_size == 0) return;
+    const int64_t size = g.error_size, inputs = g.condition_size;
+    const int64_t columns = round_up(size, kSampleColumns);
+    thread_local std::vector<float> packing;
+    float* packed = kept(packing, (inputs + size + 1) * columns);
+    float* offset = packed + (inputs + size) * columns;
+    for (int64_t c = 0; c < inputs + size; ++c) {
+        float* row = packed + c * columns;
+        for (int64_t d = 0; d < columns; ++d) {
+            row[d] = d >= size ? 0.0f : c < inputs ? g.gain[d * inputs + c] : g.cholesky[d * size + c - inputs];
         }
+    }
+    for (int64_t d = 0; d < columns; ++d) offset[d] = d < size ? g.mean_error[d] : 0.0f;
+    SampleCall call{};
+    call.packed = packed;
+    call.offset = offset;
+    call.mean_condition = g.mean_condition;
+    call.columns = columns;
+    call.condition_size = inputs;
+    call.error_size = size;
+    call.seed = draw.seed;
+    call.first_frame = draw.first_frame;
+    call.ids = draw.ids;
+    call.condition = condition;
+    call.error = error;
+    call.clean = forward.clean;
+    call.clean_factor = forward.clean_factor;
+    call.noise_factor = forward.noise_factor;
+    call.noisy = forward.noisy;
+    const int64_t scratch = kSampleFrames * (inputs + round_up(size, kDrawn) + columns);
+    parallel_for(0, frames, kGrain, threads, [&](int64_t begin, int64_t end) {
+        thread_local std::vector<float> memory;
+        kernels().sample(call, begin, end, kept(memory, scratch));
     });
 }
 
 void philox_normal(float* normal, int64_t frames, int64_t dims, uint64_t seed, uint64_t first_frame, int threads) {
-    parallel_for(0, frames, 64, threads, [=](int64_t begin, int64_t end) {
+    const int64_t drawn = round_up(dims, kDrawn);
+    parallel_for(0, frames, kGrain, threads, [=](int64_t begin, int64_t end) {
+        thread_local std::vector<float> memory;
+        float* row = kept(memory, drawn);
         for (int64_t f = begin; f < end; ++f) {
-            normal_row(seed, first_frame + static_cast<uint64_t>(f), dims, normal + f * dims);
+            kernels().normal(seed, first_frame + static_cast<uint64_t>(f), dims, row);
+            for (int64_t d = 0; d < dims; ++d) normal[f * dims + d] = row[d];
         }
     });
 }

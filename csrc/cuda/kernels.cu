@@ -19,21 +19,21 @@ int64_t blocks_for(int64_t items) { return (items + kThreads - 1) / kThreads; }
 
 // One pose a thread.
 template <typename Real>
-__global__ void p_mpjpe_kernel(const Real* pred, const Real* target, Real* error, int64_t poses, int64_t joints,
-                               bool with_scale) {
+__global__ void p_mpjpe_kernel(const Real* pred, const Real* target, const double* weights, Real* error,
+                               int64_t poses, int64_t joints, bool with_scale) {
     const int64_t n = int64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (n >= poses) return;
     const int64_t at = 3 * joints * n;
-    error[n] = static_cast<Real>(aligned_error(pred + at, target + at, joints, with_scale));
+    error[n] = static_cast<Real>(aligned_error(pred + at, target + at, weights, joints, with_scale));
 }
 
 template <typename Real>
-__global__ void align_kernel(const Real* pred, const Real* target, Real* aligned, int64_t poses, int64_t joints,
-                             bool with_scale) {
+__global__ void align_kernel(const Real* pred, const Real* target, const double* weights, Real* aligned,
+                             int64_t poses, int64_t joints, bool with_scale) {
     const int64_t n = int64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (n >= poses) return;
     const int64_t at = 3 * joints * n;
-    const Alignment alignment = align_pose(pred + at, target + at, joints, with_scale);
+    const Alignment alignment = align_pose(pred + at, target + at, weights, joints, with_scale);
     for (int64_t j = 0; j < joints; ++j) {
         double joint[3];
         apply_alignment(alignment, pred + at + 3 * j, joint);
@@ -78,20 +78,20 @@ int cuda_device_count() {
 }
 
 template <typename Real>
-const char* cuda_p_mpjpe(const Real* pred, const Real* target, Real* error, int64_t poses, int64_t joints,
-                         bool with_scale, void* stream) {
+const char* cuda_p_mpjpe(const Real* pred, const Real* target, const double* weights, Real* error, int64_t poses,
+                         int64_t joints, bool with_scale, void* stream) {
     if (poses == 0) return nullptr;
     p_mpjpe_kernel<<<blocks_for(poses), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        pred, target, error, poses, joints, with_scale);
+        pred, target, weights, error, poses, joints, with_scale);
     return launched();
 }
 
 template <typename Real>
-const char* cuda_procrustes_align(const Real* pred, const Real* target, Real* aligned, int64_t poses,
-                                  int64_t joints, bool with_scale, void* stream) {
+const char* cuda_procrustes_align(const Real* pred, const Real* target, const double* weights, Real* aligned,
+                                  int64_t poses, int64_t joints, bool with_scale, void* stream) {
     if (poses == 0) return nullptr;
-    align_kernel<<<blocks_for(poses), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(pred, target, aligned,
-                                                                                        poses, joints, with_scale);
+    align_kernel<<<blocks_for(poses), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        pred, target, weights, aligned, poses, joints, with_scale);
     return launched();
 }
 
@@ -104,11 +104,13 @@ const char* cuda_sample_conditional(const Gaussian& gaussian, const float* condi
     return launched();
 }
 
-template const char* cuda_p_mpjpe<float>(const float*, const float*, float*, int64_t, int64_t, bool, void*);
-template const char* cuda_p_mpjpe<double>(const double*, const double*, double*, int64_t, int64_t, bool, void*);
-template const char* cuda_procrustes_align<float>(const float*, const float*, float*, int64_t, int64_t, bool,
-                                                  void*);
-template const char* cuda_procrustes_align<double>(const double*, const double*, double*, int64_t, int64_t, bool,
-                                                   void*);
+template const char* cuda_p_mpjpe<float>(const float*, const float*, const double*, float*, int64_t, int64_t, bool,
+                                         void*);
+template const char* cuda_p_mpjpe<double>(const double*, const double*, const double*, double*, int64_t, int64_t,
+                                          bool, void*);
+template const char* cuda_procrustes_align<float>(const float*, const float*, const double*, float*, int64_t,
+                                                  int64_t, bool, void*);
+template const char* cuda_procrustes_align<double>(const double*, const double*, const double*, double*, int64_t,
+                                                   int64_t, bool, void*);
 
 }  // namespace refiner

@@ -12,12 +12,12 @@ namespace refiner {
 int cuda_device_count();
 
 template <typename Real>
-const char* cuda_p_mpjpe(const Real* pred, const Real* target, Real* error, int64_t poses, int64_t joints,
-                         bool with_scale, void* stream);
+const char* cuda_p_mpjpe(const Real* pred, const Real* target, const double* weights, Real* error, int64_t poses,
+                         int64_t joints, bool with_scale, void* stream);
 
 template <typename Real>
-const char* cuda_procrustes_align(const Real* pred, const Real* target, Real* aligned, int64_t poses,
-                                  int64_t joints, bool with_scale, void* stream);
+const char* cuda_procrustes_align(const Real* pred, const Real* target, const double* weights, Real* aligned,
+                                  int64_t poses, int64_t joints, bool with_scale, void* stream);
 
 const char* cuda_sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
                                     const Draw& draw, const Forward& forward, void* stream);

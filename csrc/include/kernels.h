@@ -4,18 +4,15 @@
 #include <cstdint>
 
 #include "device.h"
+#include "procrustes_simd.h"
 
 namespace refiner {
 
-// pred, target [poses, joints, 3] -> error [poses].
-template <typename Real>
-void p_mpjpe(const Real* pred, const Real* target, Real* error, int64_t poses, int64_t joints, bool with_scale,
-             int threads);
-
-// pred, target [poses, joints, 3] -> aligned [poses, joints, 3].
-template <typename Real>
-void procrustes_align(const Real* pred, const Real* target, Real* aligned, int64_t poses, int64_t joints,
-                      bool with_scale, int threads);
+// The error after alignment, and the aligned poses; see AlignBlock in procrustes_simd.h.
+void p_mpjpe(const AlignBlock<float>& block, int64_t poses, int threads);
+void p_mpjpe(const AlignBlock<double>& block, int64_t poses, int threads);
+void procrustes_align(const AlignBlock<float>& block, int64_t poses, int threads);
+void procrustes_align(const AlignBlock<double>& block, int64_t poses, int threads);
 
 // The conditional Gaussian of eq. 5 and 6 for conditions of size C and errors of size D.
 struct Gaussian {

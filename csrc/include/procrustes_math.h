@@ -65,18 +65,20 @@ REFINER_HD void largest_eigenvector(double a[4][4], double vector[4]) {
     for (int k = 0; k < 4; ++k) vector[k] = v[k][best];
 }
 
-// The alignment of `pred` onto `target`, both [joints, 3]. A prediction whose joints coincide has no scale: it
-// aligns to the target's centroid.
+// The alignment of `pred` onto `target`, both [joints, 3]; `weights` [joints] of mean 1, or nullptr for equal
+// ones. A prediction whose joints coincide has no scale: it aligns to the target's centroid.
 template <typename Real>
-REFINER_HD Alignment align_pose(const Real* pred, const Real* target, int64_t joints, bool with_scale) {
+REFINER_HD Alignment align_pose(const Real* pred, const Real* target, const double* weights, int64_t joints,
+                                bool with_scale) {
     Alignment result;
     double largest = 0.0;
     for (int k = 0; k < 3; ++k) {
         double pred_sum = 0.0;
         double target_sum = 0.0;
         for (int64_t j = 0; j < joints; ++j) {
-            pred_sum += pred[3 * j + k];
-            target_sum += target[3 * j + k];
+            const double weight = weights != nullptr ? weights[j] : 1.0;
+            pred_sum += weight * pred[3 * j + k];
+            target_sum += weight * target[3 * j + k];
             const double size = fabs(static_cast<double>(pred[3 * j + k]));
             if (size > largest) largest = size;
         }
@@ -86,15 +88,16 @@ REFINER_HD Alignment align_pose(const Real* pred, const Real* target, int64_t jo
     double m[3][3] = {{0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
     double spread = 0.0;
     for (int64_t j = 0; j < joints; ++j) {
+        const double weight = weights != nullptr ? weights[j] : 1.0;
         double p[3];
         double t[3];
         for (int k = 0; k < 3; ++k) {
             p[k] = pred[3 * j + k] - result.pred_centre[k];
             t[k] = target[3 * j + k] - result.target_centre[k];
-            spread += p[k] * p[k];
+            spread += weight * p[k] * p[k];
         }
         for (int r = 0; r < 3; ++r) {
-            for (int c = 0; c < 3; ++c) m[r][c] += p[r] * t[c];
+            for (int c = 0; c < 3; ++c) m[r][c] += weight * p[r] * t[c];
         }
     }
     double n[4][4] = {{m[0][0] + m[1][1] + m[2][2], m[1][2] - m[2][1], m[2][0] - m[0][2], m[0][1] - m[1][0]},
@@ -142,10 +145,11 @@ REFINER_HD void apply_alignment(const Alignment& a, const Real* joint, double al
     }
 }
 
-// Mean distance over the joints after alignment.
+// (Weighted) mean distance over the joints after alignment.
 template <typename Real>
-REFINER_HD double aligned_error(const Real* pred, const Real* target, int64_t joints, bool with_scale) {
-    const Alignment alignment = align_pose(pred, target, joints, with_scale);
+REFINER_HD double aligned_error(const Real* pred, const Real* target, const double* weights, int64_t joints,
+                                bool with_scale) {
+    const Alignment alignment = align_pose(pred, target, weights, joints, with_scale);
     double sum = 0.0;
     for (int64_t j = 0; j < joints; ++j) {
         double aligned[3];
@@ -155,7 +159,7 @@ REFINER_HD double aligned_error(const Real* pred, const Real* target, int64_t jo
             const double difference = aligned[k] - target[3 * j + k];
             square += difference * difference;
         }
-        sum += sqrt(square);
+        sum += (weights != nullptr ? weights[j] : 1.0) * sqrt(square);
     }
     return sum / joints;
 }

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "isa.h"
+
 namespace refiner {
 
 struct StcShape {
@@ -32,31 +34,6 @@ struct StcKernels {
     StcBackward backward;
 };
 
-// The variants that were compiled for this architecture; each file of them defines one.
-namespace isa_baseline {
-StcKernels stc_kernels();
-}
-#if defined(__x86_64__)
-namespace isa_x86_64_v3 {
-StcKernels stc_kernels();
-}
-namespace isa_x86_64_v4 {
-StcKernels stc_kernels();
-}
-#endif
-
-// The fastest variant that this processor runs.
-inline StcKernels select_stc_kernels() {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
-        return isa_x86_64_v4::stc_kernels();
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        return isa_x86_64_v3::stc_kernels();
-    }
-#endif
-    return isa_baseline::stc_kernels();
-}
+REFINER_DECLARE_VARIANTS(StcKernels, stc_kernels)
 
 }  // namespace refiner

@@ -1,0 +1,46 @@
+// Which instruction set this processor has, of those that the vectorised kernels are compiled for.
+#pragma once
+
+namespace refiner {
+
+enum class Isa { kBaseline, kV3, kV4 };
+
+inline Isa processor_isa() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
+        return Isa::kV4;
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kV3;
+#endif
+    return Isa::kBaseline;
+}
+
+// REFINER_DECLARE_VARIANTS(Kernels, kernels) declares the variants of `Kernels kernels()`, one for every namespace
+// that the build compiles, and `select_kernels()`, the fastest of them that this processor runs.
+#if defined(__x86_64__)
+#define REFINER_DECLARE_VARIANTS(Type, name)               \
+    namespace isa_baseline {                               \
+    Type name();                                           \
+    }                                                      \
+    namespace isa_x86_64_v3 {                              \
+    Type name();                                           \
+    }                                                      \
+    namespace isa_x86_64_v4 {                              \
+    Type name();                                           \
+    }                                                      \
+    inline Type select_##name() {                          \
+        const Isa isa = processor_isa();                   \
+        if (isa == Isa::kV4) return isa_x86_64_v4::name(); \
+        if (isa == Isa::kV3) return isa_x86_64_v3::name(); \
+        return isa_baseline::name();                       \
+    }
+#else
+#define REFINER_DECLARE_VARIANTS(Type, name) \
+    namespace isa_baseline {                 \
+    Type name();                             \
+    }                                        \
+    inline Type select_##name() { return isa_baseline::name(); }
+#endif
+
+}  // namespace refiner

@@ -1,0 +1,43 @@
+// Vectorised conditional sampling: normal numbers and the two matrix products of a block of frames, in registers.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace refiner {
+
+constexpr int64_t kSampleColumns = 32;  // columns that a tile computes; packed rows are a multiple of it
+constexpr int64_t kSampleFrames = 12;   // frames of a block at most: what its scratch must hold
+
+// Everything of a call. `packed` [condition_size + error_size, columns] holds gain^T over cholesky^T, padded by
+// zeros; `offset` [columns] is mean_error, padded too.
+struct SampleCall {
+    const float* packed;
+    const float* offset;
+    const float* mean_condition;  // [condition_size]
+    int64_t columns;
+    int64_t condition_size;
+    int64_t error_size;
+    uint64_t seed;
+    uint64_t first_frame;
+    const int64_t* ids;
+    const float* condition;     // [frames, condition_size]
+    float* error;               // [frames, error_size]
+    const float* clean;         // [frames, error_size] or nullptr
+    const float* clean_factor;  // [frames]
+    const float* noise_factor;  // [frames]
+    float* noisy;               // [frames, error_size]
+};
+
+struct SampleKernels {
+    // Frames begin .. end; `scratch` has kSampleFrames * (condition_size + error_size rounded up to 64 + columns)
+    // floats.
+    void (*sample)(const SampleCall& call, int64_t begin, int64_t end, float* scratch);
+    // normal [dims] of one frame, padded to a multiple of 64 floats.
+    void (*normal)(uint64_t seed, uint64_t frame, int64_t dims, float* normal);
+};
+
+REFINER_DECLARE_VARIANTS(SampleKernels, sample_kernels)
+
+}  // namespace refiner
