@@ -15,6 +15,7 @@ examples:
   refiner-bench flops --frames 243 --depth 8 --json flops.json
   refiner-bench accuracy --quick                       every row of the accuracy study as a toy, in minutes
   refiner-bench accuracy --data FOLDER --jobs 2        the study itself: hours; interrupted, it goes on
+  refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
 
 {EXIT_CODES}"""
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_flops(commands)
     _add_train_step(commands)
+    _add_native(commands)
     add_accuracy(commands)
     return parser
 
@@ -115,6 +117,37 @@ def _run_train_step(arguments: argparse.Namespace) -> None:
         kind=arguments.model,
     )
     text = format_train_step(report)
+    write_report(report, text, arguments.json, arguments.markdown)
+    print(text)
+
+
+def _add_native(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "native",
+        help="the compiled kernels against NumPy, PyTorch and SciPy, and against the machine",
+        description="Time batched Procrustes alignment and conditional sampling in interleaved rounds with what users "
+        "would write instead, and beside what the machine can copy and multiply, measured in the same run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--items", type=int, default=100_000, help="poses and frames of a call (default: 100000)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default: 15)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_native)
+
+
+def _run_native(arguments: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
+    from refiner.errors import MissingComponentError
+    from refiner_bench.report import write_report
+
+    if find_spec("torch") is None:
+        raise MissingComponentError("bench native needs PyTorch as a peer; run: pip install 'refiner[train]'")
+    from refiner_bench.native_kernels import format_native, native_report
+
+    report = native_report(arguments.items, arguments.rounds, arguments.threads)
+    text = format_native(report)
     write_report(report, text, arguments.json, arguments.markdown)
     print(text)
 
