@@ -23,7 +23,7 @@ help:
 	@echo '                REFINER_DATA names the motion archive that some tests need'
 	@echo 'make lint       ruff, mypy, clang-format'
 	@echo 'make format     let ruff and clang-format rewrite the sources'
-	@echo 'make bench      FLOPs and training-step reports in bench-output/'
+	@echo 'make bench      FLOPs, training-step and kernel reports in bench-output/'
 	@echo 'make clean      remove .venv and everything that was built'
 	@echo 'Options: PYTHON=python3.12, RUNTIME=cpu|gpu'
 
@@ -68,6 +68,7 @@ format: venv
 bench: venv
 	$(BIN)/refiner-bench flops --json bench-output/flops.json --markdown bench-output/flops.md
 	$(BIN)/refiner-bench train-step --json bench-output/train-step.json --markdown bench-output/train-step.md
+	$(BIN)/refiner-bench native --json bench-output/native.json --markdown bench-output/native.md
 
 clean:
 	rm -rf $(VENV) build dist demo-output bench-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
