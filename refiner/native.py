@@ -1,7 +1,9 @@
 """The compiled kernels: batched Procrustes alignment and fused conditional-Gaussian sampling.
 
-NumPy arrays give NumPy arrays, PyTorch tensors give tensors on their device. Arrays may be read-only and of any
-strides. There is no slower substitute: without the compiled module a call raises MissingComponentError.
+NumPy arrays give NumPy arrays, PyTorch tensors give tensors on their device, CuPy arrays give CuPy arrays (through
+PyTorch, on the same memory); any other object with DLPack is read in place and gives NumPy arrays. Arrays may be
+read-only and of any strides; contiguous ones are not copied. There is no slower substitute: without the compiled module
+a call raises MissingComponentError.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ def sample_conditional(
     first_frame: int = 0,
     threads: int = 0,
     frame_ids: Any = None,
+    out: Any = None,
 ) -> Any:
     """Draw e ~ N(mean_error + gain (c - mean_condition), L L^T), eq. 5 and 6, in one pass per frame.
 
@@ -73,15 +76,20 @@ def sample_conditional(
             the same bits for any number of threads and any split of the batch.
         frame_ids: ``(F,)`` int64 instead of first_frame: row i takes the draw of frame ``frame_ids[i]``, so that a
             shuffled batch draws what the ordered one does.
+        out: ``(F, D)`` float32, contiguous, apart from the inputs; NumPy or CPU tensors.
 
     Returns ``(F, D)`` float32. Raises ShapeError, DTypeError and MissingComponentError.
     """
     arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
     ids = _frame_ids(frame_ids, len(arrays[0]), condition)
     if _is_cuda_tensor(condition):
+        if out is not None:
+            raise InputError("out is for arrays on the CPU")
         return _sample_on_cuda(arrays, seed, first_frame, ids)[1]
-    drawn = _module().sample_conditional(*arrays, _word(seed), _word(first_frame), threads, ids)
-    return _like(condition, drawn)
+    shape = (len(arrays[0]), len(arrays[1]))
+    drawn = np.empty(shape, np.float32) if out is None else _output(out, shape, np.dtype(np.float32), arrays)
+    _module().sample_conditional(*arrays, drawn, _word(seed), _word(first_frame), threads, ids)
+    return _like(condition, drawn) if out is None else out
 
 
 def diffuse(
@@ -155,6 +163,39 @@ def _is_cuda_tensor(value: Any) -> bool:
     return bool(getattr(value, "is_cuda", False))
 
 
+def _dlpack_device(value: Any) -> int:
+    """DLPack's device type of a foreign array: 1 is the CPU, 2 CUDA; 0 for what is none."""
+    if isinstance(value, np.ndarray) or hasattr(value, "detach") or not hasattr(value, "__dlpack_device__"):
+        return 0
+    return int(value.__dlpack_device__()[0])
+
+
+def _is_foreign_cuda(value: Any) -> bool:
+    return _dlpack_device(value) == 2
+
+
+def _cuda_tensor(value: Any) -> Any:
+    """A CUDA array of another library as a tensor on the same memory."""
+    if not _is_foreign_cuda(value):
+        return value
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(
+            f"{type(value).__name__} arrays on CUDA go through PyTorch: pip install 'refiner[train]'"
+        ) from error
+    return torch.from_dlpack(value)
+
+
+def _as_foreign(example: Any, tensor: Any) -> Any:
+    """A CUDA tensor as an array of the example's library, on the same memory; a tensor where it has no way."""
+    import sys
+
+    module = sys.modules.get(type(example).__module__.split(".")[0])
+    read = getattr(module, "from_dlpack", None)
+    return tensor if read is None else read(tensor)
+
+
 def _like(example: Any, array: NDArray[Any]) -> Any:
     if hasattr(example, "detach"):
         import torch
@@ -172,6 +213,10 @@ def _array(value: Any) -> NDArray[Any]:
             value = value.numpy()
         except TypeError as failure:  # bfloat16 and the like
             raise DTypeError(f"found a tensor of {value.dtype}, which NumPy has not; expected float32") from failure
+    elif _dlpack_device(value) > 1:
+        raise DTypeError(f"found a {type(value).__name__} on a device among arrays on the CPU; move all to one device")
+    elif _dlpack_device(value) == 1:
+        value = np.from_dlpack(value)
     return np.asarray(value)
 
 
@@ -216,6 +261,10 @@ def _frame_ids(value: Any, frames: int, like: Any) -> Any:
 
 
 def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain: Any, cholesky: Any) -> list[Any]:
+    if _is_foreign_cuda(condition):
+        raise DTypeError(
+            f"sampling takes CUDA tensors of PyTorch, not {type(condition).__name__}: torch.from_dlpack it"
+        )
     if len(np.shape(condition)) != 2 or len(np.shape(mean_error)) != 1:
         raise ShapeError(
             f"expected condition (frames, C) and mean_error (D,), got {tuple(np.shape(condition))} and "
@@ -240,6 +289,10 @@ def _check_poses(pred: Any, target: Any) -> None:
 
 
 def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int, weights: Any, out: Any) -> Any:
+    if _is_foreign_cuda(pred) or _is_foreign_cuda(target):
+        tensors = [_cuda_tensor(value) for value in (pred, target)]
+        result = _align_call(name, *tensors, scale, threads, weights, None if out is None else _cuda_tensor(out))
+        return _as_foreign(pred, result) if out is None else out
     _check_poses(pred, target)
     if _is_cuda_tensor(pred) or _is_cuda_tensor(target):
         return _align_on_cuda(name, pred, target, scale, weights, out)

@@ -130,20 +130,19 @@ Draw read_draw(uint64_t seed, uint64_t first_frame, const FrameIds& ids, int64_t
     return {seed, first_frame, ids ? ids->data() : nullptr};
 }
 
-Array<float> bound_sample(const Array<float>& condition, const Array<float>& mean_error,
-                          const Array<float>& mean_condition, const Array<float>& gain,
-                          const Array<float>& cholesky, uint64_t seed, uint64_t first_frame, int threads,
-                          const FrameIds& frame_ids) {
+void bound_sample(const Array<float>& condition, const Array<float>& mean_error,
+                  const Array<float>& mean_condition, const Array<float>& gain, const Array<float>& cholesky,
+                  Array<float> error, uint64_t seed, uint64_t first_frame, int threads,
+                  const FrameIds& frame_ids) {
     const Gaussian g = read_gaussian(mean_error, mean_condition, gain, cholesky);
     require(condition.ndim() == 2 && condition.shape(1) == g.condition_size, "expected condition [frames, C]");
     const int64_t frames = condition.shape(0);
+    require(error.size() == frames * g.error_size, "expected an output [frames, D]");
     const Draw draw = read_draw(seed, first_frame, frame_ids, frames);
-    Array<float> error({frames, g.error_size});
     const float* input = condition.data();
     float* output = error.mutable_data();
     py::gil_scoped_release release;
     sample_conditional(g, input, output, frames, draw, threads);
-    return error;
 }
 
 py::tuple bound_diffuse(const Array<float>& condition, const Array<float>& clean, const Array<float>& clean_factor,
@@ -243,8 +242,8 @@ PYBIND11_MODULE(_native, m) {
     m.def("procrustes_align_f32", &bound_align<float>);
     m.def("procrustes_align_f64", &bound_align<double>);
     m.def("sample_conditional", &bound_sample, py::arg("condition"), py::arg("mean_error"),
-          py::arg("mean_condition"), py::arg("gain"), py::arg("cholesky"), py::arg("seed"), py::arg("first_frame"),
-          py::arg("threads"), py::arg("frame_ids") = py::none());
+          py::arg("mean_condition"), py::arg("gain"), py::arg("cholesky"), py::arg("error"), py::arg("seed"),
+          py::arg("first_frame"), py::arg("threads"), py::arg("frame_ids") = py::none());
     m.def("diffuse", &bound_diffuse, py::arg("condition"), py::arg("clean"), py::arg("clean_factor"),
           py::arg("noise_factor"), py::arg("mean_error"), py::arg("mean_condition"), py::arg("gain"),
           py::arg("cholesky"), py::arg("seed"), py::arg("first_frame"), py::arg("threads"),
