@@ -179,12 +179,12 @@ def _cuda_tensor(value: Any) -> Any:
     if not _is_foreign_cuda(value):
         return value
     try:
-        import torch
+        from torch.utils import dlpack
     except ModuleNotFoundError as error:
         raise MissingComponentError(
             f"{type(value).__name__} arrays on CUDA go through PyTorch: pip install 'refiner[train]'"
         ) from error
-    return torch.from_dlpack(value)
+    return dlpack.from_dlpack(value)
 
 
 def _as_foreign(example: Any, tensor: Any) -> Any:
@@ -263,7 +263,7 @@ def _frame_ids(value: Any, frames: int, like: Any) -> Any:
 def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain: Any, cholesky: Any) -> list[Any]:
     if _is_foreign_cuda(condition):
         raise DTypeError(
-            f"sampling takes CUDA tensors of PyTorch, not {type(condition).__name__}: torch.from_dlpack it"
+            f"sampling takes CUDA tensors of PyTorch; make one of the {type(condition).__name__} by DLPack"
         )
     if len(np.shape(condition)) != 2 or len(np.shape(mean_error)) != 1:
         raise ShapeError(
@@ -290,8 +290,8 @@ def _check_poses(pred: Any, target: Any) -> None:
 
 def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int, weights: Any, out: Any) -> Any:
     if _is_foreign_cuda(pred) or _is_foreign_cuda(target):
-        tensors = [_cuda_tensor(value) for value in (pred, target)]
-        result = _align_call(name, *tensors, scale, threads, weights, None if out is None else _cuda_tensor(out))
+        given = None if out is None else _cuda_tensor(out)
+        result = _align_call(name, _cuda_tensor(pred), _cuda_tensor(target), scale, threads, weights, given)
         return _as_foreign(pred, result) if out is None else out
     _check_poses(pred, target)
     if _is_cuda_tensor(pred) or _is_cuda_tensor(target):

@@ -159,3 +159,35 @@ def test_wrong_inputs_are_named():
         native.sample_conditional(np.ones((2, 9), int), **g)
     with pytest.raises(ShapeError, match="frames and dims"):
         native.philox_normal(0, 0, -1, 3)
+
+
+def test_whitened_samples_are_standard_normal_and_independent():
+    """Kolmogorov-Smirnov on a million whitened frames, and no correlation between frames or dimensions."""
+    from scipy import stats
+
+    count, size = 1_000_000, 3
+    g = gaussian(size, 2)
+    g["cholesky"] += np.eye(size, dtype=np.float32)
+    condition = RNG.normal(size=(count, 2)).astype(np.float32)
+    drawn = native.sample_conditional(condition, **g, seed=31).astype(np.float64)
+    mean = g["mean_error"] + (condition.astype(np.float64) - g["mean_condition"]) @ g["gain"].T
+    white = np.linalg.solve(g["cholesky"].astype(np.float64), (drawn - mean).T).T
+    for dimension in range(size):
+        assert stats.kstest(white[:, dimension], "norm").pvalue > 1e-4
+    bound = 5 / np.sqrt(count)
+    for lag in (1, 2, 27):
+        products = white[lag:].T @ white[:-lag] / (count - lag)
+        assert np.abs(products).max() < bound
+    assert np.abs(np.corrcoef(white.T) - np.eye(size)).max() < bound
+    assert np.abs(np.corrcoef((white**2).T) - np.eye(size)).max() < bound
+    # The far tails are there: 64 are expected beyond 4 standard deviations in every dimension.
+    assert (np.abs(((np.abs(white) > 4).sum(axis=0)) - 63.3) < 5 * np.sqrt(63.3)).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_seven_threads_draw_what_one_does(threads):
+    g, condition = gaussian(51, 85), RNG.normal(size=(5003, 85)).astype(np.float32)
+    alone = native.sample_conditional(condition, **g, seed=2, first_frame=2**63 - 100, threads=1)
+    np.testing.assert_array_equal(
+        alone, native.sample_conditional(condition, **g, seed=2, first_frame=2**63 - 100, threads=threads)
+    )
