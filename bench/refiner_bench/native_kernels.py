@@ -20,6 +20,9 @@ SCIPY_POSES = 1000
 ALIGN_FLOPS = 17 * (6 + 18 + 6 + 21) + 600
 SAMPLE_FLOPS = 2 * (ERROR * CONDITION + ERROR * (ERROR + 1) // 2) + 3 * ERROR
 
+# Threads of OpenMP and OpenBLAS spin for up to 0.2 s after a call, and would take the next contestant's processor.
+PAUSE_S = 0.25
+
 Run = Callable[[], Any]
 
 
@@ -33,6 +36,10 @@ def native_report(items: int, rounds: int, threads: int) -> dict[str, Any]:
         raise UsageError(f"items, rounds and threads must be at least 1, got {items}, {rounds} and {threads}")
     import torch
 
+    from refiner.training.runs import keep_large_blocks
+
+    # For every contestant alike: results of 20 MB would else be new pages of the system at each call.
+    keep_large_blocks()
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
     groups = {
@@ -70,6 +77,7 @@ def interleaved(contestants: dict[str, tuple[int, Run]], rounds: int) -> dict[st
     for number in range(rounds + 1):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             items, run = contestants[name]
+            time.sleep(PAUSE_S)
             began = time.perf_counter()
             run()
             if number:

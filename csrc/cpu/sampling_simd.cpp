@@ -177,73 +177,61 @@ void normal_row(uint64_t seed, uint64_t frame, int64_t dims, float* normal) {
     }
 }
 
-// Two Lanes of columns of kBlock frames: offset + (centred) condition gain^T + normal cholesky^T.
-void tile(const SampleCall& call, int64_t column, float* const* condition, float* const* normal,
-          float* const* out) {
+// Two Lanes of columns of kBlock frames: offset + (centred) condition gain^T + normal cholesky^T. The rows of the
+// frames hold condition and normal numbers one after the other, `stride` floats apart.
+void tile(const SampleCall& call, int64_t column, const float* rows, int64_t stride, float* out) {
     Lane sum[kBlock][2];
     for (int f = 0; f < kBlock; ++f) {
         sum[f][0] = load(call.offset + column);
         sum[f][1] = load(call.offset + column + kLanes);
     }
-    const float* row = call.packed + column;
-    for (int64_t c = 0; c < call.condition_size; ++c, row += call.columns) {
-        const Lane left = load(row), right = load(row + kLanes);
-        for (int f = 0; f < kBlock; ++f) {
-            sum[f][0] += left * condition[f][c];
-            sum[f][1] += right * condition[f][c];
-        }
-    }
     // The factor is lower triangular: dimension d adds to columns d and after, so later dimensions are left out.
     const int64_t last = column + kSampleColumns < call.error_size ? column + kSampleColumns : call.error_size;
-    for (int64_t d = 0; d < last; ++d, row += call.columns) {
-        const Lane left = load(row), right = load(row + kLanes);
+    const float* packed = call.packed + column;
+    for (int64_t k = 0; k < call.condition_size + last; ++k, packed += call.columns) {
+        const Lane left = load(packed), right = load(packed + kLanes);
+        // Four rows from each of three pointers: addresses that the processor computes by itself.
+#pragma GCC unroll 12
         for (int f = 0; f < kBlock; ++f) {
-            sum[f][0] += left * normal[f][d];
-            sum[f][1] += right * normal[f][d];
+            const float* row = rows + k + (f / 4) * 4 * stride;
+            const float value = row[(f % 4) * stride];
+            sum[f][0] += left * value;
+            sum[f][1] += right * value;
         }
     }
     for (int f = 0; f < kBlock; ++f) {
-        store(out[f] + column, sum[f][0]);
-        store(out[f] + column + kLanes, sum[f][1]);
+        store(out + f * call.columns + column, sum[f][0]);
+        store(out + f * call.columns + column + kLanes, sum[f][1]);
     }
 }
 
 void sample(const SampleCall& call, int64_t begin, int64_t end, float* scratch) {
-    const int64_t size = call.error_size;
-    const int64_t drawn = (size + 63) / 64 * 64;
-    float* centred[kBlock];
-    float* normal[kBlock];
-    float* out[kBlock];
-    for (int f = 0; f < kBlock; ++f) {
-        normal[f] = scratch + f * drawn;
-        out[f] = scratch + kBlock * drawn + f * call.columns;
-        centred[f] = scratch + kBlock * (drawn + call.columns) + f * call.condition_size;
-    }
+    const int64_t size = call.error_size, inputs = call.condition_size;
+    const int64_t stride = inputs + (size + 63) / 64 * 64;
+    float* out = scratch + kBlock * stride;
     for (int64_t first = begin; first < end; first += kBlock) {
         const int count = end - first < kBlock ? static_cast<int>(end - first) : kBlock;
         for (int f = 0; f < kBlock; ++f) {
-            const int64_t frame = first + (f < count ? f : count - 1);
-            // Centred first: a condition that is large beside its deviations would cancel in the product.
-            for (int64_t c = 0; c < call.condition_size; ++c) {
-                centred[f][c] = call.condition[frame * call.condition_size + c] - call.mean_condition[c];
-            }
+            float* row = scratch + f * stride;
             if (f >= count) {
-                std::memcpy(normal[f], normal[count - 1], drawn * sizeof(float));
+                std::memcpy(row, row - stride, stride * sizeof(float));
                 continue;
             }
+            // Centred first: a condition that is large beside its deviations would cancel in the product.
+            const float* condition = call.condition + (first + f) * inputs;
+            for (int64_t c = 0; c < inputs; ++c) row[c] = condition[c] - call.mean_condition[c];
             const uint64_t id =
-                call.ids != nullptr ? static_cast<uint64_t>(call.ids[frame]) : call.first_frame + frame;
-            normal_row(call.seed, id, size, normal[f]);
+                call.ids != nullptr ? static_cast<uint64_t>(call.ids[first + f]) : call.first_frame + first + f;
+            normal_row(call.seed, id, size, row + inputs);
         }
-        for (int64_t column = 0; column < size; column += kSampleColumns) {
-            tile(call, column, centred, normal, out);
-        }
+        for (int64_t column = 0; column < size; column += kSampleColumns) tile(call, column, scratch, stride, out);
         for (int f = 0; f < count; ++f) {
             const int64_t at = (first + f) * size;
-            std::memcpy(call.error + at, out[f], size * sizeof(float));
+            const float* drawn = out + f * call.columns;
+            std::memcpy(call.error + at, drawn, size * sizeof(float));
             if (call.clean == nullptr) continue;
             const float clean = call.clean_factor[first + f], noise = call.noise_factor[first + f];
-            for (int64_t d = 0; d < size; ++d) call.noisy[at + d] = clean * call.clean[at + d] + noise * out[f][d];
+            for (int64_t d = 0; d < size; ++d) call.noisy[at + d] = clean * call.clean[at + d] + noise * drawn[d];
         }
     }
 }
