@@ -24,27 +24,46 @@ float* kept(std::vector<float>& memory, int64_t size) {
     return memory.data();
 }
 
+// Whether a dimension depends on nothing: its rows of the gain and of the factor are 0.
+bool constant(const Gaussian& g, int64_t d) {
+    for (int64_t c = 0; c < g.condition_size; ++c) {
+        if (g.gain[d * g.condition_size + c] != 0.0f) return false;
+    }
+    for (int64_t c = 0; c <= d; ++c) {
+        if (g.cholesky[d * g.error_size + c] != 0.0f) return false;
+    }
+    return true;
+}
+
 }  // namespace
 
 void sample_conditional(const Gaussian& g, const float* condition, float* error, int64_t frames, const Draw& draw,
                         int threads, const Forward& forward) {
     if (frames == 0 || g.error_size == 0) return;
     const int64_t size = g.error_size, inputs = g.condition_size;
-    const int64_t columns = round_up(size, kSampleColumns);
+    int64_t begin = 0, end = size;
+    while (begin < end && constant(g, begin)) ++begin;
+    while (end > begin && constant(g, end - 1)) --end;
+    const int64_t active = end - begin;
+    const int64_t columns = round_up(active, kSampleColumns);
     thread_local std::vector<float> packing;
-    float* packed = kept(packing, (inputs + size + 1) * columns);
+    float* packed = kept(packing, (inputs + size + 1) * columns + 1);
     float* offset = packed + (inputs + size) * columns;
     for (int64_t c = 0; c < inputs + size; ++c) {
         float* row = packed + c * columns;
-        for (int64_t d = 0; d < columns; ++d) {
-            row[d] = d >= size ? 0.0f : c < inputs ? g.gain[d * inputs + c] : g.cholesky[d * size + c - inputs];
+        for (int64_t k = 0; k < columns; ++k) {
+            const int64_t d = begin + k;
+            row[k] = k >= active ? 0.0f : c < inputs ? g.gain[d * inputs + c] : g.cholesky[d * size + c - inputs];
         }
     }
-    for (int64_t d = 0; d < columns; ++d) offset[d] = d < size ? g.mean_error[d] : 0.0f;
+    for (int64_t k = 0; k < columns; ++k) offset[k] = k < active ? g.mean_error[begin + k] : 0.0f;
     SampleCall call{};
     call.packed = packed;
     call.offset = offset;
+    call.mean_error = g.mean_error;
     call.mean_condition = g.mean_condition;
+    call.first_column = begin;
+    call.active = active;
     call.columns = columns;
     call.condition_size = inputs;
     call.error_size = size;
@@ -58,9 +77,9 @@ void sample_conditional(const Gaussian& g, const float* condition, float* error,
     call.noise_factor = forward.noise_factor;
     call.noisy = forward.noisy;
     const int64_t scratch = kSampleFrames * (inputs + round_up(size, kDrawn) + columns);
-    parallel_for(0, frames, kGrain, threads, [&](int64_t begin, int64_t end) {
+    parallel_for(0, frames, kGrain, threads, [&](int64_t first, int64_t last) {
         thread_local std::vector<float> memory;
-        kernels().sample(call, begin, end, kept(memory, scratch));
+        kernels().sample(call, first, last, kept(memory, scratch));
     });
 }
 

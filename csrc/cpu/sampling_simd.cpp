@@ -30,22 +30,7 @@ constexpr int kBlock = 3;
 #else
 constexpr int kBlock = 1;
 #endif
-static_assert(kBlock <= kSampleFrames && kSampleColumns == 2 * kLanes, "a tile is two Lanes wide");
-
-// 64-bit products of words below 2^32 with a constant. Compilers do not see that the upper halves are 0.
-Wide product(Wide x, uint32_t factor) {
-#if defined(__AVX512F__)
-    return (Wide)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(factor));
-#elif defined(__AVX2__)
-    __m256i parts[2];
-    std::memcpy(parts, &x, sizeof(x));
-    for (__m256i& part : parts) part = _mm256_mul_epu32(part, _mm256_set1_epi64x(factor));
-    std::memcpy(&x, parts, sizeof(x));
-    return x;
-#else
-    return x * static_cast<uint64_t>(factor);
-#endif
-}
+static_assert(kBlock <= kSampleFrames && kSampleColumns == kLanes, "packed rows are whole Lanes");
 
 Lane load(const float* from) {
     Lane lane;
@@ -58,11 +43,32 @@ void store(float* to, Lane lane) { std::memcpy(to, &lane, sizeof(lane)); }
 Lane floats(Words x) { return __builtin_convertvector(x, Lane); }
 
 // The two halves of the 64-bit product with a constant: of the even and of the odd words, put together again.
+// Compilers do not see that the upper halves of the factors are 0, so the instruction for that is named.
 void multiply(Words x, uint32_t factor, Words* high, Words* low) {
+#if defined(__AVX512F__)
+    const __m512i words = (__m512i)x, by = _mm512_set1_epi64(factor);
+    const __m512i even = _mm512_mul_epu32(words, by), odd = _mm512_mul_epu32(_mm512_srli_epi64(words, 32), by);
+    *high = (Words)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+    *low = (Words)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+#elif defined(__AVX2__)
+    __m256i words[2], upper[2], lower[2];
+    std::memcpy(words, &x, sizeof(x));
+    const __m256i by = _mm256_set1_epi64x(factor);
+    for (int i = 0; i < 2; ++i) {
+        const __m256i even = _mm256_mul_epu32(words[i], by);
+        const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(words[i], 32), by);
+        upper[i] = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+        lower[i] = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    }
+    std::memcpy(high, upper, sizeof(upper));
+    std::memcpy(low, lower, sizeof(lower));
+#else
     const Wide pairs = (Wide)x;
-    const Wide even = product(pairs & 0xffffffffu, factor), odd = product(pairs >> 32, factor);
+    const Wide even = (pairs & 0xffffffffu) * static_cast<uint64_t>(factor);
+    const Wide odd = (pairs >> 32) * static_cast<uint64_t>(factor);
     *high = (Words)((even >> 32) | (odd & 0xffffffff00000000u));
     *low = (Words)((even & 0xffffffffu) | (odd << 32));
+#endif
 }
 
 // Philox 4x32-10, as philox.h has it, for sixteen counters.
@@ -177,31 +183,31 @@ void normal_row(uint64_t seed, uint64_t frame, int64_t dims, float* normal) {
     }
 }
 
-// Two Lanes of columns of kBlock frames: offset + (centred) condition gain^T + normal cholesky^T. The rows of the
-// frames hold condition and normal numbers one after the other, `stride` floats apart.
+// `Wide` Lanes of columns of kBlock frames: offset + (centred) condition gain^T + normal cholesky^T. The rows of
+// the frames hold condition and normal numbers one after the other, `stride` floats apart.
+template <int WideLanes>
 void tile(const SampleCall& call, int64_t column, const float* rows, int64_t stride, float* out) {
-    Lane sum[kBlock][2];
+    Lane sum[kBlock][WideLanes];
     for (int f = 0; f < kBlock; ++f) {
-        sum[f][0] = load(call.offset + column);
-        sum[f][1] = load(call.offset + column + kLanes);
+        for (int w = 0; w < WideLanes; ++w) sum[f][w] = load(call.offset + column + w * kLanes);
     }
     // The factor is lower triangular: dimension d adds to columns d and after, so later dimensions are left out.
-    const int64_t last = column + kSampleColumns < call.error_size ? column + kSampleColumns : call.error_size;
+    const int64_t reach = call.first_column + column + WideLanes * kLanes;
+    const int64_t last = reach < call.error_size ? reach : call.error_size;
     const float* packed = call.packed + column;
     for (int64_t k = 0; k < call.condition_size + last; ++k, packed += call.columns) {
-        const Lane left = load(packed), right = load(packed + kLanes);
+        Lane factor[WideLanes];
+        for (int w = 0; w < WideLanes; ++w) factor[w] = load(packed + w * kLanes);
         // Four rows from each of three pointers: addresses that the processor computes by itself.
 #pragma GCC unroll 12
         for (int f = 0; f < kBlock; ++f) {
             const float* row = rows + k + (f / 4) * 4 * stride;
             const float value = row[(f % 4) * stride];
-            sum[f][0] += left * value;
-            sum[f][1] += right * value;
+            for (int w = 0; w < WideLanes; ++w) sum[f][w] += factor[w] * value;
         }
     }
     for (int f = 0; f < kBlock; ++f) {
-        store(out + f * call.columns + column, sum[f][0]);
-        store(out + f * call.columns + column + kLanes, sum[f][1]);
+        for (int w = 0; w < WideLanes; ++w) store(out + f * call.columns + column + w * kLanes, sum[f][w]);
     }
 }
 
@@ -224,14 +230,20 @@ void sample(const SampleCall& call, int64_t begin, int64_t end, float* scratch) 
                 call.ids != nullptr ? static_cast<uint64_t>(call.ids[first + f]) : call.first_frame + first + f;
             normal_row(call.seed, id, size, row + inputs);
         }
-        for (int64_t column = 0; column < size; column += kSampleColumns) tile(call, column, scratch, stride, out);
+        int64_t column = 0;
+        for (; column + 2 * kLanes <= call.columns; column += 2 * kLanes)
+            tile<2>(call, column, scratch, stride, out);
+        if (column < call.columns) tile<1>(call, column, scratch, stride, out);
         for (int f = 0; f < count; ++f) {
             const int64_t at = (first + f) * size;
-            const float* drawn = out + f * call.columns;
-            std::memcpy(call.error + at, drawn, size * sizeof(float));
+            float* error = call.error + at;
+            std::memcpy(error, call.mean_error, call.first_column * sizeof(float));
+            std::memcpy(error + call.first_column, out + f * call.columns, call.active * sizeof(float));
+            const int64_t after = call.first_column + call.active;
+            std::memcpy(error + after, call.mean_error + after, (size - after) * sizeof(float));
             if (call.clean == nullptr) continue;
             const float clean = call.clean_factor[first + f], noise = call.noise_factor[first + f];
-            for (int64_t d = 0; d < size; ++d) call.noisy[at + d] = clean * call.clean[at + d] + noise * drawn[d];
+            for (int64_t d = 0; d < size; ++d) call.noisy[at + d] = clean * call.clean[at + d] + noise * error[d];
         }
     }
 }

@@ -7,15 +7,19 @@
 
 namespace refiner {
 
-constexpr int64_t kSampleColumns = 32;  // columns that a tile computes; packed rows are a multiple of it
+constexpr int64_t kSampleColumns = 16;  // packed rows are a multiple of it
 constexpr int64_t kSampleFrames = 12;   // frames of a block at most: what its scratch must hold
 
-// Everything of a call. `packed` [condition_size + error_size, columns] holds gain^T over cholesky^T, padded by
-// zeros; `offset` [columns] is mean_error, padded too.
+// Everything of a call. Only the dimensions first_column .. first_column + active vary: the others (the root's)
+// are their means. `packed` [condition_size + error_size, columns] holds gain^T over cholesky^T for those, padded
+// by zeros; `offset` [columns] their mean_error, padded too.
 struct SampleCall {
     const float* packed;
     const float* offset;
+    const float* mean_error;      // [error_size]
     const float* mean_condition;  // [condition_size]
+    int64_t first_column;
+    int64_t active;
     int64_t columns;
     int64_t condition_size;
     int64_t error_size;
