@@ -9,25 +9,55 @@ with_cuda: bool
 
 def thread_count(requested: int, /) -> int: ...
 def isa() -> str: ...
-def p_mpjpe_f32(pred: NDArray[float32], target: NDArray[float32], scale: bool, threads: int, /) -> NDArray[float32]: ...
-def p_mpjpe_f64(pred: NDArray[float64], target: NDArray[float64], scale: bool, threads: int, /) -> NDArray[float64]: ...
+def quick_p_mpjpe(pred: Any, target: Any, scale: bool, threads: int, /) -> Any: ...
+def p_mpjpe_f32(
+    pred: NDArray[float32],
+    target: NDArray[float32],
+    weights: NDArray[float64] | None,
+    out: NDArray[float32],
+    scale: bool,
+    threads: int,
+    /,
+) -> None: ...
+def p_mpjpe_f64(
+    pred: NDArray[float64],
+    target: NDArray[float64],
+    weights: NDArray[float64] | None,
+    out: NDArray[float64],
+    scale: bool,
+    threads: int,
+    /,
+) -> None: ...
 def procrustes_align_f32(
-    pred: NDArray[float32], target: NDArray[float32], scale: bool, threads: int, /
-) -> NDArray[float32]: ...
+    pred: NDArray[float32],
+    target: NDArray[float32],
+    weights: NDArray[float64] | None,
+    out: NDArray[float32],
+    scale: bool,
+    threads: int,
+    /,
+) -> None: ...
 def procrustes_align_f64(
-    pred: NDArray[float64], target: NDArray[float64], scale: bool, threads: int, /
-) -> NDArray[float64]: ...
+    pred: NDArray[float64],
+    target: NDArray[float64],
+    weights: NDArray[float64] | None,
+    out: NDArray[float64],
+    scale: bool,
+    threads: int,
+    /,
+) -> None: ...
 def sample_conditional(
     condition: NDArray[float32],
     mean_error: NDArray[float32],
     mean_condition: NDArray[float32],
     gain: NDArray[float32],
     cholesky: NDArray[float32],
+    error: NDArray[float32],
     seed: int,
     first_frame: int,
     threads: int,
     frame_ids: NDArray[Any] | None = None,
-) -> NDArray[float32]: ...
+) -> None: ...
 def diffuse(
     condition: NDArray[float32],
     clean: NDArray[float32],

@@ -7,9 +7,9 @@ import os
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.data.inputs import check_fps, check_image_size, check_pose_2d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.runtime.engine import LifterEngine
-from refiner.runtime.inputs import check_fps, check_image_size, check_pose_2d
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, run_windows
 from refiner.runtime.window_model import WindowModel

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.camera import normalise_screen
+from refiner.data.inputs import check_fps, check_image_size, check_lengths, check_pose_2d, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.diffusion.familiarity import Familiarity
 from refiner.runtime.engine import RefinerEngine
-from refiner.runtime.inputs import check_fps, check_image_size, check_lengths, check_pose_2d, check_pose_3d
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import run_windows
 from refiner.runtime.window_model import WindowModel

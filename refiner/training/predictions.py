@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.camera import normalise_screen
+from refiner.data.inputs import check_image_size, check_pose_2d, check_pose_3d
 from refiner.data.safe_npz import load_npz
 from refiner.errors import ArchiveError, ConfigError, InputError
-from refiner.skeleton import flip_pose
+from refiner.skeleton import flip_pose, joint_set
 from refiner.training.windows import Windows
 
 FIELDS = ("pose_2d", "pose_3d", "target_3d", "clip", "person", "image_size", "fps")
@@ -63,13 +64,9 @@ class Predictions:
 def load_predictions(path: str | os.PathLike[str]) -> Predictions:
     """Read and check a file of predictions.
 
-    Raises ArchiveError for a missing field or lengths that do not fit, and the InputError of the runtime's checks for
+    Raises ArchiveError for a missing field or lengths that do not fit, and the InputError of `refiner.data.inputs` for
     poses that cannot be what they should be (swapped, millimetres, NaN ...), naming the clip.
     """
-    # The runtime's checks are the same for a user's training data and for what is refined.
-    from refiner.runtime.inputs import check_image_size, check_pose_2d, check_pose_3d
-    from refiner.skeleton import joint_set
-
     file = Path(path)
     arrays = load_npz(file)
     missing = [name for name in FIELDS if name not in arrays]

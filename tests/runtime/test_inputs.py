@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refiner.data.inputs import check_fps, check_image_size, check_pose_2d, check_pose_3d
 from refiner.errors import (
     DTypeError,
     EmptySequenceError,
@@ -18,7 +19,6 @@ from refiner.errors import (
     UsageError,
 )
 from refiner.runtime import Lifter, Refiner
-from refiner.runtime.inputs import check_fps, check_image_size, check_pose_2d, check_pose_3d
 from refiner.skeleton import COCO17, H36M17
 
 SIZE = (1000, 1002)
