@@ -96,3 +96,25 @@ def test_two_devices_are_refused():
     pred, target = (torch.from_numpy(pose) for pose in poses(4, np.float32))
     with pytest.raises(DTypeError, match="two devices"):
         native.p_mpjpe(pred.cuda(), target)
+
+
+def test_weights_and_given_memory():
+    pred, target = (torch.randn(501, 17, 3, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    weights = torch.linspace(0.1, 3.0, 17)
+    expected = native.p_mpjpe(pred, target, weights=weights)
+    out = torch.empty(501, device="cuda")
+    assert native.p_mpjpe(pred.cuda(), target.cuda(), weights=weights, out=out) is out
+    torch.testing.assert_close(out.cpu(), expected, atol=1e-6, rtol=0)
+    aligned = native.procrustes_align(pred.cuda(), target.cuda(), weights=weights.cuda())
+    torch.testing.assert_close(aligned.cpu(), native.procrustes_align(pred, target, weights=weights), atol=2e-6, rtol=0)
+
+
+def test_operators_run_and_differentiate_on_the_device():
+    from refiner import torch_ops
+
+    pred, target = (torch.randn(64, 17, 3, dtype=torch.float64) for _ in range(2))
+    there = pred.cuda().requires_grad_()
+    here = pred.clone().requires_grad_()
+    torch_ops.p_mpjpe(there, target.cuda()).sum().backward()
+    torch_ops.p_mpjpe(here, target).sum().backward()
+    torch.testing.assert_close(there.grad.cpu(), here.grad, atol=1e-9, rtol=1e-7)
