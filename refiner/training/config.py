@@ -109,6 +109,8 @@ class NoiseConfig:
     # How the draws of a window's frames hang together: independent (the paper's reading), an AR(1) process, or with
     # the whole measured correlation between frames.
     time: Literal["white", "ar1", "full"] = "white"
+    # Share of the variance that is drawn anew in every frame all the same, which teaches smoothing beside the rest.
+    white_share: float = 0.0
 
 
 @dataclass(frozen=True)

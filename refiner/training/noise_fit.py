@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoments
 from refiner.diffusion.temporal import TemporalMoments
-from refiner.errors import TrainingError
+from refiner.errors import ConfigError, TrainingError
 from refiner.training.config import Config
 from refiner.training.windows import Sampler
 
@@ -68,4 +68,8 @@ def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
     residual = lifted - truth - gaussian.mean(pose_2d, lifted)
     temporal.update(residual.reshape(*residual.shape[:2], -1), np.sqrt(np.diag(gaussian.covariance)))
     inputs = InputModel.fit(*moments.condition_moments(), pose_2d, lifted)
-    return FittedNoise(gaussian, scale, temporal.correlation(config.noise.time), inputs)
+    correlation = temporal.correlation(settings.time)
+    if not 0.0 <= settings.white_share <= 1.0:
+        raise ConfigError(f"noise.white_share is {settings.white_share:g}, expected 0 to 1")
+    mixed = (1.0 - settings.white_share) * correlation + settings.white_share * np.eye(config.frames)
+    return FittedNoise(gaussian, scale, mixed, inputs)

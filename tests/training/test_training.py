@@ -103,6 +103,10 @@ def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
     correlation = load_checkpoint(measured).tensors["time_correlation"].numpy()
     np.testing.assert_allclose(np.diag(correlation), 1.0)
     assert correlation[0, 1] > correlation[0, 8] and correlation[0, 1] > 0.5
+    shaken = dataclasses.replace(correlated, noise=dataclasses.replace(correlated.noise, white_share=0.25))
+    mixed = load_checkpoint(train_refiner(shaken, people, tmp_path / "shaken", quiet=True))
+    expected = 0.75 * correlation + 0.25 * np.eye(9)
+    np.testing.assert_allclose(mixed.tensors["time_correlation"].numpy(), expected, atol=1e-9)
     last = load_checkpoint(refiner.parent / LAST_FILE).config["metrics"]
     assert last["step"] == 6 and [step for step, _ in last["validation_curve"]] == [3, 6]
     module = load_module(refiner, steps=5)
