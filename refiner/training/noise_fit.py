@@ -37,13 +37,19 @@ def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
     coordinates but the root's, or each one's standard deviation.
     """
     settings = config.noise
+    if not 0.0 <= settings.white_share <= 1.0:
+        raise ConfigError(f"noise.white_share is {settings.white_share:g}, expected 0 to 1")
     moments = ConditionalMoments()
     absolute, square, seen = np.zeros(51), np.zeros(51), 0
     step = 2**40
+    # A fifth of the frames is plenty for what all coordinates share.
+    kept: list[tuple[NDArray[np.float32], ...]] = []
     while seen < settings.fit_frames:
         windows = sampler.batch(step)
         lifted = lift(windows)
         error = lifted - windows.pose_3d
+        if seen < settings.fit_frames // 5 or not kept:
+            kept.append((windows.pose_2d, lifted, windows.pose_3d))
         moments.update(windows.pose_2d, lifted, error)
         flat = error.reshape(-1, 51).astype(np.float64)
         absolute, square = absolute + np.abs(flat).sum(axis=0), square + np.square(flat).sum(axis=0)
@@ -56,20 +62,11 @@ def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
     if not np.isfinite(scale).all() or not (scale > 0).all():
         raise TrainingError("the lifter's errors are not finite or all zero: is it the right checkpoint?")
     gaussian = moments.finish(conditional=settings.errors != "marginal")
-    # A fifth of the frames is plenty for what all coordinates share.
-    again: list[tuple[NDArray[np.float32], ...]] = []
-    frames = 0
-    while frames < settings.fit_frames // 5 or not again:
-        windows = sampler.batch(2**40 + len(again))
-        again.append((windows.pose_2d, lift(windows), windows.pose_3d))
-        frames += windows.pose_3d.shape[0] * config.frames
-    pose_2d, lifted, truth = (np.concatenate(parts) for parts in zip(*again, strict=True))
+    pose_2d, lifted, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     temporal = TemporalMoments(config.frames)
     residual = lifted - truth - gaussian.mean(pose_2d, lifted)
     temporal.update(residual.reshape(*residual.shape[:2], -1), np.sqrt(np.diag(gaussian.covariance)))
     inputs = InputModel.fit(*moments.condition_moments(), pose_2d, lifted)
     correlation = temporal.correlation(settings.time)
-    if not 0.0 <= settings.white_share <= 1.0:
-        raise ConfigError(f"noise.white_share is {settings.white_share:g}, expected 0 to 1")
     mixed = (1.0 - settings.white_share) * correlation + settings.white_share * np.eye(config.frames)
     return FittedNoise(gaussian, scale, mixed, inputs)

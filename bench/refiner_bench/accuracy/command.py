@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -46,10 +45,10 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
 
     from refiner.data.clips import DATA_VARIABLE
     from refiner.errors import UsageError
-    from refiner.files import atomic_write_text
     from refiner_bench.accuracy.report import accuracy_report, format_accuracy
     from refiner_bench.accuracy.study import Runner, Spec, check_request, default_jobs, run_study
     from refiner_bench.accuracy.table import TABLE, load_table
+    from refiner_bench.report import write_report
 
     source = arguments.table or TABLE
     table = load_table(source, arguments.quick)
@@ -77,10 +76,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
             run_study(spec, arguments.rows, seeds, jobs, done)
     report = accuracy_report(Runner(spec, *spec.load()), seeds)
     text = format_accuracy(report)
-    if arguments.json is not None:
-        atomic_write_text(arguments.json, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    if arguments.markdown is not None:
-        atomic_write_text(arguments.markdown, text + "\n")
+    write_report(report, text, arguments.json, arguments.markdown)
     if arguments.pictures is not None:
         from refiner_bench.accuracy.plots import draw_study
 

@@ -126,7 +126,7 @@ class Runner:
         key = self._score_key(row, seed)
         scores = read_scores(place / SCORES_FILE, key)
         if scores is None:
-            scores = [self._score(row, seed, part) for part in PARTS]
+            scores = self._score(row, seed)
             write_scores(place / SCORES_FILE, scores, key)
         return scores
 
@@ -166,36 +166,36 @@ class Runner:
             self._clips = {(part, data): study_clips(self.folder, part, self.table.variants[data])}
         return self._clips[part, data]
 
-    def _score(self, row: Row, seed: int, part: Part) -> Scores:
-        lifter = row.name if row.kind == "lifter" else row.lifter
-        clips = self._part(part, row.data)
-        lifted = self._lifted.lift(self.checkpoint(lifter, seed), clips, f"{part}-{row.data}")
-        refine, extra = self._method(row, seed)
-        scores = score_clips(clips, lifted, refine, part, row.data)
-        if row.method == "refine" and row.kind != "lifter":
-            extra["input"] = self._input(row, seed, clips, lifted)
-        if row.detail and row.kind == "refiner":
-            checkpoint = self.checkpoint(row.name, seed)
-            extra["premise"] = check_premise(checkpoint, clips, lifted)
-            extra["by_place"] = _by_place(Refiner.load(checkpoint, threads=self.spec.threads), clips, lifted)
-        return dataclasses.replace(scores, extra=extra)
+    def _score(self, row: Row, seed: int) -> list[Scores]:
+        """Of every part; the models are loaded, and the filters tuned, once for all of them."""
+        lifter = self.checkpoint(row.name if row.kind == "lifter" else row.lifter, seed)
+        refiner = None
+        if row.kind != "lifter" and row.method == "refine":
+            refiner = Refiner.load(
+                self.checkpoint(row.of or row.name, seed), steps=row.steps or None, threads=self.spec.threads
+            )
+        refine, settings = self._method(row, seed, refiner)
+        scored = []
+        for part in PARTS:
+            clips = self._part(part, row.data)
+            lifted = self._lifted.lift(lifter, clips, f"{part}-{row.data}")
+            scores = score_clips(clips, lifted, refine, part, row.data)
+            extra = dict(settings)
+            if refiner is not None:
+                extra["input"] = _compare_input(refiner, clips, lifted)
+            if row.detail and row.kind == "refiner":
+                checkpoint = self.checkpoint(row.name, seed)
+                extra["premise"] = check_premise(checkpoint, clips, lifted)
+                extra["by_place"] = _by_place(checkpoint, self.spec.threads, clips, lifted)
+            scored.append(dataclasses.replace(scores, extra=extra))
+        return scored
 
-    def _input(
-        self, row: Row, seed: int, clips: list[CameraClip], lifted: list[NDArray[np.float32]]
-    ) -> dict[str, Any] | None:
-        """How the row's input compares with what its refiner was trained on."""
-        refiner = Refiner.load(self.checkpoint(row.of or row.name, seed), threads=self.spec.threads)
-        parts = []
-        for clip, pose in zip(clips, lifted, strict=True):
-            familiar = refiner.compare_input(clip.pose_2d, pose, clip.image_size, fps=clip.fps)
-            if familiar is not None:
-                parts.append((clip.frames, familiar))
-        found = merge_familiarity(parts)
-        return None if found is None else dataclasses.asdict(found) | {"warnings": found.warnings}
-
-    def _method(self, row: Row, seed: int) -> tuple[Refine | None, dict[str, Any]]:
+    def _method(self, row: Row, seed: int, refiner: Refiner | None) -> tuple[Refine | None, dict[str, Any]]:
+        """What the row does to lifted poses (None: nothing), and the settings that were chosen for it."""
         if row.kind == "lifter" or row.method == "none":
             return None, {}
+        if refiner is not None:
+            return (lambda clip, pose: refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps)), {}
         if row.method in ("one-euro", "savitzky-golay"):
             # Tuned on what it is scored on, but of the validation person.
             clips = self._part("validation", row.data)
@@ -203,25 +203,37 @@ class Runner:
             poses = [(pose, clip.pose_3d, clip.fps) for pose, clip in zip(lifted, clips, strict=True)]
             smooth, settings, error = tune(row.method, poses)
             return (lambda clip, pose: smooth(pose, clip.fps)), {"settings": settings, "validation_mm": error}
-        checkpoint = self.checkpoint(row.name if row.kind == "refiner" else row.of, seed)
-        if row.method == "linear":
-            from refiner.training.checkpoints import load_noise_model
+        from refiner.training.checkpoints import load_noise_model
 
-            noise = load_noise_model(checkpoint)
-            return (lambda clip, pose: linear_correction(noise, clip.pose_2d, pose, clip.image_size)), {}
-        refiner = Refiner.load(checkpoint, steps=row.steps or None, threads=self.spec.threads)
-        return (lambda clip, pose: refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps)), {}
+        noise = load_noise_model(self.checkpoint(row.of or row.name, seed))
+        return (lambda clip, pose: linear_correction(noise, clip.pose_2d, pose, clip.image_size)), {}
 
 
-def _by_place(refiner: Refiner, clips: list[CameraClip], lifted: list[NDArray[np.float32]]) -> list[float]:
+def _compare_input(
+    refiner: Refiner, clips: list[CameraClip], lifted: list[NDArray[np.float32]]
+) -> dict[str, Any] | None:
+    """How the input compares with what the refiner was trained on."""
+    parts = []
+    for clip, pose in zip(clips, lifted, strict=True):
+        familiar = refiner.compare_input(clip.pose_2d, pose, clip.image_size, fps=clip.fps)
+        if familiar is not None:
+            parts.append((clip.frames, familiar))
+    found = merge_familiarity(parts)
+    return None if found is None else dataclasses.asdict(found) | {"warnings": found.warnings}
+
+
+def _by_place(
+    checkpoint: Path, threads: int, clips: list[CameraClip], lifted: list[NDArray[np.float32]]
+) -> list[float]:
     """MPJPE in mm by the place in a window, of windows side by side: what blending has to even out."""
-    single = Refiner(refiner._engine, hop=refiner.frames)
+    refiner = Refiner.load(checkpoint, threads=threads)
+    refiner.hop = refiner.frames
     total, count = np.zeros(refiner.frames), np.zeros(refiner.frames)
     for clip, pose in zip(clips, lifted, strict=True):
         whole = clip.frames - clip.frames % refiner.frames
         if not whole:
             continue
-        refined = single.refine(clip.pose_2d[:whole], pose[:whole], clip.image_size)
+        refined = refiner.refine(clip.pose_2d[:whole], pose[:whole], clip.image_size)
         error = np.linalg.norm(refined - refined[:, :1] - clip.pose_3d[:whole], axis=-1).mean(axis=-1)
         by_window = error.reshape(-1, refiner.frames)
         total, count = total + by_window.sum(axis=0), count + len(by_window)
