@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from typing import Any
 
+from refiner.evaluation.tables import markdown_table
 from refiner_bench.counts import (
     PAPER_FRAMES,
     PAPER_TABLE_IV,
@@ -16,7 +17,7 @@ from refiner_bench.counts import (
     time_path_flops,
     window_flops,
 )
-from refiner_bench.report import markdown_table, new_report
+from refiner_bench.report import new_report
 
 # The sizes of the paper's Table IV, apart from depth and frames.
 PAPER_SIZE = DenoiserSize(frames=PAPER_FRAMES)

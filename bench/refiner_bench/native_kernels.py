@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from refiner import native
 from refiner.errors import UsageError
-from refiner_bench.report import markdown_table, new_report
+from refiner.evaluation.tables import markdown_table
+from refiner_bench.report import new_report
 
 JOINTS, ERROR, CONDITION = 17, 51, 85
 # SciPy aligns one pose a call: so many of them tell its rate.

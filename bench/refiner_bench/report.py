@@ -1,11 +1,10 @@
-"""What every report of refiner-bench has: a schema version, the machine, atomic files, Markdown tables."""
+"""What every report of refiner-bench has: a schema version, the machine, atomic files."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,22 +38,6 @@ def environment() -> dict[str, Any]:
         "logical_processors": os.cpu_count(),
         **{package: _version(package) for package in PACKAGES},
     }
-
-
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose columns also line up as plain text: the first column to the left, the others to the right."""
-    body = [list(row) for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(headings, *body, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [("-" * width) if index == 0 else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    return "\n".join([line(headings), line(rule), *map(line, body)])
 
 
 def write_report(report: dict[str, Any], text: str, json_path: Path | None, markdown_path: Path | None) -> None:

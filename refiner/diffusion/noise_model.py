@@ -163,7 +163,7 @@ class ConditionalGaussian:
         gain, covariance, factor = np.zeros((size_e, size_c)), np.zeros((size_e, size_e)), np.zeros((size_e, size_e))
         gain[np.ix_(varying_e, varying_c)] = gain_core
         covariance[np.ix_(varying_e, varying_e)] = core
-        factor[np.ix_(varying_e, varying_e)] = _lower_factor(core)
+        factor[np.ix_(varying_e, varying_e)] = lower_factor(core)
         return cls(mean_error.copy(), mean_condition.copy(), gain, covariance, factor)
 
     def mean(self, pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any]) -> Array:
@@ -236,7 +236,7 @@ class ConditionalGaussian:
             )
 
 
-def _lower_factor(covariance: Array) -> Array:
+def lower_factor(covariance: Array) -> Array:
     """Lower-triangular L with L L^T = covariance; also for a covariance that is only positive semi-definite."""
     if not len(covariance):
         return covariance

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.diffusion.noise_model import lower_factor
 from refiner.errors import ShapeError, TrainingError
 
 TimeModel = Literal["white", "ar1", "full"]
@@ -52,9 +53,8 @@ class TemporalMoments:
 
 
 def temporal_factor(correlation: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Lower-triangular L ``(T, T)`` with L L^T = ``correlation``; a singular one gets 1e-9 on its diagonal."""
-    factor = np.linalg.cholesky(correlation + 1e-9 * np.eye(len(correlation)))
-    return factor.astype(np.float32)
+    """Lower-triangular L ``(T, T)`` with L L^T = ``correlation``, a singular one included."""
+    return lower_factor(correlation).astype(np.float32)
 
 
 def correlate_in_time(white: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:

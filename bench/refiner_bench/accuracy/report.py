@@ -10,10 +10,11 @@ from typing import Any
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
 from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT
+from refiner.evaluation.tables import markdown_table
 from refiner_bench.accuracy.scores import Scores, read_scores
 from refiner_bench.accuracy.study import PARTS, SCORES_FILE, Runner
 from refiner_bench.accuracy.table import Row
-from refiner_bench.report import markdown_table, new_report
+from refiner_bench.report import new_report
 
 # A run whose validation error still fell by more than this over the last quarter of its training is not at its
 # plateau. The learning rate's decay flattens every curve, so that this names only the clearest cases.
