@@ -71,8 +71,11 @@ class DataConfig:
 class OptimiserConfig:
     """``exponential`` multiplies the rate by ``decay`` every ``epoch_steps`` (the papers'); ``cosine`` falls to 1 %."""
 
-    name: Literal["adam", "adamw"] = "adam"
+    # "muon": the weight matrices by Muon, everything else by AdamW (see `refiner.training.optimiser`).
+    name: Literal["adam", "adamw", "muon"] = "adam"
     rate: float = 1e-3
+    # Muon's rate for the matrices, on AdamW's scale; it falls and rises with `rate`.
+    matrix_rate: float = 3e-3
     amsgrad: bool = False
     weight_decay: float = 0.0
     schedule: Literal["exponential", "cosine"] = "exponential"

@@ -16,7 +16,8 @@ from refiner.errors import CheckpointError, TrainingError
 from refiner.files import atomic_path, atomic_write_text
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config
-from refiner.training.schedule import MovingAverage, build_optimiser, learning_rate
+from refiner.training.optimiser import MuonWithAdamW, build_optimiser, set_rate
+from refiner.training.schedule import MovingAverage, learning_rate
 from refiner.training.tasks import Task
 from refiner.training.windows import Sampler
 
@@ -45,9 +46,7 @@ def train(
     began, seen, running = time.perf_counter(), 0, torch.zeros(())
     model.train()
     for step in range(start, settings.steps):
-        rate = learning_rate(step, settings.steps, config.optimiser)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        set_rate(optimiser, learning_rate(step, settings.steps, config.optimiser))
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(
             torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"
@@ -123,7 +122,9 @@ class _Run:
         for name in (LAST_FILE, BEST_FILE) if best["step"] == step else (LAST_FILE,):
             save_checkpoint(self.folder / name, config, {**tensors, **task.extra_tensors()})
 
-    def save_state(self, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage) -> None:
+    def save_state(
+        self, step: int, model: nn.Module, optimiser: torch.optim.Optimizer | MuonWithAdamW, average: MovingAverage
+    ) -> None:
         """Everything that `resume` needs, written atomically, the history in the same file."""
         from safetensors.torch import save_file
 
@@ -146,7 +147,7 @@ class _Run:
             )
         atomic_write_text(self.folder / HISTORY_FILE, json.dumps(self.history, indent=1))
 
-    def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer, average: MovingAverage) -> int:
+    def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer | MuonWithAdamW, average: MovingAverage) -> int:
         """Bring everything back to the last saved step, and return it; 0 in a new folder."""
         file = self.folder / STATE_FILE
         if not file.exists():

@@ -12,14 +12,6 @@ from refiner.training.config import OptimiserConfig
 FINAL_SHARE = 0.01
 
 
-def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over all parameters; its rate is set at each step by `learning_rate`."""
-    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(
-        model.parameters(), lr=config.rate, weight_decay=config.weight_decay, amsgrad=config.amsgrad, fused=True
-    )
-
-
 def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
     """The rate of one step of ``steps``."""
     rate = config.rate * min(1.0, (step + 1) / config.warmup) if config.warmup else config.rate
