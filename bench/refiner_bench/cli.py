@@ -15,6 +15,7 @@ examples:
   refiner-bench flops --frames 243 --depth 8 --json flops.json
   refiner-bench accuracy --quick                       every row of the accuracy study as a toy, in minutes
   refiner-bench accuracy --data FOLDER --jobs 2        the study itself: hours; interrupted, it goes on
+  refiner-bench engines                                latency of a window in every engine, against a plain export
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
 
@@ -34,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_flops(commands)
     _add_train_step(commands)
     _add_native(commands)
+    _add_engines(commands)
     add_accuracy(commands)
     return parser
 
@@ -148,6 +150,44 @@ def _run_native(arguments: argparse.Namespace) -> None:
 
     report = native_report(arguments.items, arguments.rounds, arguments.threads)
     text = format_native(report)
+    write_report(report, text, arguments.json, arguments.markdown)
+    print(text)
+
+
+def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "engines",
+        help="latency of a window in every engine, against a plain export",
+        description="Time one call of every engine that is installed, in alternating rounds of one run, beside a "
+        "straightforward port of the model, exported and run with defaults.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="a refiner (default: the paper's size, random)")
+    parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
+    parser.add_argument("--rounds", type=int, default=40, help="timed rounds (default: 40)")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="ENGINE", help="leave these out (aoti takes minutes)"
+    )
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_engines)
+
+
+def _run_engines(arguments: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
+    from refiner.errors import MissingComponentError
+    from refiner_bench.report import write_report
+
+    missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise MissingComponentError(f"bench engines needs {', '.join(missing)}; run: pip install 'refiner[export,cpu]'")
+    from refiner_bench.engines import engines_report, format_engines
+
+    report = engines_report(
+        arguments.checkpoint, arguments.batch, arguments.threads, arguments.rounds, arguments.without
+    )
+    text = format_engines(report)
     write_report(report, text, arguments.json, arguments.markdown)
     print(text)
 

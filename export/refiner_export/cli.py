@@ -3,96 +3,249 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
+BUNDLED_LIFTER = "bundled"
+
 EXAMPLES = """\
 examples:
-  refiner-export --engine onnx                          the bundled refiner, into ./refiner-onnx-fp32
+  refiner-export --engine onnx                            the bundled refiner, into ./refiner-onnx-fp32
+  refiner-export --engine openvino --precision bf16       for CPUs with bf16
+  refiner-export --engine trt                             TensorRT, for the GPU at hand
+  refiner-export --engine trt-rtx --compute-capability 8.9   TensorRT for RTX; needs no GPU to build
+  refiner-export --engine onnx --with-lifter --flip-test --batch 1   2D in, refined 3D out, the mirrored pass inside
   refiner-export --engine onnx --checkpoint my.safetensors --steps 1 --output artefacts
+  refiner-export inspect FILE                             what an artefact is
+  refiner-export doctor                                   what this machine can build and run
 
 The graph holds everything from pixels and metres to refined metres: the DDIM steps unrolled, the time embeddings
-folded to constants, any batch size. It is compared with PyTorch on fresh windows before it gets its name, and a
-JSON manifest beside it says what it is.
+folded to constants. The artefact is run on fresh windows and compared with float32 PyTorch before it gets its name; a
+JSON manifest beside it says what it is and how close. A second identical export is copied from a cache.
 """
-
-
-ENGINES = ("onnx",)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
+    from refiner_export.options import ENGINES, PRECISIONS
+
     parser = argparse.ArgumentParser(
         prog="refiner-export",
+        usage="refiner-export --engine ENGINE [options] | inspect FILE | doctor",
         description="Export a trained checkpoint to an inference engine.",
         epilog=EXAMPLES + "\n" + EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--engine", required=True, type=_engine, help=f"what the artefact is for: {', '.join(ENGINES)}")
-    parser.add_argument("--checkpoint", metavar="PATH", help="lifter or refiner (default: the bundled refiner)")
-    parser.add_argument("--output", metavar="DIR", help="folder to write (default: refiner-ENGINE-fp32)")
-    parser.add_argument("--steps", metavar="K", type=int, help="denoising steps (default: the checkpoint's)")
-    parser.add_argument("--opset", metavar="N", type=int, default=20, help="ONNX operator set, 18 to 22 (default: 20)")
-    parser.add_argument(
-        "--windows", metavar="N", type=int, default=100, help="windows of the comparison (default: 100)"
+    parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument("--output", metavar="DIR", help="folder to write (default: refiner-ENGINE-PRECISION)")
+    model = parser.add_argument_group("the model")
+    model.add_argument("--checkpoint", metavar="PATH", help="lifter or refiner (default: the bundled refiner)")
+    model.add_argument(
+        "--with-lifter",
+        metavar="PATH",
+        nargs="?",
+        const=BUNDLED_LIFTER,
+        help="the lifter inside the same graph (default: the bundled one): 2D in, refined 3D out",
     )
+    model.add_argument("--flip-test", action="store_true", help="average with the mirrored pass, in the same batch")
+    model.add_argument("--steps", metavar="K", type=int, help="denoising steps (default: the checkpoint's)")
+    model.add_argument("--frames", metavar="T", type=int, help="frames of a window (default: the checkpoint's)")
+    engine = parser.add_argument_group("the engine")
+    engine.add_argument("--precision", metavar="P", default="fp32", help=f"{', '.join(PRECISIONS)} (default: fp32)")
+    engine.add_argument(
+        "--batch", metavar="N|MIN:OPT:MAX", default="1:1:64", help="windows at a time (default: 1:1:64)"
+    )
+    engine.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of onnx, aoti and torch")
+    engine.add_argument("--compute-capability", metavar="X.Y", help="of the GPU that trt-rtx builds for, like 8.9")
+    engine.add_argument(
+        "--workspace-mb", metavar="N", type=int, help="most memory that TensorRT may use while building"
+    )
+    engine.add_argument("--timing-cache", metavar="FILE", type=Path, help="TensorRT's, read and written")
+    engine.add_argument("--opset", metavar="N", type=int, default=20, help="ONNX operator set, 18 to 22 (default: 20)")
+    gate = parser.add_argument_group("the gate")
+    gate.add_argument("--windows", metavar="N", type=int, default=100, help="windows of the comparison (default: 100)")
+    gate.add_argument("--tolerance-mm", metavar="MM", type=float, help="instead of the precision's own")
+    gate.add_argument("--data", metavar="FOLDER", type=Path, help="a motion archive to compare on (default: built-in)")
+    other = parser.add_argument_group("the command")
+    other.add_argument("--triton", metavar="DIR", type=Path, help="also write a Triton model repository")
+    other.add_argument("--no-cache", action="store_true", help="build even what was built before")
+    other.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    other.add_argument("--json", action="store_true", help="one JSON object on standard output, progress on the other")
+    return parser
+
+
+def build_inspect_parser() -> argparse.ArgumentParser:
+    """The options of ``refiner-export inspect``."""
+    parser = argparse.ArgumentParser(
+        prog="refiner-export inspect",
+        description="Print what an artefact is: its manifest, checked against its files.",
+        epilog=EXIT_CODES,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("file", type=Path, help="an artefact")
+    parser.add_argument("--json", action="store_true", help="the whole manifest")
+    return parser
+
+
+def build_doctor_parser() -> argparse.ArgumentParser:
+    """The options of ``refiner-export doctor``."""
+    parser = argparse.ArgumentParser(
+        prog="refiner-export doctor",
+        description="What this machine can build and run, and what to install for the rest.",
+        epilog=EXIT_CODES,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run(_command, build_parser(), argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["inspect"]:
+        return run(_inspect, build_inspect_parser(), words[1:])
+    if words[:1] == ["doctor"]:
+        return run(_doctor, build_doctor_parser(), words[1:])
+    return run(_export, build_parser(), words)
 
 
-def _engine(name: str) -> str:
-    if name not in ENGINES:
-        raise argparse.ArgumentTypeError(
-            f"this version builds {' and '.join(ENGINES)} only, not {name!r}; other engines can be built from the "
-            "ONNX graph by their own tools"
-        )
-    return name
+def _export(arguments: argparse.Namespace) -> None:
+    options = options_of(arguments)
+    options.check()
+    from refiner_export.build import command_line
+
+    if arguments.dry_run:
+        _print(arguments.json, {"dry_run": True, **_plan(options)}, _plan_lines(options))
+        return
+    if options.output.exists() and not options.output.is_dir():
+        from refiner.errors import UsageError
+
+        raise UsageError(f"--output {options.output}: is a file, expected a folder")
+    from refiner_export.build import export_artefact
+
+    report = _reporter(to_stderr=arguments.json)
+    result = export_artefact(options, report, use_cache=not arguments.no_cache)
+    facts: dict[str, Any] = {
+        "artefact": str(result.path),
+        "manifest": str(result.manifest_path),
+        "cached": result.cached,
+        "stages_s": {title: round(seconds, 3) for title, seconds in result.stages.items()},
+        "parity": result.manifest["parity"],
+        "command": command_line(options),
+    }
+    lines = [*_parity_lines(result.manifest), f"wrote {result.path}"]
+    if arguments.triton is not None:
+        from refiner_export.triton import write_repository
+
+        facts["triton"] = str(write_repository(result.path, arguments.triton))
+        lines.append(f"wrote the Triton model {facts['triton']}")
+    loader = "Refiner" if result.manifest["kind"] == "refiner" else "Lifter"
+    lines.append(f"load it with: refiner.{loader}.load({str(result.path)!r})")
+    _print(arguments.json, facts, lines)
 
 
-def _command(arguments: argparse.Namespace) -> None:
-    from refiner.errors import CheckpointError, MissingComponentError, UsageError
-
-    if arguments.windows < 1:
-        raise UsageError(f"--windows {arguments.windows}: expected at least 1")
-    output = Path(arguments.output or f"refiner-{arguments.engine}-fp32")
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output {output}: is a file, expected a folder")
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingComponentError(
-            f"exporting needs {error.name}, which is not installed: pip install 'refiner[export,cpu]' "
-            "(or gpu instead of cpu)"
-        ) from error
+def options_of(arguments: argparse.Namespace) -> Any:
+    """The ExportOptions of a command line."""
     from refiner.runtime.loading import BUNDLED
-    from refiner_export.onnx_export import export_onnx
+    from refiner_export.options import Batch, ExportOptions
 
+    checkpoint = Path(arguments.checkpoint) if arguments.checkpoint else BUNDLED / "refiner.safetensors"
+    lifter = None
+    if arguments.with_lifter is not None:
+        bundled = arguments.with_lifter == BUNDLED_LIFTER
+        lifter = BUNDLED / "lifter.safetensors" if bundled else Path(arguments.with_lifter)
+    data = arguments.data or (Path(os.environ["REFINER_DATA"]) if os.environ.get("REFINER_DATA") else None)
+    return ExportOptions(
+        engine=arguments.engine,
+        output=Path(arguments.output or f"refiner-{arguments.engine}-{arguments.precision}"),
+        checkpoint=checkpoint,
+        lifter=lifter,
+        precision=arguments.precision,
+        frames=arguments.frames,
+        steps=arguments.steps,
+        batch=Batch.parse(arguments.batch),
+        flip_test=arguments.flip_test,
+        opset=arguments.opset,
+        compute_capability=arguments.compute_capability,
+        device=arguments.device,
+        workspace_mb=arguments.workspace_mb,
+        timing_cache=arguments.timing_cache,
+        windows=arguments.windows,
+        tolerance_mm=arguments.tolerance_mm,
+        data=data,
+    )
+
+
+def _plan(options: Any) -> dict[str, Any]:
+    from refiner_export.build import _check_readable, command_line
+    from refiner_export.cache import build_key, find
+
+    _check_readable(options)
+    key = build_key(options)
+    return {
+        "engine": options.engine,
+        "precision": options.precision,
+        "checkpoint": str(options.checkpoint),
+        "lifter": None if options.lifter is None else str(options.lifter),
+        "output": str(options.output),
+        "batch": str(options.batch),
+        "tolerance_mm": options.mean_tolerance_mm(),
+        "built_before": find(key) is not None,
+        "command": command_line(options),
+    }
+
+
+def _plan_lines(options: Any) -> list[str]:
+    return [f"{name:14s} {value}" for name, value in _plan(options).items()]
+
+
+def _parity_lines(manifest: dict[str, Any]) -> list[str]:
+    parity = manifest["parity"]
+    lines = []
+    for name, title in (("typing", "the graph's types"), ("engine", "the engine"), ("total", "together")):
+        part = parity.get(name)
+        if part is not None:
+            lines.append(
+                f"{title:18s} largest {part['largest_mm']:.4f} mm, mean {part['mean_mm']:.4f} mm, MPJPE "
+                f"{part['mpjpe_change_mm']:+.4f} mm"
+            )
+    if "note" in parity:
+        lines.append(f"note: {parity['note']}")
+    return lines
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from refiner_export.inspection import describe_lines, inspect_artefact
+
+    manifest = inspect_artefact(arguments.file)
+    _print(arguments.json, manifest, describe_lines(manifest, arguments.file))
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from refiner_export.doctor import examine
+
+    found = examine()
+    lines = [f"{e['engine']:10s} build: {e['build']:4s} run: {e['run']:4s} {e['note']}" for e in found]
+    _print(arguments.json, {"engines": found}, lines)
+
+
+def _reporter(to_stderr: bool) -> Callable[[str], None]:
     began = time.perf_counter()
+    stream = sys.stderr if to_stderr else sys.stdout
 
     def report(line: str) -> None:
-        print(f"[{time.perf_counter() - began:6.1f} s] {line}", flush=True)
+        print(f"[{time.perf_counter() - began:6.1f} s] {line}", file=stream, flush=True)
 
-    checkpoint = arguments.checkpoint or BUNDLED / "refiner.safetensors"
-    if arguments.checkpoint is None and not checkpoint.exists():
-        raise CheckpointError(f"this installation holds no bundled refiner ({checkpoint}); name one with --checkpoint")
-    result = export_onnx(
-        checkpoint,
-        output,
-        steps=arguments.steps,
-        windows=arguments.windows,
-        report=report,
-        opset=arguments.opset,
-    )
-    loader = "Refiner" if result.manifest["kind"] == "refiner" else "Lifter"
-    print(f"load it with: refiner.{loader}.load({str(result.path)!r})")
+    return report
+
+
+def _print(as_json: bool, facts: dict[str, Any], lines: list[str]) -> None:
+    print(json.dumps(facts, indent=2) if as_json else "\n".join(lines))

@@ -20,7 +20,7 @@ from onnx_ir.passes.common import (
 )
 
 from refiner.errors import ExportError, UsageError
-from refiner.models import LiftingModule, UnrolledRefiner, stc
+from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner, stc
 from refiner.runtime.engine import INPUTS, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
 
@@ -30,28 +30,31 @@ OPSETS = range(18, 23)
 # The exporter takes an example batch of 0 or 1 for a constant.
 EXAMPLE_BATCH = 2
 
+Exportable = UnrolledRefiner | LiftingModule | LiftingRefiner | MirroredPass
 
-def trace(module: UnrolledRefiner | LiftingModule, kind: str, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
-    """The module as a checked ONNX model: any batch, fixed frames, all weights inside, nothing of our own in it.
+
+def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch: int | None = None) -> onnx.ModelProto:
+    """The module as a checked ONNX model: all weights inside, nothing of our own in it, fixed frames, any batch or
+    ``fixed_batch`` windows.
 
     Raises UsageError for an opset outside of `OPSETS`, ExportError when the module cannot be traced.
     """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not supported; expected {OPSETS.start} to {OPSETS.stop - 1}")
     names = INPUTS[kind]
-    examples = _examples(module.frames)
+    examples = example_inputs(kind, module.frames, fixed_batch or EXAMPLE_BATCH)
     batch = torch.export.Dim("batch", min=1, max=65536)
     try:
-        with _plain_attention(), _quiet_exporter():
+        with _plain_attention(), quiet_exporter():
             program = torch.onnx.export(
                 module,
-                tuple(examples[name] for name in names),
+                examples,
                 input_names=names,
                 output_names=[OUTPUTS[kind]],
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=tuple({0: batch} for _ in names),
+                dynamic_shapes=None if fixed_batch else tuple({0: batch} for _ in names),
                 custom_translation_table={
                     torch.ops.aten.scaled_dot_product_attention.default: _attention_of(opset),
                 },
@@ -76,14 +79,16 @@ def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
 
 
-def _examples(frames: int) -> dict[str, torch.Tensor]:
+def example_inputs(kind: str, frames: int, batch: int) -> tuple[torch.Tensor, ...]:
+    """Random inputs of a kind of model, in the order of `refiner.runtime.engine.INPUTS`."""
     generator = torch.Generator().manual_seed(0)
     joints = len(JOINT_NAMES)
-    return {
-        "pose_2d": 200 + 600 * torch.rand(EXAMPLE_BATCH, frames, joints, 2, generator=generator),
-        "pose_3d": torch.randn(EXAMPLE_BATCH, frames, joints, 3, generator=generator),
-        "image_size": torch.tensor([[1000.0, 1002.0]] * EXAMPLE_BATCH),
+    every = {
+        "pose_2d": 200 + 600 * torch.rand(batch, frames, joints, 2, generator=generator),
+        "pose_3d": torch.randn(batch, frames, joints, 3, generator=generator),
+        "image_size": torch.tensor([[1000.0, 1002.0]] * batch),
     }
+    return tuple(every[name] for name in INPUTS[kind])
 
 
 def _attention_of(opset: int) -> Any:
@@ -125,7 +130,7 @@ def _plain_attention() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Without the exporter's notes about itself; what matters is checked on the result."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

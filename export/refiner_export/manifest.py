@@ -1,130 +1,82 @@
 """The manifest: what an artefact is, what it was made from, and how close it is to its model.
 
-It lies as JSON beside the artefact; an ONNX graph carries the same in its metadata, less its own hash.
+It lies as JSON beside the artefact; an ONNX graph carries the same in its metadata, less the hashes of files. Other
+artefacts stay pure, so that the tools of their makers can read them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import platform
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+import onnx
 
 from refiner import __version__
 from refiner.diffusion import ddim_timesteps
-from refiner.errors import ArtefactError
-from refiner.models import LiftingModule, UnrolledRefiner
+from refiner.runtime.artefact import SCHEMA, sha256_of
 from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
-from refiner.runtime.onnx_engine import SCHEMA
 from refiner.skeleton import JOINT_NAMES, PARENTS
-
-REQUIRED = (
-    "checkpoint",
-    "fps",
-    "frames",
-    "graph_sha256",
-    "inputs",
-    "joints",
-    "kind",
-    "model",
-    "nodes",
-    "opset",
-    "outputs",
-    "parity",
-    "precision",
-    "units",
-    "versions",
-)
-_PACKAGES = ("torch", "onnx", "onnxscript", "numpy")
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+from refiner_export.graph import count_nodes
+from refiner_export.options import ExportOptions
+from refiner_export.precision import TypedGraph
+from refiner_export.source import Source, checkpoints_of
+from refiner_export.versions import versions
 
 
-def describe(
-    module: UnrolledRefiner | LiftingModule, checkpoint: Path, opset: int, nodes: dict[str, int]
-) -> dict[str, Any]:
-    """The manifest of a graph that has not been compared or written yet."""
-    config, frames, joints = module.config, module.frames, len(JOINT_NAMES)
-    kind = config["kind"]
+def describe(source: Source, typed: TypedGraph, options: ExportOptions) -> dict[str, Any]:
+    """The manifest of an artefact that has not been compared or written yet."""
+    config, frames, joints = source.config, source.frames, len(JOINT_NAMES)
+    batch: str | int = options.batch.most if options.batch.fixed else "batch"
     shapes: dict[str, list[str | int]] = {
-        "pose_2d": ["batch", frames, joints, 2],
-        "pose_3d": ["batch", frames, joints, 3],
-        "refined_pose_3d": ["batch", frames, joints, 3],
-        "image_size": ["batch", 2],
+        "pose_2d": [batch, frames, joints, 2],
+        "pose_3d": [batch, frames, joints, 3],
+        "refined_pose_3d": [batch, frames, joints, 3],
+        "image_size": [batch, 2],
     }
+    output = OUTPUTS[source.kind]
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "refiner": __version__,
-        "kind": kind,
-        "checkpoint": {"name": checkpoint.name, "sha256": sha256_of(checkpoint)},
+        "kind": source.kind,
+        "engine": options.engine,
+        "precision": options.precision,
+        "kept_float32": typed.kept_float32,
+        **{name: {"name": path.name, "sha256": sha256_of(path)} for name, path in checkpoints_of(options).items()},
         "model": config["model"],
         "frames": frames,
+        "trained_frames": source.trained_frames,
+        "batch": {"min": options.batch.least, "opt": options.batch.best, "max": options.batch.most},
+        "mirrored_pass": options.flip_test,
         "fps": config_fps(config),
-        "precision": "fp32",
         "joints": {"names": list(JOINT_NAMES), "parents": list(PARENTS)},
         "units": {
             "pose_2d": "pixels",
             "pose_3d": "metres, camera axes (x right, y down, z away)",
             "image_size": "width, height in pixels",
         },
-        "inputs": {name: {"type": "float32", "shape": shapes[name]} for name in INPUTS[kind]},
-        "outputs": {OUTPUTS[kind]: {"type": "float32", "shape": shapes[OUTPUTS[kind]]}},
-        "opset": opset,
-        "nodes": nodes,
-        "versions": _versions(),
+        "inputs": {name: {"type": "float32", "shape": shapes[name]} for name in INPUTS[source.kind]},
+        "outputs": {output: {"type": "float32", "shape": shapes[output]}},
+        # bf16 takes a later one than it was asked for.
+        "opset": next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx")),
+        "nodes": count_nodes(typed.model),
+        "graph_sha256": graph_hash(typed.model),
+        "versions": versions(),
+        "data_description": config.get("data_description"),
     }
-    if isinstance(module, UnrolledRefiner):
+    if source.lifter_config is not None:
+        manifest["lifter_model"] = source.lifter_config["model"]
+    if source.steps is not None:
         manifest |= {
-            "steps": module.steps,
-            "timesteps": ddim_timesteps(module.steps, config["diffusion"]["timesteps"])[:-1],
+            "steps": source.steps,
+            "timesteps": ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1],
             "diffusion": config["diffusion"],
         }
-    if "data_description" in config:
-        manifest["data_description"] = config["data_description"]
     return manifest
 
 
-def load_manifest(artefact: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest beside an artefact. Raises ArtefactError where it is missing, broken or of another file."""
-    graph = Path(artefact)
-    file = graph.with_suffix(".json")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtefactError(f"there is no manifest at {file}; export the checkpoint again") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(f"{file} is no JSON ({error}); export the checkpoint again") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ArtefactError(f"{file} is no manifest of schema {SCHEMA}; export the checkpoint again")
-    missing = [key for key in REQUIRED if key not in manifest]
-    if missing:
-        raise ArtefactError(f"{file} lacks {', '.join(missing)}; export the checkpoint again")
-    if not graph.is_file():
-        raise ArtefactError(f"there is no {graph} to the manifest {file}; export the checkpoint again")
-    found = sha256_of(graph)
-    if found != manifest["graph_sha256"]:
-        raise ArtefactError(
-            f"{graph} has sha256 {found}, its manifest says {manifest['graph_sha256']}: one of them was changed or "
-            "replaced; export the checkpoint again"
-        )
-    return manifest
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError
-
-    found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    for name in _RUNTIMES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def graph_hash(model: onnx.ModelProto) -> str:
+    """Of the graph and its weights, without its metadata: the same graph has the same hash for every engine."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()

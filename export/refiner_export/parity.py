@@ -1,68 +1,98 @@
-"""How close a graph is to the PyTorch model, in millimetres."""
+"""The gate on an artefact: its error against float32 PyTorch, and where that error comes from."""
 
 from __future__ import annotations
 
-import os
+import ctypes
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from refiner.runtime.loading import open_engine
+from refiner_export.engines import Graph
+from refiner_export.gate import (
+    Run,
+    batch_sizes,
+    compare,
+    gate_windows,
+    judge,
+    reference,
+    run_batches,
+    with_wild_windows,
+)
+from refiner_export.options import ExportOptions
+from refiner_export.runner import graph_runner
 
-from refiner.errors import ParityError
-from refiner.models import LiftingModule, UnrolledRefiner
-from refiner.runtime.onnx_engine import OnnxEngine
-
-SEED = 20240607
-BATCHES = (1, 2, 7, 15)
+# Engines whose artefacts need a GPU to run.
+ON_GPU = ("trt", "trt-rtx")
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+CAPABILITY_ATTRIBUTES = (75, 76)
 
 
-def check_parity(
-    module: UnrolledRefiner | LiftingModule,
-    graph: str | os.PathLike[str],
-    kind: str,
-    windows: int,
-    gate_mm: float,
-) -> dict[str, Any]:
-    """Compare on fresh windows, in batches of 1, 2, 7 and then 15. Raises ParityError at ``gate_mm`` or above.
+def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict[str, Any]:
+    """Run the artefact, in batches of 1, 2 and the largest, on fresh windows; the manifest's ``parity``.
 
-    Returns the largest, mean and 99th percentile of the joint distances in millimetres.
+    ``total``: against float32 PyTorch, which is judged. ``typing``: the part that comes from the graph's types.
+    ``engine``: what the engine adds to that. Raises ParityError.
     """
-    engine = OnnxEngine(graph, kind)
-    inputs = parity_windows(windows, module.frames)
-    chosen = inputs if kind == "refiner" else (inputs[0], inputs[2])
-    distances: list[NDArray[np.float64]] = []
-    first = 0
-    while first < windows:
-        size = BATCHES[min(len(distances), len(BATCHES) - 1)]
-        batch = [array[first : first + size] for array in chosen]
-        with torch.inference_mode():
-            expected = module(*(torch.from_numpy(array) for array in batch)).numpy()
-        distances.append(np.linalg.norm((engine(*batch) - expected).astype(np.float64), axis=-1).ravel() * 1000)
-        first += size
-    every = np.concatenate(distances)
-    largest = float(every.max())
-    result = {
-        "reference": "PyTorch float32",
-        "windows": windows,
-        "largest_mm": largest,
-        "mean_mm": float(every.mean()),
-        "p99_mm": float(np.percentile(every, 99)),
-        "gate_mm": gate_mm,
+    source = graph.source
+    windows = gate_windows(options, source.frames)
+    if options.precision == "fp32":
+        windows = with_wild_windows(windows)
+    inputs, sizes = windows.of_kind(source.kind), batch_sizes(options)
+    expected = run_batches(reference(source.reference), inputs, sizes)
+    parity: dict[str, Any] = {
+        "reference": "PyTorch float32, the module as it was trained",
+        "windows": options.windows,
+        "wild_windows": windows.wild,
+        "motion": windows.motion,
+        "batches": sizes,
+        "tolerance_mm": options.mean_tolerance_mm(),
     }
-    if not np.isfinite(every).all() or largest >= gate_mm:
-        raise ParityError(
-            f"the graph differs from PyTorch by {largest:.4f} mm on {windows} fresh windows, "
-            f"allowed: less than {gate_mm} mm; nothing was written"
-        )
-    return result
+    typed = None
+    if graph.typed.precision != "fp32":
+        typed = run_batches(graph_runner(graph.typed), inputs, sizes)
+        parity["typing"] = compare(typed, expected, windows)
+    if options.engine in ON_GPU and not _runs_here(options):
+        parity["engine"] = None
+        parity["note"] = "the engine was parsed and built, not run: no such GPU is here. Its graph was compared"
+        if typed is None:
+            typed = run_batches(graph_runner(graph.typed), inputs, sizes)
+        parity["total"] = compare(typed, expected, windows)
+        judge(parity["total"], options)
+        return parity
+    found = run_batches(_engine(target, source.kind, options), inputs, sizes)
+    parity["total"] = compare(found, expected, windows)
+    if typed is not None:
+        parity["engine"] = compare(found, typed, windows)
+    judge(parity["total"], options)
+    return parity
 
 
-def parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[NDArray[np.float32], ...]:
-    """Random smooth body-like poses: ``(N, T, 17, 2)`` pixels, ``(N, T, 17, 3)`` metres, ``(N, 2)`` image sizes."""
-    rng = np.random.default_rng(seed)
-    pose_3d = rng.normal(0, 0.4, (windows, 1, 17, 3)) + np.cumsum(rng.normal(0, 0.02, (windows, frames, 17, 3)), axis=1)
-    size = rng.choice([[1000.0, 1002.0], [1920.0, 1080.0], [640.0, 480.0]], windows)
-    pixels = size[:, None, None] * (0.5 + 0.2 * pose_3d[..., :2]) + rng.normal(0, 5, (*pose_3d.shape[:-1], 2))
-    root = rng.normal(0, 2, (windows, frames, 1, 3))
-    return pixels.astype(np.float32), (pose_3d + root).astype(np.float32), size.astype(np.float32)
+def _engine(target: Path, kind: str, options: ExportOptions) -> Run:
+    role = "refiner" if kind == "refiner" else "lifter"
+    if options.engine == "torch":
+        run: Run = open_engine(target, role, "torch-compile", device=options.device)
+        return run
+    opened: Run = open_engine(target, role, device=options.device if options.engine in ("onnx", "aoti") else None)
+    return opened
+
+
+def gpu_capability() -> str | None:
+    """The compute capability ("8.6") of the first GPU, None without a CUDA driver or GPU. Asks the driver itself:
+    PyTorch may be built for the CPU alone."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    found = [ctypes.c_int(0), ctypes.c_int(0)]
+    for value, attribute in zip(found, CAPABILITY_ATTRIBUTES, strict=True):
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
+            return None
+    return ".".join(str(value.value) for value in found)
+
+
+def _runs_here(options: ExportOptions) -> bool:
+    capability = gpu_capability()
+    return capability is not None and options.compute_capability in (None, capability)

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> None:
     import numpy as np
-    from refiner_export import export_onnx
+    from refiner_export import ExportOptions, export_artefact
 
     from refiner.camera import human36m_cameras
     from refiner.data import DetectorModel, camera_clips
@@ -53,7 +53,8 @@ def _command(arguments: argparse.Namespace) -> None:
         f"Synthetic motion of {len(SYNTHETIC_ACTIONS)} actions, {FRAMES} frames each (procedural, not a recording; "
         f"seed {arguments.seed}),\nseen by Human3.6M's four cameras, 2D detections simulated.\n"
     )
-    exported = export_onnx(BUNDLED / "refiner.safetensors", output, report=lambda line: print(f"  {line}"))
+    wanted = ExportOptions(engine="onnx", output=output, checkpoint=BUNDLED / "refiner.safetensors")
+    exported = export_artefact(wanted, report=lambda line: print(f"  {line}"))
     lifter, refiner = Lifter.load(), Refiner.load(exported.path)
     motion = {action: synthetic_motion(arguments.seed, action, FRAMES) for action in SYNTHETIC_ACTIONS}
     clips = camera_clips({"SYN": motion}, human36m_cameras(), detector=DetectorModel.default())

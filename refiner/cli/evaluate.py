@@ -75,18 +75,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--limit-clips", metavar="N", type=_count, help="score at most N clips, spread evenly over the archive"
     )
     models = parser.add_argument_group("models")
-    models.add_argument("--lifter", metavar="PATH", help="lifter checkpoint or .onnx file (default: the bundled one)")
-    models.add_argument("--refiner", metavar="PATH", help="refiner checkpoint or .onnx file (default: the bundled one)")
+    models.add_argument("--lifter", metavar="PATH", help="lifter checkpoint or artefact (default: the bundled one)")
+    models.add_argument("--refiner", metavar="PATH", help="refiner checkpoint or artefact (default: the bundled one)")
     models.add_argument(
         "--noise-model",
         metavar="PATH",
         help="checkpoint whose noise model gives the 'linear mean' column (default: the refiner checkpoint)",
     )
-    models.add_argument(
-        "--engine", choices=["torch", "onnx"], help="what runs the models (default: by file and extras)"
-    )
+    models.add_argument("--engine", choices=["torch", "torch-compile"], help="what runs checkpoints (default: torch)")
     models.add_argument("--steps", metavar="K", type=_count, help="denoising steps (default: the checkpoint's)")
-    models.add_argument("--flip-test", action="store_true", help="lift the mirrored 2D poses too and average the two")
+    models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     output.add_argument("--markdown", action="store_true", help="print Markdown tables")
@@ -124,7 +122,9 @@ def _command(arguments: argparse.Namespace) -> None:
 
     # The models first: they are quick to refuse, and the clips are not quick to make.
     lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
-    refiner = Refiner.load(arguments.refiner, engine=arguments.engine, steps=arguments.steps)
+    refiner = Refiner.load(
+        arguments.refiner, engine=arguments.engine, steps=arguments.steps, flip_test=arguments.flip_test
+    )
     noise_model = _noise_model(arguments)
     data = _load_data(arguments)
     fps = data.record["fps"]

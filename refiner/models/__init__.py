@@ -13,6 +13,6 @@ except ModuleNotFoundError as error:
 
 from refiner.models.pose_denoiser import PoseDenoiser
 from refiner.models.stcformer import STCFormer
-from refiner.models.unrolled import LiftingModule, UnrolledRefiner
+from refiner.models.unrolled import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner
 
-__all__ = ["LiftingModule", "PoseDenoiser", "STCFormer", "UnrolledRefiner"]
+__all__ = ["LiftingModule", "LiftingRefiner", "MirroredPass", "PoseDenoiser", "STCFormer", "UnrolledRefiner"]

@@ -11,8 +11,10 @@ from torch.nn import functional
 from refiner.camera import normalise_screen
 from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
 from refiner.diffusion.schedule import cosine_schedule
+from refiner.errors import ConfigError
 from refiner.models.pose_denoiser import PoseDenoiser
 from refiner.models.stcformer import STCFormer
+from refiner.skeleton import H36M17
 
 
 def without_root(error_scale: Tensor) -> Tensor:
@@ -97,3 +99,54 @@ class LiftingModule(nn.Module):
     def forward(self, pose_2d: Tensor, image_size: Tensor) -> Tensor:
         pose: Tensor = self.lifter(normalise_screen(pose_2d, image_size))
         return pose - pose[..., :1, :]
+
+
+class LiftingRefiner(nn.Module):
+    """A lifter and its refiner in one: pixels -> refined metres with the root at 0.
+
+    Raises ConfigError where their windows differ in length.
+    """
+
+    def __init__(self, lifter: LiftingModule, refiner: UnrolledRefiner) -> None:
+        super().__init__()
+        if lifter.frames != refiner.frames:
+            raise ConfigError(
+                f"the lifter takes windows of {lifter.frames} frames, the refiner of {refiner.frames}; one graph of "
+                "both needs the same"
+            )
+        self.lifter, self.refiner = lifter, refiner
+        self.frames, self.config, self.steps = refiner.frames, refiner.config, refiner.steps
+
+    def forward(self, pose_2d: Tensor, image_size: Tensor) -> Tensor:
+        refined: Tensor = self.refiner(pose_2d, self.lifter(pose_2d, image_size), image_size)
+        return refined
+
+
+class MirroredPass(nn.Module):
+    """The mean of a model's output and that of the mirrored input, mirrored back: one batch of twice the windows.
+
+    Takes and gives what ``model`` does (an `UnrolledRefiner`, `LiftingModule` or `LiftingRefiner`). In pixels the
+    mirror image is width - x; in camera axes x is negated.
+    """
+
+    order: Tensor
+    sign: Tensor
+
+    def __init__(self, model: UnrolledRefiner | LiftingModule | LiftingRefiner) -> None:
+        super().__init__()
+        self.model = model
+        self.frames, self.config = model.frames, model.config
+        self.steps = getattr(model, "steps", None)
+        self.register_buffer("order", torch.tensor(H36M17.flip_order), persistent=False)
+        self.register_buffer("sign", torch.tensor([-1.0, 1.0, 1.0]), persistent=False)
+
+    def forward(self, pose_2d: Tensor, *rest: Tensor) -> Tensor:
+        *poses, image_size = rest
+        width = image_size[:, None, None, :1]
+        mirrored = torch.cat([width - pose_2d[..., :1], pose_2d[..., 1:]], dim=-1).index_select(-2, self.order)
+        both = [torch.cat([pose_2d, mirrored])]
+        both += [torch.cat([pose, (pose * self.sign).index_select(-2, self.order)]) for pose in poses]
+        out = self.model(*both, torch.cat([image_size, image_size]))
+        straight, turned = out.chunk(2)
+        mean: Tensor = 0.5 * (straight + (turned * self.sign).index_select(-2, self.order))
+        return mean

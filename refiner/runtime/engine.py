@@ -13,17 +13,31 @@ Array = NDArray[np.float32]
 
 # The rate of Human3.6M, which the lifters of the field are trained at.
 DEFAULT_FPS = 50.0
+# Of an engine that takes any number of windows.
+ANY_BATCH = 2**31 - 1
 
 # The names and the order of an engine's inputs, and the name of its output; graphs have the same.
-INPUTS = {"refiner": ["pose_2d", "pose_3d", "image_size"], "lifter": ["pose_2d", "image_size"]}
-OUTPUTS = {"refiner": "refined_pose_3d", "lifter": "pose_3d"}
+# "lifter-refiner" is a lifter with a refiner behind it in one graph.
+INPUTS = {
+    "refiner": ["pose_2d", "pose_3d", "image_size"],
+    "lifter": ["pose_2d", "image_size"],
+    "lifter-refiner": ["pose_2d", "image_size"],
+}
+OUTPUTS = {"refiner": "refined_pose_3d", "lifter": "pose_3d", "lifter-refiner": "refined_pose_3d"}
+# Which kinds of model can be loaded as a `Refiner` and as a `Lifter`.
+SAME_ROLE = {"refiner": ("refiner",), "lifter": ("lifter", "lifter-refiner")}
 
 
 class RefinerEngine(Protocol):
-    """Refines windows of ``frames`` frames at ``fps`` frames/s; ``metadata`` says what model it is."""
+    """Refines windows of ``frames`` frames at ``fps`` frames/s; ``metadata`` says what model it is.
+
+    ``least_batch`` to ``largest_batch`` windows run at a time.
+    """
 
     frames: int
     fps: float
+    least_batch: int
+    largest_batch: int
     metadata: dict[str, Any]
     # What the training inputs looked like, where the file says so; a graph does not.
     inputs: InputModel | None
@@ -34,10 +48,12 @@ class RefinerEngine(Protocol):
 
 
 class LifterEngine(Protocol):
-    """Lifts windows of ``frames`` frames at ``fps`` frames/s."""
+    """Lifts windows of ``frames`` frames at ``fps`` frames/s; its poses may be refined already (lifter-refiner)."""
 
     frames: int
     fps: float
+    least_batch: int
+    largest_batch: int
     metadata: dict[str, Any]
 
     def __call__(self, pose_2d: Array, image_size: Array) -> Array:

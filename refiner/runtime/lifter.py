@@ -11,7 +11,7 @@ from refiner.data.inputs import check_fps, check_image_size, check_pose_2d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import DEFAULT_BATCH, run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_windows
 from refiner.runtime.window_model import WindowModel
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
 
@@ -41,13 +41,14 @@ class Lifter(WindowModel[LifterEngine]):
         flip_test: bool | None = None,
         threads: int | None = None,
         hop: int | None = None,
+        device: str | None = None,
     ) -> Lifter:
-        """Load a checkpoint or an ``.onnx`` file; without a path the bundled lifter.
+        """Load a checkpoint or an artefact of refiner-export; without a path the bundled lifter.
 
-        ``flip_test`` None does what the checkpoint's configuration says (``flip_test``), by default not. Raises
-        CheckpointError, ArtefactError, UsageError and MissingComponentError.
+        ``flip_test`` None does what the checkpoint's configuration says (``flip_test``), by default not;
+        ``device`` is "cpu" or "cuda". Raises CheckpointError, ArtefactError, UsageError and MissingComponentError.
         """
-        opened = open_engine(path, "lifter", engine, threads=threads)
+        opened = open_engine(path, "lifter", engine, threads=threads, device=device)
         flip = bool(opened.metadata.get("flip_test", False)) if flip_test is None else flip_test
         return cls(opened, flip, hop)
 
@@ -70,13 +71,11 @@ class Lifter(WindowModel[LifterEngine]):
         pixels = resample_poses(given, rate, self.fps)
         lifted = self._windows(pixels, size)
         if self.flip_test:
-            mirrored = flip_pose(pixels)
-            mirrored[..., 0] += size[0]  # -x about the image's left edge, moved back into the image
-            lifted = (lifted + flip_pose(self._windows(mirrored, size))) * np.float32(0.5)
+            lifted = (lifted + flip_pose(self._windows(mirror_pixels(pixels, size[0]), size))) * np.float32(0.5)
         return resample_back(lifted, self.fps, rate, len(given))
 
     def _windows(self, pixels: NDArray[np.float32], size: tuple[float, float]) -> NDArray[np.float32]:
         def model(windows: NDArray[np.float32]) -> NDArray[np.float32]:
             return self._engine(windows, np.tile(np.asarray(size, np.float32), (len(windows), 1)))
 
-        return run_windows(model, (pixels,), self.frames, self.hop, self.batch)
+        return run_windows(model, (pixels,), self.frames, self.hop, self.batch, self._engine.least_batch)

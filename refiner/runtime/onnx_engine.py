@@ -1,10 +1,9 @@
-"""ONNX Runtime as an engine, for graphs that refiner-export wrote."""
+"""ONNX Runtime as an engine, on the CPU or on a CUDA device, for graphs that refiner-export wrote."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,71 +11,117 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, MissingComponentError
-from refiner.runtime.engine import DEFAULT_FPS, INPUTS, OUTPUTS
-from refiner.skeleton import JOINT_NAMES
+from refiner.runtime.artefact import (
+    ArtefactEngine,
+    check_files,
+    check_manifest,
+    check_role,
+    manifest_path,
+    read_manifest,
+)
+from refiner.runtime.engine import INPUTS, OUTPUTS
 
-# The key of ONNX's metadata under which the manifest is stored, and the layout of it that this version reads.
+# The key of ONNX's metadata under which a graph carries its manifest, so that the one file is enough.
 METADATA_KEY = "refiner"
-SCHEMA = 1
 
-CPU = "CPUExecutionProvider"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class OnnxEngine:
+class OnnxEngine(ArtefactEngine):
     """An exported graph run by ONNX Runtime.
 
     Args:
-        path: the ``.onnx`` file. kind: "lifter" or "refiner".
-        providers: execution providers; one that did not load raises MissingComponentError.
+        path: the ``.onnx`` file. role: "lifter" or "refiner", what it is loaded as.
+        device: "cpu" or "cuda"; a provider that did not load raises MissingComponentError, and nothing runs on
+            another device than the one that was asked for.
         threads: threads inside an operator; None leaves ONNX Runtime's default.
+
+    On a CUDA device inputs and output are bound to buffers of their own for each batch size, copied in and out on the
+    session's stream, and the launches are replayed as one CUDA graph from the second call of a batch size on.
 
     Raises ArtefactError for a file that is truncated, foreign, of the other kind or of another version.
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        kind: str,
-        providers: Sequence[str] = (CPU,),
-        threads: int | None = None,
+        self, path: str | os.PathLike[str], role: str, device: str = "cpu", threads: int | None = None
     ) -> None:
         file = Path(path)
         if not file.is_file():
             raise ArtefactError(f"there is no graph at {file}; write one with: refiner-export --engine onnx")
-        self._session = _open_session(file, providers, threads)
-        self._inputs, self._output = INPUTS[kind], OUTPUTS[kind]
-        manifest = _read_manifest(self._session, file, kind)
-        self.frames = _check_graph(self._session, file, kind)
-        self.fps = float(manifest.get("fps", DEFAULT_FPS))
-        self.metadata: dict[str, Any] = {**manifest, "engine": "onnx"}
-        self.inputs = None
+        if manifest_path(file).is_file():
+            check_files(read_manifest(file), file)
+        self._session = _open_session(file, device, threads)
+        manifest = _embedded_manifest(self._session, file)
+        check_role(manifest, file, role, ("onnx",))
+        super().__init__({**manifest, "device": device}, file)
+        _check_graph(self._session, file, self)
+        self._names, self._output = INPUTS[self.kind], OUTPUTS[self.kind]
+        self._device = device
+        self._bindings: dict[int, _CudaBinding] = {}
 
-    def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        feeds = dict(zip(self._inputs, inputs, strict=True))
-        result: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
+    def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        feeds = dict(zip(self._names, inputs, strict=True))
+        if self._device == "cpu":
+            result: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
+            return result
+        batch = len(inputs[0])
+        if batch not in self._bindings:
+            shape = (batch, *self._shapes["pose_2d"][:-1], 3)
+            self._bindings[batch] = _CudaBinding(self._session, feeds, self._output, shape, len(self._bindings))
+        return self._bindings[batch].run(feeds)
+
+
+class _CudaBinding:
+    """Device buffers of one batch size and the CUDA graph that was captured on them."""
+
+    def __init__(
+        self, session: Any, feeds: dict[str, NDArray[np.float32]], output: str, shape: tuple[int, ...], graph: int
+    ) -> None:
+        import onnxruntime as ort
+
+        self._session = session
+        self._inputs = {name: ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0) for name, array in feeds.items()}
+        self._output = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+        self._binding = session.io_binding()
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        self._binding.bind_ortvalue_output(output, self._output)
+        self._options = ort.RunOptions()
+        # One captured graph for each set of addresses.
+        self._options.add_run_config_entry("gpu_graph_id", str(graph + 1))
+
+    def run(self, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        for name, array in feeds.items():
+            self._inputs[name].update_inplace(array)
+        # Binding has no order with other streams: without these the run may read a buffer that is still written.
+        self._binding.synchronize_inputs()
+        self._session.run_with_iobinding(self._binding, self._options)
+        self._binding.synchronize_outputs()
+        result: NDArray[np.float32] = self._output.numpy()
         return result
 
 
-def _open_session(file: Path, providers: Sequence[str], threads: int | None) -> Any:
+def _open_session(file: Path, device: str, threads: int | None) -> Any:
     try:
         import onnxruntime as ort
     except ModuleNotFoundError as error:
         raise MissingComponentError(
             "running an .onnx file needs ONNX Runtime: pip install 'refiner[cpu]' (or 'refiner[gpu]', never both)"
         ) from error
+    provider = PROVIDERS[device]
     available = ort.get_available_providers()
-    missing = [name for name in providers if name not in available]
-    if missing:
+    if provider not in available:
         raise MissingComponentError(
-            f"ONNX Runtime here has no {', '.join(missing)}, only {', '.join(available)}; the GPU ones come with "
+            f"ONNX Runtime here has no {provider}, only {', '.join(available)}; the GPU ones come with "
             "'refiner[gpu]' in place of 'refiner[cpu]'"
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
+    settings = {"enable_cuda_graph": "1", "use_tf32": "0"} if device == "cuda" else {}
     try:
-        session = ort.InferenceSession(str(file), options, providers=list(providers))
+        session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
     # ONNX Runtime raises a family of its own without a common base but Exception.
     except Exception as error:
         raise ArtefactError(
@@ -84,16 +129,16 @@ def _open_session(file: Path, providers: Sequence[str], threads: int | None) -> 
         ) from error
     # A provider whose libraries are missing is left out without an error, and the CPU takes its place.
     loaded = session.get_providers()
-    lost = [name for name in providers if name not in loaded]
-    if lost:
+    if provider not in loaded:
         raise MissingComponentError(
-            f"ONNX Runtime could not load {', '.join(lost)} and fell back to {', '.join(loaded)}: are the CUDA "
+            f"ONNX Runtime could not load {provider} and fell back to {', '.join(loaded)}: are the CUDA "
             "libraries installed that this ONNX Runtime was built for?"
         )
+    session.disable_fallback()
     return session
 
 
-def _read_manifest(session: Any, file: Path, kind: str) -> dict[str, Any]:
+def _embedded_manifest(session: Any, file: Path) -> dict[str, Any]:
     stored = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if stored is None:
         raise ArtefactError(
@@ -101,46 +146,34 @@ def _read_manifest(session: Any, file: Path, kind: str) -> dict[str, Any]:
             "refiner-export wrote"
         )
     try:
-        manifest = json.loads(stored)
-        schema, found, joints = manifest["schema"], manifest["kind"], manifest["joints"]["names"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        content = json.loads(stored)
+    except json.JSONDecodeError as error:
         raise ArtefactError(f"the metadata of {file} cannot be read ({error!r}); export it again") from error
-    if schema != SCHEMA:
-        raise ArtefactError(f"{file} has metadata of schema {schema!r}, this refiner reads {SCHEMA}; export it again")
-    if found != kind:
-        raise ArtefactError(f"{file} is a graph of a {found}, expected a {kind}")
-    if list(joints) != list(JOINT_NAMES):
-        raise ArtefactError(f"{file} has the joints {joints}, expected {list(JOINT_NAMES)}; export it again")
-    return dict(manifest)
+    return check_manifest(content, file)
 
 
-def _check_graph(session: Any, file: Path, kind: str) -> int:
-    """The graph's frames. Raises ArtefactError unless inputs and output are what the runtime feeds and reads."""
-    joints = len(JOINT_NAMES)
-    inputs = {entry.name: entry for entry in session.get_inputs()}
-    outputs = {entry.name: entry for entry in session.get_outputs()}
-    if list(inputs) != INPUTS[kind] or list(outputs) != [OUTPUTS[kind]]:
-        raise ArtefactError(
-            f"{file} is no exported {kind}: it has inputs {list(inputs)} and outputs {list(outputs)}, expected "
-            f"{INPUTS[kind]} and {[OUTPUTS[kind]]}"
-        )
-    frames = inputs["pose_2d"].shape[1] if len(inputs["pose_2d"].shape) == 4 else None
-    if not isinstance(frames, int) or frames < 1:
-        raise ArtefactError(f"{file} has pose_2d of shape {inputs['pose_2d'].shape}; expected a fixed number of frames")
-    expected = {
-        "pose_2d": [frames, joints, 2],
-        "pose_3d": [frames, joints, 3],
-        "image_size": [2],
-        "refined_pose_3d": [frames, joints, 3],
-    }
-    for name, entry in {**inputs, **outputs}.items():
-        batch, *rest = entry.shape
-        if entry.type != "tensor(float)" or rest != expected[name] or isinstance(batch, int):
+def _check_graph(session: Any, file: Path, engine: ArtefactEngine) -> None:
+    """Raises ArtefactError unless inputs and output are what the manifest says."""
+    manifest = engine.metadata
+    for entries, declared in (
+        (session.get_inputs(), manifest["inputs"]),
+        (session.get_outputs(), manifest["outputs"]),
+    ):
+        if [entry.name for entry in entries] != list(declared):
             raise ArtefactError(
-                f"{file} has {name} of type {entry.type} and shape {entry.shape}; expected tensor(float) and "
-                f"{['batch', *expected[name]]}; export it again"
+                f"{file} is no exported {engine.kind}: it has {[entry.name for entry in entries]} where its manifest "
+                f"says {list(declared)}"
             )
-    return frames
+        for entry in entries:
+            batch, *rest = entry.shape
+            wanted = declared[entry.name]["shape"]
+            static = engine.least_batch == engine.largest_batch
+            fits = batch == engine.largest_batch if static else not isinstance(batch, int)
+            if entry.type != "tensor(float)" or rest != wanted[1:] or not fits:
+                raise ArtefactError(
+                    f"{file} has {entry.name} of type {entry.type} and shape {entry.shape}; its manifest says float32 "
+                    f"and {wanted}; export it again"
+                )
 
 
 def _first_line(error: Exception) -> str:

@@ -13,9 +13,9 @@ from refiner.data.resample import resample_back, resample_poses
 from refiner.diffusion.familiarity import Familiarity
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_windows
 from refiner.runtime.window_model import WindowModel
-from refiner.skeleton import joint_set, to_h36m17
+from refiner.skeleton import flip_pose, joint_set, to_h36m17
 
 
 class Refiner(WindowModel[RefinerEngine]):
@@ -23,10 +23,17 @@ class Refiner(WindowModel[RefinerEngine]):
 
     Args:
         engine: what runs its windows.
+        flip_test: average with the mirrored pass, at twice the cost.
         hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
             the window's length.
         batch: windows that run at a time.
     """
+
+    def __init__(
+        self, engine: RefinerEngine, hop: int | None = None, batch: int = DEFAULT_BATCH, flip_test: bool = False
+    ) -> None:
+        super().__init__(engine, hop, batch)
+        self.flip_test = flip_test
 
     @classmethod
     def load(
@@ -36,14 +43,17 @@ class Refiner(WindowModel[RefinerEngine]):
         steps: int | None = None,
         threads: int | None = None,
         hop: int | None = None,
+        device: str | None = None,
+        flip_test: bool = False,
     ) -> Refiner:
-        """Load a checkpoint or an ``.onnx`` file; without a path the bundled refiner.
+        """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner.
 
-        ``engine`` is "torch" or "onnx", by default what the file is for; ``steps`` is K instead of the
-        checkpoint's; ``threads`` the engine's. Raises CheckpointError, ArtefactError, UsageError and
-        MissingComponentError.
+        ``engine`` is by default what the file is for ("torch-compile" instead of "torch" compiles a checkpoint);
+        ``steps`` is K instead of the checkpoint's; ``threads`` the engine's; ``device`` "cpu" or "cuda";
+        ``flip_test`` averages with the mirrored pass. Raises
+        CheckpointError, ArtefactError, UsageError and MissingComponentError.
         """
-        return cls(open_engine(path, "refiner", engine, steps, threads), hop)
+        return cls(open_engine(path, "refiner", engine, steps, threads, device), hop, flip_test=flip_test)
 
     @property
     def steps(self) -> int:
@@ -67,14 +77,22 @@ class Refiner(WindowModel[RefinerEngine]):
         """
         pixels, body, root, size, rate = self._prepare(pose_2d, pose_3d, image_size, fps, joints)
 
-        def model(windows_2d: NDArray[np.float32], windows_3d: NDArray[np.float32]) -> NDArray[np.float32]:
-            return self._engine(windows_2d, windows_3d, np.tile(np.asarray(size, np.float32), (len(windows_2d), 1)))
-
-        refined = run_windows(model, (pixels, body), self.frames, self.hop, self.batch)
+        refined = self._windows(pixels, body, size)
+        if self.flip_test:
+            turned = self._windows(mirror_pixels(pixels, size[0]), flip_pose(body), size)
+            refined = (refined + flip_pose(turned)) * np.float32(0.5)
         refined = resample_back(refined, self.fps, rate, len(root))
         refined[:, 0] = 0.0
         kept: NDArray[np.float32] = refined + root
         return kept
+
+    def _windows(
+        self, pixels: NDArray[np.float32], body: NDArray[np.float32], size: tuple[float, float]
+    ) -> NDArray[np.float32]:
+        def model(windows_2d: NDArray[np.float32], windows_3d: NDArray[np.float32]) -> NDArray[np.float32]:
+            return self._engine(windows_2d, windows_3d, np.tile(np.asarray(size, np.float32), (len(windows_2d), 1)))
+
+        return run_windows(model, (pixels, body), self.frames, self.hop, self.batch, self._engine.least_batch)
 
     def compare_input(
         self,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from refiner.data.windows import merge_windows, window_indices, window_starts
 from refiner.errors import UsageError
+from refiner.skeleton import flip_pose
 
 Array = NDArray[np.float32]
 
@@ -26,18 +27,33 @@ def check_hop(hop: int | None, window: int) -> int:
 
 
 def run_windows(
-    model: Callable[..., Array], sequences: tuple[Array, ...], window: int, hop: int, batch: int = DEFAULT_BATCH
+    model: Callable[..., Array],
+    sequences: tuple[Array, ...],
+    window: int,
+    hop: int,
+    batch: int = DEFAULT_BATCH,
+    least_batch: int = 1,
 ) -> Array:
     """Run ``model(*windows)`` over ``(F, ...)`` sequences and blend its ``(B, window, ...)`` outputs to ``(F, ...)``.
 
     Windows start every ``hop`` frames; a frame is the Hann-weighted mean of the windows that hold it. A sequence
-    shorter than a window is padded with its last frame. ``batch`` windows run at a time.
+    shorter than a window is padded with its last frame. ``batch`` windows run at a time; where fewer than
+    ``least_batch`` are left, the last of them fills up, and what comes of it is dropped.
     """
     frames = len(sequences[0])
     starts = window_starts(frames, window, hop)
     outputs = []
     for first in range(0, len(starts), batch):
-        frame = window_indices(starts[first : first + batch], window, frames)
-        outputs.append(model(*(sequence[frame] for sequence in sequences)))
+        some = starts[first : first + batch]
+        filled = np.append(some, np.repeat(some[-1:], max(least_batch - len(some), 0)))
+        frame = window_indices(filled, window, frames)
+        outputs.append(model(*(sequence[frame] for sequence in sequences))[: len(some)])
     merged: Array = merge_windows(np.concatenate(outputs), starts, frames)
     return merged
+
+
+def mirror_pixels(pixels: Array, width: float) -> Array:
+    """``(..., J, 2)`` pixels of the mirror image: x becomes width - x, left and right joints change places."""
+    mirrored = flip_pose(pixels)
+    mirrored[..., 0] += width  # -x about the image's left edge, moved back into the image
+    return mirrored

@@ -17,13 +17,13 @@ class WindowModel(Generic[EngineT]):
         engine: what runs its windows.
         hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
             the window's length.
-        batch: windows that run at a time.
+        batch: windows that run at a time, at most as many as the engine takes.
     """
 
     def __init__(self, engine: EngineT, hop: int | None = None, batch: int = DEFAULT_BATCH) -> None:
         self._engine: EngineT = engine
         self.hop = check_hop(hop, engine.frames)
-        self.batch = batch
+        self.batch = min(batch, engine.largest_batch)
 
     @property
     def frames(self) -> int:

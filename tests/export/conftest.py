@@ -53,14 +53,33 @@ def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     return write
 
 
+def export_to(output: Path, checkpoint: Path, **changes: Any) -> Any:
+    """Export for ONNX Runtime (or as ``changes`` say), built anew."""
+    from refiner_export import ExportOptions, export_artefact
+
+    report = changes.pop("report", lambda line: None)
+    options = ExportOptions(**{"engine": "onnx", "output": output, "checkpoint": checkpoint, **changes})
+    return export_artefact(options, report, use_cache=False)
+
+
+@pytest.fixture(scope="session", name="export_to")
+def _export_to() -> Callable[..., Any]:
+    return export_to
+
+
 @pytest.fixture(scope="session")
 def exported(write_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """kind -> (checkpoint, ExportResult)."""
-    from refiner_export import export_onnx
-
     folder = tmp_path_factory.mktemp("artefacts")
     results = {}
     for kind in ("refiner", "lifter"):
         checkpoint = write_checkpoint(kind)
-        results[kind] = (checkpoint, export_onnx(checkpoint, folder))
+        results[kind] = (checkpoint, export_to(folder, checkpoint))
     return results
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another (or a user) built."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("REFINER_DATA", raising=False)

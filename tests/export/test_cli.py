@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
-from refiner_export import cli, onnx_export
+from refiner_export import cli, graph
 
 from refiner.runtime import loading
 
@@ -26,7 +27,11 @@ def test_help_is_instant_and_teaches():
     ("options", "code", "message"),
     [
         ([], 2, "--engine"),
-        (["--engine", "trt"], 2, "this version builds onnx only, not 'trt'"),
+        (["--engine", "tensor"], 2, "there is no engine 'tensor'; choose one of onnx, openvino, trt"),
+        (["--engine", "onnx", "--batch", "8:1:1"], 2, "MIN:OPT:MAX in rising order"),
+        (["--engine", "onnx", "--with-lifter", "--checkpoint", "LIFTER"], 5, "no bundled lifter"),
+        (["inspect", "none.onnx"], 5, "there is no artefact"),
+        (["inspect", "FILE"], 5, "no manifest at"),
         (["--engine", "onnx", "--windows", "0"], 2, "at least 1"),
         (["--engine", "onnx", "--opset", "9", "--checkpoint", "LIFTER"], 2, "18 to 22"),
         (["--engine", "onnx", "--output", "FILE"], 2, "is a file"),
@@ -52,23 +57,68 @@ def test_exports_the_bundled_refiner(exported, write_checkpoint, tmp_path, monke
     import onnx
 
     model = onnx.load(exported["refiner"][1].path)
-    monkeypatch.setattr(onnx_export, "trace", lambda module, kind, opset: model)
+    monkeypatch.setattr(graph, "trace", lambda module, kind, opset, fixed_batch: model)
     monkeypatch.setattr(loading, "BUNDLED", write_checkpoint("refiner").parent)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["--engine", "onnx", "--windows", "5"]) == 0
     text = capsys.readouterr().out
-    assert "transposes; comparing with PyTorch" in text and "Refiner.load(" in text
-    assert [path.name for path in sorted((tmp_path / "refiner-onnx-fp32").iterdir())] == [
+    assert "transposes" in text and "comparing with PyTorch" in text and "Refiner.load(" in text
+    folder = tmp_path / "refiner-onnx-fp32"
+    assert [path.name for path in sorted(folder.iterdir())] == [
         "refiner-f27-j17-k2-fp32.json",
         "refiner-f27-j17-k2-fp32.onnx",
     ]
+    assert cli.main(["inspect", str(folder / "refiner-f27-j17-k2-fp32.onnx")]) == 0
+    text = capsys.readouterr().out
+    assert "refiner for onnx, fp32" in text and "K = 2, timesteps [49, 24]" in text and "mm on 5 windows" in text
+    assert cli.main(["inspect", "--json", str(folder / "refiner-f27-j17-k2-fp32.onnx")]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "refiner"
+    # Again, from the cache, as one JSON object.
+    assert cli.main(["--engine", "onnx", "--windows", "5", "--json", "--output", "again"]) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert facts["cached"] and (tmp_path / facts["artefact"]).is_file() and "built before" in captured.err
+    assert cli.main(["--engine", "onnx", "--windows", "5", "--dry-run", "--output", "third"]) == 0
+    assert "built_before   True" in capsys.readouterr().out and not (tmp_path / "third").exists()
 
 
 def test_an_interrupt_is_130(write_checkpoint, tmp_path, monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(onnx_export, "trace", interrupt)
+    monkeypatch.setattr(graph, "trace", interrupt)
     options = ["--engine", "onnx", "--checkpoint", str(write_checkpoint("lifter")), "--output", str(tmp_path / "out")]
     assert cli.main(options) == 130
     assert "interrupted" in capsys.readouterr().err and list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_second_export_needs_no_pytorch(exported, write_checkpoint, tmp_path, monkeypatch):
+    """What was built before is found without importing what builds: that is what makes it instant."""
+    import onnx
+
+    model = onnx.load(exported["refiner"][1].path)
+    monkeypatch.setattr(graph, "trace", lambda module, kind, opset, fixed_batch: model)
+    options = ["--engine", "onnx", "--windows", "3", "--checkpoint", str(write_checkpoint("refiner"))]
+    assert cli.main([*options, "--output", str(tmp_path / "first")]) == 0
+    code = (
+        "import sys; from refiner_export.cli import main; assert main(sys.argv[1:]) == 0; "
+        "assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules), 'imported too much'"
+    )
+    again = [sys.executable, "-c", code, *options, "--output", str(tmp_path / "second")]
+    result = subprocess.run(again, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "built before" in result.stdout and len(list((tmp_path / "second").iterdir())) == 2
+
+
+def test_the_doctor_knows_what_is_missing(capsys, monkeypatch):
+    from refiner_export import doctor
+
+    assert cli.main(["doctor", "--json"]) == 0
+    found = {entry["engine"]: entry for entry in json.loads(capsys.readouterr().out)["engines"]}
+    assert set(found) == {"onnx", "openvino", "trt", "trt-rtx", "aoti", "torch"}
+    assert found["onnx"]["build"] == found["onnx"]["run"] == "yes" and "CPU" in found["onnx"]["note"]
+    monkeypatch.setattr(doctor, "version_of", lambda name: None)
+    assert cli.main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for words in ("refiner[openvino]", "refiner[tensorrt]", "refiner[tensorrt-rtx]", "build: no"):
+        assert words in text

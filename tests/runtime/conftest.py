@@ -21,6 +21,7 @@ class RampEngine:
 
     frames = FRAMES
     fps = 50.0
+    least_batch, largest_batch = 1, 2**31 - 1
 
     def __init__(self, kind: str = "refiner", ramp: float = 0.1) -> None:
         self.ramp = ramp
@@ -36,6 +37,25 @@ class RampEngine:
         ramp = np.linspace(-self.ramp, self.ramp, FRAMES, dtype=np.float32).reshape(1, FRAMES, 1, 1)
         base = 0.9 * inputs[1] if len(inputs) == 3 else np.zeros((*pose_2d.shape[:-1], 3), np.float32)
         return np.asarray(base + ramp + 0.05 * screen, np.float32)
+
+
+def ramp_manifest(batch: str | int = "batch") -> dict[str, Any]:
+    """What refiner-export would write of the ramp refiner."""
+    shapes = {"pose_2d": [batch, FRAMES, 17, 2], "pose_3d": [batch, FRAMES, 17, 3], "image_size": [batch, 2]}
+    least, most = (1, 1000) if batch == "batch" else (batch, batch)
+    return {
+        "schema": 2,
+        "kind": "refiner",
+        "engine": "onnx",
+        "precision": "fp32",
+        "frames": FRAMES,
+        "fps": 50.0,
+        "steps": 2,
+        "batch": {"min": least, "opt": least, "max": most},
+        "joints": {"names": list(JOINT_NAMES)},
+        "inputs": {name: {"type": "float32", "shape": shape} for name, shape in shapes.items()},
+        "outputs": {"refined_pose_3d": {"type": "float32", "shape": shapes["pose_3d"]}},
+    }
 
 
 @pytest.fixture
@@ -116,14 +136,7 @@ def write_graph(tmp_path: Path) -> Callable[..., Path]:
                     entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry).astype(np.float64), entry.name))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         if manifest is None:
-            manifest = {
-                "schema": 1,
-                "kind": "refiner",
-                "frames": FRAMES,
-                "fps": 50.0,
-                "steps": 2,
-                "joints": {"names": list(JOINT_NAMES)},
-            }
+            manifest = ramp_manifest(changes.get("declared", batch))
         if manifest:
             stored = manifest if isinstance(manifest, str) else json.dumps(manifest)
             helper.set_model_props(model, {"refiner": stored})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from refiner.errors import ArtefactError, MissingComponentError
+from refiner.errors import ArtefactError, MissingComponentError, UsageError
 from refiner.runtime import Refiner
+from refiner.runtime.artefact import sha256_of
 from refiner.runtime.onnx_engine import OnnxEngine
+from refiner.skeleton import JOINT_NAMES
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: graphs cannot be run")
 
@@ -46,7 +49,18 @@ def test_garbage(tmp_path):
         OnnxEngine(path, "refiner")
 
 
-MANIFEST = {"schema": 1, "kind": "refiner", "joints": {"names": ["Hip"]}}
+MANIFEST = {
+    "schema": 2,
+    "kind": "refiner",
+    "engine": "onnx",
+    "precision": "fp32",
+    "frames": 9,
+    "fps": 50.0,
+    "batch": {"min": 1, "opt": 1, "max": 8},
+    "joints": {"names": list(JOINT_NAMES)},
+    "inputs": {},
+    "outputs": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -54,14 +68,15 @@ MANIFEST = {"schema": 1, "kind": "refiner", "joints": {"names": ["Hip"]}}
     [
         ({"manifest": {}}, "carries no refiner metadata"),
         ({"manifest": "{broken"}, "cannot be read"),
-        ({"manifest": "[1, 2]"}, "cannot be read"),
-        ({"manifest": {"schema": 1}}, "cannot be read"),
-        ({"manifest": {**MANIFEST, "schema": 7}}, "schema 7"),
-        ({"manifest": {**MANIFEST, "kind": "lifter"}}, "a lifter, expected a refiner"),
-        ({"manifest": MANIFEST}, "joints"),
-        ({"output": "y"}, "outputs"),
-        ({"batch": 4}, "'batch'"),
-        ({"frames": "frames"}, "fixed number of frames"),
+        ({"manifest": "[1, 2]"}, "no manifest of schema 2"),
+        ({"manifest": {"schema": 2}}, "lacks batch, engine, fps"),
+        ({"manifest": {**MANIFEST, "schema": 7}}, "found 7"),
+        ({"manifest": {**MANIFEST, "kind": "lifter"}}, "is a lifter, expected a refiner"),
+        ({"manifest": {**MANIFEST, "engine": "openvino"}}, "made for the engine 'openvino'"),
+        ({"manifest": {**MANIFEST, "joints": {"names": ["Hip"]}}}, "joints"),
+        ({"output": "y"}, r"\['y'\] where its manifest"),
+        ({"batch": 4, "manifest": None, "declared": "batch"}, "shape"),
+        ({"frames": "frames"}, "frames"),
         ({"type": 11}, "double"),
     ],
 )
@@ -69,6 +84,42 @@ def test_foreign_graphs(write_graph, changes, message):
     path = write_graph(**changes)
     with pytest.raises(ArtefactError, match=message):
         OnnxEngine(path, "refiner")
+
+
+def test_a_fixed_batch_is_filled_up(write_graph, ramp_engine, clip):
+    pose = clip(50)
+    fixed = Refiner.load(write_graph(batch=4), hop=7)
+    assert fixed.batch == 4
+    expected = Refiner(ramp_engine, hop=7).refine(*pose, image_size=SIZE)
+    np.testing.assert_allclose(fixed.refine(*pose, image_size=SIZE), expected, atol=1e-5)
+
+
+def test_windows_that_do_not_fit(write_graph):
+    engine = OnnxEngine(write_graph(batch=2), "refiner")
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(3, *shape)).astype(np.float32) for shape in ((9, 17, 2), (9, 17, 3), (2,))]
+    with pytest.raises(UsageError, match=r"3 windows .* \(2 to 2\).*--batch 2:3:3"):
+        engine(*arrays)
+    with pytest.raises(UsageError, match=r"pose_2d has shape \(2, 8, 17, 2\).*of 9 frames"):
+        engine(arrays[0][:2, :8], arrays[1][:2], arrays[2][:2])
+    with pytest.raises(UsageError, match="takes pose_2d, pose_3d, image_size"):
+        engine(arrays[0][:2], arrays[2][:2])
+    assert engine(*(array[:0] for array in arrays)).shape == (0, 9, 17, 3)
+
+
+def test_a_graph_beside_another_manifest(write_graph):
+    path = write_graph()
+    manifest = {**MANIFEST, "files": {path.name: "00"}}
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=r"sha256 .* changed or replaced"):
+        OnnxEngine(path, "refiner")
+    manifest["files"] = {path.name: sha256_of(path), "../weights.bin": "00"}
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match="another folder"):
+        OnnxEngine(path, "refiner")
+    manifest["files"] = {path.name: sha256_of(path)}
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+    assert OnnxEngine(path, "refiner").frames == 9
 
 
 def test_weights_outside_the_file_are_not_followed_out_of_its_folder(write_graph, tmp_path):
@@ -94,7 +145,7 @@ def test_a_provider_that_is_not_there(write_graph):
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has a CUDA provider")
     with pytest.raises(MissingComponentError, match=r"no CUDAExecutionProvider.*refiner\[gpu\]"):
-        OnnxEngine(write_graph(), "refiner", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+        OnnxEngine(write_graph(), "refiner", device="cuda")
 
 
 def test_a_provider_that_does_not_load(write_graph, monkeypatch):
@@ -108,7 +159,7 @@ def test_a_provider_that_does_not_load(write_graph, monkeypatch):
         onnxruntime, "InferenceSession", lambda *args, providers: make(*args, providers=["CPUExecutionProvider"])
     )
     with pytest.raises(MissingComponentError, match="fell back to CPUExecutionProvider"):
-        OnnxEngine(write_graph(), "refiner", providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+        OnnxEngine(write_graph(), "refiner", device="cuda")
 
 
 NO_TORCH = """

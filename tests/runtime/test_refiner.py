@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refiner.runtime import Refiner
-from refiner.skeleton import from_h36m17, to_h36m17
+from refiner.skeleton import flip_pose, from_h36m17, to_h36m17
 
 SIZE = (1000, 1002)
 
@@ -97,3 +97,18 @@ def test_properties(ramp_engine):
     refiner = Refiner(ramp_engine)
     assert (refiner.frames, refiner.steps, refiner.fps, refiner.hop) == (9, 2, 50.0, 4)
     assert refiner.metadata["engine"] == "ramp"
+
+
+def test_the_flip_test_is_the_mean_with_the_mirrored_pass(ramp_engine, clip):
+    pose_2d, pose_3d = clip(40)
+    pose_3d = pose_3d - pose_3d[:, :1]
+    plain = Refiner(ramp_engine)
+    mirrored = flip_pose(pose_2d)
+    mirrored[..., 0] += SIZE[0]
+    expected = (plain.refine(pose_2d, pose_3d, SIZE) + flip_pose(plain.refine(mirrored, flip_pose(pose_3d), SIZE))) / 2
+    flipped = Refiner(ramp_engine, flip_test=True).refine(pose_2d, pose_3d, SIZE)
+    np.testing.assert_allclose(flipped, expected, atol=1e-6)
+    assert np.abs(flipped - plain.refine(pose_2d, pose_3d, SIZE)).max() > 1e-3
+    # The root stays where it is, wherever that is.
+    moved = Refiner(ramp_engine, flip_test=True).refine(pose_2d, pose_3d + np.float32([1, 2, 5]), SIZE)
+    np.testing.assert_allclose(moved - np.float32([1, 2, 5]), flipped, atol=2e-6)

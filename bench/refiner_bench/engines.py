@@ -1,0 +1,205 @@
+"""Latency of one window in every engine that this machine has, beside what a plain port and export would give."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from refiner_export.build import Clock, assemble
+from refiner_export.engines import engine_module
+from refiner_export.gate import parity_windows
+from refiner_export.graph import example_inputs, quiet_exporter
+from refiner_export.options import Batch, ExportOptions
+
+from refiner.errors import MissingComponentError, UsageError
+from refiner.evaluation.tables import markdown_table
+from refiner.models import UnrolledRefiner
+from refiner.runtime.engine import INPUTS
+from refiner.runtime.loading import open_engine
+from refiner.training.checkpoints import build_model, load_checkpoint, module_of, save_checkpoint
+from refiner.training.config import load_config
+from refiner_bench.naive_model import naive_form
+from refiner_bench.native_kernels import ratio_interval
+from refiner_bench.report import new_report
+
+PEER = "plain export in ONNX Runtime"
+# Engine and precision, in the order of the report.
+CONTESTANTS = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("aoti", "fp32"), ("torch", "fp32"))
+WARM_UP = 5
+
+Run = Callable[[], NDArray[np.float32]]
+
+
+def engines_report(
+    checkpoint: Path | None, batch: int, threads: int, rounds: int, without: list[str]
+) -> dict[str, Any]:
+    """Milliseconds of a call: median, p99, ratio to the peer with a 95 % interval over rounds, all in one run.
+
+    ``checkpoint`` None is a refiner of the paper's size with random weights. A round calls every contestant once, in an
+    order that turns by one each round. Raises UsageError for counts below 1.
+    """
+    if min(batch, threads, rounds) < 1:
+        raise UsageError(f"batch, threads and rounds must be at least 1, got {batch}, {threads} and {rounds}")
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        file = checkpoint or random_checkpoint(folder / "random.safetensors")
+        module = module_of(load_checkpoint(file, "refiner"), None, str(file))
+        assert isinstance(module, UnrolledRefiner)
+        inputs = parity_windows(batch, module.frames)
+        runs, notes = _contestants(module, file, folder, inputs, batch, threads, without)
+        with torch.inference_mode():
+            expected = module(*(torch.from_numpy(array) for array in inputs)).numpy()
+        differences = {title: float(1000 * np.abs(run() - expected).max()) for title, run in runs.items()}
+        times = _interleaved(runs, rounds)
+    settings = {"batch": batch, "threads": threads, "rounds": rounds, "frames": module.frames, "steps": module.steps}
+    report = new_report("engines", settings | {"model": module.config["model"]})
+    peer = np.array(times[PEER])
+    report["contestants"] = {
+        title: {
+            "median_ms": float(np.median(values)),
+            "p99_ms": float(np.percentile(values, 99)),
+            "faster_than_peer": ratio_interval(peer / np.array(values)),
+            "largest_difference_mm": differences[title],
+            **notes.get(title, {}),
+        }
+        for title, values in times.items()
+    }
+    report["floor_ms"] = _floors(module, batch)
+    return report
+
+
+def random_checkpoint(path: Path) -> Path:
+    """A refiner of the paper's size (refiner-paper.toml) with random weights."""
+    import dataclasses
+
+    config = dataclasses.asdict(load_config("refiner-paper"))
+    torch.manual_seed(0)
+    tensors = {f"model.{name}": value for name, value in build_model(config).state_dict().items()}
+    save_checkpoint(path, config, tensors | {"error_scale": torch.full((51,), 0.03)})
+    return path
+
+
+def _contestants(
+    module: UnrolledRefiner,
+    checkpoint: Path,
+    folder: Path,
+    inputs: tuple[NDArray[np.float32], ...],
+    batch: int,
+    threads: int,
+    without: list[str],
+) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
+    session, nodes = _plain_export(module, batch, threads)
+    feeds = dict(zip(INPUTS["refiner"], inputs, strict=True))
+    runs: dict[str, Run] = {PEER: lambda: session.run(None, feeds)[0]}
+    notes: dict[str, dict[str, Any]] = {PEER: nodes}
+    for engine, precision in CONTESTANTS:
+        if engine in without:
+            continue
+        place = folder / f"{engine}-{precision}"
+        place.mkdir()
+        options = ExportOptions(engine, place, checkpoint, precision=precision, batch=_batch(engine, batch))
+        title = f"{engine} {precision}"
+        try:
+            engine_module(engine).require(options)
+        except MissingComponentError as error:
+            notes[title] = {"missing": str(error)}
+            continue
+        made = assemble(options, place, Clock())
+        opened = open_engine(made.target, "refiner", threads=threads)
+        runs[title] = lambda opened=opened: opened(*inputs)  # type: ignore[misc]
+        counts = made.manifest["nodes"]
+        notes[title] = {"nodes": sum(counts.values()), "transposes": counts.get("Transpose", 0)}
+    return runs, notes
+
+
+def _batch(engine: str, batch: int) -> Batch:
+    return Batch() if engine == "torch" else Batch(batch, batch, batch)
+
+
+def _plain_export(module: UnrolledRefiner, batch: int, threads: int) -> tuple[Any, dict[str, Any]]:
+    """The naive module through ``torch.onnx.export`` and ONNX Runtime with their defaults."""
+    import onnx
+    import onnxruntime
+
+    with quiet_exporter():
+        program = torch.onnx.export(
+            naive_form(module), example_inputs("refiner", module.frames, batch), dynamo=True, verbose=False
+        )
+    assert program is not None
+    graph: onnx.ModelProto = program.model_proto
+    operators = [node.op_type for node in graph.graph.node]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    if names != INPUTS["refiner"]:
+        raise UsageError(f"the plain export renamed its inputs to {names}")
+    return session, {"nodes": len(operators), "transposes": operators.count("Transpose")}
+
+
+def _interleaved(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each contestant in each round."""
+    names = list(runs)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-WARM_UP, rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            began = time.perf_counter()
+            runs[name]()
+            if number >= 0:
+                times[name].append(1000.0 * (time.perf_counter() - began))
+    return times
+
+
+def _floors(module: UnrolledRefiner, batch: int) -> dict[str, float]:
+    """What the linear layers alone would take at the rate of a large product, float32 and bfloat16, in ms."""
+    dim = int(module.config["model"]["dim"])
+    blocks, ratio = int(module.config["model"]["blocks"]), int(module.config["model"]["mlp_ratio"])
+    tokens = batch * module.frames * 17
+    # Two attention modules (qkv, proj) and the MLPs of a block.
+    flops = 2.0 * tokens * dim * dim * blocks * module.steps * (2 * 4 + 2 * ratio)
+    floors = {"gflop": flops / 1e9}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        left, right = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        rates = []
+        for _ in range(10):
+            began = time.perf_counter()
+            torch.mm(left, right)
+            rates.append(2 * 1024**3 / (time.perf_counter() - began))
+        floors[f"{name}_ms"] = 1000.0 * flops / max(rates)
+    return floors
+
+
+def format_engines(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    settings = report["settings"]
+    rows = [
+        [
+            title,
+            f"{entry['median_ms']:.1f}",
+            f"{entry['p99_ms']:.1f}",
+            "{ratio:.2f} ({low:.2f} to {high:.2f})".format(**entry["faster_than_peer"]),
+            f"{entry['largest_difference_mm']:.4f}",
+            str(entry.get("nodes", "")),
+            str(entry.get("transposes", "")),
+        ]
+        for title, entry in report["contestants"].items()
+    ]
+    head = ["engine", "median ms", "p99 ms", "times as fast as the plain export", "largest mm", "nodes", "transposes"]
+    floors = report["floor_ms"]
+    return (
+        f"One call of {settings['batch']} window(s), T = {settings['frames']}, K = {settings['steps']}, model "
+        f"{settings['model']}, {settings['threads']} thread(s), {settings['rounds']} rounds, "
+        f"{report['environment']['processor']}\n\n"
+        + markdown_table(head, rows)
+        + f"\n\nThe linear layers alone ({floors['gflop']:.2f} GFLOP) at the rate of a large product: "
+        f"{floors['float32_ms']:.1f} ms in float32, {floors['bfloat16_ms']:.1f} ms in bfloat16."
+    )

@@ -1,0 +1,88 @@
+"""The model as a straightforward port would write it: the peer that an export is measured against.
+
+Attention as the published code has it (queries, keys and values interleaved, both halves split into heads in five
+dimensions, each convolved apart), a step loop in Python, every time embedding computed anew, nothing prepared for a
+graph. It computes exactly what `refiner.models` computes.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from refiner.camera import normalise_screen
+from refiner.diffusion.ddim import ddim_refine
+from refiner.models import LiftingModule, UnrolledRefiner
+from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, STCAttention
+
+
+class NaiveAttention(nn.Module):
+    """`STCAttention` in five dimensions."""
+
+    def __init__(self, source: STCAttention) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
+        source, (batch, frames, joints, dim) = self.source, x.shape
+        heads, half, width = source.heads, dim // 2, source.head_dim
+        qkv = source.qkv(source.layer_norm(x)).reshape(batch, frames, joints, dim, 3).permute(4, 0, 1, 2, 3)
+        spatial = qkv[..., :half].reshape(3, batch, frames, joints, heads, width).permute(0, 1, 2, 4, 3, 5)
+        temporal = qkv[..., half:].reshape(3, batch, frames, joints, heads, width).permute(0, 1, 3, 4, 2, 5)
+        over_joints = self._attend(spatial).permute(0, 1, 3, 2, 4)  # [B, T, J, heads, width]
+        over_frames = self._attend(temporal).permute(0, 3, 1, 2, 4)
+        values = qkv[2].permute(0, 3, 1, 2)
+        part = source.emb(source.part)[:, None]
+        sides = []
+        for mixed, convolution, scale, channels in (
+            (over_joints, source.sep2_s, PART_SCALE_SPATIAL, values[:, :half]),
+            (over_frames, source.sep2_t, PART_SCALE_TEMPORAL, values[:, half:]),
+        ):
+            local = convolution(channels).permute(0, 2, 3, 1).reshape(batch, frames, joints, heads, width)
+            sides.append(mixed + local + scale * part)
+        projected: Tensor = source.proj(torch.cat(sides, dim=-1).reshape(batch, frames, joints, dim))
+        return x + projected
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        query, key, value = qkv[0], qkv[1], qkv[2]
+        scores = (query @ key.transpose(-2, -1)) * self.source.scale
+        mixed: Tensor = scores.softmax(dim=-1) @ value
+        return mixed
+
+
+class NaiveRefiner(nn.Module):
+    """`UnrolledRefiner` with its time embeddings computed in every call."""
+
+    def __init__(self, source: UnrolledRefiner) -> None:
+        super().__init__()
+        self.source = source
+        self.frames, self.config, self.steps = source.frames, source.config, source.steps
+
+    def forward(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> Tensor:
+        source = self.source
+        screen = normalise_screen(pose_2d, image_size)
+        root = pose_3d[..., :1, :]
+
+        def predict_error(noisy: Tensor, time: int) -> Tensor:
+            timesteps = torch.full((1,), time, device=noisy.device)
+            predicted: Tensor = source.denoiser(noisy, screen, timesteps) * source.error_scale
+            return predicted
+
+        start = pose_3d - root
+        refined = ddim_refine(predict_error, start, source.steps, source.alphas_cumprod, source.terminal)
+        return torch.cat([root, refined[..., 1:, :] + root], dim=-2)
+
+
+def naive_form(module: UnrolledRefiner | LiftingModule) -> nn.Module:
+    """A copy of ``module`` in the naive form. A refiner that starts from the corrected pose has none."""
+    copied = copy.deepcopy(module)
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, STCAttention):
+                setattr(parent, name, NaiveAttention(child))
+    if isinstance(copied, UnrolledRefiner):
+        assert not copied.corrects
+        return NaiveRefiner(copied).eval()
+    return copied.eval()

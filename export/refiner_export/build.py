@@ -1,0 +1,316 @@
+"""From a checkpoint to an artefact with its manifest: read, trace, type, compile, compare, describe."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import CheckpointError, ExportError, MissingComponentError, ParityError
+from refiner.files import atomic_write_text
+from refiner.runtime.artefact import manifest_path, read_manifest, sha256_of
+from refiner_export import cache
+from refiner_export.options import ExportOptions
+
+Report = Callable[[str], None]
+# Only these are worth a graph on disk where the engine itself cannot be had: they are built on other machines.
+BUILT_ELSEWHERE = ("trt", "trt-rtx")
+CALIBRATION_SEED = 77
+# Mean joint change that int8 may cost, which hardly shows in MPJPE: layers beyond it stay in float32.
+INT8_LIMIT_MM = 2.5
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """``path`` of the artefact, ``manifest_path`` of its JSON description, and the ``manifest`` itself.
+
+    ``cached``: it was built before. ``stages``: seconds of each stage of the build.
+    """
+
+    path: Path
+    manifest_path: Path
+    manifest: dict[str, Any]
+    cached: bool = False
+    stages: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def export_artefact(options: ExportOptions, report: Report = lambda line: None, use_cache: bool = True) -> ExportResult:
+    """Export a checkpoint as ``options`` say into their output folder.
+
+    The artefact is compared with float32 PyTorch before it gets its name. Raises ParityError when it is too far off
+    (the artefact is then kept as ``*.rejected``), MissingComponentError when the engine or a device is missing (for
+    TensorRT the ONNX graph is written all the same), ExportError, CheckpointError and UsageError. Whatever happens, no
+    half-written file gets a final name.
+    """
+    options.check()
+    _check_readable(options)
+    if use_cache:
+        key = cache.build_key(options)
+        found = cache.find(key)
+        if found is not None:
+            path = cache.copy_artefact(found, options.output)
+            report(f"built before (key {key}); copied to {path}")
+            return ExportResult(path, manifest_path(path), read_manifest(path), cached=True)
+    _require_packages()
+    from refiner_export.engines import engine_module
+
+    try:
+        engine_module(options.engine).require(options)
+    except MissingComponentError as error:
+        if options.engine not in BUILT_ELSEWHERE:
+            raise
+        raise _with_graph(error, options, report) from error
+    result = _build(options, report)
+    if use_cache:
+        cache.keep(key, result.path)
+    return result
+
+
+def artefact_name(kind: str, frames: int, steps: int | None, options: ExportOptions, suffix: str) -> str:
+    """``refiner-f27-j17-k2-fp32.onnx`` and the like: what tells two artefacts of a folder apart."""
+    parts = [kind, f"f{frames}", "j17"]
+    if steps is not None:
+        parts.append(f"k{steps}")
+    if options.flip_test:
+        parts.append("flip")
+    if options.batch.fixed:
+        parts.append(f"b{options.batch.most}")
+    parts.append(options.precision)
+    if options.compute_capability is not None:
+        parts.append(f"sm{options.compute_capability.replace('.', '')}")
+    if options.device != "cpu":
+        parts.append(options.device)
+    return "-".join(parts) + suffix
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """An artefact that was compiled, and not compared yet."""
+
+    graph: Any
+    manifest: dict[str, Any]
+    target: Path
+
+
+def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
+    """Read, trace, type and compile into the empty ``folder``, with a manifest; the gate is the caller's."""
+    from refiner_export.engines import Graph, engine_module
+    from refiner_export.manifest import describe
+    from refiner_export.source import read_source
+
+    with clock.stage(f"reading {options.checkpoint}"):
+        source = read_source(options)
+        if source.frames != source.trained_frames:
+            clock.report(f"  note: trained on windows of {source.trained_frames} frames, exported for {source.frames}")
+    with clock.stage(f"tracing the {source.kind}: {source.frames} frames, opset {options.opset}"):
+        typed = _typed_graph(source, options)
+    manifest = describe(source, typed, options)
+    nodes = manifest["nodes"]
+    clock.report(f"  {sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes")
+    engine = engine_module(options.engine)
+    target = folder / artefact_name(source.kind, source.frames, source.steps, options, engine.SUFFIX)
+    graph = Graph(source, typed)
+    with clock.stage(f"compiling for {options.engine}, {options.precision}"):
+        began = time.perf_counter()
+        manifest["build"] = engine.compile_graph(graph, options, target, clock.report)
+        manifest["build"]["seconds"] = round(time.perf_counter() - began, 2)
+    _write(folder, target, manifest, typed.model)
+    return Assembly(graph, manifest, target)
+
+
+def _build(options: ExportOptions, report: Report) -> ExportResult:
+    clock = Clock(report)
+    with _workplace(options.output) as folder:
+        made = assemble(options, folder, clock)
+        with clock.stage("comparing with PyTorch"):
+            try:
+                made.manifest["parity"] = _compare(made.graph, options, made.target)
+            except ParityError as error:
+                raise ParityError(f"{error}; it is kept as {_reject(folder, options.output)}") from error
+        _write(folder, made.target, made.manifest, made.graph.typed.model)
+        path = _publish(folder, made.target, options.output)
+    return ExportResult(path, manifest_path(path), read_manifest(path), stages=clock.stages)
+
+
+def _typed_graph(source: Any, options: ExportOptions) -> Any:
+    from refiner.runtime.engine import INPUTS
+    from refiner_export.gate import gate_windows
+    from refiner_export.graph import trace
+    from refiner_export.precision import type_graph
+
+    model = trace(source.module, source.kind, options.opset, options.batch.most if options.batch.fixed else None)
+    precision = graph_precision(options)
+    if precision != "int8":
+        return type_graph(model, precision)  # type: ignore[arg-type]
+    from refiner_export.precision import quantise_graph
+
+    windows = gate_windows(options, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
+    size = options.batch.most if options.batch.fixed else 8
+    feeds = [
+        dict(zip(INPUTS[source.kind], (array[first : first + size] for array in windows), strict=True))
+        for first in range(0, len(windows[0]) - size + 1, size)
+    ]
+    return quantise_graph(model, feeds, limit_mm=INT8_LIMIT_MM)
+
+
+def graph_precision(options: ExportOptions) -> str:
+    """What is written into the graph as types; AOTInductor compiles the PyTorch module instead."""
+    return "fp32" if options.engine in ("aoti", "torch") else options.precision
+
+
+def _compare(graph: Any, options: ExportOptions, target: Path) -> dict[str, Any]:
+    from refiner_export.parity import compare_artefact
+
+    return compare_artefact(graph, options, target)
+
+
+def _write(folder: Path, target: Path, manifest: dict[str, Any], model: Any) -> None:
+    """The manifest beside the artefact; into an ONNX graph too, which is written again for it."""
+    if target.suffix == ".onnx":
+        import onnx
+
+        from refiner.runtime.onnx_engine import METADATA_KEY
+
+        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(manifest)})
+        onnx.save(model, target)
+    others = sorted(path for path in folder.iterdir() if path not in (target, manifest_path(target)))
+    files = {path.name: sha256_of(path) for path in (target, *others)}
+    atomic_write_text(manifest_path(target), json.dumps({**manifest, "files": files}, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _workplace(output: Path) -> Iterator[Path]:
+    """A folder inside ``output`` for what is not finished; gone afterwards, and ``output`` too if nothing is in it."""
+    made = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".building-", dir=output))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+
+
+def _publish(folder: Path, target: Path, output: Path) -> Path:
+    """Move everything to its final name: the old manifest away first, the new one last, so that an interrupt leaves
+    no manifest of other files."""
+    manifest = manifest_path(target)
+    (output / manifest.name).unlink(missing_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path != manifest:
+            path.chmod(0o666 & ~_umask())
+            os.replace(path, output / path.name)
+    os.replace(manifest, output / manifest.name)
+    return output / target.name
+
+
+def _reject(folder: Path, output: Path) -> str:
+    names = []
+    for path in sorted(folder.iterdir()):
+        kept = output / f"{path.name}.rejected"
+        os.replace(path, kept)
+        names.append(str(kept))
+    return ", ".join(names)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _require_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+        import safetensors  # noqa: F401
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(
+            f"exporting needs {error.name}, which is not installed: pip install 'refiner[export,cpu]' "
+            "(or gpu instead of cpu)"
+        ) from error
+
+
+def _check_readable(options: ExportOptions) -> None:
+    """The errors of missing checkpoints, before they are hashed."""
+    from refiner.runtime.loading import BUNDLED
+
+    for name, path in (("refiner", options.checkpoint), ("lifter", options.lifter)):
+        if path is None or path.is_file():
+            continue
+        if path.parent == BUNDLED:
+            raise CheckpointError(f"this installation holds no bundled {name} ({path}); name a checkpoint")
+        raise CheckpointError(f"there is no checkpoint at {path}; expected a .safetensors file")
+
+
+def _with_graph(error: MissingComponentError, options: ExportOptions, report: Report) -> MissingComponentError:
+    """What is missing, what was kept all the same, and what to do where the engine can be built."""
+    plain = dataclasses.replace(
+        options, engine="onnx", compute_capability=None, timing_cache=None, workspace_mb=None, device="cpu"
+    )
+    try:
+        kept = _build(plain, report).path
+    except MissingComponentError as other:
+        return MissingComponentError(f"{error}. The ONNX graph could not be written either: {other}")
+    lines = [
+        f"{error}",
+        f"The ONNX graph is kept: {kept}",
+        f"On the target machine: {command_line(options)}",
+    ]
+    if options.engine == "trt":
+        rtx = dataclasses.replace(options, engine="trt-rtx", compute_capability="8.6", timing_cache=None)
+        lines.append(f"What builds without a GPU is TensorRT for RTX: {command_line(rtx)}")
+    return MissingComponentError("\n".join(lines))
+
+
+def command_line(options: ExportOptions) -> str:
+    """The command that makes this export, with bundled checkpoints left out."""
+    from refiner.runtime.loading import BUNDLED
+
+    words = ["refiner-export", "--engine", options.engine, "--precision", options.precision]
+    if options.checkpoint != BUNDLED / "refiner.safetensors":
+        words += ["--checkpoint", options.checkpoint.name]
+    if options.lifter is not None:
+        words.append("--with-lifter")
+        if options.lifter != BUNDLED / "lifter.safetensors":
+            words.append(options.lifter.name)
+    for flag, value in (("--frames", options.frames), ("--steps", options.steps)):
+        if value is not None:
+            words += [flag, str(value)]
+    words += ["--batch", str(options.batch)]
+    if options.flip_test:
+        words.append("--flip-test")
+    if options.compute_capability is not None:
+        words += ["--compute-capability", options.compute_capability]
+    return " ".join(words)
+
+
+class Clock:
+    """Stages with their times; ``report`` takes the lines."""
+
+    def __init__(self, report: Report = lambda line: None) -> None:
+        self.report = report
+        self.stages: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        self.report(f"{title} ...")
+        began = time.perf_counter()
+        try:
+            yield
+        except OSError as error:
+            raise type(error)(*error.args) if error.filename else ExportError(f"{title}: {error}") from error
+        self.stages[title] = time.perf_counter() - began
+        self.report(f"  {self.stages[title]:.1f} s")

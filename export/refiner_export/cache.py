@@ -1,0 +1,117 @@
+"""Artefacts that were built before, by the hash of everything that they follow from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import refiner
+from refiner.errors import ArtefactError
+from refiner.runtime.artefact import check_files, read_manifest, sha256_of
+from refiner_export.options import ExportOptions
+from refiner_export.versions import versions
+
+# Engines are native code: nobody else may put one here.
+OWNER_ONLY = 0o700
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/refiner/exports``, by default under ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "refiner" / "exports"
+
+
+def build_key(options: ExportOptions) -> str:
+    """The hash of the checkpoints, the options, the versions, this code and the machine that compiles."""
+    files = [options.checkpoint, *([options.lifter] if options.lifter else [])]
+    facts: dict[str, Any] = {
+        "options": options.facts(),
+        "gate": [options.windows, options.tolerance_mm, str(options.data or "")],
+        "checkpoints": [sha256_of(path) for path in files],
+        "versions": versions(),
+        "code": _code_hash(),
+        "machine": _machine(options),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def find(key: str) -> Path | None:
+    """The artefact of an earlier build, None where there is none or it is no longer whole."""
+    entry = cache_folder() / key
+    for manifest in entry.glob("*.json"):
+        try:
+            artefact = entry / str(next(iter(read_manifest(manifest)["files"])))
+            check_files(read_manifest(manifest), artefact)
+        except (ArtefactError, KeyError, StopIteration, OSError):
+            shutil.rmtree(entry, ignore_errors=True)
+            return None
+        return artefact
+    return None
+
+
+def keep(key: str, artefact: Path) -> None:
+    """Copy an artefact, its files and its manifest into the cache; a cache that cannot be written is left alone."""
+    root = cache_folder()
+    building = root / f".{key}-{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY)
+        building.mkdir(mode=OWNER_ONLY)
+        copy_artefact(artefact, building)
+        shutil.rmtree(root / key, ignore_errors=True)
+        building.rename(root / key)
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def copy_artefact(artefact: Path, folder: Path) -> Path:
+    """Copy an artefact with all that belongs to it, the manifest last; returns the copy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = artefact.with_suffix(".json")
+    names = [*json.loads(manifest.read_text(encoding="utf-8"))["files"], manifest.name]
+    (folder / manifest.name).unlink(missing_ok=True)
+    for name in names:
+        temporary = folder / f".{name}.part"
+        try:
+            shutil.copyfile(artefact.parent / name, temporary)
+            os.replace(temporary, folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return folder / artefact.name
+
+
+def _code_hash() -> str:
+    """Of the sources that an artefact follows from, so that an edit is not answered with what was built before it."""
+    digest = hashlib.sha256()
+    package = Path(refiner.__file__).parent
+    for folder in (Path(__file__).parent, package / "models", package / "diffusion", package / "runtime"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _machine(options: ExportOptions) -> list[str]:
+    found = [platform.machine()]
+    if options.engine == "aoti":
+        found += sorted({line for line in _cpu_description() if line.startswith(("model name", "flags"))})
+    if options.engine == "trt" or options.device == "cuda":
+        found.append(_gpu_description())
+    return found
+
+
+def _cpu_description() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else [platform.processor()]
+
+
+def _gpu_description() -> str:
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "no GPU"

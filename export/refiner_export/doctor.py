@@ -1,0 +1,85 @@
+"""What this machine can build and run, and what to install for the rest."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from typing import Any
+
+from refiner_export.versions import version_of
+
+EXPORT = ("torch", "onnx", "onnxscript", "safetensors")
+
+
+def examine() -> list[dict[str, Any]]:
+    """For every engine: ``build`` and ``run`` ("yes" or "no"), ``version`` and a ``note`` that says what is missing."""
+    missing = [name for name in EXPORT if find_spec(name) is None]
+    base = f"exporting needs {', '.join(missing)}: pip install 'refiner[export,cpu]'" if missing else ""
+    return [_onnx(base), _openvino(base), _tensorrt("trt", base), _tensorrt("trt-rtx", base), _aoti(base), _torch()]
+
+
+def gpu() -> str | None:
+    """The driver's answer in words, None where there is no GPU."""
+    from refiner_export.parity import gpu_capability
+
+    capability = gpu_capability()
+    return None if capability is None else f"a GPU of compute capability {capability}"
+
+
+def _entry(engine: str, version: str | None, build: bool, run: bool, note: str) -> dict[str, Any]:
+    words = {True: "yes", False: "no"}
+    return {"engine": engine, "version": version, "build": words[build], "run": words[run], "note": note}
+
+
+def _onnx(base: str) -> dict[str, Any]:
+    version = version_of("onnxruntime-gpu") or version_of("onnxruntime")
+    if version is None or find_spec("onnxruntime") is None:
+        return _entry("onnx", None, False, False, base or "pip install 'refiner[cpu]' (or gpu, never both)")
+    import onnxruntime
+
+    devices = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    both = version_of("onnxruntime") is not None and version_of("onnxruntime-gpu") is not None
+    clash = "; onnxruntime and onnxruntime-gpu are both installed and hold the same module: uninstall both, install one"
+    return _entry(
+        "onnx", version, not base, True, base or f"ONNX Runtime {version}: {', '.join(devices)}{clash * both}"
+    )
+
+
+def _openvino(base: str) -> dict[str, Any]:
+    version = version_of("openvino")
+    if version is None:
+        return _entry("openvino", None, False, False, "pip install 'refiner[openvino]'")
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    note = f"OpenVINO {version}: CPU, {', '.join(str(name) for name in able)}"
+    return _entry("openvino", version, not base, True, base or note)
+
+
+def _tensorrt(engine: str, base: str) -> dict[str, Any]:
+    package = {"trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}[engine]
+    version, device = version_of(package), gpu()
+    if version is None:
+        return _entry(engine, None, False, False, f"pip install 'refiner[{package}]'" + _without(device))
+    if engine == "trt":
+        return _entry(engine, version, not base and device is not None, device is not None, base or _without(device))
+    note = base or (f"TensorRT for RTX {version}: builds for any --compute-capability" + _without(device))
+    return _entry(engine, version, not base, device is not None, note)
+
+
+def _without(device: str | None) -> str:
+    return "" if device else "; no CUDA driver or GPU here"
+
+
+def _aoti(base: str) -> dict[str, Any]:
+    compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
+    note = f"PyTorch {version_of('torch')} and {compiler}" if compiler else "install g++ or clang++"
+    return _entry(
+        "aoti", version_of("torch"), not base and compiler is not None, find_spec("torch") is not None, base or note
+    )
+
+
+def _torch() -> dict[str, Any]:
+    version = version_of("torch")
+    note = f"PyTorch {version}" if version else "pip install 'refiner[train]'"
+    return _entry("torch", version, version is not None, version is not None, note)

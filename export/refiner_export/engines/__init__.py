@@ -1,0 +1,55 @@
+"""One module for each engine: what it needs, and how it makes an artefact of a graph.
+
+A module has ``SUFFIX`` (of the artefact's name), ``require(options)``, which raises MissingComponentError before any
+work is done for nothing, and ``compile_graph(graph, options, target, report)``, which writes the artefact to
+``target`` (and files beside it of the same stem) and returns what the manifest should say of the build.
+`refiner.runtime` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from refiner_export.options import ExportOptions
+
+if TYPE_CHECKING:
+    from refiner_export.precision import TypedGraph
+    from refiner_export.source import Source
+
+Report = Callable[[str], None]
+
+_MODULES = {
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "trt": "trt",
+    "trt-rtx": "trt",
+    "aoti": "aoti",
+    "torch": "torch",
+}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is compiled: the PyTorch modules, and the traced graph in the precision that was asked for."""
+
+    source: Source
+    typed: TypedGraph
+
+
+class EngineModule(Protocol):
+    """The interface of every module of this folder."""
+
+    SUFFIX: str
+
+    def require(self, options: ExportOptions) -> None: ...
+
+    def compile_graph(self, graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]: ...
+
+
+def engine_module(name: str) -> EngineModule:
+    """The module of an engine of `refiner_export.options.ENGINES`."""
+    return cast(EngineModule, import_module(f"refiner_export.engines.{_MODULES[name]}"))

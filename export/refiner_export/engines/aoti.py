@@ -1,0 +1,76 @@
+"""PyTorch's AOTInductor: a package of compiled code for this kind of processor or GPU."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refiner.errors import ExportError, MissingComponentError
+from refiner_export.engines import Graph, Report
+from refiner_export.options import ExportOptions
+
+SUFFIX = ".pt2"
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def require(options: ExportOptions) -> None:
+    """Raises MissingComponentError without PyTorch, a C++ compiler or the device."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError(
+            "--engine aoti --device cuda compiles for the GPU at hand, and PyTorch sees none here; run the same "
+            "command on the target machine, with PyTorch's CUDA build"
+        )
+    if options.device == "cpu" and not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
+        raise MissingComponentError("--engine aoti compiles C++; no g++ or clang++ is on the PATH; install one")
+
+
+def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
+    """Export the module and compile it into ``target``. Raises ExportError."""
+    from refiner_export.graph import example_inputs
+
+    device = options.device
+    module: torch.nn.Module = graph.source.module.to(device)
+    if options.precision != "fp32":
+        module = Autocast(module, device, TYPES[options.precision]).eval()
+    examples = tuple(
+        value.to(device) for value in example_inputs(graph.source.kind, graph.source.frames, _example_batch(options))
+    )
+    batch = torch.export.Dim("batch", min=options.batch.least, max=options.batch.most)
+    shapes = None if options.batch.fixed else tuple({0: batch} for _ in examples)
+    if shapes is not None and isinstance(module, Autocast):
+        shapes = (shapes,)  # type: ignore[assignment]  # those of *inputs
+    report(f"compiling with PyTorch {torch.__version__} for {device} (a minute or two)")
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, examples, dynamic_shapes=shapes)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(target))
+    except Exception as error:  # the compiler raises many kinds without a common base
+        raise ExportError(f"PyTorch could not compile the graph: {error}") from error
+    finally:
+        graph.source.module.to("cpu")
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    return {"device": device, "device_name": name, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+
+
+class Autocast(torch.nn.Module):
+    """A module in PyTorch's mixed precision: products in ``dtype``, norms and softmax in float32."""
+
+    def __init__(self, module: torch.nn.Module, device: str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.device, self.dtype = module, device, dtype
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device, self.dtype):
+            out: torch.Tensor = self.module(*inputs)
+        return out.float()
+
+
+def _example_batch(options: ExportOptions) -> int:
+    # Sizes of 0 and 1 are taken for constants.
+    return options.batch.most if options.batch.fixed else max(2, options.batch.best)

@@ -1,0 +1,33 @@
+"""ONNX Runtime takes the graph as it is; the manifest travels inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from refiner.errors import MissingComponentError
+from refiner.runtime.onnx_engine import PROVIDERS
+from refiner_export.engines import Graph, Report
+from refiner_export.options import ExportOptions
+
+SUFFIX = ".onnx"
+
+
+def require(options: ExportOptions) -> None:
+    """Raises MissingComponentError where ONNX Runtime lacks the device."""
+    import onnxruntime
+
+    provider = PROVIDERS[options.device]
+    if provider not in onnxruntime.get_available_providers():
+        raise MissingComponentError(
+            f"ONNX Runtime here has no {provider}: pip uninstall onnxruntime, then pip install 'refiner[gpu]' (the two "
+            "wheels hold the same module); or export for the CPU, without --device cuda: the graph is the same"
+        )
+
+
+def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
+    """Write the graph."""
+    onnx.save(graph.typed.model, target)
+    return {"device": options.device}

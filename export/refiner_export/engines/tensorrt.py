@@ -1,0 +1,377 @@
+"""TensorRT and TensorRT for RTX: one ONNX graph as an engine plan, with one code for both modules.
+
+Networks are strongly typed: the types are those of the graph, and no flag of the builder changes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from refiner.errors import ExportError, MissingComponentError, UsageError
+from refiner.files import atomic_path
+from refiner.runtime.tensorrt_engine import PRODUCTS, collecting_logger, load_tensorrt
+
+__all__ = ["BuiltPlan", "TensorRtOptions", "build_plan", "load_tensorrt", "require_device", "supported_capabilities"]
+
+LEVELS = range(6)
+TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+# Seconds between two lines about a build that goes on, and between two looks for an interrupt.
+REPORT_EVERY = 5.0
+POLL = 0.1
+
+
+@dataclass(frozen=True)
+class TensorRtOptions:
+    """What is built.
+
+    ``batch``: the least windows at a time, those that kernels are chosen for, and the most. ``compute_capability``: of
+    the GPU to build for, like "8.6", for tensorrt_rtx alone; None is the GPU at hand. ``timing_cache``: a file of
+    TensorRT's, read and written, for tensorrt alone.
+    """
+
+    module: Literal["tensorrt", "tensorrt_rtx"]
+    batch: tuple[int, int, int]
+    compute_capability: str | None = None
+    workspace_bytes: int | None = None
+    optimisation_level: int | None = None
+    timing_cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """``plan``: TensorRT's bytes and nothing else. ``facts``: what the manifest says of the build."""
+
+    plan: bytes
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Device:
+    """The first CUDA device. ``driver``: the newest CUDA version that the driver runs."""
+
+    name: str
+    compute_capability: str
+    driver: str
+
+
+def build_plan(
+    graph: onnx.ModelProto, options: TensorRtOptions, progress: Callable[[str], None] = lambda line: None
+) -> BuiltPlan:
+    """Build an engine from ``graph``. ``progress`` gets a line for each stage, and every few seconds one in between.
+
+    An interrupt (KeyboardInterrupt) stops the build at its next step. Raises ExportError with TensorRT's own words when
+    it cannot read the graph or build it, UsageError for options that do not go together or do not fit the graph,
+    MissingComponentError without the module or the GPU that it needs.
+    """
+    _check_options(options)
+    trt = load_tensorrt(options.module)
+    logger = collecting_logger(trt)
+    logger.forget()
+    builder = _open_builder(trt, logger)
+    target = _target(trt, options)
+    device = device_at_hand()
+    network = _parse(trt, builder, logger, graph)
+    parser_warnings = len(logger.warnings)
+    config = builder.create_builder_config()
+    _configure(trt, config, options)
+    if target is not None:
+        _aim(trt, config, target)
+    profile = _add_profile(builder, config, network, options.batch)
+    cached = _attach_timing_cache(config, options, progress)
+    logger.forget()
+    progress(f"building with {_product(trt)} for {_described(target, device)}")
+    began = time.perf_counter()
+    plan = _build(trt, builder, network, config, logger, progress)
+    seconds = time.perf_counter() - began
+    if cached is not None:
+        _save_timing_cache(config, cached)
+    facts = {
+        "module": options.module,
+        "version": trt.__version__,
+        # What the runtime compares with its own, see refiner.runtime.tensorrt_engine.
+        "tensorrt": trt.__version__,
+        "compute_capability": target or (device.compute_capability if device else None),
+        "device": device.name if device else None,
+        "driver": device.driver if device else None,
+        "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+        "optimisation_level": config.builder_optimization_level,
+        "profile": profile,
+        "strongly_typed": True,
+        "tf32": False,
+        "timing_cache": cached is not None,
+        "layers": network.num_layers,
+        "inputs": _tensors(network.get_input, network.num_inputs),
+        "outputs": _tensors(network.get_output, network.num_outputs),
+        "seconds": round(seconds, 3),
+        "parser_warnings": parser_warnings,
+    }
+    return BuiltPlan(plan, facts)
+
+
+def require_device(trt: Any, options: TensorRtOptions) -> None:
+    """Raises what `build_plan` would raise for ``options`` and this machine, before there is a graph."""
+    _check_options(options)
+    logger = collecting_logger(trt)
+    logger.forget()
+    _open_builder(trt, logger)
+    _target(trt, options)
+
+
+def supported_capabilities(trt: Any) -> dict[str, Any]:
+    """What TensorRT for RTX can build for: "8.6" and the like, in rising order, and its name in the module."""
+    found = {}
+    for name, member in trt.ComputeCapability.__members__.items():
+        digits = re.fullmatch(r"SM(\d+)(\d)", name)
+        if digits:
+            found[f"{digits[1]}.{digits[2]}"] = member
+    return dict(sorted(found.items(), key=lambda entry: float(entry[0])))
+
+
+def device_at_hand() -> Device | None:
+    """The first CUDA device that this process sees, asked of the driver itself; None without a driver or a device."""
+    driver = _load_driver()
+    device = ctypes.c_int()
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGetName(name, len(name), device)
+    version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return Device(name.value.decode(), f"{major.value}.{minor.value}", f"CUDA {cuda}")
+
+
+def _load_driver() -> Any:
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _check_options(options: TensorRtOptions) -> None:
+    least, best, most = options.batch
+    if options.module not in PRODUCTS:
+        raise UsageError(f"there is no module {options.module!r}; choose one of {', '.join(PRODUCTS)}")
+    if not 1 <= least <= best <= most:
+        raise UsageError(f"a batch of {least}:{best}:{most} is not MIN:OPT:MAX in rising order from 1")
+    if options.compute_capability is not None and options.module != "tensorrt_rtx":
+        raise UsageError("TensorRT builds for the GPU at hand; --compute-capability is for --engine trt-rtx")
+    if options.timing_cache is not None and options.module == "tensorrt_rtx":
+        raise UsageError("TensorRT for RTX would ask for a GPU with a timing cache; --timing-cache is for --engine trt")
+    if options.timing_cache is not None and options.timing_cache.is_dir():
+        raise UsageError(f"--timing-cache {options.timing_cache} is a folder; expected a file")
+    if options.workspace_bytes is not None and options.workspace_bytes < 1:
+        raise UsageError(f"a workspace of {options.workspace_bytes} bytes: expected at least 1")
+    if options.optimisation_level is not None and options.optimisation_level not in LEVELS:
+        raise UsageError(f"an optimisation level of {options.optimisation_level}: expected 0 to {LEVELS.stop - 1}")
+
+
+def _open_builder(trt: Any, logger: Any) -> Any:
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # what its null pointer becomes in Python
+        raise MissingComponentError(
+            "TensorRT builds engines on the GPU that runs them; no CUDA driver was found here that it can use "
+            f"({logger.reasons()}). Build there, or build with --engine trt-rtx, which needs no GPU"
+        ) from error
+
+
+def _target(trt: Any, options: TensorRtOptions) -> str | None:
+    """The compute capability that TensorRT for RTX is told to build for; TensorRT is told none."""
+    if options.module != "tensorrt_rtx":
+        return None
+    supported = supported_capabilities(trt)
+    wanted = options.compute_capability
+    if wanted is not None and wanted not in supported:
+        raise UsageError(
+            f"{_product(trt)} cannot build for compute capability {wanted}; it can for {', '.join(supported)}"
+        )
+    if wanted is not None:
+        return wanted
+    device = device_at_hand()
+    if device is None:
+        raise MissingComponentError(
+            "no CUDA driver with a GPU was found here whose compute capability could be built for; name one with "
+            f"--compute-capability: {', '.join(supported)}"
+        )
+    if device.compute_capability not in supported:
+        raise MissingComponentError(
+            f"{_product(trt)} cannot build for the GPU here ({device.name}, compute capability "
+            f"{device.compute_capability}); it can for {', '.join(supported)}. For this one build with --engine trt"
+        )
+    return device.compute_capability
+
+
+def _parse(trt: Any, builder: Any, logger: Any, graph: onnx.ModelProto) -> Any:
+    """The graph as a strongly typed network."""
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    # Where there is no such flag every network is strongly typed.
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph.SerializeToString()):
+        errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise ExportError(f"{_product(trt)} cannot read the graph: {'; '.join(errors) or logger.reasons()}")
+    return network
+
+
+def _configure(trt: Any, config: Any, options: TensorRtOptions) -> None:
+    # Float32 means float32: TF32 would round the factors of products to 10 bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.module == "tensorrt_rtx" and hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        # An engine that allocates while it runs could not be captured as a CUDA graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.optimisation_level is not None:
+        config.builder_optimization_level = options.optimisation_level
+
+
+def _aim(trt: Any, config: Any, target: str) -> None:
+    config.num_compute_capabilities = 1
+    if not config.set_compute_capability(supported_capabilities(trt)[target], 0):
+        raise ExportError(f"{_product(trt)} refused compute capability {target}")
+
+
+def _add_profile(builder: Any, config: Any, network: Any, batch: tuple[int, int, int]) -> dict[str, list[list[int]]]:
+    """Bound the inputs whose batch is free; returns their least, best and largest shapes.
+
+    Raises UsageError where a fixed batch is another than ``batch``.
+    """
+    shapes: dict[str, list[list[int]]] = {}
+    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
+        first, *rest = (int(size) for size in tensor.shape)
+        if -1 in rest:
+            raise ExportError(
+                f"the graph's input {tensor.name} has the shape {(first, *rest)}; only the batch may be free"
+            )
+        if first == -1:
+            shapes[tensor.name] = [[size, *rest] for size in batch]
+        elif set(batch) != {first}:
+            raise UsageError(
+                f"the graph's input {tensor.name} has a fixed batch of {first}, and the engine is to take "
+                f"{':'.join(map(str, batch))}; trace it with a free one"
+            )
+    if not shapes:
+        return shapes
+    profile = builder.create_optimization_profile()
+    for name, (least, best, most) in shapes.items():
+        profile.set_shape(name, tuple(least), tuple(best), tuple(most))
+    if config.add_optimization_profile(profile) < 0:
+        raise ExportError(f"TensorRT refused the batches {':'.join(map(str, batch))}")
+    return shapes
+
+
+def _attach_timing_cache(config: Any, options: TensorRtOptions, progress: Callable[[str], None]) -> Path | None:
+    """Use the file's timings; those of another version or GPU are left, and the file is written anew."""
+    file = options.timing_cache
+    if file is None:
+        return None
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        progress(f"the timing cache {file} is of another version of TensorRT or another GPU: started afresh")
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return file
+
+
+def _save_timing_cache(config: Any, file: Path) -> None:
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+
+
+def _build(trt: Any, builder: Any, network: Any, config: Any, logger: Any, progress: Callable[[str], None]) -> bytes:
+    """The plan. The build runs in a thread of its own, so that this one hears an interrupt."""
+    monitor = _monitor(trt, progress) if hasattr(trt, "IProgressMonitor") else None
+    if monitor is not None:
+        config.progress_monitor = monitor
+    with ThreadPoolExecutor(1) as pool, _cancelling(monitor):
+        building = pool.submit(builder.build_serialized_network, network, config)
+        while not wait([building], timeout=POLL).done:
+            pass
+    memory = building.result()
+    if memory is None:
+        raise ExportError(f"{_product(trt)} could not build the engine: {logger.reasons()}")
+    return bytes(memory)
+
+
+@contextlib.contextmanager
+def _cancelling(monitor: Any) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if monitor is not None:
+            monitor.cancelled = True
+        raise
+
+
+def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
+    """Reports the outer stages as they begin and the inner ones every few seconds; ``cancelled`` ends the build."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.cancelled = False
+            self._steps: dict[str, int] = {}
+            self._depth: dict[str, int] = {}
+            self._told = time.monotonic()
+            # TensorRT calls from several threads.
+            self._lock = threading.Lock()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            with self._lock:
+                depth = self._depth.get(parent_phase, 0) + 1 if parent_phase is not None else 0
+                self._depth[phase_name], self._steps[phase_name] = depth, num_steps
+                if depth == 1:
+                    self._tell(phase_name.lower())
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            with self._lock:
+                if time.monotonic() - self._told >= REPORT_EVERY:
+                    self._tell(f"{phase_name.lower()}: {step + 1} of {self._steps.get(phase_name, step + 1)}")
+                return not self.cancelled
+
+        def phase_finish(self, phase_name: str) -> None:
+            with self._lock:
+                self._steps.pop(phase_name, None)
+                self._depth.pop(phase_name, None)
+
+        def _tell(self, line: str) -> None:
+            self._told = time.monotonic()
+            progress(f"  {line}")
+
+    return Monitor()
+
+
+def _product(trt: Any) -> str:
+    return f"{PRODUCTS[trt.__name__]} {trt.__version__}"
+
+
+def _described(target: str | None, device: Device | None) -> str:
+    if device is not None and target in (None, device.compute_capability):
+        return f"{device.name} (compute capability {device.compute_capability})"
+    return f"compute capability {target}" if target else "the GPU at hand"
+
+
+def _tensors(get: Callable[[int], Any], count: int) -> dict[str, dict[str, Any]]:
+    tensors = (get(index) for index in range(count))
+    return {
+        tensor.name: {
+            "type": TYPES.get(tensor.dtype.name, tensor.dtype.name.lower()),
+            "shape": [int(size) for size in tensor.shape],
+        }
+        for tensor in tensors
+    }

@@ -1,0 +1,163 @@
+"""How close an artefact is to the PyTorch model, in millimetres, and whether that is close enough."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refiner.data import MotionFolder, open_motion_folder
+from refiner.data.clips import Part
+from refiner.data.synthetic import synthetic_folder
+from refiner.errors import ParityError
+from refiner.runtime.engine import INPUTS
+from refiner_export.graph import Exportable
+from refiner_export.options import MPJPE_TOLERANCE_MM, ExportOptions
+
+Array = NDArray[np.float32]
+Run = Callable[..., Array]
+
+SEED = 20240607
+# Spread and correlation from frame to frame of the errors on built-in motion, where no lifter is at hand.
+ERROR_M, ERROR_CORRELATION = 0.04, 0.98
+
+
+@dataclass(frozen=True)
+class GateWindows:
+    """Windows of motion: ``pose_2d`` pixels, ``pose_3d`` with its errors, ``truth`` (root at 0), ``image_size``; and
+    ``wild`` ones that look like nothing, for float32 alone, which must agree there too."""
+
+    pose_2d: Array
+    pose_3d: Array
+    truth: Array
+    image_size: Array
+    motion: str
+    wild: int = 0
+
+    def of_kind(self, kind: str) -> tuple[Array, ...]:
+        return tuple(getattr(self, name) for name in INPUTS[kind])
+
+
+def gate_windows(options: ExportOptions, frames: int, seed: int = SEED, part: Part = "validation") -> GateWindows:
+    """Fresh windows: of one part of the people of the data folder where one is given, of built-in motion otherwise."""
+    rng = np.random.default_rng(seed)
+    folder: MotionFolder = (
+        synthetic_folder(seed, subjects=3, frames=max(250, frames + 1))
+        if options.data is None
+        else open_motion_folder(options.data)
+    )
+    clips = [clip for clip in folder.clips(part if options.data else "all") if clip.frames >= frames]
+    chosen = [clips[index] for index in rng.integers(0, len(clips), options.windows)]
+    pose_2d = np.empty((options.windows, frames, 17, 2), np.float32)
+    truth = np.empty((options.windows, frames, 17, 3), np.float32)
+    for row, clip in enumerate(chosen):
+        start = rng.integers(0, clip.frames - frames + 1)
+        pose_2d[row], truth[row] = clip.pose_2d[start : start + frames], clip.pose_3d[start : start + frames]
+    size = np.array([clip.image_size for clip in chosen], np.float32)
+    error = rng.normal(0, ERROR_M, (options.windows, frames, 17, 3))
+    for frame in range(1, frames):
+        error[:, frame] *= np.sqrt(1 - ERROR_CORRELATION**2)
+        error[:, frame] += ERROR_CORRELATION * error[:, frame - 1]
+    error[:, :, 0] = rng.normal(0, 2, (options.windows, 1, 3))  # anywhere before the camera
+    pose_3d = (truth + error + error[:, :, :1] * (np.arange(17) > 0)[:, None]).astype(np.float32)
+    motion = "built-in (synthetic)" if options.data is None else f"{folder.description.name}, {part} people"
+    return GateWindows(pose_2d, pose_3d, truth, size, motion)
+
+
+def with_wild_windows(windows: GateWindows, seed: int = SEED) -> GateWindows:
+    """The same with a quarter of them replaced by random walks in images of several sizes."""
+    wild = len(windows.truth) // 4
+    random = parity_windows(wild, windows.truth.shape[1], seed)
+    changes: dict[str, Any] = {}
+    for name, value in zip(("pose_2d", "pose_3d", "image_size"), random, strict=True):
+        changes[name] = np.concatenate([getattr(windows, name)[: len(windows.truth) - wild], value])
+    return dataclasses.replace(windows, **changes, wild=wild)
+
+
+def parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[Array, ...]:
+    """Random smooth poses: ``(N, T, 17, 2)`` pixels, ``(N, T, 17, 3)`` metres, ``(N, 2)`` image sizes."""
+    rng = np.random.default_rng(seed)
+    pose_3d = rng.normal(0, 0.4, (windows, 1, 17, 3)) + np.cumsum(rng.normal(0, 0.02, (windows, frames, 17, 3)), axis=1)
+    size = rng.choice([[1000.0, 1002.0], [1920.0, 1080.0], [640.0, 480.0]], windows)
+    pixels = size[:, None, None] * (0.5 + 0.2 * pose_3d[..., :2]) + rng.normal(0, 5, (*pose_3d.shape[:-1], 2))
+    root = rng.normal(0, 2, (windows, frames, 1, 3))
+    return pixels.astype(np.float32), (pose_3d + root).astype(np.float32), size.astype(np.float32)
+
+
+def run_batches(run: Run, inputs: tuple[Array, ...], sizes: list[int]) -> Array:
+    """``run`` over all windows in batches of ``sizes`` in turn, the last size again and again; the last batch is filled
+    up with its last window."""
+    outputs, first, turn = [], 0, 0
+    while first < len(inputs[0]):
+        size = sizes[min(turn, len(sizes) - 1)]
+        index = np.minimum(np.arange(first, first + size), len(inputs[0]) - 1)
+        outputs.append(run(*(array[index] for array in inputs))[: len(inputs[0]) - first])
+        first, turn = first + size, turn + 1
+    return np.concatenate(outputs)
+
+
+def batch_sizes(options: ExportOptions) -> list[int]:
+    """1, 2 and the largest, of those that the artefact takes; the largest at most 64."""
+    batch = options.batch
+    largest = max(min(batch.most, 64), batch.least)
+    return sorted({size for size in (1, 2, largest) if batch.least <= size <= batch.most})
+
+
+def reference(module: Exportable) -> Run:
+    """Float32 PyTorch as a function of arrays."""
+
+    def run(*inputs: Array) -> Array:
+        with torch.inference_mode():
+            out: Array = module(*(torch.from_numpy(array) for array in inputs)).numpy()
+        return out
+
+    return run
+
+
+def compare(found: Array, expected: Array, windows: GateWindows) -> dict[str, Any]:
+    """Distances in mm of what was found: largest, mean, 99th percentile over joints, the change of MPJPE, the worst
+    windows. NaN anywhere counts as infinitely far."""
+    with np.errstate(invalid="ignore"):
+        distance = 1000.0 * np.linalg.norm((found - expected).astype(np.float64), axis=-1)
+    distance[~np.isfinite(distance)] = np.inf
+    worst = distance.max(axis=(1, 2))
+    motion = len(windows.truth) - windows.wild
+    before, after = (_mpjpe_mm(poses[:motion], windows.truth[:motion]) for poses in (expected, found))
+    return {
+        "largest_mm": float(distance.max()),
+        "mean_mm": float(distance.mean()),
+        "p99_mm": float(np.percentile(distance, 99, method="nearest")),
+        "mpjpe_mm": after,
+        "reference_mpjpe_mm": before,
+        "mpjpe_change_mm": after - before,
+        "worst_windows": [int(index) for index in np.argsort(worst)[::-1][:5]],
+    }
+
+
+def judge(result: dict[str, Any], options: ExportOptions) -> None:
+    """Raises ParityError where an artefact is farther from its model than its precision allows."""
+    allowed, mpjpe = options.mean_tolerance_mm(), MPJPE_TOLERANCE_MM[options.precision]
+    what = "largest_mm" if options.precision == "fp32" else "mean_mm"
+    words = {"largest_mm": "largest joint difference", "mean_mm": "mean joint difference"}[what]
+    problems = []
+    if not result[what] < allowed:
+        problems.append(f"{words} {result[what]:.4f} mm, allowed: less than {allowed:g} mm")
+    if not abs(result["mpjpe_change_mm"]) <= mpjpe:
+        problems.append(f"MPJPE changed by {result['mpjpe_change_mm']:.4f} mm, allowed: {mpjpe:g} mm")
+    if problems:
+        raise ParityError(
+            f"the artefact differs from float32 PyTorch: {'; '.join(problems)} (on {options.windows} fresh windows, "
+            f"most in windows {', '.join(map(str, result['worst_windows']))}). Take a higher --precision, or say "
+            "--tolerance-mm if you can live with it"
+        )
+
+
+def _mpjpe_mm(pose: Array, truth: Array) -> float:
+    with np.errstate(invalid="ignore"):
+        relative = (pose - pose[..., :1, :]).astype(np.float64)
+        return float(1000.0 * np.linalg.norm(relative - truth, axis=-1).mean())

@@ -1,0 +1,77 @@
+"""What an artefact says of itself, checked against its bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import ArtefactError
+from refiner.runtime.artefact import check_files, check_manifest, manifest_path, read_manifest
+
+
+def inspect_artefact(file: Path) -> dict[str, Any]:
+    """The manifest of ``file``: the one beside it, whose hashes are checked, or the one inside an ONNX graph.
+
+    Nothing is run and no engine is deserialised. Raises ArtefactError.
+    """
+    if not file.is_file():
+        raise ArtefactError(f"there is no artefact at {file}")
+    if manifest_path(file).is_file():
+        manifest = read_manifest(file)
+        check_files(manifest, file)
+        return manifest
+    if file.suffix != ".onnx":
+        return read_manifest(file)
+    import onnx
+
+    from refiner.runtime.onnx_engine import METADATA_KEY
+
+    try:
+        model = onnx.load(file, load_external_data=False)
+    except Exception as error:  # protobuf's own
+        raise ArtefactError(f"{file} is no ONNX graph: {error}") from error
+    stored = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
+    if stored is None:
+        raise ArtefactError(f"{file} has no manifest beside it and carries none: refiner-export did not write it")
+    try:
+        content = json.loads(stored)
+    except json.JSONDecodeError as error:
+        raise ArtefactError(f"the metadata of {file} cannot be read ({error}); export it again") from error
+    return check_manifest(content, file)
+
+
+def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
+    """The manifest in a few lines."""
+    batch = manifest["batch"]
+    mirrored = ", with the mirrored pass" if manifest["mirrored_pass"] else ""
+    lines = [
+        f"{file.name}: {manifest['kind']} for {manifest['engine']}, {manifest['precision']}",
+        f"checkpoint   {manifest['checkpoint']['name']}  sha256 {manifest['checkpoint']['sha256'][:16]}",
+        f"model        {manifest['model']}",
+        f"windows      {manifest['frames']} frames at {manifest['fps']:g} frames/s, {batch['min']} to {batch['max']} "
+        f"at a time{mirrored}",
+    ]
+    if "steps" in manifest:
+        lines.append(f"steps        K = {manifest['steps']}, timesteps {manifest['timesteps']}")
+    for name in ("inputs", "outputs"):
+        for tensor, entry in manifest[name].items():
+            lines.append(f"{name:12s} {tensor} {entry['type']} {entry['shape']} {manifest['units'].get(tensor, '')}")
+    nodes = manifest["nodes"]
+    lines.append(
+        f"graph        {sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes, opset {manifest['opset']}"
+    )
+    if manifest["kept_float32"] and manifest["precision"] != "fp32":
+        kept = ", ".join(f"{count} {name}" for name, count in manifest["kept_float32"].items())
+        lines.append(f"in float32   {kept}")
+    parity = manifest.get("parity", {})
+    total = parity.get("total")
+    if total is not None:
+        lines.append(
+            f"parity       largest {total['largest_mm']:.4f} mm, mean {total['mean_mm']:.4f} mm, MPJPE "
+            f"{total['mpjpe_change_mm']:+.4f} mm on {parity['windows']} windows, {parity['motion']}"
+        )
+    if "note" in parity:
+        lines.append(f"note         {parity['note']}")
+    lines.append("versions     " + ", ".join(f"{name} {value}" for name, value in manifest["versions"].items()))
+    return lines

@@ -1,0 +1,115 @@
+"""What an export is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import UsageError
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# What every engine can be asked for. ONNX Runtime keeps float32 on a CPU: a graph of another precision runs there with
+# conversions, slower; it is meant for CUDA.
+PRECISIONS_OF = {
+    "onnx": PRECISIONS,
+    "openvino": ("fp32", "bf16", "int8"),
+    "trt": PRECISIONS,
+    "trt-rtx": PRECISIONS,
+    "aoti": ("fp32", "bf16", "fp16"),
+    "torch": ("fp32",),
+}
+ENGINES = tuple(PRECISIONS_OF)
+# Largest joint difference to float32 PyTorch in mm for fp32; mean joint difference for the others.
+TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.5, "bf16": 0.5, "int8": 5.0}
+TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0}
+# Change of MPJPE in mm.
+MPJPE_TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05, "int8": 0.3}
+MOST_WINDOWS = 4096
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How many windows an engine takes at a time: least, the size it is tuned for, most."""
+
+    least: int = 1
+    best: int = 1
+    most: int = 64
+
+    @property
+    def fixed(self) -> bool:
+        return self.least == self.most
+
+    @classmethod
+    def parse(cls, text: str) -> Batch:
+        """``N`` or ``MIN:OPT:MAX``. Raises UsageError."""
+        parts = text.split(":")
+        try:
+            numbers = [int(part) for part in parts]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 1:
+            numbers *= 3
+        if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2] <= MOST_WINDOWS:
+            raise UsageError(
+                f"--batch {text}: expected a number of windows or MIN:OPT:MAX in rising order, 1 to {MOST_WINDOWS}"
+            )
+        return cls(*numbers)
+
+    def __str__(self) -> str:
+        return str(self.most) if self.fixed else f"{self.least}:{self.best}:{self.most}"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """One export. None: the default of the checkpoint or of the engine."""
+
+    engine: str
+    output: Path
+    checkpoint: Path
+    lifter: Path | None = None  # inside the same graph
+    precision: str = "fp32"
+    frames: int | None = None
+    steps: int | None = None
+    batch: Batch = Batch()
+    flip_test: bool = False
+    opset: int = 20
+    compute_capability: str | None = None
+    device: str = "cpu"
+    workspace_mb: int | None = None
+    timing_cache: Path | None = None
+    windows: int = 100
+    tolerance_mm: float | None = None
+    data: Path | None = None
+
+    def check(self) -> None:
+        """Raises UsageError for what does not go together."""
+        if self.engine not in ENGINES:
+            raise UsageError(f"there is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}")
+        if self.precision not in PRECISIONS_OF[self.engine]:
+            allowed = ", ".join(PRECISIONS_OF[self.engine])
+            raise UsageError(f"--engine {self.engine} has no --precision {self.precision}; choose one of {allowed}")
+        if self.compute_capability is not None and self.engine != "trt-rtx":
+            raise UsageError("--compute-capability is for --engine trt-rtx; the others compile for the GPU at hand")
+        if self.timing_cache is not None and self.engine != "trt":
+            raise UsageError("--timing-cache is for --engine trt; TensorRT for RTX would ask for a GPU with one")
+        if self.device == "cuda" and self.engine not in ("onnx", "aoti", "torch"):
+            raise UsageError(f"--device is for onnx, aoti and torch; {self.engine} has one kind of device")
+        if self.frames is not None and not 1 <= self.frames <= MOST_WINDOWS:
+            raise UsageError(f"--frames {self.frames}: expected 1 to {MOST_WINDOWS}")
+        if self.windows < 1:
+            raise UsageError(f"--windows {self.windows}: expected at least 1")
+        if self.tolerance_mm is not None and not self.tolerance_mm > 0:
+            raise UsageError(f"--tolerance-mm {self.tolerance_mm}: expected a length above 0")
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that the artefact's bytes follow from, besides the checkpoints and the versions."""
+        names = ("engine", "precision", "frames", "steps", "flip_test", "opset", "compute_capability", "device")
+        facts = {name: getattr(self, name) for name in names}
+        return facts | {"batch": dataclasses.astuple(self.batch), "workspace_mb": self.workspace_mb}
+
+    def mean_tolerance_mm(self) -> float:
+        if self.tolerance_mm is not None:
+            return self.tolerance_mm
+        return (TOLERANCE_MM if self.lifter is None else TOLERANCE_WITH_LIFTER_MM)[self.precision]

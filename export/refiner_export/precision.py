@@ -1,0 +1,456 @@
+"""From one float32 graph to the precision-typed graph that every engine shares.
+
+What is computed in which precision is decided here, once, and written into the graph as types: engines have nothing
+left to choose. The rule is the flow of data. A branch begins at a LayerNormalization and ends where its result is
+added to something else, the residual; inside a branch are the hidden layers, and they alone leave float32. Outside
+are the coordinates, the residual sums, the first and the last layer and the DDIM steps.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, shape_inference, version_converter
+from onnx.reference import ReferenceEvaluator
+
+from refiner.errors import ExportError, MissingComponentError, UsageError
+
+Precision = Literal["fp32", "fp16", "bf16"]
+FLOAT = onnx.TensorProto.FLOAT
+# The type of its values in ONNX and in NumPy, and the first opset in which every operator used here takes it.
+LOW_TYPES: dict[str, tuple[int, Any, int]] = {
+    "fp16": (onnx.TensorProto.FLOAT16, np.float16, 18),
+    "bf16": (onnx.TensorProto.BFLOAT16, ml_dtypes.bfloat16, 22),  # Conv is the last to take it
+}
+LAYOUT = frozenset(("Concat", "Reshape", "Slice", "Split", "Transpose"))
+# Below opset 20 Gelu is written out in these.
+ELEMENTWISE = frozenset(("Div", "Erf", "Gelu", "Mul"))
+
+# What a node is, in words.
+HIDDEN, PRODUCT, BRANCH_ADD, MOVED = "hidden layer", "attention product", "Add in a branch", "layout in a branch"
+FIRST, LAST, RESIDUAL, EMBEDDING = "first layer", "last layer", "residual Add", "embedding Add"
+ARITHMETIC = "normalisation, root and DDIM arithmetic"
+LOW_CLASSES = frozenset((HIDDEN, PRODUCT, BRANCH_ADD, "Conv", *ELEMENTWISE))
+TOO_SENSITIVE = "hidden layer too sensitive for int8"
+# bfloat16 rounds a value by at most 0.4 %: weights that move by more have lost values to underflow.
+LARGEST_ROUNDING = 0.01
+# How far int8 may move the joints of the calibration windows, in mm on average.
+INT8_CHANGE_MM = 0.25
+# Layers are first tried one by one, on so many of the calibration's batches.
+BATCHES_ALONE = 2
+
+
+@dataclass(frozen=True)
+class TypedGraph:
+    """``kept_float32``: how many nodes of each class compute in float32, by the class in words."""
+
+    model: onnx.ModelProto
+    precision: str
+    kept_float32: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """``floats``: the float32 tensors that are no initialisers; ``kinds``: first output of a node -> its class."""
+
+    floats: frozenset[str]
+    kinds: dict[str, str]
+
+
+def type_graph(model: onnx.ModelProto, precision: Precision) -> TypedGraph:
+    """A float32 graph with its branches in ``precision``; inputs and outputs stay float32.
+
+    "fp32" copies the graph as it is. Otherwise nodes that depend on initialisers alone are folded, and "bf16" brings
+    the graph to opset 22. Raises UsageError for an unknown precision, ExportError for weights that the precision
+    cannot hold.
+    """
+    if precision not in get_args(Precision):
+        raise UsageError(f"there is no precision {precision!r}; expected {', '.join(get_args(Precision))}")
+    if precision == "fp32":
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        return TypedGraph(copied, precision, dict(Counter(_roles_of(_folded(model)).kinds.values())))
+    element_type, dtype, opset = LOW_TYPES[precision]
+    typed = _folded(_at_opset(model, opset))
+    roles = _roles_of(typed)
+    low = _low_tensors(typed, roles)
+    _store_initialisers(typed.graph, low, precision, dtype)
+    _insert_casts(typed.graph, roles.floats, low, precision, element_type)
+    kept = Counter(kind for output, kind in roles.kinds.items() if output not in low)
+    return TypedGraph(_with_value_types(typed), precision, dict(kept))
+
+
+def quantise_graph(
+    model: onnx.ModelProto, calibration: Sequence[Mapping[str, NDArray[np.float32]]], limit_mm: float = INT8_CHANGE_MM
+) -> TypedGraph:
+    """A float32 graph with hidden layers in int8, as pairs of QuantizeLinear and DequantizeLinear; the rest as it is.
+
+    Weights by output channel, activations by tensor, both symmetric, for TensorRT takes no zero point. Weights use 7
+    of their 8 bits: on an x86 CPU without VNNI two products are added in 16 bits, which full weights overflow.
+
+    ``calibration``: the graph's inputs, a few batches of windows like those that it will see. They give the ranges
+    of the activations, and they decide which layers stay in float32: those that cost most for the work they take,
+    until int8 moves the joints by at most ``limit_mm`` on average. ``float("inf")`` quantises every hidden layer.
+
+    Raises UsageError without calibration or with other inputs than the graph's, ExportError where no layer can be
+    quantised within the limit, MissingComponentError without ONNX Runtime.
+    """
+    _check_calibration(model, calibration)
+    floats = _folded(model)
+    _name_nodes(floats.graph)
+    kinds = _roles_of(floats).kinds
+    hidden = [node for node in floats.graph.node if kinds.get(node.output[0]) == HIDDEN]
+    quantised = _quantised(floats, [node.name for node in hidden], calibration)
+    chosen = _tolerable(floats, quantised, hidden, calibration, limit_mm)
+    kept = Counter(kinds.values())
+    kept[TOO_SENSITIVE] = kept.pop(HIDDEN, 0) - len(chosen)
+    return TypedGraph(_with_value_types(_with_layers_of(floats, quantised, chosen)), "int8", dict(+kept))
+
+
+def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    found = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if found >= least:
+        return model
+    converted = version_converter.convert_version(model, least)
+    # The converter drops what is noted at inputs and outputs.
+    for entries, source in ((converted.graph.input, model.graph.input), (converted.graph.output, model.graph.output)):
+        del entries[:]
+        entries.extend(source)
+    return converted
+
+
+def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which what depends on initialisers alone is an initialiser: transposed weights above all."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    graph = copied.graph
+    opsets = {entry.domain: entry.version for entry in copied.opset_import}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    kept = {entry.name for entry in graph.output}
+    nodes: list[onnx.NodeProto] = []
+    folded: dict[str, NDArray[Any]] = {}
+    for node in graph.node:
+        if constants.keys() >= set(node.input) and kept.isdisjoint(node.output):
+            values = ReferenceEvaluator(node, opsets=opsets).run(None, {name: constants[name] for name in node.input})
+            folded |= dict(zip(node.output, values, strict=True))
+            constants |= folded
+        else:
+            nodes.append(node)
+    _replace_nodes(graph, nodes)
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in folded.items())
+    _drop_unused_initialisers(graph)
+    produced = {name for node in nodes for name in node.output}
+    entries = [entry for entry in graph.value_info if entry.name in produced]
+    del graph.value_info[:]
+    graph.value_info.extend(entries)
+    return copied
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    # extend copies what it is given, and deleting comes after: a deleted node is no longer to be read.
+    before = len(graph.node)
+    graph.node.extend(nodes)
+    del graph.node[:before]
+
+
+def _drop_unused_initialisers(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+
+
+def _with_value_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the type of every value, checked."""
+    inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(inferred, full_check=True)
+    return inferred
+
+
+def _roles_of(model: onnx.ModelProto) -> _Roles:
+    graph = model.graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    floats = _float_names(model) - shapes.keys()
+    # The channels of the networks in the graph: what they normalise over.
+    widths = {shapes[node.input[1]][-1] for node in graph.node if node.op_type == "LayerNormalization"}
+    outputs = {entry.name for entry in graph.output}
+    branches: set[str] = set()
+    kinds: dict[str, str] = {}
+    for node in graph.node:
+        data = floats.intersection(node.input)
+        inside = bool(data) and data <= branches and outputs.isdisjoint(node.output)
+        if inside or node.op_type == "LayerNormalization":
+            branches.update(node.output)
+        if not floats.isdisjoint(node.output):
+            constants = [shapes[name] for name in node.input if name in shapes]
+            ends_branch = not branches.isdisjoint(data)
+            kind = _kind_inside(node, constants) if inside else _kind_outside(node, constants, ends_branch, widths)
+            kinds[node.output[0]] = kind
+    return _Roles(floats, kinds)
+
+
+def _float_names(model: onnx.ModelProto) -> frozenset[str]:
+    graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    entries = [*graph.input, *graph.output, *graph.value_info]
+    return frozenset(entry.name for entry in entries if entry.type.tensor_type.elem_type == FLOAT)
+
+
+def _kind_inside(node: onnx.NodeProto, constants: list[tuple[int, ...]]) -> str:
+    if node.op_type == "MatMul":
+        return HIDDEN if constants else PRODUCT
+    if node.op_type == "Add":
+        return BRANCH_ADD
+    return MOVED if node.op_type in LAYOUT else node.op_type
+
+
+def _kind_outside(node: onnx.NodeProto, constants: list[tuple[int, ...]], ends_branch: bool, widths: set[int]) -> str:
+    if node.op_type == "LayerNormalization":
+        return node.op_type
+    if node.op_type == "MatMul" and constants:
+        taken, given = (size in widths for size in constants[0][-2:])
+        if taken != given:
+            return FIRST if given else LAST
+    if node.op_type == "Add" and ends_branch:
+        return RESIDUAL
+    if node.op_type == "Add" and any(shape[-1:] and shape[-1] in widths for shape in constants):
+        return EMBEDDING
+    return FIRST if node.op_type == "Gelu" else ARITHMETIC
+
+
+def _low_tensors(model: onnx.ModelProto, roles: _Roles) -> set[str]:
+    """What is computed in the low precision; a change of layout keeps the type of what it moves."""
+    low: set[str] = set()
+    for node in model.graph.node:
+        kind = roles.kinds.get(node.output[0])
+        if kind in LOW_CLASSES or (kind == MOVED and not low.isdisjoint(node.input)):
+            low |= roles.floats.intersection(node.output)
+    return low
+
+
+def _store_initialisers(graph: onnx.GraphProto, low: set[str], precision: str, dtype: Any) -> None:
+    """Each initialiser in the type of the nodes that read it; twice where nodes of both types do."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
+    narrow: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+    wide: set[str] = set()
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in tensors and node.output[0] in low:
+                narrow[name].append((node, place))
+            elif name in tensors:
+                wide.add(name)
+    taken = _names(graph)
+    for name, readers in narrow.items():
+        factor = any(_multiplies(node, place) for node, place in readers)
+        values = _narrowed(tensors[name], dtype, precision, factor)
+        if name not in wide:
+            tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+            continue
+        copied = _free_name(f"{name}_{precision}", taken)
+        graph.initializer.append(numpy_helper.from_array(values, copied))
+        for node, place in readers:
+            node.input[place] = copied
+
+
+def _multiplies(node: onnx.NodeProto, place: int) -> bool:
+    """Whether an input is a factor; an addend that underflows would be lost in the sum anyway."""
+    return node.op_type in ("MatMul", "Mul", "Div") or (node.op_type == "Conv" and place == 1)
+
+
+def _narrowed(tensor: onnx.TensorProto, dtype: Any, precision: str, factor: bool) -> NDArray[Any]:
+    values = numpy_helper.to_array(tensor)
+    finite = np.isfinite(values)
+    with np.errstate(over="ignore", under="ignore"):
+        narrowed: NDArray[Any] = values.astype(dtype)
+    exact, rounded = values[finite].astype(np.float64), narrowed[finite].astype(np.float64)
+    if not np.isfinite(rounded).all():
+        raise ExportError(
+            f"{tensor.name} holds values up to {np.abs(exact).max():.3g}, beyond the range of {precision}; "
+            "export another precision"
+        )
+    if factor and np.linalg.norm(rounded - exact) > LARGEST_ROUNDING * np.linalg.norm(exact):
+        raise ExportError(
+            f"{tensor.name} holds values of at most {np.abs(exact).max():.3g}, many below the range of {precision}; "
+            "export another precision"
+        )
+    return narrowed
+
+
+def _insert_casts(
+    graph: onnx.GraphProto, floats: frozenset[str], low: set[str], precision: str, element_type: int
+) -> None:
+    """One Cast for a tensor that is read in the other type, before its first such reader, and the value types."""
+    taken = _names(graph)
+    casts: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        narrow = node.output[0] in low
+        for place, name in enumerate(node.input):
+            if name not in floats or (name in low) == narrow:
+                continue
+            if name not in casts:
+                target, suffix = (element_type, precision) if narrow else (FLOAT, "fp32")
+                casts[name] = _free_name(f"{name}_{suffix}", taken)
+                nodes.append(onnx.helper.make_node("Cast", [name], [casts[name]], f"cast_{casts[name]}", to=target))
+            node.input[place] = casts[name]
+        nodes.append(node)
+    _replace_nodes(graph, nodes)
+    for entry in graph.value_info:
+        if entry.name in low:
+            entry.type.tensor_type.elem_type = element_type
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    names = {entry.name for entry in [*graph.input, *graph.initializer]}
+    return names.union(*(node.output for node in graph.node))
+
+
+def _free_name(wanted: str, taken: set[str]) -> str:
+    name = wanted
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _check_calibration(model: onnx.ModelProto, calibration: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:
+    expected = {entry.name for entry in model.graph.input}
+    if not calibration:
+        raise UsageError("int8 needs calibration windows, and there are none; give a few batches of the graph's inputs")
+    for batch in calibration:
+        if batch.keys() != expected:
+            raise UsageError(f"a calibration batch holds {sorted(batch)}, expected the inputs {sorted(expected)}")
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Layers are chosen by the names of their nodes."""
+    taken: set[str] = set()
+    for node in graph.node:
+        node.name = _free_name(node.name or node.op_type, taken)
+
+
+class _Batches:
+    """The interface that ONNX Runtime reads calibration data by."""
+
+    def __init__(self, calibration: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:
+        self._rest: Iterator[Mapping[str, NDArray[np.float32]]] = iter(calibration)
+
+    def get_next(self) -> Mapping[str, NDArray[np.float32]] | None:
+        return next(self._rest, None)
+
+
+def _quantised(
+    model: onnx.ModelProto, layers: list[str], calibration: Sequence[Mapping[str, NDArray[np.float32]]]
+) -> onnx.ModelProto:
+    """The graph with all ``layers`` quantised."""
+    try:
+        from onnxruntime import quantization
+    except ModuleNotFoundError as error:
+        raise MissingComponentError("int8 needs ONNX Runtime's quantiser: pip install 'refiner[cpu]'") from error
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        # Without this mark the quantiser logs advice to infer shapes and fold constants, which is done.
+        onnx.helper.set_model_props(copied, {"onnx.quant.pre_process": "onnxruntime.quant"})
+        onnx.save(copied, source)
+        quantization.quantize_static(
+            source,
+            target,
+            _Batches(calibration),
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=layers,
+            per_channel=True,
+            reduce_range=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+        )
+        return onnx.load(target)
+
+
+def _tolerable(
+    floats: onnx.ModelProto,
+    quantised: onnx.ModelProto,
+    hidden: Sequence[onnx.NodeProto],
+    calibration: Sequence[Mapping[str, NDArray[np.float32]]],
+    limit_mm: float,
+) -> list[str]:
+    """The names of the layers to quantise: the errors of layers add up like independent ones, by their squares."""
+    expected = _run(floats, calibration)
+
+    def change_mm(layers: Collection[str], batches: int) -> float:
+        found = _run(_with_layers_of(floats, quantised, layers), calibration[:batches])
+        moved = [np.linalg.norm(a - b, axis=-1).ravel() for a, b in zip(found, expected[:batches], strict=True)]
+        return float(1000 * np.concatenate(moved).mean())
+
+    every = [node.name for node in hidden]
+    if change_mm(every, len(calibration)) <= limit_mm:
+        return every
+    work = _products(floats.graph, hidden)
+    squares = {name: change_mm([name], BATCHES_ALONE) ** 2 for name in every}
+    chosen: list[str] = []
+    for name in sorted(every, key=lambda name: squares[name] / work[name]):
+        if sum(squares[other] for other in [*chosen, name]) <= limit_mm**2:
+            chosen.append(name)
+    while chosen and change_mm(chosen, len(calibration)) > limit_mm:
+        chosen.pop()
+    if not chosen:
+        raise ExportError(
+            f"every hidden layer moves the joints by more than {limit_mm:g} mm in int8, the best by "
+            f"{min(squares.values(), default=0) ** 0.5:.3g} mm; export another precision"
+        )
+    return chosen
+
+
+def _products(graph: onnx.GraphProto, layers: Sequence[onnx.NodeProto]) -> dict[str, int]:
+    """How many multiplications a layer takes for a joint."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    return {node.name: max(sizes.get(name, 0) for name in node.input) for node in layers}
+
+
+def _run(model: onnx.ModelProto, batches: Sequence[Mapping[str, NDArray[np.float32]]]) -> list[NDArray[np.float32]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [session.run(None, dict(batch))[0] for batch in batches]
+
+
+def _with_layers_of(floats: onnx.ModelProto, quantised: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
+    """The float32 graph with ``layers``, and the conversions before them, as they are in the quantised one."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(floats)
+    graph = copied.graph
+    replacements = {node.name: node for node in quantised.graph.node if node.name in layers}
+    conversions = {
+        node.output[0]: node for node in quantised.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    placed: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+
+    def place(name: str) -> None:
+        if name in conversions and name not in placed:
+            placed.add(name)
+            place(conversions[name].input[0])
+            nodes.append(conversions[name])
+
+    for node in graph.node:
+        if node.name in replacements:
+            for name in replacements[node.name].input:
+                place(name)
+        nodes.append(replacements.get(node.name, node))
+    _replace_nodes(graph, nodes)
+    stored = {tensor.name for tensor in graph.initializer}
+    graph.initializer.extend(tensor for tensor in quantised.graph.initializer if tensor.name not in stored)
+    _drop_unused_initialisers(graph)
+    return copied

@@ -1,0 +1,92 @@
+"""A model repository for the Triton Inference Server around an artefact."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import UsageError
+from refiner.runtime.artefact import check_files, read_manifest
+
+# Engine -> Triton's backend, the name of the file that it looks for, where it runs.
+BACKENDS = {
+    "onnx": ("onnxruntime", "model.onnx"),
+    "openvino": ("openvino", "model.xml"),
+    "trt": ("tensorrt", "model.plan"),
+}
+# How long a request may wait for others to share its batch: a fraction of what a batch takes.
+QUEUE_DELAY_US = 500
+
+
+def write_repository(artefact: Path, folder: Path) -> Path:
+    """Write ``folder/NAME/config.pbtxt`` and ``folder/NAME/1/`` with a copy of ``artefact``; returns ``folder/NAME``.
+
+    An earlier one of the same name is replaced as a whole. Raises UsageError for an engine that Triton has no backend
+    for, ArtefactError for an artefact that does not fit its manifest.
+    """
+    manifest = read_manifest(artefact)
+    check_files(manifest, artefact)
+    if manifest["engine"] not in BACKENDS:
+        raise UsageError(
+            f"Triton has no backend for {manifest['engine']}; export with --engine {', '.join(BACKENDS)} and --triton"
+        )
+    target = folder / artefact.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{artefact.stem}-", dir=folder))
+    try:
+        version = building / "1"
+        version.mkdir()
+        named = Path(BACKENDS[manifest["engine"]][1])
+        for name in manifest["files"]:
+            shutil.copyfile(artefact.parent / name, version / (named.stem + _suffix(name, named, artefact)))
+        (building / "config.pbtxt").write_text(model_config(artefact.stem, manifest), encoding="utf-8")
+        shutil.copyfile(artefact.with_suffix(".json"), building / "manifest.json")
+        building.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def model_config(name: str, manifest: dict[str, Any]) -> str:
+    """The text of ``config.pbtxt``: dynamic batching up to the artefact's largest batch, or its one fixed batch."""
+    backend, _ = BACKENDS[manifest["engine"]]
+    least, best, most = (int(manifest["batch"][key]) for key in ("min", "opt", "max"))
+    # Triton batches from 1 on; what takes no single window is served in its own whole batches.
+    batched = least == 1 and most > 1
+    device = str(manifest.get("build", {}).get("device", "cpu"))
+    on_gpu = manifest["engine"] == "trt" or device.startswith("cuda")
+    lines = [
+        f"name: {json.dumps(name)}",
+        f"backend: {json.dumps(backend)}",
+        f"max_batch_size: {most if batched else 0}",
+        *_tensors("input", manifest["inputs"], batched, most),
+        *_tensors("output", manifest["outputs"], batched, most),
+    ]
+    if batched:
+        preferred = sorted({size for size in (best, most) if size > 1})
+        lines += [
+            "dynamic_batching {",
+            f"  preferred_batch_size: {preferred}",
+            f"  max_queue_delay_microseconds: {QUEUE_DELAY_US}",
+            "}",
+        ]
+    lines += ["instance_group [", f"  {{ count: 1 kind: {'KIND_GPU' if on_gpu else 'KIND_CPU'} }}", "]"]
+    return "\n".join(lines) + "\n"
+
+
+def _tensors(field: str, tensors: dict[str, Any], batched: bool, batch: int) -> list[str]:
+    entries = []
+    for name, entry in tensors.items():
+        dims = entry["shape"][1:] if batched else [batch, *entry["shape"][1:]]
+        entries.append(f"  {{ name: {json.dumps(name)} data_type: TYPE_FP32 dims: {dims} }}")
+    return [f"{field} [", ",\n".join(entries), "]"]
+
+
+def _suffix(name: str, named: Path, artefact: Path) -> str:
+    return named.suffix if name == artefact.name else Path(name).suffix

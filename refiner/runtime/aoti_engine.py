@@ -1,0 +1,56 @@
+"""A package of PyTorch's AOTInductor as an engine: compiled ahead of time for the CPU or for a CUDA device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import ArtefactError, MissingComponentError
+from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest
+
+
+class AotiEngine(ArtefactEngine):
+    """A ``.pt2`` package.
+
+    Args:
+        path: the file. role: "lifter" or "refiner". threads: PyTorch's threads (a setting of the whole process).
+
+    Raises ArtefactError, also for a package of another PyTorch; MissingComponentError without PyTorch or the device.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], role: str, threads: int | None = None) -> None:
+        file = Path(path)
+        manifest = read_manifest(file)
+        check_role(manifest, file, role, ("aoti",))
+        check_files(manifest, file)
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            raise MissingComponentError(f"running {file} needs PyTorch: pip install 'refiner[train]'") from error
+        made = manifest["versions"].get("torch", "?")
+        if made.split("+")[0] != torch.__version__.split("+")[0]:
+            raise ArtefactError(
+                f"{file} was compiled by PyTorch {made}, this is {torch.__version__}; compile it again here: "
+                "refiner-export --engine aoti"
+            )
+        self._device = torch.device(manifest["build"]["device"])
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise MissingComponentError(f"{file} was compiled for a CUDA device, and PyTorch sees none here")
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            self._package = torch._inductor.aoti_load_package(str(file))
+        except Exception as error:  # C++ exceptions of many kinds
+            raise ArtefactError(f"PyTorch cannot load {file}: {error}; export it again") from error
+        super().__init__({**manifest, "device": str(self._device)}, file)
+
+    def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            output = self._package(*(torch.from_numpy(array).to(self._device) for array in inputs))
+        result: NDArray[np.float32] = output.float().cpu().numpy()
+        return result

@@ -1,0 +1,147 @@
+"""What every compiled artefact has in common: a manifest that says what it is, and windows that must fit it.
+
+The manifest lies as JSON beside the artefact. An artefact other than an ONNX graph is run as native code by its
+engine, so it is opened only when its bytes are those that the manifest names: that tells a truncated, mixed-up or
+exchanged file. It does not tell who wrote the pair: take artefacts from people whose programs you would run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import ArtefactError, UsageError
+from refiner.runtime.engine import DEFAULT_FPS, INPUTS, SAME_ROLE
+from refiner.skeleton import JOINT_NAMES
+
+# The layout of the manifest that this version writes and reads.
+SCHEMA = 2
+REQUIRED = ("batch", "engine", "fps", "frames", "inputs", "joints", "kind", "outputs", "precision")
+# A manifest is a few kilobytes; whatever is longer is something else.
+LONGEST_MANIFEST = 10_000_000
+
+
+def manifest_path(artefact: str | os.PathLike[str]) -> Path:
+    """Where the manifest of ``artefact`` lies."""
+    return Path(artefact).with_suffix(".json")
+
+
+def read_manifest(artefact: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest beside ``artefact``. Raises ArtefactError where it is missing, broken or of another version."""
+    file = manifest_path(artefact)
+    try:
+        if file.stat().st_size > LONGEST_MANIFEST:
+            raise ArtefactError(f"{file} is too long for a manifest; export the checkpoint again")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtefactError(
+            f"there is no manifest at {file}; it belongs beside the artefact: copy both, or export the checkpoint again"
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{file} is no JSON ({error}); export the checkpoint again") from error
+    return check_manifest(content, file)
+
+
+def check_manifest(content: Any, where: Path) -> dict[str, Any]:
+    """``content`` as a manifest of this version. Raises ArtefactError for what is missing or of another version."""
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise ArtefactError(
+            f"{where} holds no manifest of schema {SCHEMA} (found {found!r}); export the checkpoint again"
+        )
+    missing = [key for key in REQUIRED if key not in content]
+    if missing:
+        raise ArtefactError(f"the manifest in {where} lacks {', '.join(missing)}; export the checkpoint again")
+    joints = content["joints"].get("names") if isinstance(content["joints"], dict) else None
+    if joints != list(JOINT_NAMES):
+        raise ArtefactError(
+            f"{where} has the joints {joints}, expected {list(JOINT_NAMES)} in this order; export the checkpoint again"
+        )
+    return dict(content)
+
+
+def check_role(manifest: dict[str, Any], file: Path, role: str, engines: tuple[str, ...]) -> None:
+    """Raises ArtefactError unless the artefact can serve as ``role`` ("lifter", "refiner") in one of ``engines``."""
+    if manifest["kind"] not in SAME_ROLE[role]:
+        wanted = " or ".join(SAME_ROLE[role])
+        raise ArtefactError(f"{file} is a {manifest['kind']}, expected a {wanted}; load it as what it is")
+    if manifest["engine"] not in engines:
+        raise ArtefactError(
+            f"{file} was made for the engine {manifest['engine']!r}, not {' or '.join(engines)}; export it for "
+            f"this one: refiner-export --engine {engines[0]}"
+        )
+
+
+def check_files(manifest: dict[str, Any], artefact: Path) -> None:
+    """Raises ArtefactError unless every file of the artefact is the one that its manifest names."""
+    files = manifest.get("files")
+    if not isinstance(files, dict) or artefact.name not in files:
+        raise ArtefactError(
+            f"the manifest beside {artefact} does not name it; was one of them renamed? export it again"
+        )
+    for name, expected in files.items():
+        if Path(name).name != name:
+            raise ArtefactError(f"the manifest beside {artefact} names a file in another folder ({name!r}): refused")
+        file = artefact.parent / name
+        if not file.is_file():
+            raise ArtefactError(f"{file} is missing; it belongs to {artefact}: copy the whole folder, or export again")
+        found = sha256_of(file)
+        if found != expected:
+            raise ArtefactError(
+                f"{file} has sha256 {found}, its manifest says {expected}: it is truncated, or one of the two was "
+                "changed or replaced; export the checkpoint again"
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ArtefactEngine:
+    """Base of the engines that run artefacts: frames, rate and batches come from the manifest.
+
+    A subclass implements ``_run(*inputs)`` for contiguous float32 arrays whose shapes have been checked.
+    """
+
+    def __init__(self, manifest: dict[str, Any], file: Path) -> None:
+        self.file = file
+        self.kind = str(manifest["kind"])
+        self.frames = int(manifest["frames"])
+        self.fps = float(manifest.get("fps", DEFAULT_FPS))
+        self.least_batch, self.largest_batch = int(manifest["batch"]["min"]), int(manifest["batch"]["max"])
+        self.metadata = manifest
+        self.inputs = None
+        self._shapes = {name: tuple(entry["shape"][1:]) for name, entry in manifest["inputs"].items()}
+
+    def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Run one batch of windows; see `refiner.runtime.engine`. Raises UsageError for windows that do not fit."""
+        names = INPUTS[self.kind]
+        if len(inputs) != len(names):
+            raise UsageError(f"a {self.kind} takes {', '.join(names)}; got {len(inputs)} arrays")
+        batch = len(inputs[0])
+        for name, array in zip(names, inputs, strict=True):
+            if array.shape != (batch, *self._shapes[name]):
+                raise UsageError(
+                    f"{name} has shape {array.shape}; {self.file.name} takes (batch, "
+                    f"{', '.join(str(size) for size in self._shapes[name])}), of {self.frames} frames a window"
+                )
+        if batch == 0:
+            return np.zeros((0, *self._shapes["pose_2d"][:-1], 3), np.float32)
+        if not self.least_batch <= batch <= self.largest_batch:
+            allowed = f"{self.least_batch} to {self.largest_batch}"
+            raise UsageError(
+                f"a batch of {batch} windows lies outside of what {self.file.name} was built for ({allowed}); export "
+                f"it with --batch {min(batch, self.least_batch)}:{batch}:{max(batch, self.largest_batch)}"
+            )
+        return self._run(*(np.ascontiguousarray(array, dtype=np.float32) for array in inputs))
+
+    def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise NotImplementedError

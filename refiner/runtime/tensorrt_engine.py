@@ -1,0 +1,655 @@
+"""TensorRT and TensorRT for RTX as engines, on an NVIDIA GPU: one code for both modules."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import math
+import os
+import threading
+import weakref
+from collections import deque
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import ArtefactError, DTypeError, MissingComponentError, UsageError
+from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest, sha256_of
+from refiner.runtime.engine import INPUTS, OUTPUTS
+
+# What a manifest calls the engine, and the Python module that runs it.
+MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
+PRODUCTS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
+# TensorRT reads and writes at addresses that are a multiple of this; cudaMalloc gives no others.
+ALIGNMENT = 256
+# CUDA's handle of the stream that work goes to where none is named.
+DEFAULT_STREAM = 0
+
+
+class TensorRtEngine(ArtefactEngine):
+    """An engine plan (``.engine``) on the current CUDA device.
+
+    Args:
+        path: the plan, with its manifest beside it. role: "lifter" or "refiner".
+        cuda_graphs: capture a batch size's copies and launches at its second use and replay them from then on.
+
+    A plan is native code: it is deserialised only when its bytes are those that the manifest names. One call runs at a
+    time. `close` gives the device memory back; so does the end of the object.
+
+    Raises ArtefactError for a plan of another version of TensorRT or of another GPU, MissingComponentError without the
+    module, cuda-python or a device.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], role: str, cuda_graphs: bool = True) -> None:
+        file = Path(path)
+        manifest = read_manifest(file)
+        check_role(manifest, file, role, tuple(MODULES))
+        check_files(manifest, file)
+        module = MODULES[manifest["engine"]]
+        trt = load_tensorrt(module)
+        cuda = load_cuda()
+        self._cuda = cuda
+        self._device = current_device(cuda)
+        _check_build(manifest, file, trt.__version__, module, compute_capability(cuda, self._device))
+        super().__init__({**manifest, "device": "cuda"}, file)
+        self._names, self._output = INPUTS[self.kind], OUTPUTS[self.kind]
+        self._shapes[self._output] = tuple(manifest["outputs"][self._output]["shape"][1:])
+        self._graphs = cuda_graphs
+        self._lock = threading.Lock()
+        release, plan = contextlib.ExitStack(), None
+        try:
+            self._stream = _take(
+                cuda, release, "cudaStreamCreateWithFlags", "cudaStreamDestroy", cuda.cudaStreamNonBlocking
+            )
+            self._plan = plan = _open_plan(trt, module, file, manifest)
+            _check_tensors(trt, plan.engine, self)
+            self._buffers = {name: self._buffer(release, name) for name in (*self._names, self._output)}
+            # Activations of all contexts: they run one after the other.
+            self._scratch_bytes = max(int(plan.engine.device_memory_size_v2), ALIGNMENT)
+            self._scratch = _take(cuda, release, "cudaMalloc", "cudaFree", self._scratch_bytes)
+            no_timing = cuda.cudaEventDisableTiming
+            self._ready = _take(cuda, release, "cudaEventCreateWithFlags", "cudaEventDestroy", no_timing)
+            self._done = _take(cuda, release, "cudaEventCreateWithFlags", "cudaEventDestroy", no_timing)
+        except BaseException:
+            if plan is not None:
+                plan.clear()
+            release.close()
+            raise
+        # Contexts and engine go before the memory that they use.
+        release.callback(plan.clear)
+        self._release = release
+        # Neither of the arguments may lead back to this object, or it would live for ever.
+        self._finalizer = weakref.finalize(self, _free, cuda, self._stream, release)
+
+    def close(self) -> None:
+        """Give the GPU's memory back. The engine cannot run any more; closing it again does nothing."""
+        with self._lock:
+            self._finalizer()
+
+    def __enter__(self) -> TensorRtEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def run_on_device(self, *inputs: Any, out: Any, stream: Any = None) -> Any:
+        """Run windows that lie on the GPU already, without a copy; returns ``out``.
+
+        Args:
+            inputs: as in a call, each a contiguous float32 array on this engine's device that offers ``__dlpack__`` or
+                ``__cuda_array_interface__`` (PyTorch, CuPy, JAX, Numba), at an address that is a multiple of 256.
+            out: likewise, ``(B, T, J, 3)``; it is written, and must share no memory with the inputs.
+            stream: the CUDA stream that made the inputs and uses the output: a handle, or an object with
+                ``cuda_stream``, ``ptr`` or ``__cuda_stream__``. None is the default stream.
+
+        Does not wait for the GPU: work that is put into ``stream`` afterwards finds the output there. Raises UsageError
+        and DTypeError for arrays that do not fit.
+        """
+        if len(inputs) != len(self._names):
+            raise UsageError(f"a {self.kind} takes {', '.join(self._names)}; got {len(inputs)} arrays")
+        handle = stream_handle(stream)
+        with self._lock:
+            self._begin()
+            arrays = {
+                name: read_device_array(value, name, int(self._stream), self._cuda)
+                for name, value in zip((*self._names, self._output), (*inputs, out), strict=True)
+            }
+            batch = arrays[self._names[0]].shape[0] if arrays[self._names[0]].shape else 0
+            for name, array in arrays.items():
+                self._check_array(name, array, batch)
+            if arrays[self._output].readonly:
+                raise UsageError(f"{self._output} (out=) is read-only")
+            if batch == 0:
+                return out
+            for producer in {handle, *(array.stream for array in arrays.values() if array.stream is not None)}:
+                self._do("cudaEventRecord", self._ready, producer)
+                self._do("cudaStreamWaitEvent", self._stream, self._ready, 0)
+            if self._plan.free_context is None:
+                self._plan.free_context = self._new_context()
+            context = self._plan.free_context
+            self._bind(context, batch, {name: array.address for name, array in arrays.items()})
+            self._enqueue(context)
+            self._do("cudaEventRecord", self._done, self._stream)
+            self._do("cudaStreamWaitEvent", handle, self._done, 0)
+        return out
+
+    def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        batch = len(inputs[0])
+        with self._lock:
+            self._begin()
+            for name, array in zip(self._names, inputs, strict=True):
+                self._buffers[name].host[:batch] = array
+            prepared = self._plan.prepared.get(batch)
+            if prepared is None:
+                prepared = self._prepare(batch)
+            elif self._graphs and prepared.graph is None and prepared.capturable:
+                self._capture(prepared)
+            if prepared.graph is None:
+                self._launch(prepared)
+            else:
+                self._do("cudaGraphLaunch", prepared.graph, self._stream)
+            self._do("cudaStreamSynchronize", self._stream)
+            self._plan.prepared[batch] = prepared
+            result: NDArray[np.float32] = self._buffers[self._output].host[:batch].copy()
+        return result
+
+    def _prepare(self, batch: int) -> _Prepared:
+        """A context of its own for a batch size: what a captured graph was captured from must not change."""
+        context = self._new_context()
+        self._bind(context, batch, {name: buffer.device for name, buffer in self._buffers.items()})
+        return _Prepared(context, batch)
+
+    def _launch(self, prepared: _Prepared) -> None:
+        """Copies to the GPU, network, copy back, all in the engine's stream."""
+        kinds = self._cuda.cudaMemcpyKind
+        for name in self._names:
+            buffer = self._buffers[name]
+            size = prepared.batch * buffer.bytes_per_window
+            self._do("cudaMemcpyAsync", buffer.device, buffer.address, size, kinds.cudaMemcpyHostToDevice, self._stream)
+        self._enqueue(prepared.context)
+        buffer = self._buffers[self._output]
+        size = prepared.batch * buffer.bytes_per_window
+        self._do("cudaMemcpyAsync", buffer.address, buffer.device, size, kinds.cudaMemcpyDeviceToHost, self._stream)
+
+    def _capture(self, prepared: _Prepared) -> None:
+        """Record one launch as a CUDA graph. The context has run once, as TensorRT asks for before a capture."""
+        cuda, context = self._cuda, prepared.context
+        # TensorRT for RTX may allocate while it runs, which a graph cannot hold; it says so itself.
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream)):
+            prepared.capturable = False
+            return
+        self._do("cudaStreamBeginCapture", self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            self._launch(prepared)
+        except BaseException:
+            # The stream cannot be used again before its capture has ended.
+            _, unfinished = cuda.cudaStreamEndCapture(self._stream)
+            if unfinished is not None:
+                cuda.cudaGraphDestroy(unfinished)
+            raise
+        graph = self._do("cudaStreamEndCapture", self._stream)
+        try:
+            prepared.graph = self._do("cudaGraphInstantiate", graph, 0)
+        finally:
+            cuda.cudaGraphDestroy(graph)
+        self._release.callback(cuda.cudaGraphExecDestroy, prepared.graph)
+
+    def _new_context(self) -> Any:
+        context = self._plan.new_context()
+        if context is None:
+            raise self._plan.error("TensorRT cannot run", self.file)
+        context.set_device_memory(int(self._scratch), self._scratch_bytes)
+        return context
+
+    def _bind(self, context: Any, batch: int, addresses: dict[str, int]) -> None:
+        for name in self._names:
+            if not context.set_input_shape(name, (batch, *self._shapes[name])):
+                raise self._plan.error(f"TensorRT takes no batch of {batch} windows in", self.file)
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise self._plan.error(f"TensorRT takes no {name} at address {address:#x} in", self.file)
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(int(self._stream)):
+            raise self._plan.error("TensorRT could not run", self.file)
+
+    def _buffer(self, release: contextlib.ExitStack, name: str) -> _Buffer:
+        shape = (self.largest_batch, *self._shapes[name])
+        size = math.prod(shape) * np.dtype(np.float32).itemsize
+        device = int(_take(self._cuda, release, "cudaMalloc", "cudaFree", size))
+        # Page-locked: copies from other memory would go through such memory of the driver's.
+        address = int(_take(self._cuda, release, "cudaMallocHost", "cudaFreeHost", size))
+        host = np.frombuffer((ctypes.c_char * size).from_address(address), np.float32).reshape(shape)
+        return _Buffer(device, address, host, size // self.largest_batch)
+
+    def _begin(self) -> None:
+        """Before every run. Raises UsageError for a closed engine and for another current device than the engine's."""
+        if not self._finalizer.alive:
+            raise UsageError(f"the engine of {self.file} is closed; load it again")
+        here = self._do("cudaGetDevice")
+        if here != self._device:
+            raise UsageError(
+                f"{self.file.name} was loaded on CUDA device {self._device}, and this thread's current device is "
+                f"{here}; make that one current before the call"
+            )
+        self._plan.logger.forget()
+
+    def _check_array(self, name: str, array: DeviceArray, batch: int) -> None:
+        wanted = (batch, *self._shapes[name])
+        if batch and array.device != self._device:
+            where = "in the CPU's memory" if array.device is None else f"on CUDA device {array.device}"
+            raise UsageError(f"{name} lies {where}; expected it on CUDA device {self._device}, where the engine is")
+        if array.dtype != "float32":
+            raise DTypeError(f"{name} is {array.dtype}; expected float32")
+        if array.shape != wanted:
+            raise UsageError(f"{name} has shape {array.shape}; expected {wanted}")
+        if batch and not self.least_batch <= batch <= self.largest_batch:
+            raise UsageError(
+                f"a batch of {batch} windows lies outside of what {self.file.name} was built for "
+                f"({self.least_batch} to {self.largest_batch})"
+            )
+        if not array.contiguous:
+            raise UsageError(f"{name} is not contiguous; make a contiguous copy of it")
+        if array.address % ALIGNMENT:
+            raise UsageError(
+                f"{name} starts at address {array.address:#x}, which TensorRT cannot use: it is no multiple of "
+                f"{ALIGNMENT}; a copy of its own has one that is"
+            )
+
+    def _do(self, function: str, *arguments: Any) -> Any:
+        return checked(self._cuda, function, *arguments)
+
+
+@dataclass
+class _Buffer:
+    """Room for the largest batch of one tensor: on the GPU, and page-locked on the CPU."""
+
+    device: int
+    address: int
+    host: NDArray[np.float32]
+    bytes_per_window: int
+
+
+@dataclass
+class _Prepared:
+    """A context for one batch size, and the graph that was captured from it."""
+
+    context: Any
+    batch: int
+    graph: Any = None
+    capturable: bool = True
+
+
+@dataclass
+class _Plan:
+    """TensorRT's objects; ``clear`` lets go of them in the order that they need."""
+
+    logger: Any
+    runtime: Any
+    engine: Any
+    # What a context is made with: a strategy, or the configuration of TensorRT for RTX.
+    setting: Any
+    # Kernels that TensorRT for RTX compiled on this GPU, shared by all contexts.
+    kernels: Any = None
+    prepared: dict[int, _Prepared] = field(default_factory=dict)
+    free_context: Any = None
+
+    def new_context(self) -> Any:
+        return self.engine.create_execution_context(self.setting)
+
+    def error(self, what: str, file: Path) -> ArtefactError:
+        return ArtefactError(f"{what} {file}: {self.logger.reasons()}")
+
+    def clear(self) -> None:
+        self.prepared.clear()
+        self.free_context = None
+        self.setting = self.kernels = None
+        self.engine = None
+        self.runtime = None
+
+
+def load_tensorrt(module: str) -> Any:
+    """Import "tensorrt" or "tensorrt_rtx". Raises MissingComponentError, which says how to install it."""
+    try:
+        return import_module(module)
+    # ImportError, too, of a library that the module needs.
+    except ImportError as error:
+        raise MissingComponentError(
+            f"{PRODUCTS[module]} is not installed here (import {module}: {error}); pip install "
+            f"'refiner[{module.replace('_', '-')}]'. No other engine is used in its place"
+        ) from error
+
+
+def load_cuda() -> Any:
+    """``cuda.bindings.runtime``. Raises MissingComponentError without it."""
+    try:
+        return import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise MissingComponentError(
+            f"running a TensorRT engine needs cuda-python ({error}): pip install cuda-python, or 'refiner[tensorrt]', "
+            "which brings it along"
+        ) from error
+
+
+def current_device(cuda: Any) -> int:
+    """The number of this thread's CUDA device. Raises MissingComponentError without a driver or a device."""
+    try:
+        error, count = cuda.cudaGetDeviceCount()
+    except RuntimeError as failure:  # some versions look for the driver's library at the first call
+        raise MissingComponentError(f"no CUDA driver was found here: {failure}") from failure
+    if int(error) or not count:
+        reason = error.name if int(error) else "it sees no device"
+        raise MissingComponentError(
+            f"a TensorRT engine runs on an NVIDIA GPU, and none can be used here ({reason}); is the driver installed, "
+            "and does CUDA_VISIBLE_DEVICES name a device?"
+        )
+    return int(checked(cuda, "cudaGetDevice"))
+
+
+def compute_capability(cuda: Any, device: int) -> str:
+    """Like "8.9"."""
+    attributes = cuda.cudaDeviceAttr
+    major = checked(cuda, "cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, device)
+    minor = checked(cuda, "cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, device)
+    return f"{major}.{minor}"
+
+
+def checked(cuda: Any, function: str, *arguments: Any) -> Any:
+    """Call ``function`` of CUDA's runtime and return what it gives besides its error code.
+
+    Raises MissingComponentError when there is not enough memory, ArtefactError for every other code.
+    """
+    error, *values = getattr(cuda, function)(*arguments)
+    if int(error):
+        _, words = cuda.cudaGetErrorString(error)
+        said = words.decode() if isinstance(words, bytes) else words
+        if error == cuda.cudaError_t.cudaErrorMemoryAllocation:
+            raise MissingComponentError(
+                f"{function}: {said} ({error.name}); free memory, or export for smaller batches"
+            )
+        raise ArtefactError(
+            f"{function}: {said} ({error.name}). An error of an earlier launch can show here; where it comes while a "
+            "CUDA graph is captured, TensorRtEngine(..., cuda_graphs=False) runs without"
+        )
+    return values[0] if values else None
+
+
+@functools.cache
+def collecting_logger(trt: Any) -> Any:
+    """The process's one ILogger for ``trt``. It prints nothing and keeps the last ``warnings`` and ``errors``.
+
+    TensorRT keeps using the first logger that it was ever given, also for what is made with another one later.
+    """
+
+    class Collector(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.warnings: deque[str] = deque(maxlen=100)
+            self.errors: deque[str] = deque(maxlen=100)
+
+        def log(self, severity: Any, message: str) -> None:
+            if int(severity) <= int(trt.ILogger.Severity.ERROR):
+                self.errors.append(message.strip())
+            elif int(severity) == int(trt.ILogger.Severity.WARNING):
+                self.warnings.append(message.strip())
+
+        def forget(self) -> None:
+            self.warnings.clear()
+            self.errors.clear()
+
+        def reasons(self) -> str:
+            return "; ".join(self.errors) or "it gave no reason"
+
+    return Collector()
+
+
+def _take(cuda: Any, release: contextlib.ExitStack, take: str, give_back: str, *arguments: Any) -> Any:
+    """Something of CUDA's, given back when ``release`` closes, whatever CUDA says to that."""
+    taken = checked(cuda, take, *arguments)
+    release.callback(getattr(cuda, give_back), taken)
+    return taken
+
+
+def _free(cuda: Any, stream: Any, release: contextlib.ExitStack) -> None:
+    """Wait for what still runs and give everything back; runs on garbage collection, where nothing may be raised."""
+    with contextlib.suppress(Exception):
+        cuda.cudaStreamSynchronize(stream)
+    with contextlib.suppress(Exception):
+        release.close()
+
+
+def _open_plan(trt: Any, module: str, file: Path, manifest: dict[str, Any]) -> _Plan:
+    logger = collecting_logger(trt)
+    logger.forget()
+    try:
+        runtime = trt.Runtime(logger)
+    except TypeError as error:  # what its null pointer becomes in Python
+        raise MissingComponentError(f"{PRODUCTS[module]} cannot start here: {logger.reasons()}") from error
+    engine = runtime.deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise ArtefactError(
+            f"{PRODUCTS[module]} cannot load {file}: {logger.reasons()}. Build it again here: {_rebuild(manifest)}"
+        )
+    plan = _Plan(logger, runtime, engine, trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    if module == "tensorrt_rtx":
+        _configure(trt, plan)
+    return plan
+
+
+def _configure(trt: Any, plan: _Plan) -> None:
+    """TensorRT for RTX compiles its kernels on this GPU, for a shape when it first runs."""
+    setting = plan.engine.create_runtime_config()
+    setting.set_execution_context_allocation_strategy(plan.setting)
+    # At once: a graph that is captured before the kernels of its shape are there would keep the general ones.
+    setting.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    plan.kernels = setting.create_runtime_cache()
+    setting.set_runtime_cache(plan.kernels)
+    plan.setting = setting
+
+
+def _check_build(manifest: dict[str, Any], file: Path, version: str, module: str, capability: str) -> None:
+    """Raises ArtefactError for a plan of another TensorRT or another GPU, which could not be deserialised."""
+    build = manifest.get("build")
+    made_by = build.get("tensorrt") if isinstance(build, dict) else None
+    if not isinstance(build, dict) or not isinstance(made_by, str):
+        raise ArtefactError(f"the manifest of {file} does not say what built it; build it again: {_rebuild(manifest)}")
+    same = made_by.split(".")[:2] == version.split(".")[:2]
+    if not same and not build.get("version_compatible"):
+        raise ArtefactError(
+            f"{file} was built by {PRODUCTS[module]} {made_by}, this is {version}; build it again here: "
+            f"{_rebuild(manifest)}"
+        )
+    made_for = build.get("compute_capability")
+    if made_for is not None and made_for != capability:
+        raise ArtefactError(
+            f"{file} was built for GPUs of compute capability {made_for}, this one has {capability}; build it again "
+            f"here: {_rebuild(manifest, capability)}"
+        )
+
+
+def _rebuild(manifest: dict[str, Any], capability: str | None = None) -> str:
+    """The command that makes the artefact again."""
+    from refiner.runtime.loading import BUNDLED
+
+    words = ["refiner-export", "--engine", manifest["engine"], "--precision", manifest["precision"]]
+    for flag, key in (("--checkpoint", "checkpoint"), ("--with-lifter", "lifter")):
+        entry = manifest.get(key)
+        if isinstance(entry, dict):
+            role = "refiner" if key == "checkpoint" else "lifter"
+            bundled = BUNDLED / f"{role}.safetensors"
+            if not bundled.is_file() or sha256_of(bundled) != entry.get("sha256"):
+                words += [flag, str(entry.get("name"))]
+            elif key == "lifter":
+                words.append(flag)
+    if "trained_frames" in manifest and manifest["trained_frames"] != manifest["frames"]:
+        words += ["--frames", str(manifest["frames"])]
+    if "steps" in manifest:
+        words += ["--steps", str(manifest["steps"])]
+    batch = manifest["batch"]
+    least, most = batch["min"], batch["max"]
+    words += ["--batch", str(most) if least == most else f"{least}:{batch.get('opt', most)}:{most}"]
+    if manifest.get("mirrored_pass"):
+        words.append("--flip-test")
+    capability = capability or (manifest.get("build") or {}).get("compute_capability")
+    if manifest["engine"] == "trt-rtx" and capability:
+        words += ["--compute-capability", capability]
+    return " ".join(words)
+
+
+def _check_tensors(trt: Any, engine: Any, of: ArtefactEngine) -> None:
+    """Raises ArtefactError unless the plan's inputs, output and batches are what the manifest says."""
+    declared = {**of.metadata["inputs"], **of.metadata["outputs"]}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    if sorted(names) != sorted(declared):
+        raise ArtefactError(
+            f"{of.file} is no exported {of.kind}: it has {', '.join(names)} where its manifest says "
+            f"{', '.join(declared)}"
+        )
+    for name in names:
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        batch, *rest = engine.get_tensor_shape(name)
+        wanted = declared[name]["shape"][1:]
+        kind = engine.get_tensor_dtype(name)
+        if is_input != (name in of.metadata["inputs"]) or kind != trt.DataType.FLOAT or rest != wanted:
+            raise ArtefactError(
+                f"{of.file} has the {'input' if is_input else 'output'} {name} of {kind} and {(batch, *rest)}; its "
+                f"manifest says float32 and {declared[name]['shape']}; export it again"
+            )
+        if not is_input:
+            continue
+        least = most = batch
+        if batch == -1:
+            (least, *_), _, (most, *_) = engine.get_tensor_profile_shape(name, 0)
+        if least > of.least_batch or most < of.largest_batch:
+            raise ArtefactError(
+                f"{of.file} was built for {least} to {most} windows, its manifest says {of.least_batch} to "
+                f"{of.largest_batch}; export it again"
+            )
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """Where someone else's array lies. ``device``: the CUDA device's number, None for the CPU's memory.
+
+    ``stream``: the handle of a stream that the array says it is made in, where that is still to be waited for.
+    ``owner``: what must live as long as the address is used.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: str
+    contiguous: bool
+    device: int | None
+    readonly: bool = False
+    stream: int | None = None
+    owner: Any = None
+
+
+def stream_handle(stream: Any) -> int:
+    """CUDA's handle of ``stream``: a number, or PyTorch's, CuPy's or cuda.core's object; None is the default stream."""
+    if stream is None:
+        return DEFAULT_STREAM
+    for name in ("cuda_stream", "ptr"):
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
+    if hasattr(stream, "__cuda_stream__"):
+        return int(stream.__cuda_stream__()[1])
+    try:
+        return int(stream)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a {type(stream).__name__} is no CUDA stream; expected one or its handle") from error
+
+
+def read_device_array(value: Any, name: str, stream: int, cuda: Any) -> DeviceArray:
+    """What ``value`` says of itself by DLPack or by the CUDA array interface; nothing is copied.
+
+    Its maker lets ``stream`` wait for it where DLPack is spoken. Raises UsageError for what is no such array.
+    """
+    try:
+        if hasattr(value, "__dlpack_device__"):
+            on_gpu = int(value.__dlpack_device__()[0]) in _DLPACK_CUDA
+            return _read_dlpack(value.__dlpack__(stream=stream) if on_gpu else value.__dlpack__())
+        if hasattr(value, "__cuda_array_interface__"):
+            return _read_interface(value.__cuda_array_interface__, cuda)
+    except (RuntimeError, BufferError, TypeError) as error:  # PyTorch's for tensors that need a gradient, and the like
+        raise UsageError(f"{name} cannot be read where it lies: {error}") from error
+    raise UsageError(
+        f"{name} is a {type(value).__name__}; expected an array on the GPU with __dlpack__ or __cuda_array_interface__"
+    )
+
+
+def _read_interface(interface: dict[str, Any], cuda: Any) -> DeviceArray:
+    shape = tuple(int(size) for size in interface["shape"])
+    address, readonly = interface["data"]
+    kind = np.dtype(interface["typestr"])
+    strides = interface.get("strides")
+    device: int | None = None
+    if address:
+        attributes = checked(cuda, "cudaPointerGetAttributes", address)
+        types = cuda.cudaMemoryType
+        if attributes.type in (types.cudaMemoryTypeDevice, types.cudaMemoryTypeManaged):
+            device = int(attributes.device)
+    return DeviceArray(
+        address=int(address or 0),
+        shape=shape,
+        dtype=kind.name if kind.isnative else str(kind),
+        contiguous=strides is None or _contiguous(shape, [stride // kind.itemsize for stride in strides]),
+        device=device,
+        readonly=bool(readonly),
+        stream=None if interface.get("stream") is None else int(interface["stream"]),
+    )
+
+
+# DLPack's numbers for memory of a CUDA device, managed memory among it.
+_DLPACK_CUDA = (2, 13)
+_DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
+
+
+class _DLTensor(ctypes.Structure):
+    """The beginning of DLPack's DLManagedTensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+def _read_dlpack(capsule: Any) -> DeviceArray:
+    """The capsule is only looked into: it stays its maker's, who frees it when it goes."""
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    tensor = _DLTensor.from_address(pointer_of(capsule, b"dltensor"))
+    shape = tuple(tensor.shape[axis] for axis in range(tensor.ndim))
+    strides = [tensor.strides[axis] for axis in range(tensor.ndim)] if tensor.strides else None
+    name = f"{_DLPACK_KINDS.get(tensor.code, 'unknown')}{tensor.bits}"
+    return DeviceArray(
+        address=(tensor.data or 0) + tensor.byte_offset,
+        shape=shape,
+        dtype=name if tensor.lanes == 1 else f"{name}x{tensor.lanes}",
+        contiguous=strides is None or _contiguous(shape, strides),
+        device=tensor.device_id if tensor.device_type in _DLPACK_CUDA else None,
+        owner=capsule,
+    )
+
+
+def _contiguous(shape: tuple[int, ...], strides: list[int]) -> bool:
+    """Whether elements lie in C's order without gaps; ``strides`` in elements, those of axes of length 1 are free."""
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True

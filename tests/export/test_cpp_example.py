@@ -1,0 +1,72 @@
+"""The C++ example: built, run on a file, compared with Python."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refiner_export.gate import parity_windows
+
+from refiner.runtime import Refiner
+
+EXAMPLE = Path(__file__).parents[2] / "export" / "examples" / "cpp"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: the example cannot be linked")
+    from openvino.utils import get_cmake_path
+
+    cmake = shutil.which("cmake")
+    if cmake is None or shutil.which("c++") is None:
+        pytest.skip("cmake or a C++ compiler is missing")
+    folder = tmp_path_factory.mktemp("example")
+    for command in (
+        [cmake, "-S", EXAMPLE, "-B", folder, f"-DOpenVINO_DIR={get_cmake_path()}", "-DCMAKE_BUILD_TYPE=Release"],
+        [cmake, "--build", folder],
+    ):
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert result.returncode == 0, result.stdout + result.stderr
+    return folder / "refine_file"
+
+
+def call(program, *words):
+    return subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+@pytest.mark.parametrize("frames", [20, 27, 100])
+def test_a_file_is_refined_as_in_python(program, write_checkpoint, export_to, tmp_path, engine, frames):
+    checkpoint = write_checkpoint("refiner")
+    artefact = export_to(tmp_path / engine, checkpoint, engine=engine, windows=4).path
+    windows = parity_windows(4, 27, seed=3)
+    pose_2d, pose_3d = (part.reshape(-1, 17, part.shape[-1])[:frames] for part in windows[:2])
+    np.save(tmp_path / "2d.npy", pose_2d)
+    np.save(tmp_path / "3d.npy", pose_3d)
+    result = call(program, artefact, tmp_path / "2d.npy", tmp_path / "3d.npy", 1000, 1002, tmp_path / "out.npy")
+    assert result.returncode == 0, result.stderr
+    expected = Refiner.load(checkpoint).refine(pose_2d, pose_3d, (1000, 1002))
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+def test_bad_files_are_named(program, tmp_path):
+    np.save(tmp_path / "double.npy", np.zeros((5, 17, 2)))
+    np.save(tmp_path / "2d.npy", np.zeros((5, 17, 2), np.float32))
+    np.save(tmp_path / "3d.npy", np.zeros((4, 17, 3), np.float32))
+    (tmp_path / "text.npy").write_text("no array")
+    rest = ["1000", "1000", tmp_path / "out.npy"]
+    for words, message in (
+        (["m.xml", tmp_path / "none.npy", tmp_path / "3d.npy", *rest], "cannot be opened"),
+        (["m.xml", tmp_path / "text.npy", tmp_path / "3d.npy", *rest], "is no .npy file"),
+        (["m.xml", tmp_path / "double.npy", tmp_path / "3d.npy", *rest], "expected float32"),
+        (["m.xml", tmp_path / "2d.npy", tmp_path / "3d.npy", *rest], "differ in frames"),
+        (["m.xml", tmp_path / "2d.npy", tmp_path / "2d.npy", *rest], "2D poses first, then 3D"),
+    ):
+        result = call(program, *words)
+        assert result.returncode == 5 and message in result.stderr
+    assert call(program, "m.xml").returncode == 2 and not (tmp_path / "out.npy").exists()

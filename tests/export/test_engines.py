@@ -1,0 +1,135 @@
+"""Every engine that this machine has: exported, loaded, compared; and what each says when something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from refiner_export import Batch
+from refiner_export.gate import parity_windows
+
+from refiner.errors import ArtefactError, ParityError, UsageError
+from refiner.runtime import Refiner
+
+SIZE = (1000, 1002)
+
+
+def sequence(frames=60):
+    windows = parity_windows(4, 27, seed=5)
+    return tuple(part.reshape(-1, 17, part.shape[-1])[:frames] for part in windows[:2])
+
+
+@pytest.fixture(scope="module")
+def openvino_artefact(write_checkpoint, tmp_path_factory, export_to):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    checkpoint = write_checkpoint("refiner")
+    return checkpoint, export_to(tmp_path_factory.mktemp("openvino"), checkpoint, engine="openvino", windows=20)
+
+
+def test_openvino_computes_what_pytorch_computes(openvino_artefact):
+    checkpoint, result = openvino_artefact
+    assert sorted(result.manifest["files"]) == ["refiner-f27-j17-k2-fp32.bin", "refiner-f27-j17-k2-fp32.xml"]
+    assert result.manifest["parity"]["total"]["largest_mm"] < 0.01
+    pose = sequence()
+    ours = Refiner.load(result.path, threads=1)
+    assert ours.metadata["engine"] == "openvino" and ours.steps == 2
+    expected = Refiner.load(checkpoint).refine(*pose, SIZE)
+    assert np.abs(ours.refine(*pose, SIZE) - expected).max() < 1e-5
+    # The second call does not write into what the first returned.
+    engine = ours._engine
+    inputs = parity_windows(2, 27, seed=6)
+    first = engine(*inputs)
+    kept = first.copy()
+    engine(*(part[::-1] for part in inputs))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_openvino_in_bf16(write_checkpoint, tmp_path, export_to):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    with pytest.raises(ParityError, match=r"mean joint difference"):
+        export_to(
+            tmp_path, write_checkpoint("refiner"), engine="openvino", precision="bf16", windows=4, tolerance_mm=1e-6
+        )
+    assert {path.name.split(".", 1)[1] for path in tmp_path.iterdir()} == {
+        "xml.rejected",
+        "bin.rejected",
+        "json.rejected",
+    }
+
+
+def test_openvino_files_that_do_not_fit(openvino_artefact, tmp_path):
+    _, result = openvino_artefact
+    for path in result.path.parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    copied = tmp_path / result.path.name
+    weights = copied.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(ArtefactError, match=r"\.bin has sha256 .* truncated"):
+        Refiner.load(copied)
+    weights.unlink()
+    with pytest.raises(ArtefactError, match="copy the whole folder"):
+        Refiner.load(copied)
+    with pytest.raises(UsageError, match="runs on the CPU"):
+        Refiner.load(result.path, device="cuda")
+    with pytest.raises(UsageError, match="artefact for openvino, not for onnx"):
+        Refiner.load(result.path, engine="onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [Batch(1, 1, 1), Batch(1, 2, 8)])
+def test_aoti_computes_what_pytorch_computes(write_checkpoint, tmp_path, export_to, batch):
+    checkpoint = write_checkpoint("refiner", frames=9)
+    result = export_to(tmp_path, checkpoint, engine="aoti", batch=batch, windows=10)
+    assert result.manifest["parity"]["total"]["largest_mm"] < 0.01
+    pose = sequence()
+    ours = Refiner.load(result.path)
+    assert np.abs(ours.refine(*pose, SIZE) - Refiner.load(checkpoint).refine(*pose, SIZE)).max() < 1e-5
+    with pytest.raises(UsageError, match="compiled for cpu"):
+        Refiner.load(result.path, device="cuda")
+
+
+def test_a_package_of_another_pytorch_is_refused(openvino_artefact, tmp_path):
+    import json
+
+    from refiner.runtime.artefact import sha256_of
+
+    package = tmp_path / "refiner.pt2"
+    package.write_bytes(b"not looked at")
+    manifest = openvino_artefact[1].manifest | {
+        "engine": "aoti",
+        "files": {"refiner.pt2": sha256_of(package)},
+        "versions": {"torch": "2.0.0"},
+        "build": {"device": "cpu"},
+    }
+    package.with_suffix(".json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match=r"compiled by PyTorch 2\.0\.0, this is .*refiner-export --engine aoti"):
+        Refiner.load(package)
+
+
+NO_TORCH = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "onnxscript", "safetensors", "matplotlib", "refiner_export"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import numpy as np
+from refiner import Refiner
+rng = np.random.default_rng(0)
+pose_2d, pose_3d = rng.uniform(200, 800, (40, 17, 2)), rng.normal(0, 0.4, (40, 17, 3))
+print(np.abs(Refiner.load(sys.argv[1]).refine(pose_2d, pose_3d, image_size=(1000, 1002)) - pose_3d).max())
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_artefacts_run_without_pytorch(exported, openvino_artefact, engine):
+    path = {"onnx": exported["refiner"][1].path, "openvino": openvino_artefact[1].path}[engine]
+    result = subprocess.run(
+        [sys.executable, "-c", NO_TORCH, str(path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert 1e-4 < float(result.stdout) < 1.0
