@@ -73,6 +73,7 @@ bench: venv
 	$(BIN)/refiner-bench flops --json bench-output/flops.json --markdown bench-output/flops.md
 	$(BIN)/refiner-bench train-step --json bench-output/train-step.json --markdown bench-output/train-step.md
 	$(BIN)/refiner-bench native --json bench-output/native.json --markdown bench-output/native.md
+	$(BIN)/refiner-bench engines --json bench-output/engines.json --markdown bench-output/engines.md
 
 clean:
 	rm -rf $(VENV) build dist demo-output bench-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

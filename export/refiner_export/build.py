@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refiner.errors import CheckpointError, ExportError, MissingComponentError, ParityError
+from refiner.errors import CheckpointError, MissingComponentError, ParityError
 from refiner.files import atomic_write_text
 from refiner.runtime.artefact import manifest_path, read_manifest, sha256_of
 from refiner_export import cache
@@ -308,9 +308,6 @@ class Clock:
     def stage(self, title: str) -> Iterator[None]:
         self.report(f"{title} ...")
         began = time.perf_counter()
-        try:
-            yield
-        except OSError as error:
-            raise type(error)(*error.args) if error.filename else ExportError(f"{title}: {error}") from error
+        yield
         self.stages[title] = time.perf_counter() - began
         self.report(f"  {self.stages[title]:.1f} s")

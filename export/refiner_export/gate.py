@@ -16,6 +16,7 @@ from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.errors import ParityError
 from refiner.runtime.engine import INPUTS
+from refiner.runtime.loading import BUNDLED, open_engine
 from refiner_export.graph import Exportable
 from refiner_export.options import MPJPE_TOLERANCE_MM, ExportOptions
 
@@ -30,13 +31,15 @@ ERROR_M, ERROR_CORRELATION = 0.04, 0.98
 @dataclass(frozen=True)
 class GateWindows:
     """Windows of motion: ``pose_2d`` pixels, ``pose_3d`` with its errors, ``truth`` (root at 0), ``image_size``; and
-    ``wild`` ones that look like nothing, for float32 alone, which must agree there too."""
+    ``wild`` ones that look like nothing, for float32 alone, which must agree there too. ``real``: the 3D poses are a
+    lifter's on recorded people, so that the MPJPE on them says something."""
 
     pose_2d: Array
     pose_3d: Array
     truth: Array
     image_size: Array
     motion: str
+    real: bool = False
     wild: int = 0
 
     def of_kind(self, kind: str) -> tuple[Array, ...]:
@@ -63,10 +66,25 @@ def gate_windows(options: ExportOptions, frames: int, seed: int = SEED, part: Pa
     for frame in range(1, frames):
         error[:, frame] *= np.sqrt(1 - ERROR_CORRELATION**2)
         error[:, frame] += ERROR_CORRELATION * error[:, frame - 1]
-    error[:, :, 0] = rng.normal(0, 2, (options.windows, 1, 3))  # anywhere before the camera
-    pose_3d = (truth + error + error[:, :, :1] * (np.arange(17) > 0)[:, None]).astype(np.float32)
+    error[:, :, 0] = 0.0
+    lifted = None if options.data is None else _bundled_lifter_s(pose_2d, size, frames)
+    root = rng.normal(0, 2, (options.windows, frames, 1, 3))  # anywhere before the camera
+    pose_3d = ((truth + error if lifted is None else lifted) + root).astype(np.float32)
     motion = "built-in (synthetic)" if options.data is None else f"{folder.description.name}, {part} people"
-    return GateWindows(pose_2d, pose_3d, truth, size, motion)
+    poses = "true ones with random smooth errors" if lifted is None else "the bundled lifter's"
+    return GateWindows(pose_2d, pose_3d, truth, size, f"{motion}; 3D poses to refine: {poses}", lifted is not None)
+
+
+def _bundled_lifter_s(pose_2d: Array, size: Array, frames: int) -> Array | None:
+    """What the bundled lifter makes of the 2D poses; None without it, or where its windows have another length."""
+    file = BUNDLED / "lifter.safetensors"
+    if not file.is_file():
+        return None
+    engine = open_engine(file, "lifter")
+    if engine.frames != frames:
+        return None
+    lifted: Array = run_batches(engine, (pose_2d, size), [16])
+    return lifted
 
 
 def with_wild_windows(windows: GateWindows, seed: int = SEED) -> GateWindows:

@@ -46,6 +46,8 @@ def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict
         "motion": windows.motion,
         "batches": sizes,
         "tolerance_mm": options.mean_tolerance_mm(),
+        # Whether mpjpe_mm is an accuracy, or only there to be compared.
+        "mpjpe_is_accuracy": options.data is not None and (windows.real or source.kind != "refiner"),
     }
     typed = None
     if graph.typed.precision != "fp32":

@@ -42,13 +42,15 @@ class Lifter(WindowModel[LifterEngine]):
         threads: int | None = None,
         hop: int | None = None,
         device: str | None = None,
+        goal: str = "latency",
     ) -> Lifter:
         """Load a checkpoint or an artefact of refiner-export; without a path the bundled lifter.
 
         ``flip_test`` None does what the checkpoint's configuration says (``flip_test``), by default not;
-        ``device`` is "cpu" or "cuda". Raises CheckpointError, ArtefactError, UsageError and MissingComponentError.
+        ``device`` is "cpu" or "cuda"; ``goal`` "latency" or "throughput". Raises CheckpointError, ArtefactError,
+        UsageError and MissingComponentError.
         """
-        opened = open_engine(path, "lifter", engine, threads=threads, device=device)
+        opened = open_engine(path, "lifter", engine, threads=threads, device=device, goal=goal)
         flip = bool(opened.metadata.get("flip_test", False)) if flip_test is None else flip_test
         return cls(opened, flip, hop)
 

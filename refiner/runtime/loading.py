@@ -19,6 +19,7 @@ ENGINES_OF = {
 }
 ENGINES = tuple(name for names in ENGINES_OF.values() for name in names)
 DEVICES = ("cpu", "cuda")
+GOALS = ("latency", "throughput")
 
 
 def open_engine(
@@ -28,16 +29,20 @@ def open_engine(
     steps: int | None = None,
     threads: int | None = None,
     device: str | None = None,
+    goal: str = "latency",
 ) -> Any:
     """The engine for ``path``: a checkpoint runs in PyTorch, an artefact in the engine that it was made for.
 
     ``path`` None is the bundled checkpoint; ``device`` None is where the artefact runs, the CPU where there is a
-    choice. Raises UsageError where file and options do not go together, and the errors of the engines.
+    choice; ``goal`` ("latency" or "throughput") is for engines that can be tuned for either (OpenVINO). Raises
+    UsageError where file and options do not go together, and the errors of the engines.
     """
     if engine not in (None, *ENGINES):
         raise UsageError(f"there is no engine {engine!r}; choose one of {', '.join(ENGINES)}")
     if device not in (None, *DEVICES):
         raise UsageError(f"there is no device {device!r}; choose one of {', '.join(DEVICES)}")
+    if goal not in GOALS:
+        raise UsageError(f"there is no goal {goal!r}; choose one of {', '.join(GOALS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
     file = BUNDLED / f"{role}.safetensors" if path is None else Path(path)
@@ -57,10 +62,10 @@ def open_engine(
         raise ArtefactError(f"there is no artefact at {file}; write one with refiner-export")
     if steps is not None:
         raise UsageError(f"the steps of {file} are fixed in its graph: export it again with --steps {steps}")
-    return _open_artefact(file, suffix, role, threads, device)
+    return _open_artefact(file, suffix, role, threads, device, goal)
 
 
-def _open_artefact(file: Path, suffix: str, role: str, threads: int | None, device: str | None) -> Any:
+def _open_artefact(file: Path, suffix: str, role: str, threads: int | None, device: str | None, goal: str) -> Any:
     if suffix == ".onnx":
         from refiner.runtime.onnx_engine import OnnxEngine
 
@@ -77,7 +82,7 @@ def _open_artefact(file: Path, suffix: str, role: str, threads: int | None, devi
             raise UsageError("OpenVINO runs on the CPU here; for CUDA export with --engine onnx, trt or aoti")
         from refiner.runtime.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(file, role, threads)
+        return OpenVinoEngine(file, role, threads, goal)
     if device == "cpu":
         raise UsageError(f"{file} runs on an NVIDIA GPU alone; for the CPU export with --engine onnx or openvino")
     from refiner.runtime.tensorrt_engine import TensorRtEngine

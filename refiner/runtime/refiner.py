@@ -45,15 +45,17 @@ class Refiner(WindowModel[RefinerEngine]):
         hop: int | None = None,
         device: str | None = None,
         flip_test: bool = False,
+        goal: str = "latency",
     ) -> Refiner:
         """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner.
 
         ``engine`` is by default what the file is for ("torch-compile" instead of "torch" compiles a checkpoint);
         ``steps`` is K instead of the checkpoint's; ``threads`` the engine's; ``device`` "cpu" or "cuda";
-        ``flip_test`` averages with the mirrored pass. Raises
+        ``flip_test`` averages with the mirrored pass; ``goal``
+        is "latency" or "throughput", where the engine can be tuned for either. Raises
         CheckpointError, ArtefactError, UsageError and MissingComponentError.
         """
-        return cls(open_engine(path, "refiner", engine, steps, threads, device), hop, flip_test=flip_test)
+        return cls(open_engine(path, "refiner", engine, steps, threads, device, goal), hop, flip_test=flip_test)
 
     @property
     def steps(self) -> int:

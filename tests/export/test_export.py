@@ -305,3 +305,30 @@ def test_a_corrected_start_is_inside_the_graph(write_checkpoint, tmp_path, expor
         for result, pose in zip(results, ((body - expected_error).astype(np.float32), body), strict=True)
     )
     np.testing.assert_allclose(from_lifter, from_start, atol=1e-5)
+
+
+def test_a_full_disk_and_a_file_in_the_way(other_graph, write_checkpoint, tmp_path, monkeypatch, capsys):
+    import errno
+
+    from refiner_export import cli
+    from refiner_export.engines import onnx as engine
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "somewhere"))
+
+    monkeypatch.setattr(engine, "compile_graph", full)
+    words = ["--engine", "onnx", "--checkpoint", str(write_checkpoint("refiner")), "--windows", "3", "--output"]
+    assert cli.main([*words, str(tmp_path / "new")]) == 5
+    assert "disk is full" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    assert cli.main([*words, str(tmp_path / "file" / "below")]) == 5
+    assert "file" in capsys.readouterr().err
+
+
+@pytest.mark.data
+def test_with_data_the_manifest_says_how_accurate_it_is(exported, tmp_path, export_to, motion_folder):
+    lifter = exported["lifter"][0]
+    result = export_to(tmp_path, lifter, windows=8, data=motion_folder)
+    found = result.manifest["parity"]
+    assert found["mpjpe_is_accuracy"] and "validation people" in found["motion"]
+    assert found["total"]["mpjpe_mm"] > 100  # random weights

@@ -40,10 +40,12 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     examples = tuple(
         value.to(device) for value in example_inputs(graph.source.kind, graph.source.frames, _example_batch(options))
     )
-    batch = torch.export.Dim("batch", min=options.batch.least, max=options.batch.most)
-    shapes = None if options.batch.fixed else tuple({0: batch} for _ in examples)
-    if shapes is not None and isinstance(module, Autocast):
-        shapes = (shapes,)  # type: ignore[assignment]  # those of *inputs
+    shapes: Any = None
+    if not options.batch.fixed:
+        batch = torch.export.Dim("batch", min=options.batch.least, max=options.batch.most)
+        shapes = tuple({0: batch} for _ in examples)
+        if isinstance(module, Autocast):
+            shapes = (shapes,)  # those of *inputs
     report(f"compiling with PyTorch {torch.__version__} for {device} (a minute or two)")
     try:
         with torch.no_grad(), warnings.catch_warnings():

@@ -1,0 +1,54 @@
+"""refiner-bench engines: the peer computes the same thing, and the report holds together."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from refiner_bench.cli import main
+from refiner_bench.engines import PEER
+
+from refiner.training.checkpoints import build_model, save_checkpoint
+
+
+@pytest.fixture
+def small(tmp_path):
+    config = {
+        "kind": "refiner",
+        "frames": 9,
+        "model": {"dim": 16, "blocks": 1, "heads": 2, "mlp_ratio": 2, "joint_embedding": True},
+        "diffusion": {"timesteps": 50, "steps": 2, "offset": 0.008, "terminal": "zero"},
+    }
+    torch.manual_seed(0)
+    tensors = {f"model.{name}": value for name, value in build_model(config).state_dict().items()}
+    save_checkpoint(tmp_path / "small.safetensors", config, tensors | {"error_scale": torch.full((51,), 0.03)})
+    return tmp_path / "small.safetensors"
+
+
+def test_every_engine_is_measured_beside_the_plain_export(small, tmp_path, capsys):
+    file = tmp_path / "engines.json"
+    words = ["engines", "--checkpoint", str(small), "--rounds", "4", "--threads", "1", "--without", "aoti", "openvino"]
+    assert main([*words, "--json", str(file), "--markdown", str(tmp_path / "engines.md")]) == 0
+    report = json.loads(file.read_text())
+    assert report["schema"] == "refiner-bench/engines" and next(iter(report["contestants"])) == PEER
+    assert {"onnx fp32", "torch fp32"} <= set(report["contestants"])
+    for entry in report["contestants"].values():
+        ratio = entry["faster_than_peer"]
+        assert 0 < ratio["low"] <= ratio["ratio"] <= ratio["high"] and 0 < entry["median_ms"] <= entry["p99_ms"]
+        # The plain export computes what the model computes: otherwise it would be no peer.
+        assert entry["largest_difference_mm"] < 0.01
+    plain, ours = report["contestants"][PEER], report["contestants"]["onnx fp32"]
+    assert ours["nodes"] < plain["nodes"] and ours["transposes"] < plain["transposes"]
+    # 9 frames of 17 joints, 2 steps, one block: two modules of 4 C^2 and one MLP of 2 x 2 C^2.
+    assert report["floor_ms"]["gflop"] == pytest.approx(2 * 9 * 17 * 2 * 16**2 * (2 * 4 + 2 * 2) / 1e9)
+    assert "times as fast as the plain export" in capsys.readouterr().out
+
+
+def test_counts_below_one(capsys):
+    assert main(["engines", "--rounds", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
