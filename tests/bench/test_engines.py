@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+import torch
 from refiner_bench.cli import main
 from refiner_bench.engines import PEER
 
