@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArtefactError, CheckpointError, UsageError
+from refiner.runtime.engine import BUNDLED as BUNDLED
 
-BUNDLED = Path(__file__).parent.parent / "checkpoints"
 # What an artefact's name ends with, and the engines that run it; the first is the default.
 ENGINES_OF = {
     ".safetensors": ("torch", "torch-compile"),

@@ -22,7 +22,7 @@ from refiner.errors import ArtefactError, DTypeError, MissingComponentError, Usa
 from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest, sha256_of
 from refiner.runtime.cuda import checked, compute_capability, current_device, load_cuda
 from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream_handle
-from refiner.runtime.engine import INPUTS, OUTPUTS
+from refiner.runtime.engine import BUNDLED, INPUTS, OUTPUTS
 
 # What a manifest calls the engine, and the Python module that runs it.
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
@@ -420,7 +420,6 @@ def _check_build(manifest: dict[str, Any], file: Path, version: str, module: str
 
 def _rebuild(manifest: dict[str, Any], capability: str | None = None) -> str:
     """The command that makes the artefact again."""
-    from refiner.runtime.loading import BUNDLED
 
     words = ["refiner-export", "--engine", manifest["engine"], "--precision", manifest["precision"]]
     for flag, key in (("--checkpoint", "checkpoint"), ("--with-lifter", "lifter")):
