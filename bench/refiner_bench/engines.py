@@ -114,8 +114,9 @@ def _contestants(
         made = assemble(options, place, Clock())
         opened = open_engine(made.target, "refiner", threads=threads)
         runs[title] = lambda opened=opened: opened(*inputs)  # type: ignore[misc]
-        counts = made.manifest["nodes"]
-        notes[title] = {"nodes": sum(counts.values()), "transposes": counts.get("Transpose", 0)}
+        if "nodes" in made.manifest:
+            counts = made.manifest["nodes"]
+            notes[title] = {"nodes": sum(counts.values()), "transposes": counts.get("Transpose", 0)}
     return runs, notes
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -18,12 +19,12 @@ from refiner.errors import CheckpointError, MissingComponentError, ParityError
 from refiner.files import atomic_write_text
 from refiner.runtime.artefact import manifest_path, read_manifest, sha256_of
 from refiner_export import cache
-from refiner_export.options import ExportOptions
+from refiner_export.options import DEFAULT_OPSET, DEFAULT_WINDOWS, Batch, ExportOptions
 
 Report = Callable[[str], None]
 # Only these are worth a graph on disk where the engine itself cannot be had: they are built on other machines.
 BUILT_ELSEWHERE = ("trt", "trt-rtx")
-CALIBRATION_SEED = 77
+CALIBRATION_SEED, CALIBRATION_WINDOWS = 77, 96
 # Mean joint change that int8 may cost, which hardly shows in MPJPE: layers beyond it stay in float32.
 INT8_LIMIT_MM = 2.5
 
@@ -69,8 +70,7 @@ def export_artefact(options: ExportOptions, report: Report = lambda line: None, 
             raise
         raise _with_graph(error, options, report) from error
     result = _build(options, report)
-    if use_cache:
-        cache.keep(key, result.path)
+    cache.keep(cache.build_key(options), result.path)
     return result
 
 
@@ -81,9 +81,13 @@ def artefact_name(kind: str, frames: int, steps: int | None, options: ExportOpti
         parts.append(f"k{steps}")
     if options.flip_test:
         parts.append("flip")
-    if options.batch.fixed:
-        parts.append(f"b{options.batch.most}")
+    if options.batch != Batch():
+        parts.append(f"b{str(options.batch).replace(':', '-')}")
     parts.append(options.precision)
+    if options.opset != DEFAULT_OPSET:
+        parts.append(f"opset{options.opset}")
+    if options.engine == "trt-rtx":
+        parts.append("rtx")
     if options.compute_capability is not None:
         parts.append(f"sm{options.compute_capability.replace('.', '')}")
     if options.device != "cpu":
@@ -113,8 +117,9 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
     with clock.stage(f"tracing the {source.kind}: {source.frames} frames, opset {options.opset}"):
         typed = _typed_graph(source, options)
     manifest = describe(source, typed, options)
-    nodes = manifest["nodes"]
-    clock.report(f"  {sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes")
+    if "nodes" in manifest:
+        nodes = manifest["nodes"]
+        clock.report(f"  {sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes")
     engine = engine_module(options.engine)
     target = folder / artefact_name(source.kind, source.frames, source.steps, options, engine.SUFFIX)
     graph = Graph(source, typed)
@@ -131,11 +136,12 @@ def _build(options: ExportOptions, report: Report) -> ExportResult:
     with _workplace(options.output) as folder:
         made = assemble(options, folder, clock)
         with clock.stage("comparing with PyTorch"):
-            try:
-                made.manifest["parity"] = _compare(made.graph, options, made.target)
-            except ParityError as error:
-                raise ParityError(f"{error}; it is kept as {_reject(folder, options.output)}") from error
+            made.manifest["parity"] = _compare(made.graph, options, made.target)
         _write(folder, made.target, made.manifest, made.graph.typed.model)
+        try:
+            _judge(made.manifest["parity"]["total"], options)
+        except ParityError as error:
+            raise ParityError(f"{error}. It is kept as {_reject(folder, options.output)}") from error
         path = _publish(folder, made.target, options.output)
     return ExportResult(path, manifest_path(path), read_manifest(path), stages=clock.stages)
 
@@ -152,8 +158,9 @@ def _typed_graph(source: Any, options: ExportOptions) -> Any:
         return type_graph(model, precision)  # type: ignore[arg-type]
     from refiner_export.precision import quantise_graph
 
-    windows = gate_windows(options, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
     size = options.batch.most if options.batch.fixed else 8
+    enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * size))
+    windows = gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
     feeds = [
         dict(zip(INPUTS[source.kind], (array[first : first + size] for array in windows), strict=True))
         for first in range(0, len(windows[0]) - size + 1, size)
@@ -170,6 +177,12 @@ def _compare(graph: Any, options: ExportOptions, target: Path) -> dict[str, Any]
     from refiner_export.parity import compare_artefact
 
     return compare_artefact(graph, options, target)
+
+
+def _judge(total: dict[str, Any], options: ExportOptions) -> None:
+    from refiner_export.gate import judge
+
+    judge(total, options)
 
 
 def _write(folder: Path, target: Path, manifest: dict[str, Any], model: Any) -> None:
@@ -281,19 +294,29 @@ def command_line(options: ExportOptions) -> str:
 
     words = ["refiner-export", "--engine", options.engine, "--precision", options.precision]
     if options.checkpoint != BUNDLED / "refiner.safetensors":
-        words += ["--checkpoint", options.checkpoint.name]
+        words += ["--checkpoint", shlex.quote(str(options.checkpoint))]
     if options.lifter is not None:
         words.append("--with-lifter")
         if options.lifter != BUNDLED / "lifter.safetensors":
-            words.append(options.lifter.name)
-    for flag, value in (("--frames", options.frames), ("--steps", options.steps)):
+            words.append(shlex.quote(str(options.lifter)))
+    given = {
+        "--frames": options.frames,
+        "--steps": options.steps,
+        "--batch": None if options.batch == Batch() else options.batch,
+        "--opset": None if options.opset == DEFAULT_OPSET else options.opset,
+        "--device": None if options.device == "cpu" else options.device,
+        "--compute-capability": options.compute_capability,
+        "--workspace-mb": options.workspace_mb,
+        "--timing-cache": options.timing_cache,
+        "--windows": None if options.windows == DEFAULT_WINDOWS else options.windows,
+        "--tolerance-mm": options.tolerance_mm,
+        "--data": options.data,
+    }
+    for flag, value in given.items():
         if value is not None:
-            words += [flag, str(value)]
-    words += ["--batch", str(options.batch)]
+            words += [flag, shlex.quote(str(value))]
     if options.flip_test:
         words.append("--flip-test")
-    if options.compute_capability is not None:
-        words += ["--compute-capability", options.compute_capability]
     return " ".join(words)
 
 

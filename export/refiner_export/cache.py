@@ -13,7 +13,8 @@ from typing import Any
 
 import refiner
 from refiner.errors import ArtefactError
-from refiner.runtime.artefact import check_files, read_manifest, sha256_of
+from refiner.runtime.artefact import check_files, manifest_path, read_manifest, sha256_of
+from refiner.runtime.engine import BUNDLED
 from refiner_export.options import ExportOptions
 from refiner_export.versions import versions
 
@@ -32,8 +33,8 @@ def build_key(options: ExportOptions) -> str:
     files = [options.checkpoint, *([options.lifter] if options.lifter else [])]
     facts: dict[str, Any] = {
         "options": options.facts(),
-        "gate": [options.windows, options.tolerance_mm, str(options.data or "")],
-        "checkpoints": [sha256_of(path) for path in files],
+        "gate": [options.windows, options.tolerance_mm, *_data_facts(options)],
+        "checkpoints": [[path.name, sha256_of(path)] for path in files],
         "versions": versions(),
         "code": _code_hash(),
         "machine": _machine(options),
@@ -44,11 +45,13 @@ def build_key(options: ExportOptions) -> str:
 def find(key: str) -> Path | None:
     """The artefact of an earlier build, None where there is none or it is no longer whole."""
     entry = cache_folder() / key
+    if not _is_ours(cache_folder()):
+        return None
     for manifest in entry.glob("*.json"):
         try:
-            artefact = entry / str(next(iter(read_manifest(manifest)["files"])))
-            check_files(read_manifest(manifest), artefact)
-        except (ArtefactError, KeyError, StopIteration, OSError):
+            artefact = manifest.with_name(manifest.name.removesuffix(".json"))
+            check_files(read_manifest(artefact), artefact)
+        except (ArtefactError, OSError):
             shutil.rmtree(entry, ignore_errors=True)
             return None
         return artefact
@@ -61,6 +64,8 @@ def keep(key: str, artefact: Path) -> None:
     building = root / f".{key}-{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY)
+        if not _is_ours(root):
+            return
         building.mkdir(mode=OWNER_ONLY)
         copy_artefact(artefact, building)
         shutil.rmtree(root / key, ignore_errors=True)
@@ -69,19 +74,30 @@ def keep(key: str, artefact: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether the folder is this user's and nobody else may write into it."""
+    if not folder.is_dir():
+        return False
+    found = folder.stat()
+    return found.st_mode & 0o022 == 0 and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
+
+
 def copy_artefact(artefact: Path, folder: Path) -> Path:
     """Copy an artefact with all that belongs to it, the manifest last; returns the copy."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = artefact.with_suffix(".json")
+    manifest = manifest_path(artefact)
     names = [*json.loads(manifest.read_text(encoding="utf-8"))["files"], manifest.name]
-    (folder / manifest.name).unlink(missing_ok=True)
-    for name in names:
-        temporary = folder / f".{name}.part"
-        try:
-            shutil.copyfile(artefact.parent / name, temporary)
-            os.replace(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+    parts = {name: folder / f".{name}.part" for name in names}
+    try:
+        for name, part in parts.items():
+            shutil.copyfile(artefact.parent / name, part)
+        # All bytes are there: from here on nothing can run out of space.
+        (folder / manifest.name).unlink(missing_ok=True)
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
     return folder / artefact.name
 
 
@@ -89,17 +105,26 @@ def _code_hash() -> str:
     """Of the sources that an artefact follows from, so that an edit is not answered with what was built before it."""
     digest = hashlib.sha256()
     package = Path(refiner.__file__).parent
-    for folder in (Path(__file__).parent, package / "models", package / "diffusion", package / "runtime"):
+    for folder in (Path(__file__).parent, package):
         for path in sorted(folder.rglob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _data_facts(options: ExportOptions) -> list[Any]:
+    """The data folder's files by size and time, and the bundled lifter that lifts its 2D poses."""
+    if options.data is None:
+        return []
+    entries = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(options.data.iterdir())]
+    lifter = BUNDLED / "lifter.safetensors"
+    return [str(options.data.resolve()), entries, sha256_of(lifter) if lifter.is_file() else None]
 
 
 def _machine(options: ExportOptions) -> list[str]:
     found = [platform.machine()]
     if options.engine == "aoti":
         found += sorted({line for line in _cpu_description() if line.startswith(("model name", "flags"))})
-    if options.engine == "trt" or options.device == "cuda":
+    if options.engine in ("trt", "trt-rtx") or options.device == "cuda":
         found.append(_gpu_description())
     return found
 

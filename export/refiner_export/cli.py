@@ -120,10 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _export(arguments: argparse.Namespace) -> None:
     options = options_of(arguments)
     options.check()
+    if arguments.triton is not None:
+        from refiner_export.triton import check_backend
+
+        check_backend(options.engine)
     from refiner_export.build import command_line
 
     if arguments.dry_run:
-        _print(arguments.json, {"dry_run": True, **_plan(options)}, _plan_lines(options))
+        plan = _plan(options)
+        _print(arguments.json, {"dry_run": True, **plan}, [f"{name:14s} {value}" for name, value in plan.items()])
         return
     if options.output.exists() and not options.output.is_dir():
         from refiner.errors import UsageError
@@ -201,10 +206,6 @@ def _plan(options: Any) -> dict[str, Any]:
         "built_before": find(key) is not None,
         "command": command_line(options),
     }
-
-
-def _plan_lines(options: Any) -> list[str]:
-    return [f"{name:14s} {value}" for name, value in _plan(options).items()]
 
 
 def _parity_lines(manifest: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from refiner_export.versions import version_of
 
-EXPORT = ("torch", "onnx", "onnxscript", "safetensors")
+EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "onnxruntime")
 
 
 def examine() -> list[dict[str, Any]]:
@@ -61,6 +61,8 @@ def _tensorrt(engine: str, base: str) -> dict[str, Any]:
     version, device = version_of(package), gpu()
     if version is None:
         return _entry(engine, None, False, False, f"pip install 'refiner[{package}]'" + _without(device))
+    if version_of("cuda-python") is None:
+        base = base or f"running it needs cuda-python: pip install 'refiner[{package}]'"
     if engine == "trt":
         return _entry(engine, version, not base and device is not None, device is not None, base or _without(device))
     note = base or (f"TensorRT for RTX {version}: builds for any --compute-capability" + _without(device))

@@ -23,10 +23,8 @@ from refiner.errors import ExportError, UsageError
 from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner, stc
 from refiner.runtime.engine import INPUTS, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
+from refiner_export.options import DEFAULT_OPSET, OPSETS
 
-DEFAULT_OPSET = 20
-# 18 is the exporter's own; below 20 there is no Gelu operator and the exporter writes it out.
-OPSETS = range(18, 23)
 # The exporter takes an example batch of 0 or 1 for a constant.
 EXAMPLE_BATCH = 2
 

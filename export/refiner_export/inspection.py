@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refiner.errors import ArtefactError
+from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import check_files, check_manifest, manifest_path, read_manifest
 
 
@@ -17,14 +17,25 @@ def inspect_artefact(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise ArtefactError(f"there is no artefact at {file}")
+    if file.suffix == ".json" and file.with_suffix("").is_file():
+        return inspect_artefact(file.with_suffix(""))
+    if file.suffix == ".rejected":
+        # What a gate refused is read as it is: it cannot be loaded under this name.
+        plain = file.name.removesuffix(".rejected").removesuffix(".json")
+        return check_manifest(_read_json(file.with_name(f"{plain}.json.rejected")), file)
     if manifest_path(file).is_file():
         manifest = read_manifest(file)
         check_files(manifest, file)
         return manifest
     if file.suffix != ".onnx":
         return read_manifest(file)
-    import onnx
-
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(
+            f"reading the manifest inside {file} needs onnx: pip install 'refiner[export]', or copy {file.name}.json "
+            "beside it"
+        ) from error
     from refiner.runtime.onnx_engine import METADATA_KEY
 
     try:
@@ -35,33 +46,40 @@ def inspect_artefact(file: Path) -> dict[str, Any]:
     if stored is None:
         raise ArtefactError(f"{file} has no manifest beside it and carries none: refiner-export did not write it")
     try:
-        content = json.loads(stored)
-    except json.JSONDecodeError as error:
+        return check_manifest(json.loads(stored), file)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ArtefactError(f"the metadata of {file} cannot be read ({error}); export it again") from error
-    return check_manifest(content, file)
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ArtefactError(f"{file} cannot be read as a manifest: {error}") from error
 
 
 def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
     """The manifest in a few lines."""
-    batch = manifest["batch"]
-    mirrored = ", with the mirrored pass" if manifest["mirrored_pass"] else ""
+    batch, checkpoint = manifest["batch"], manifest.get("checkpoint", {})
+    mirrored = ", with the mirrored pass" if manifest.get("mirrored_pass") else ""
     lines = [
         f"{file.name}: {manifest['kind']} for {manifest['engine']}, {manifest['precision']}",
-        f"checkpoint   {manifest['checkpoint']['name']}  sha256 {manifest['checkpoint']['sha256'][:16]}",
-        f"model        {manifest['model']}",
+        f"checkpoint   {checkpoint.get('name')}  sha256 {str(checkpoint.get('sha256'))[:16]}",
+        f"model        {manifest.get('model')}",
         f"windows      {manifest['frames']} frames at {manifest['fps']:g} frames/s, {batch['min']} to {batch['max']} "
         f"at a time{mirrored}",
     ]
     if "steps" in manifest:
-        lines.append(f"steps        K = {manifest['steps']}, timesteps {manifest['timesteps']}")
+        lines.append(f"steps        K = {manifest['steps']}, timesteps {manifest.get('timesteps')}")
     for name in ("inputs", "outputs"):
         for tensor, entry in manifest[name].items():
-            lines.append(f"{name:12s} {tensor} {entry['type']} {entry['shape']} {manifest['units'].get(tensor, '')}")
-    nodes = manifest["nodes"]
-    lines.append(
-        f"graph        {sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes, opset {manifest['opset']}"
-    )
-    if manifest["kept_float32"] and manifest["precision"] != "fp32":
+            unit = manifest.get("units", {}).get(tensor, "")
+            lines.append(f"{name:12s} {tensor} {entry.get('type')} {entry['shape']} {unit}")
+    if "nodes" in manifest:
+        nodes = manifest["nodes"]
+        counted = f"{sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes"
+        lines.append(f"graph        {counted}, opset {manifest['opset']}")
+    if manifest.get("kept_float32") and manifest["precision"] != "fp32":
         kept = ", ".join(f"{count} {name}" for name, count in manifest["kept_float32"].items())
         lines.append(f"in float32   {kept}")
     parity = manifest.get("parity", {})
@@ -73,5 +91,5 @@ def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
         )
     if "note" in parity:
         lines.append(f"note         {parity['note']}")
-    lines.append("versions     " + ", ".join(f"{name} {value}" for name, value in manifest["versions"].items()))
+    lines.append("versions     " + ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items()))
     return lines

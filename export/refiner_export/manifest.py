@@ -22,6 +22,9 @@ from refiner_export.precision import TypedGraph
 from refiner_export.source import Source, checkpoints_of
 from refiner_export.versions import versions
 
+# Engines that take the PyTorch module, not its ONNX graph.
+OF_THE_MODULE = ("aoti", "torch")
+
 
 def describe(source: Source, typed: TypedGraph, options: ExportOptions) -> dict[str, Any]:
     """The manifest of an artefact that has not been compared or written yet."""
@@ -40,7 +43,6 @@ def describe(source: Source, typed: TypedGraph, options: ExportOptions) -> dict[
         "kind": source.kind,
         "engine": options.engine,
         "precision": options.precision,
-        "kept_float32": typed.kept_float32,
         **{name: {"name": path.name, "sha256": sha256_of(path)} for name, path in checkpoints_of(options).items()},
         "model": config["model"],
         "frames": frames,
@@ -56,13 +58,17 @@ def describe(source: Source, typed: TypedGraph, options: ExportOptions) -> dict[
         },
         "inputs": {name: {"type": "float32", "shape": shapes[name]} for name in INPUTS[source.kind]},
         "outputs": {output: {"type": "float32", "shape": shapes[output]}},
-        # bf16 takes a later one than it was asked for.
-        "opset": next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx")),
-        "nodes": count_nodes(typed.model),
-        "graph_sha256": graph_hash(typed.model),
         "versions": versions(),
         "data_description": config.get("data_description"),
     }
+    if options.engine not in OF_THE_MODULE:
+        manifest |= {
+            # bf16 takes a later one than it was asked for.
+            "opset": next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx")),
+            "nodes": count_nodes(typed.model),
+            "graph_sha256": graph_hash(typed.model),
+            "kept_float32": typed.kept_float32,
+        }
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
     if source.steps is not None:

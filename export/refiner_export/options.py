@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0
 # Change of MPJPE in mm.
 MPJPE_TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05, "int8": 0.3}
 MOST_WINDOWS = 4096
+DEFAULT_OPSET, DEFAULT_WINDOWS = 20, 100
+# 18 is the exporter's own; below 20 there is no Gelu operator and the exporter writes it out.
+OPSETS = range(18, 23)
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ class ExportOptions:
     steps: int | None = None
     batch: Batch = Batch()
     flip_test: bool = False
-    opset: int = 20
+    opset: int = DEFAULT_OPSET
     compute_capability: str | None = None
     device: str = "cpu"
     workspace_mb: int | None = None
     timing_cache: Path | None = None
-    windows: int = 100
+    windows: int = DEFAULT_WINDOWS
     tolerance_mm: float | None = None
     data: Path | None = None
 
@@ -100,7 +104,19 @@ class ExportOptions:
             raise UsageError(f"--frames {self.frames}: expected 1 to {MOST_WINDOWS}")
         if self.windows < 1:
             raise UsageError(f"--windows {self.windows}: expected at least 1")
-        if self.tolerance_mm is not None and not self.tolerance_mm > 0:
+        if self.engine == "onnx" and self.precision == "bf16" and self.device == "cpu":
+            raise UsageError(
+                "ONNX Runtime has no bf16 products on a CPU; take --engine openvino --precision bf16, or --device cuda"
+            )
+        if self.opset not in OPSETS:
+            raise UsageError(f"--opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"--steps {self.steps}: expected at least 1")
+        if self.workspace_mb is not None and self.workspace_mb < 1:
+            raise UsageError(f"--workspace-mb {self.workspace_mb}: expected at least 1")
+        if self.data is not None and not self.data.is_dir():
+            raise UsageError(f"--data {self.data}: there is no such folder")
+        if self.tolerance_mm is not None and not 0 < self.tolerance_mm < math.inf:
             raise UsageError(f"--tolerance-mm {self.tolerance_mm}: expected a length above 0")
 
     def facts(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import UsageError
-from refiner.runtime.artefact import check_files, read_manifest
+from refiner.runtime.artefact import check_files, manifest_path, read_manifest
 
 # Engine -> Triton's backend, the name of the file that it looks for, where it runs.
 BACKENDS = {
@@ -30,27 +30,33 @@ def write_repository(artefact: Path, folder: Path) -> Path:
     """
     manifest = read_manifest(artefact)
     check_files(manifest, artefact)
-    if manifest["engine"] not in BACKENDS:
-        raise UsageError(
-            f"Triton has no backend for {manifest['engine']}; export with --engine {', '.join(BACKENDS)} and --triton"
-        )
-    target = folder / artefact.stem
+    check_backend(manifest["engine"])
+    name = f"{artefact.stem}-{manifest['engine']}"
+    target = folder / name
+    if target.exists() and not (target / "config.pbtxt").is_file():
+        raise UsageError(f"{target} exists and is no Triton model; choose another folder for --triton")
     folder.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{artefact.stem}-", dir=folder))
     try:
         version = building / "1"
         version.mkdir()
         named = Path(BACKENDS[manifest["engine"]][1])
-        for name in manifest["files"]:
-            shutil.copyfile(artefact.parent / name, version / (named.stem + _suffix(name, named, artefact)))
-        (building / "config.pbtxt").write_text(model_config(artefact.stem, manifest), encoding="utf-8")
-        shutil.copyfile(artefact.with_suffix(".json"), building / "manifest.json")
+        for part in manifest["files"]:
+            shutil.copyfile(artefact.parent / part, version / (named.stem + _suffix(part, named, artefact)))
+        (building / "config.pbtxt").write_text(model_config(name, manifest), encoding="utf-8")
+        shutil.copyfile(manifest_path(artefact), building / "manifest.json")
         building.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target
+
+
+def check_backend(engine: str) -> None:
+    """Raises UsageError for an engine that Triton has no backend for."""
+    if engine not in BACKENDS:
+        raise UsageError(f"Triton has no backend for {engine}; --triton goes with --engine {', '.join(BACKENDS)}")
 
 
 def model_config(name: str, manifest: dict[str, Any]) -> str:

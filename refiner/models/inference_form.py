@@ -27,6 +27,19 @@ def inference_form(module: ModuleT) -> ModuleT:
     return copied
 
 
+def in_precision(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+    """An inference form with its hidden layers in ``dtype``, in place: what follows a norm, up to the residual sum.
+
+    Coordinates, first and last layer, norms, residual sums and the DDIM steps stay in float32, as in the typed graphs.
+    """
+    for child in module.modules():
+        if isinstance(child, InferenceSTCAttention | InferenceFeedForward):
+            child.compute = dtype
+            for name, value in child.named_buffers(recurse=False):
+                setattr(child, name, value.to(dtype))
+    return module
+
+
 def _replace(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, STCAttention):
@@ -42,6 +55,7 @@ class InferenceFeedForward(nn.Module):
 
     first: Tensor
     second: Tensor
+    compute: torch.dtype = torch.float32
 
     def __init__(self, source: FeedForward) -> None:
         super().__init__()
@@ -49,7 +63,8 @@ class InferenceFeedForward(nn.Module):
         self.register_buffer("second", source.fc2.weight.detach().T.contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., C]
-        return functional.gelu(x @ self.first) @ self.second
+        mixed: Tensor = functional.gelu(x.to(self.compute) @ self.first) @ self.second
+        return mixed.float()
 
 
 class InferenceSTCAttention(nn.Module):
@@ -66,6 +81,7 @@ class InferenceSTCAttention(nn.Module):
     local_bias: Tensor
     proj_weight: Tensor
     proj_bias: Tensor
+    compute: torch.dtype = torch.float32
 
     def __init__(self, source: STCAttention) -> None:
         super().__init__()
@@ -105,7 +121,7 @@ class InferenceSTCAttention(nn.Module):
         batch, frames, joints, dim = x.shape
         heads, width = self.heads, self.width
         half = 3 * dim // 2
-        mixed = self.layer_norm(x) @ self.weight + self.bias
+        mixed = self.layer_norm(x).to(self.compute) @ self.weight + self.bias
         # One change of layout for q, k and v together: [B T, 3 heads, J, width].
         spatial = mixed[..., :half].reshape(batch * frames, joints, 3 * heads, width).transpose(1, 2)
         query, key, value = spatial.split(heads, dim=1)
@@ -118,7 +134,7 @@ class InferenceSTCAttention(nn.Module):
         values = mixed[..., dim : 2 * dim].permute(0, 3, 1, 2)  # [B, C, T, J]
         local = functional.conv2d(values, self.local_weight, self.local_bias, padding=1, groups=dim)
         joined = torch.cat([over_joints, over_frames], dim=-1) + local.permute(0, 2, 3, 1)
-        projected: Tensor = x + (joined @ self.proj_weight + self.proj_bias)
+        projected: Tensor = x + (joined @ self.proj_weight + self.proj_bias).float()
         return projected
 
 

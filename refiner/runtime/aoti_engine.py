@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,16 @@ from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest
+
+
+def architecture(device: str) -> str:
+    """What code that PyTorch compiles here runs on: the instruction set, or the GPU's compute capability."""
+    import torch
+
+    if device.startswith("cuda"):
+        major, minor = torch.cuda.get_device_capability()
+        return f"compute capability {major}.{minor}"
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 class AotiEngine(ArtefactEngine):
@@ -39,6 +50,12 @@ class AotiEngine(ArtefactEngine):
         self._device = torch.device(manifest["build"]["device"])
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise MissingComponentError(f"{file} was compiled for a CUDA device, and PyTorch sees none here")
+        # Its code would end in an illegal instruction elsewhere.
+        built, here = manifest["build"].get("architecture"), architecture(str(self._device))
+        if built != here:
+            raise ArtefactError(
+                f"{file} was compiled for {built}, this is {here}; compile it again here: refiner-export --engine aoti"
+            )
         if threads:
             torch.set_num_threads(threads)
         try:

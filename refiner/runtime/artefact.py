@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,47 @@ from refiner.skeleton import JOINT_NAMES
 
 # The layout of the manifest that this version writes and reads.
 SCHEMA = 2
-REQUIRED = ("batch", "engine", "fps", "frames", "inputs", "joints", "kind", "outputs", "precision")
+
+
+def _batches(value: Any) -> bool:
+    sizes = [value.get(key) for key in ("min", "opt", "max")] if isinstance(value, dict) else []
+    whole = [size for size in sizes if type(size) is int and size > 0]
+    return len(whole) == 3 and whole == sorted(whole)
+
+
+def _tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("shape"), list)
+        and len(entry["shape"]) > 1
+        and all(type(size) is int and size > 0 for size in entry["shape"][1:])
+        for entry in value.values()
+    )
+
+
+# What every manifest has, and whether a value can be used.
+REQUIRED: dict[str, Callable[[Any], bool]] = {
+    "batch": _batches,
+    "engine": lambda value: isinstance(value, str),
+    "fps": lambda value: type(value) in (int, float) and value > 0,
+    "frames": lambda value: type(value) is int and value > 0,
+    "inputs": _tensors,
+    "joints": lambda value: isinstance(value, dict),
+    "kind": lambda value: isinstance(value, str) and value in INPUTS,
+    "outputs": _tensors,
+    "precision": lambda value: isinstance(value, str),
+}
+# Files without which an artefact of that suffix is not whole.
+BELONGING = {".xml": (".bin",)}
 # A manifest is a few kilobytes; whatever is longer is something else.
 LONGEST_MANIFEST = 10_000_000
 
 
 def manifest_path(artefact: str | os.PathLike[str]) -> Path:
     """Where the manifest of ``artefact`` lies."""
-    return Path(artefact).with_suffix(".json")
+    file = Path(artefact)
+    # The whole name: artefacts of several engines lie side by side.
+    return file.with_name(f"{file.name}.json")
 
 
 def read_manifest(artefact: str | os.PathLike[str]) -> dict[str, Any]:
@@ -43,7 +77,7 @@ def read_manifest(artefact: str | os.PathLike[str]) -> dict[str, Any]:
         raise ArtefactError(
             f"there is no manifest at {file}; it belongs beside the artefact: copy both, or export the checkpoint again"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ArtefactError(f"{file} is no JSON ({error}); export the checkpoint again") from error
     return check_manifest(content, file)
 
@@ -58,7 +92,10 @@ def check_manifest(content: Any, where: Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED if key not in content]
     if missing:
         raise ArtefactError(f"the manifest in {where} lacks {', '.join(missing)}; export the checkpoint again")
-    joints = content["joints"].get("names") if isinstance(content["joints"], dict) else None
+    broken = [key for key, fits in REQUIRED.items() if not fits(content[key])]
+    if broken:
+        raise ArtefactError(f"the manifest in {where} has no usable {', '.join(broken)}; export the checkpoint again")
+    joints = content["joints"].get("names")
     if joints != list(JOINT_NAMES):
         raise ArtefactError(
             f"{where} has the joints {joints}, expected {list(JOINT_NAMES)} in this order; export the checkpoint again"
@@ -85,6 +122,9 @@ def check_files(manifest: dict[str, Any], artefact: Path) -> None:
         raise ArtefactError(
             f"the manifest beside {artefact} does not name it; was one of them renamed? export it again"
         )
+    for other in BELONGING.get(artefact.suffix, ()):
+        if artefact.with_suffix(other).name not in files:
+            raise ArtefactError(f"the manifest beside {artefact} does not name its {other} file; export it again")
     for name, expected in files.items():
         if Path(name).name != name:
             raise ArtefactError(f"the manifest beside {artefact} names a file in another folder ({name!r}): refused")
@@ -120,6 +160,8 @@ class ArtefactEngine:
         self.metadata = manifest
         self.inputs = None
         self._shapes = {name: tuple(entry["shape"][1:]) for name, entry in manifest["inputs"].items()}
+        if list(self._shapes) != INPUTS[self.kind] or self._shapes["pose_2d"][0] != self.frames:
+            raise ArtefactError(f"the manifest of {file} contradicts itself: its inputs are {manifest['inputs']}")
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Run one batch of windows; see `refiner.runtime.engine`. Raises UsageError for windows that do not fit."""

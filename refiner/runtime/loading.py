@@ -62,14 +62,17 @@ def open_engine(
         raise ArtefactError(f"there is no artefact at {file}; write one with refiner-export")
     if steps is not None:
         raise UsageError(f"the steps of {file} are fixed in its graph: export it again with --steps {steps}")
-    return _open_artefact(file, suffix, role, threads, device, goal)
+    opened = _open_artefact(file, suffix, role, threads, device, goal)
+    if engine not in (None, opened.metadata["engine"]):
+        raise UsageError(f"{file} is an artefact for {opened.metadata['engine']}, not for {engine}")
+    return opened
 
 
 def _open_artefact(file: Path, suffix: str, role: str, threads: int | None, device: str | None, goal: str) -> Any:
     if suffix == ".onnx":
         from refiner.runtime.onnx_engine import OnnxEngine
 
-        return OnnxEngine(file, role, device or "cpu", threads)
+        return OnnxEngine(file, role, device, threads)
     if suffix == ".pt2":
         from refiner.runtime.aoti_engine import AotiEngine
 

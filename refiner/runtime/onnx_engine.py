@@ -32,8 +32,8 @@ class OnnxEngine(ArtefactEngine):
 
     Args:
         path: the ``.onnx`` file. role: "lifter" or "refiner", what it is loaded as.
-        device: "cpu" or "cuda"; a provider that did not load raises MissingComponentError, and nothing runs on
-            another device than the one that was asked for.
+        device: "cpu" or "cuda", None for the one that it was exported for; a provider that did not load raises
+            MissingComponentError, and nothing runs on another device than the one that was asked for.
         threads: threads inside an operator; None leaves ONNX Runtime's default.
 
     On a CUDA device inputs and output are bound to buffers of their own for each batch size, copied in and out on the
@@ -43,13 +43,16 @@ class OnnxEngine(ArtefactEngine):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], role: str, device: str = "cpu", threads: int | None = None
+        self, path: str | os.PathLike[str], role: str, device: str | None = "cpu", threads: int | None = None
     ) -> None:
         file = Path(path)
         if not file.is_file():
             raise ArtefactError(f"there is no graph at {file}; write one with: refiner-export --engine onnx")
         if manifest_path(file).is_file():
-            check_files(read_manifest(file), file)
+            beside = read_manifest(file)
+            check_files(beside, file)
+            device = device or str(beside.get("build", {}).get("device", "cpu"))
+        device = device or "cpu"
         self._session = _open_session(file, device, threads)
         manifest = _embedded_manifest(self._session, file)
         check_role(manifest, file, role, ("onnx",))
@@ -147,7 +150,7 @@ def _embedded_manifest(session: Any, file: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(stored)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ArtefactError(f"the metadata of {file} cannot be read ({error!r}); export it again") from error
     return check_manifest(content, file)
 

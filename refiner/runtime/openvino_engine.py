@@ -50,8 +50,12 @@ class OpenVinoEngine(ArtefactEngine):
             raise ArtefactError(
                 f"OpenVINO cannot load {file}: {str(error).splitlines()[0]}; export it again"
             ) from error
-        self._request = compiled.create_infer_request()
         super().__init__({**manifest, "device": "cpu"}, file)
+        for port in compiled.inputs:
+            found = [axis.get_length() for axis in list(port.partial_shape)[1:]]
+            if tuple(found) != self._shapes.get(port.any_name):
+                raise ArtefactError(f"{file} takes {port.any_name} of {found}, its manifest disagrees; export it again")
+        self._request = compiled.create_infer_request()
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         feeds = dict(zip(INPUTS[self.kind], inputs, strict=True))

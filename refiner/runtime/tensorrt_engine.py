@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import hashlib
 import math
 import os
 import threading
@@ -376,7 +377,11 @@ def _open_plan(trt: Any, module: str, file: Path, manifest: dict[str, Any]) -> _
         runtime = trt.Runtime(logger)
     except TypeError as error:  # what its null pointer becomes in Python
         raise MissingComponentError(f"{PRODUCTS[module]} cannot start here: {logger.reasons()}") from error
-    engine = runtime.deserialize_cuda_engine(file.read_bytes())
+    plan_bytes = file.read_bytes()
+    # These bytes, not those that were hashed before: the file may have been exchanged in between.
+    if hashlib.sha256(plan_bytes).hexdigest() != manifest["files"][file.name]:
+        raise ArtefactError(f"{file} changed while it was being opened; open it again, or export it again")
+    engine = runtime.deserialize_cuda_engine(plan_bytes)
     if engine is None:
         raise ArtefactError(
             f"{PRODUCTS[module]} cannot load {file}: {logger.reasons()}. Build it again here: {_rebuild(manifest)}"

@@ -65,12 +65,12 @@ def test_exports_the_bundled_refiner(exported, write_checkpoint, tmp_path, monke
     assert "transposes" in text and "comparing with PyTorch" in text and "Refiner.load(" in text
     folder = tmp_path / "refiner-onnx-fp32"
     assert [path.name for path in sorted(folder.iterdir())] == [
-        "refiner-f27-j17-k2-fp32.json",
         "refiner-f27-j17-k2-fp32.onnx",
+        "refiner-f27-j17-k2-fp32.onnx.json",
     ]
     assert cli.main(["inspect", str(folder / "refiner-f27-j17-k2-fp32.onnx")]) == 0
     text = capsys.readouterr().out
-    assert "refiner for onnx, fp32" in text and "K = 2, timesteps [49, 24]" in text and "mm on 5 windows" in text
+    assert "refiner for onnx, fp32" in text and "K = 2, timesteps [49, 24]" in text and "mm on 67 windows" in text
     assert cli.main(["inspect", "--json", str(folder / "refiner-f27-j17-k2-fp32.onnx")]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "refiner"
     # Again, from the cache, as one JSON object.

@@ -12,6 +12,7 @@ from refiner_export.gate import parity_windows
 
 from refiner.errors import ArtefactError, ParityError, UsageError
 from refiner.runtime import Refiner
+from refiner.runtime.engine import BUNDLED
 
 SIZE = (1000, 1002)
 
@@ -52,11 +53,11 @@ def test_openvino_in_bf16(write_checkpoint, tmp_path, export_to):
         export_to(
             tmp_path, write_checkpoint("refiner"), engine="openvino", precision="bf16", windows=4, tolerance_mm=1e-6
         )
-    assert {path.name.split(".", 1)[1] for path in tmp_path.iterdir()} == {
-        "xml.rejected",
-        "bin.rejected",
-        "json.rejected",
-    }
+    left = {path.name.split(".", 1)[1] for path in tmp_path.iterdir()}
+    assert left == {"xml.rejected", "bin.rejected", "xml.json.rejected"}
+    # What was refused says how far off it is, and from where.
+    rejected = inspect_artefact(next(tmp_path.glob("*.xml.rejected")))
+    assert rejected["parity"]["typing"]["mean_mm"] > 1e-6
 
 
 def test_openvino_files_that_do_not_fit(openvino_artefact, tmp_path):
@@ -78,6 +79,19 @@ def test_openvino_files_that_do_not_fit(openvino_artefact, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("engine", "precision"), [("openvino", "bf16"), ("openvino", "int8"), ("aoti", "bf16")])
+def test_the_bundled_refiner_in_low_precision(tmp_path, export_to, engine, precision):
+    """Through its gate, whose limits are those of the options."""
+    if engine == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    checkpoint = BUNDLED / "refiner.safetensors"
+    result = export_to(tmp_path, checkpoint, engine=engine, precision=precision, batch=Batch(1, 2, 4))
+    total = result.manifest["parity"]["total"]
+    assert total["mean_mm"] > 1e-3 and total["largest_mm"] < 100  # it is low precision, and no nonsense
+    assert Refiner.load(result.path).metadata["precision"] == precision
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [Batch(1, 1, 1), Batch(1, 2, 8)])
 def test_aoti_computes_what_pytorch_computes(write_checkpoint, tmp_path, export_to, batch):
     checkpoint = write_checkpoint("refiner", frames=9)
@@ -93,7 +107,7 @@ def test_aoti_computes_what_pytorch_computes(write_checkpoint, tmp_path, export_
 def test_a_package_of_another_pytorch_is_refused(openvino_artefact, tmp_path):
     import json
 
-    from refiner.runtime.artefact import sha256_of
+    from refiner.runtime.artefact import manifest_path, sha256_of
 
     package = tmp_path / "refiner.pt2"
     package.write_bytes(b"not looked at")
@@ -103,7 +117,7 @@ def test_a_package_of_another_pytorch_is_refused(openvino_artefact, tmp_path):
         "versions": {"torch": "2.0.0"},
         "build": {"device": "cpu"},
     }
-    package.with_suffix(".json").write_text(json.dumps(manifest))
+    manifest_path(package).write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=r"compiled by PyTorch 2\.0\.0, this is .*refiner-export --engine aoti"):
         Refiner.load(package)
 

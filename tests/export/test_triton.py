@@ -9,6 +9,7 @@ from refiner_export import Batch
 from refiner_export.triton import model_config, write_repository
 
 from refiner.errors import ArtefactError, UsageError
+from refiner.runtime.artefact import manifest_path
 
 model_config_pb2 = pytest.importorskip(
     "tritonclient.grpc.model_config_pb2", reason="tritonclient[grpc] is not installed: nothing to read the config with"
@@ -67,10 +68,10 @@ def test_what_triton_cannot_serve(exported, tmp_path):
     result = exported["lifter"][1]
     copied = tmp_path / result.path.name
     copied.write_bytes(result.path.read_bytes())
-    copied.with_suffix(".json").write_text(json.dumps(result.manifest | {"engine": "aoti"}))
+    manifest_path(copied).write_text(json.dumps(result.manifest | {"engine": "aoti"}))
     with pytest.raises(UsageError, match="no backend for aoti"):
         write_repository(copied, tmp_path / "models")
-    copied.with_suffix(".json").write_text(json.dumps(result.manifest))
+    manifest_path(copied).write_text(json.dumps(result.manifest))
     copied.write_bytes(b"short")
     with pytest.raises(ArtefactError, match="sha256"):
         write_repository(copied, tmp_path / "models")

@@ -11,7 +11,7 @@ import pytest
 
 from refiner.errors import ArtefactError, MissingComponentError, UsageError
 from refiner.runtime import Refiner
-from refiner.runtime.artefact import sha256_of
+from refiner.runtime.artefact import manifest_path, sha256_of
 from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.skeleton import JOINT_NAMES
 
@@ -74,6 +74,9 @@ MANIFEST = {
         ({"manifest": {**MANIFEST, "kind": "lifter"}}, "is a lifter, expected a refiner"),
         ({"manifest": {**MANIFEST, "engine": "openvino"}}, "made for the engine 'openvino'"),
         ({"manifest": {**MANIFEST, "joints": {"names": ["Hip"]}}}, "joints"),
+        ({"manifest": {**MANIFEST, "batch": 3}}, "no usable batch"),
+        ({"manifest": {**MANIFEST, "inputs": []}}, "no usable inputs"),
+        ({"manifest": {**MANIFEST, "inputs": {}}}, "contradicts itself"),
         ({"output": "y"}, r"\['y'\] where its manifest"),
         ({"batch": 4, "manifest": None, "declared": "batch"}, "shape"),
         ({"frames": "frames"}, "frames"),
@@ -110,15 +113,15 @@ def test_windows_that_do_not_fit(write_graph):
 def test_a_graph_beside_another_manifest(write_graph):
     path = write_graph()
     manifest = {**MANIFEST, "files": {path.name: "00"}}
-    path.with_suffix(".json").write_text(json.dumps(manifest))
+    manifest_path(path).write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=r"sha256 .* changed or replaced"):
         OnnxEngine(path, "refiner")
     manifest["files"] = {path.name: sha256_of(path), "../weights.bin": "00"}
-    path.with_suffix(".json").write_text(json.dumps(manifest))
+    manifest_path(path).write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match="another folder"):
         OnnxEngine(path, "refiner")
     manifest["files"] = {path.name: sha256_of(path)}
-    path.with_suffix(".json").write_text(json.dumps(manifest))
+    manifest_path(path).write_text(json.dumps(manifest))
     assert OnnxEngine(path, "refiner").frames == 9
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, DTypeError, MissingComponentError, RefinerError, UsageError
 from refiner.runtime import Refiner
-from refiner.runtime.artefact import sha256_of
+from refiner.runtime.artefact import manifest_path, sha256_of
 from refiner.runtime.device_arrays import read_device_array, stream_handle
 from refiner.runtime.tensorrt_engine import TensorRtEngine
 from refiner.skeleton import JOINT_NAMES
@@ -87,7 +87,7 @@ def write_plan(tmp_path: Path) -> Callable[..., Path]:
             "build": {"tensorrt": version, "compute_capability": "9.0"},
             "files": {file.name: sha256_of(file)},
         }
-        file.with_suffix(".json").write_text(json.dumps({**manifest, **changes}), encoding="utf-8")
+        manifest_path(file).write_text(json.dumps({**manifest, **changes}), encoding="utf-8")
         return file
 
     return write

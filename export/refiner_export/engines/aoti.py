@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import shutil
 import warnings
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from refiner.errors import ExportError, MissingComponentError
+from refiner.models.inference_form import in_precision
+from refiner.runtime.aoti_engine import architecture
 from refiner_export.engines import Graph, Report
 from refiner_export.options import ExportOptions
 
@@ -36,7 +39,8 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     device = options.device
     module: torch.nn.Module = graph.source.module.to(device)
     if options.precision != "fp32":
-        module = Autocast(module, device, TYPES[options.precision]).eval()
+        # A copy: the source's own is what other precisions are made of.
+        module = in_precision(copy.deepcopy(module), TYPES[options.precision])
     examples = tuple(
         value.to(device) for value in example_inputs(graph.source.kind, graph.source.frames, _example_batch(options))
     )
@@ -44,8 +48,6 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     if not options.batch.fixed:
         batch = torch.export.Dim("batch", min=options.batch.least, max=options.batch.most)
         shapes = tuple({0: batch} for _ in examples)
-        if isinstance(module, Autocast):
-            shapes = (shapes,)  # those of *inputs
     report(f"compiling with PyTorch {torch.__version__} for {device} (a minute or two)")
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -57,20 +59,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     finally:
         graph.source.module.to("cpu")
     name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-    return {"device": device, "device_name": name, "cpu_capability": torch.backends.cpu.get_cpu_capability()}
-
-
-class Autocast(torch.nn.Module):
-    """A module in PyTorch's mixed precision: products in ``dtype``, norms and softmax in float32."""
-
-    def __init__(self, module: torch.nn.Module, device: str, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.module, self.device, self.dtype = module, device, dtype
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(self.device, self.dtype):
-            out: torch.Tensor = self.module(*inputs)
-        return out.float()
+    return {"device": device, "device_name": name, "architecture": architecture(device)}
 
 
 def _example_batch(options: ExportOptions) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from refiner.files import atomic_path
+from refiner.runtime.cuda import load_cuda
 from refiner_export.engines import Graph, Report
 from refiner_export.engines.tensorrt import TensorRtOptions, build_plan, load_tensorrt, require_device
 from refiner_export.options import ExportOptions
@@ -17,6 +18,8 @@ MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 def require(options: ExportOptions) -> None:
     """Raises MissingComponentError without the module, or without a GPU where it needs one."""
     require_device(load_tensorrt(MODULES[options.engine]), engine_options(options))
+    if options.engine == "trt":
+        load_cuda()  # or the gate could not run what took minutes to build
 
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
