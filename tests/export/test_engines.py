@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from refiner_export import Batch
 from refiner_export.gate import parity_windows
+from refiner_export.inspection import inspect_artefact
 
 from refiner.errors import ArtefactError, ParityError, UsageError
 from refiner.runtime import Refiner
