@@ -25,7 +25,7 @@ from refiner.runtime.loading import open_engine
 from refiner.training.checkpoints import build_model, load_checkpoint, module_of, save_checkpoint
 from refiner.training.config import load_config
 from refiner_bench.naive_model import naive_form
-from refiner_bench.native_kernels import ratio_interval
+from refiner_bench.native_kernels import PAUSE_S, ratio_interval
 from refiner_bench.report import new_report
 
 PEER = "plain export in ONNX Runtime"
@@ -153,6 +153,8 @@ def _interleaved(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     for number in range(-WARM_UP, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
+            # The threads of the one before spin for a while, and would take this one's processors.
+            time.sleep(PAUSE_S)
             began = time.perf_counter()
             runs[name]()
             if number >= 0:
