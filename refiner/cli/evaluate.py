@@ -82,7 +82,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="checkpoint whose noise model gives the 'linear mean' column (default: the refiner checkpoint)",
     )
-    models.add_argument("--engine", choices=["torch", "torch-compile"], help="what runs checkpoints (default: torch)")
+    models.add_argument(
+        "--engine", metavar="ENGINE", help="what runs the models, like torch-compile (default: by file)"
+    )
     models.add_argument("--steps", metavar="K", type=_count, help="denoising steps (default: the checkpoint's)")
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     output = parser.add_argument_group("output")

@@ -132,7 +132,7 @@ def test_joint_sets_are_compared_in_one_order(tmp_path, capsys):
         (["--output", "out.npy"], {"pose_2d": "both.npz"}, 5, "several arrays (first, second)"),
         (["--output", "out.npy"], {"pose_2d": "lifter.safetensors"}, 5, "neither .npy nor .npz"),
         (["--output", "out.npy", "--checkpoint", "lifter.safetensors"], {}, 5, "expected a refiner"),
-        (["--output", "out.npy", "--checkpoint", "none.onnx"], {}, 5, "there is no graph"),
+        (["--output", "out.npy", "--checkpoint", "none.onnx"], {}, 5, "there is no artefact"),
         (["--output", "p2.npy/out.npy"], {}, 5, "p2.npy"),
     ],
 )
