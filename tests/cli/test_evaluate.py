@@ -73,7 +73,7 @@ def test_help_names_the_exit_codes(capsys):
         (["--synthetic", "seven"], "at least 0"),
         (["--steps", "0"], "at least 1"),
         (["--limit-clips", "0"], "at least 1"),
-        (["--engine", "tensorflow"], "invalid choice"),
+        (["--engine", "tensorflow"], "there is no engine"),
         (["--synt", "1"], "unrecognized"),
         (["--synthetic", "1", "--dataset", "human36m"], "--dataset"),
         (["--json", "."], "is a folder"),
