@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +23,13 @@ from refiner.runtime.loading import open_engine
 from refiner.training.checkpoints import build_model, load_checkpoint, module_of, save_checkpoint
 from refiner.training.config import load_config
 from refiner_bench.naive_model import naive_form
-from refiner_bench.native_kernels import PAUSE_S, ratio_interval
 from refiner_bench.report import new_report
+from refiner_bench.timing import Run, interleaved, product_rate, ratio_interval
 
 PEER = "plain export in ONNX Runtime"
 # Engine and precision, in the order of the report.
 CONTESTANTS = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("aoti", "fp32"), ("torch", "fp32"))
 WARM_UP = 5
-
-Run = Callable[[], NDArray[np.float32]]
 
 
 def engines_report(
@@ -57,7 +53,8 @@ def engines_report(
         with torch.inference_mode():
             expected = module(*(torch.from_numpy(array) for array in inputs)).numpy()
         differences = {title: float(1000 * np.abs(run() - expected).max()) for title, run in runs.items()}
-        times = _interleaved(runs, rounds)
+        rates = interleaved({title: (1, run) for title, run in runs.items()}, rounds, WARM_UP)
+    times = {title: [1000.0 / rate for rate in values] for title, values in rates.items()}
     settings = {"batch": batch, "threads": threads, "rounds": rounds, "frames": module.frames, "steps": module.steps}
     report = new_report("engines", settings | {"model": module.config["model"]})
     peer = np.array(times[PEER])
@@ -146,22 +143,6 @@ def _plain_export(module: UnrolledRefiner, batch: int, threads: int) -> tuple[An
     return session, {"nodes": len(operators), "transposes": operators.count("Transpose")}
 
 
-def _interleaved(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each contestant in each round."""
-    names = list(runs)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-WARM_UP, rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            # The threads of the one before spin for a while, and would take this one's processors.
-            time.sleep(PAUSE_S)
-            began = time.perf_counter()
-            runs[name]()
-            if number >= 0:
-                times[name].append(1000.0 * (time.perf_counter() - began))
-    return times
-
-
 def _floors(module: UnrolledRefiner, batch: int) -> dict[str, float]:
     """What the linear layers alone would take at the rate of a large product, float32 and bfloat16, in ms."""
     dim = int(module.config["model"]["dim"])
@@ -171,13 +152,7 @@ def _floors(module: UnrolledRefiner, batch: int) -> dict[str, float]:
     flops = 2.0 * tokens * dim * dim * blocks * module.steps * (2 * 4 + 2 * ratio)
     floors = {"gflop": flops / 1e9}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        left, right = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        rates = []
-        for _ in range(10):
-            began = time.perf_counter()
-            torch.mm(left, right)
-            rates.append(2 * 1024**3 / (time.perf_counter() - began))
-        floors[f"{name}_ms"] = 1000.0 * flops / max(rates)
+        floors[f"{name}_ms"] = 1000.0 * flops / product_rate(dtype)
     return floors
 
 

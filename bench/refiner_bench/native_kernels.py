@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from refiner import native
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner_bench.report import new_report
+from refiner_bench.timing import Run, interleaved, product_rate, ratio_interval
 
 JOINTS, ERROR, CONDITION = 17, 51, 85
 # SciPy aligns one pose a call: so many of them tell its rate.
@@ -20,11 +20,6 @@ SCIPY_POSES = 1000
 # Per pose: centring, the 3x3 products, the eigenvector, turning and measuring (counted in the source, J = 17).
 ALIGN_FLOPS = 17 * (6 + 18 + 6 + 21) + 600
 SAMPLE_FLOPS = 2 * (ERROR * CONDITION + ERROR * (ERROR + 1) // 2) + 3 * ERROR
-
-# Threads of OpenMP and OpenBLAS spin for up to 0.2 s after a call, and would take the next contestant's processor.
-PAUSE_S = 0.25
-
-Run = Callable[[], Any]
 
 
 def native_report(items: int, rounds: int, threads: int) -> dict[str, Any]:
@@ -67,47 +62,18 @@ def native_report(items: int, rounds: int, threads: int) -> dict[str, Any]:
     return report
 
 
-def interleaved(contestants: dict[str, tuple[int, Run]], rounds: int) -> dict[str, list[float]]:
-    """Items/s of every contestant ``name -> (items, run)`` in each round; the round before the first warms up."""
-    names = list(contestants)
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            items, run = contestants[name]
-            time.sleep(PAUSE_S)
-            began = time.perf_counter()
-            run()
-            if number:
-                rates[name].append(items / (time.perf_counter() - began))
-    return rates
-
-
-def ratio_interval(ratios: NDArray[np.float64]) -> dict[str, float]:
-    """Median ratio over rounds with the bootstrap's 95 % interval."""
-    draws = np.median(np.random.default_rng(0).choice(ratios, (4000, len(ratios))), axis=1)
-    return {
-        "ratio": float(np.median(ratios)),
-        "low": float(np.percentile(draws, 2.5)),
-        "high": float(np.percentile(draws, 97.5)),
-    }
-
-
 def machine_floors(threads: int) -> dict[str, float]:
     """What the machine does at best: bytes copied per second (read and written) and float32 operations of a product."""
     import torch
 
     source = torch.ones(64 * 2**20 // 4)
     target = torch.empty_like(source)
-    left = torch.ones(1024, 1024)
-    copies, products = [], []
+    copies = []
     for _ in range(10):
         began = time.perf_counter()
         target.copy_(source)
         copies.append(2 * source.numel() * 4 / (time.perf_counter() - began))
-        began = time.perf_counter()
-        torch.mm(left, left)
-        products.append(2 * 1024**3 / (time.perf_counter() - began))
-    return {"copy_bytes_per_s": max(copies), "flops_per_s": max(products), "threads": threads}
+    return {"copy_bytes_per_s": max(copies), "flops_per_s": product_rate(torch.float32), "threads": threads}
 
 
 def _alignments(rng: np.random.Generator, items: int, threads: int) -> dict[str, tuple[int, Run]]:

@@ -10,18 +10,23 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refiner.errors import CheckpointError, MissingComponentError, ParityError
-from refiner.files import atomic_write_text
+from refiner.files import atomic_write_text, give_usual_permissions
 from refiner.runtime.artefact import manifest_path, read_manifest, sha256_of
 from refiner_export import cache
-from refiner_export.options import DEFAULT_OPSET, DEFAULT_WINDOWS, Batch, ExportOptions
+from refiner_export.engines import Graph, Report, engine_module
+from refiner_export.inspection import node_counts
+from refiner_export.options import DEFAULT_OPSET, DEFAULT_WINDOWS, OF_THE_MODULE, Batch, ExportOptions
 
-Report = Callable[[str], None]
+if TYPE_CHECKING:
+    from refiner_export.precision import TypedGraph
+    from refiner_export.source import Source
+
 # Only these are worth a graph on disk where the engine itself cannot be had: they are built on other machines.
 BUILT_ELSEWHERE = ("trt", "trt-rtx")
 CALIBRATION_SEED, CALIBRATION_WINDOWS = 77, 96
@@ -52,17 +57,14 @@ def export_artefact(options: ExportOptions, report: Report = lambda line: None, 
     half-written file gets a final name.
     """
     options.check()
-    _check_readable(options)
-    if use_cache:
-        key = cache.build_key(options)
-        found = cache.find(key)
-        if found is not None:
-            path = cache.copy_artefact(found, options.output)
-            report(f"built before (key {key}); copied to {path}")
-            return ExportResult(path, manifest_path(path), read_manifest(path), cached=True)
+    check_readable(options)
+    key = cache.build_key(options)
+    found = cache.find(key) if use_cache else None
+    if found is not None:
+        path = cache.copy_artefact(found, options.output)
+        report(f"built before (key {key}); copied to {path}")
+        return ExportResult(path, manifest_path(path), read_manifest(path), cached=True)
     _require_packages()
-    from refiner_export.engines import engine_module
-
     try:
         engine_module(options.engine).require(options)
     except MissingComponentError as error:
@@ -70,7 +72,7 @@ def export_artefact(options: ExportOptions, report: Report = lambda line: None, 
             raise
         raise _with_graph(error, options, report) from error
     result = _build(options, report)
-    cache.keep(cache.build_key(options), result.path)
+    cache.keep(key, result.path)
     return result
 
 
@@ -99,14 +101,13 @@ def artefact_name(kind: str, frames: int, steps: int | None, options: ExportOpti
 class Assembly:
     """An artefact that was compiled, and not compared yet."""
 
-    graph: Any
+    graph: Graph
     manifest: dict[str, Any]
     target: Path
 
 
 def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
     """Read, trace, type and compile into the empty ``folder``, with a manifest; the gate is the caller's."""
-    from refiner_export.engines import Graph, engine_module
     from refiner_export.manifest import describe
     from refiner_export.source import read_source
 
@@ -114,12 +115,13 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
         source = read_source(options)
         if source.frames != source.trained_frames:
             clock.report(f"  note: trained on windows of {source.trained_frames} frames, exported for {source.frames}")
-    with clock.stage(f"tracing the {source.kind}: {source.frames} frames, opset {options.opset}"):
-        typed = _typed_graph(source, options)
+    typed = None
+    if options.engine not in OF_THE_MODULE:
+        with clock.stage(f"tracing the {source.kind}: {source.frames} frames, opset {options.opset}"):
+            typed = _typed_graph(source, options)
     manifest = describe(source, typed, options)
-    if "nodes" in manifest:
-        nodes = manifest["nodes"]
-        clock.report(f"  {sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes")
+    if typed is not None:
+        clock.report(f"  {node_counts(manifest)}")
     engine = engine_module(options.engine)
     target = folder / artefact_name(source.kind, source.frames, source.steps, options, engine.SUFFIX)
     graph = Graph(source, typed)
@@ -127,37 +129,37 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
         began = time.perf_counter()
         manifest["build"] = engine.compile_graph(graph, options, target, clock.report)
         manifest["build"]["seconds"] = round(time.perf_counter() - began, 2)
-    _write(folder, target, manifest, typed.model)
+    _write(folder, target, manifest, graph)
     return Assembly(graph, manifest, target)
 
 
 def _build(options: ExportOptions, report: Report) -> ExportResult:
+    from refiner_export.gate import judge
+    from refiner_export.parity import compare_artefact
+
     clock = Clock(report)
     with _workplace(options.output) as folder:
         made = assemble(options, folder, clock)
         with clock.stage("comparing with PyTorch"):
-            made.manifest["parity"] = _compare(made.graph, options, made.target)
-        _write(folder, made.target, made.manifest, made.graph.typed.model)
+            made.manifest["parity"] = compare_artefact(made.graph, options, made.target)
+        _write(folder, made.target, made.manifest, made.graph)
         try:
-            _judge(made.manifest["parity"]["total"], options)
+            judge(made.manifest["parity"]["total"], options)
         except ParityError as error:
             raise ParityError(f"{error}. It is kept as {_reject(folder, options.output)}") from error
         path = _publish(folder, made.target, options.output)
     return ExportResult(path, manifest_path(path), read_manifest(path), stages=clock.stages)
 
 
-def _typed_graph(source: Any, options: ExportOptions) -> Any:
+def _typed_graph(source: Source, options: ExportOptions) -> TypedGraph:
     from refiner.runtime.engine import INPUTS
     from refiner_export.gate import gate_windows
     from refiner_export.graph import trace
-    from refiner_export.precision import type_graph
+    from refiner_export.precision import quantise_graph, type_graph
 
     model = trace(source.module, source.kind, options.opset, options.batch.most if options.batch.fixed else None)
-    precision = graph_precision(options)
-    if precision != "int8":
-        return type_graph(model, precision)  # type: ignore[arg-type]
-    from refiner_export.precision import quantise_graph
-
+    if options.precision != "int8":
+        return type_graph(model, options.precision)  # type: ignore[arg-type]
     size = options.batch.most if options.batch.fixed else 8
     enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * size))
     windows = gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
@@ -168,32 +170,15 @@ def _typed_graph(source: Any, options: ExportOptions) -> Any:
     return quantise_graph(model, feeds, limit_mm=INT8_LIMIT_MM)
 
 
-def graph_precision(options: ExportOptions) -> str:
-    """What is written into the graph as types; AOTInductor compiles the PyTorch module instead."""
-    return "fp32" if options.engine in ("aoti", "torch") else options.precision
-
-
-def _compare(graph: Any, options: ExportOptions, target: Path) -> dict[str, Any]:
-    from refiner_export.parity import compare_artefact
-
-    return compare_artefact(graph, options, target)
-
-
-def _judge(total: dict[str, Any], options: ExportOptions) -> None:
-    from refiner_export.gate import judge
-
-    judge(total, options)
-
-
-def _write(folder: Path, target: Path, manifest: dict[str, Any], model: Any) -> None:
+def _write(folder: Path, target: Path, manifest: dict[str, Any], graph: Graph) -> None:
     """The manifest beside the artefact; into an ONNX graph too, which is written again for it."""
     if target.suffix == ".onnx":
         import onnx
 
         from refiner.runtime.onnx_engine import METADATA_KEY
 
-        onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(manifest)})
-        onnx.save(model, target)
+        onnx.helper.set_model_props(graph.model, {METADATA_KEY: json.dumps(manifest)})
+        onnx.save(graph.model, target)
     others = sorted(path for path in folder.iterdir() if path not in (target, manifest_path(target)))
     files = {path.name: sha256_of(path) for path in (target, *others)}
     atomic_write_text(manifest_path(target), json.dumps({**manifest, "files": files}, indent=2) + "\n")
@@ -221,7 +206,7 @@ def _publish(folder: Path, target: Path, output: Path) -> Path:
     (output / manifest.name).unlink(missing_ok=True)
     for path in sorted(folder.iterdir()):
         if path != manifest:
-            path.chmod(0o666 & ~_umask())
+            give_usual_permissions(path)
             os.replace(path, output / path.name)
     os.replace(manifest, output / manifest.name)
     return output / target.name
@@ -234,12 +219,6 @@ def _reject(folder: Path, output: Path) -> str:
         os.replace(path, kept)
         names.append(str(kept))
     return ", ".join(names)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def _require_packages() -> None:
@@ -256,7 +235,7 @@ def _require_packages() -> None:
         ) from error
 
 
-def _check_readable(options: ExportOptions) -> None:
+def check_readable(options: ExportOptions) -> None:
     """The errors of missing checkpoints, before they are hashed."""
     from refiner.runtime.loading import BUNDLED
 

@@ -190,10 +190,10 @@ def options_of(arguments: argparse.Namespace) -> Any:
 
 
 def _plan(options: Any) -> dict[str, Any]:
-    from refiner_export.build import _check_readable, command_line
+    from refiner_export.build import check_readable, command_line
     from refiner_export.cache import build_key, find
 
-    _check_readable(options)
+    check_readable(options)
     key = build_key(options)
     return {
         "engine": options.engine,
@@ -209,15 +209,14 @@ def _plan(options: Any) -> dict[str, Any]:
 
 
 def _parity_lines(manifest: dict[str, Any]) -> list[str]:
+    from refiner_export.inspection import figures
+
     parity = manifest["parity"]
     lines = []
     for name, title in (("typing", "the graph's types"), ("engine", "the engine"), ("total", "together")):
         part = parity.get(name)
         if part is not None:
-            lines.append(
-                f"{title:18s} largest {part['largest_mm']:.4f} mm, mean {part['mean_mm']:.4f} mm, MPJPE "
-                f"{part['mpjpe_change_mm']:+.4f} mm"
-            )
+            lines.append(f"{title:18s} {figures(part)}")
     if "note" in parity:
         lines.append(f"note: {parity['note']}")
     return lines

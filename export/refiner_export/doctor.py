@@ -6,6 +6,7 @@ import shutil
 from importlib.util import find_spec
 from typing import Any
 
+from refiner_export.gpu import device_at_hand
 from refiner_export.versions import version_of
 
 EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "onnxruntime")
@@ -20,10 +21,8 @@ def examine() -> list[dict[str, Any]]:
 
 def gpu() -> str | None:
     """The driver's answer in words, None where there is no GPU."""
-    from refiner_export.parity import gpu_capability
-
-    capability = gpu_capability()
-    return None if capability is None else f"a GPU of compute capability {capability}"
+    device = device_at_hand()
+    return None if device is None else f"a GPU of compute capability {device.compute_capability}"
 
 
 def _entry(engine: str, version: str | None, build: bool, run: bool, note: str) -> dict[str, Any]:

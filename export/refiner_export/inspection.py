@@ -8,6 +8,7 @@ from typing import Any
 
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import check_files, check_manifest, manifest_path, read_manifest
+from refiner.runtime.onnx_engine import embedded_manifest
 
 
 def inspect_artefact(file: Path) -> dict[str, Any]:
@@ -36,19 +37,11 @@ def inspect_artefact(file: Path) -> dict[str, Any]:
             f"reading the manifest inside {file} needs onnx: pip install 'refiner[export]', or copy {file.name}.json "
             "beside it"
         ) from error
-    from refiner.runtime.onnx_engine import METADATA_KEY
-
     try:
         model = onnx.load(file, load_external_data=False)
     except Exception as error:  # protobuf's own
         raise ArtefactError(f"{file} is no ONNX graph: {error}") from error
-    stored = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
-    if stored is None:
-        raise ArtefactError(f"{file} has no manifest beside it and carries none: refiner-export did not write it")
-    try:
-        return check_manifest(json.loads(stored), file)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ArtefactError(f"the metadata of {file} cannot be read ({error}); export it again") from error
+    return embedded_manifest({entry.key: entry.value for entry in model.metadata_props}, file)
 
 
 def _read_json(file: Path) -> Any:
@@ -76,20 +69,28 @@ def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
             unit = manifest.get("units", {}).get(tensor, "")
             lines.append(f"{name:12s} {tensor} {entry.get('type')} {entry['shape']} {unit}")
     if "nodes" in manifest:
-        nodes = manifest["nodes"]
-        counted = f"{sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes"
-        lines.append(f"graph        {counted}, opset {manifest['opset']}")
+        lines.append(f"graph        {node_counts(manifest)}, opset {manifest['opset']}")
     if manifest.get("kept_float32") and manifest["precision"] != "fp32":
         kept = ", ".join(f"{count} {name}" for name, count in manifest["kept_float32"].items())
         lines.append(f"in float32   {kept}")
     parity = manifest.get("parity", {})
     total = parity.get("total")
     if total is not None:
-        lines.append(
-            f"parity       largest {total['largest_mm']:.4f} mm, mean {total['mean_mm']:.4f} mm, MPJPE "
-            f"{total['mpjpe_change_mm']:+.4f} mm on {parity['windows']} windows, {parity['motion']}"
-        )
+        lines.append(f"parity       {figures(total)} on {parity['windows']} windows, {parity['motion']}")
     if "note" in parity:
         lines.append(f"note         {parity['note']}")
     lines.append("versions     " + ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items()))
     return lines
+
+
+def node_counts(manifest: dict[str, Any]) -> str:
+    """The size of the graph in words."""
+    nodes = manifest["nodes"]
+    return f"{sum(nodes.values())} nodes, {nodes.get('Transpose', 0)} transposes"
+
+
+def figures(part: dict[str, Any]) -> str:
+    """One comparison of the manifest's ``parity`` in words."""
+    return (
+        f"largest {part['largest_mm']:.4f} mm, mean {part['mean_mm']:.4f} mm, MPJPE {part['mpjpe_change_mm']:+.4f} mm"
+    )

@@ -22,11 +22,8 @@ from refiner_export.precision import TypedGraph
 from refiner_export.source import Source, checkpoints_of
 from refiner_export.versions import versions
 
-# Engines that take the PyTorch module, not its ONNX graph.
-OF_THE_MODULE = ("aoti", "torch")
 
-
-def describe(source: Source, typed: TypedGraph, options: ExportOptions) -> dict[str, Any]:
+def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -> dict[str, Any]:
     """The manifest of an artefact that has not been compared or written yet."""
     config, frames, joints = source.config, source.frames, len(JOINT_NAMES)
     batch: str | int = options.batch.most if options.batch.fixed else "batch"
@@ -61,7 +58,7 @@ def describe(source: Source, typed: TypedGraph, options: ExportOptions) -> dict[
         "versions": versions(),
         "data_description": config.get("data_description"),
     }
-    if options.engine not in OF_THE_MODULE:
+    if typed is not None:
         manifest |= {
             # bf16 takes a later one than it was asked for.
             "opset": next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx")),

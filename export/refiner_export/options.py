@@ -22,6 +22,8 @@ PRECISIONS_OF = {
     "torch": ("fp32",),
 }
 ENGINES = tuple(PRECISIONS_OF)
+# Those that take the PyTorch module; the others take its ONNX graph.
+OF_THE_MODULE = ("aoti", "torch")
 # Largest joint difference to float32 PyTorch in mm for fp32; mean joint difference for the others.
 TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.5, "bf16": 0.5, "int8": 5.0}
 TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ from refiner_export.gate import (
     run_batches,
     with_wild_windows,
 )
+from refiner_export.gpu import device_at_hand
 from refiner_export.options import ExportOptions
 from refiner_export.runner import graph_runner
 
 # Engines whose artefacts need a GPU to run.
 ON_GPU = ("trt", "trt-rtx")
-# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-CAPABILITY_ATTRIBUTES = (75, 76)
 
 
 def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict[str, Any]:
@@ -48,51 +46,33 @@ def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict
         # Whether mpjpe_mm is an accuracy, or only there to be compared.
         "mpjpe_is_accuracy": options.data is not None and (windows.real or source.kind != "refiner"),
     }
+    on_gpu_elsewhere = options.engine in ON_GPU and not _runs_here(options)
+    # ONNX Runtime has no bf16 products on a CPU: such a graph is one that is kept for another machine.
+    for_elsewhere = on_gpu_elsewhere or (options.engine, options.device, options.precision) == ("onnx", "cpu", "bf16")
     typed = None
-    if graph.typed.precision != "fp32":
+    if graph.typed is not None and (for_elsewhere or options.precision != "fp32"):
         typed = run_batches(graph_runner(graph.typed), inputs, sizes)
+    if typed is not None and options.precision != "fp32":
         parity["typing"] = compare(typed, expected, windows)
-    if options.engine in ON_GPU and not _runs_here(options):
+    found = (
+        typed if for_elsewhere and typed is not None else run_batches(_engine(graph, target, options), inputs, sizes)
+    )
+    parity["total"] = compare(found, expected, windows)
+    if on_gpu_elsewhere:
         parity["engine"] = None
         parity["note"] = "the engine was parsed and built, not run: no such GPU is here. Its graph was compared"
-        if typed is None:
-            typed = run_batches(graph_runner(graph.typed), inputs, sizes)
-        parity["total"] = compare(typed, expected, windows)
-        return parity
-    found = run_batches(_engine(graph, target, options), inputs, sizes)
-    parity["total"] = compare(found, expected, windows)
-    if typed is not None:
+    elif "typing" in parity and typed is not None:
         parity["engine"] = compare(found, typed, windows)
     return parity
 
 
 def _engine(graph: Graph, target: Path, options: ExportOptions) -> Run:
-    if options.engine == "onnx" and options.device == "cpu" and options.precision == "bf16":
-        # A graph that is kept for another machine: ONNX Runtime has no such products on a CPU.
-        return graph_runner(graph.typed)
     role = "refiner" if graph.source.kind == "refiner" else "lifter"
     device = options.device if options.engine in ("onnx", "aoti", "torch") else None
     opened: Run = open_engine(target, role, device=device)
     return opened
 
 
-def gpu_capability() -> str | None:
-    """The compute capability ("8.6") of the first GPU, None without a CUDA driver or GPU. Asks the driver itself:
-    PyTorch may be built for the CPU alone."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return None
-    found = [ctypes.c_int(0), ctypes.c_int(0)]
-    for value, attribute in zip(found, CAPABILITY_ATTRIBUTES, strict=True):
-        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
-            return None
-    return ".".join(str(value.value) for value in found)
-
-
 def _runs_here(options: ExportOptions) -> bool:
-    capability = gpu_capability()
-    return capability is not None and options.compute_capability in (None, capability)
+    device = device_at_hand()
+    return device is not None and options.compute_capability in (None, device.compute_capability)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class OnnxEngine(ArtefactEngine):
             device = device or str(beside.get("build", {}).get("device", "cpu"))
         device = device or "cpu"
         self._session = _open_session(file, device, threads)
-        manifest = _embedded_manifest(self._session, file)
+        manifest = embedded_manifest(self._session.get_modelmeta().custom_metadata_map, file)
         check_role(manifest, file, role, ("onnx",))
         super().__init__({**manifest, "device": device}, file)
         _check_graph(self._session, file, self)
@@ -141,8 +142,9 @@ def _open_session(file: Path, device: str, threads: int | None) -> Any:
     return session
 
 
-def _embedded_manifest(session: Any, file: Path) -> dict[str, Any]:
-    stored = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+def embedded_manifest(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """The manifest that the graph ``file`` carries in its metadata. Raises ArtefactError."""
+    stored = metadata.get(METADATA_KEY)
     if stored is None:
         raise ArtefactError(
             f"{file} carries no refiner metadata: it is a graph of something else; expected one that "

@@ -425,7 +425,6 @@ def _check_build(manifest: dict[str, Any], file: Path, version: str, module: str
 
 def _rebuild(manifest: dict[str, Any], capability: str | None = None) -> str:
     """The command that makes the artefact again."""
-
     words = ["refiner-export", "--engine", manifest["engine"], "--precision", manifest["precision"]]
     for flag, key in (("--checkpoint", "checkpoint"), ("--with-lifter", "lifter")):
         entry = manifest.get(key)

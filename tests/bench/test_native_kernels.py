@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("torch")
 
 from refiner_bench.cli import main
-from refiner_bench.native_kernels import interleaved, numpy_p_mpjpe, ratio_interval, torch_p_mpjpe
+from refiner_bench.native_kernels import numpy_p_mpjpe, torch_p_mpjpe
+from refiner_bench.timing import interleaved, ratio_interval
 
 from refiner import native
 from refiner.errors import UsageError

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refiner_export import gpu as gpu_module
 from refiner_export.engines import tensorrt
 from refiner_export.engines.tensorrt import (
     Device,
@@ -381,12 +382,12 @@ class Driver:
 
 
 def test_the_device_at_hand(monkeypatch):
-    monkeypatch.setattr(tensorrt, "_load_driver", Driver)
-    assert tensorrt.device_at_hand() == Device("A GPU", "12.1", "CUDA 12.9")
+    monkeypatch.setattr(gpu_module, "_load_driver", Driver)
+    assert gpu_module.device_at_hand() == Device("A GPU", "12.1", "CUDA 12.9")
     monkeypatch.setattr(Driver, "cuInit", lambda self, flags: 100)
-    assert tensorrt.device_at_hand() is None
-    monkeypatch.setattr(tensorrt, "_load_driver", lambda: None)
-    assert tensorrt.device_at_hand() is None
+    assert gpu_module.device_at_hand() is None
+    monkeypatch.setattr(gpu_module, "_load_driver", lambda: None)
+    assert gpu_module.device_at_hand() is None
 
 
 def stand_ins() -> list[Any]:

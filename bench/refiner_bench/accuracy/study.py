@@ -108,12 +108,11 @@ class Runner:
     def checkpoint(self, name: str, seed: int) -> Path:
         """The checkpoint of a trained row."""
         row = self.table.row(name)
-        if row.checkpoint == "bundled":
+        if row.checkpoint:
             from refiner.runtime.loading import BUNDLED
 
-            return BUNDLED / f"{row.kind}.safetensors"
-        if row.checkpoint:
-            return Path(row.checkpoint)
+            given = Path(row.checkpoint)
+            return given if given.suffix else BUNDLED / f"{row.checkpoint}.safetensors"
         return self.place(row, seed) / f"{row.keep}.safetensors"
 
     def run(self, row: Row, seed: int) -> list[Scores]:

@@ -57,7 +57,7 @@ class Row:
     method: Method = "refine"
     steps: int = 0
     data: str = "default"
-    # "bundled" or a file instead of training.
+    # A bundled model's name or a file (with its suffix) instead of training.
     checkpoint: str = ""
     # Which checkpoint counts: the end of the schedule, or the best on the validation person.
     keep: Literal["last", "best"] = "last"

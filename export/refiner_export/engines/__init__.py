@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from refiner_export.options import ExportOptions
 
 if TYPE_CHECKING:
+    import onnx
+
     from refiner_export.precision import TypedGraph
     from refiner_export.source import Source
 
@@ -34,10 +36,19 @@ _MODULES = {
 
 @dataclass(frozen=True)
 class Graph:
-    """What is compiled: the PyTorch modules, and the traced graph in the precision that was asked for."""
+    """What is compiled: the PyTorch modules, and the traced graph in the precision that was asked for.
+
+    ``typed`` is None for the engines of `refiner_export.options.OF_THE_MODULE`, which are not traced.
+    """
 
     source: Source
-    typed: TypedGraph
+    typed: TypedGraph | None
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The typed graph of an engine that takes one."""
+        assert self.typed is not None
+        return self.typed.model
 
 
 class EngineModule(Protocol):

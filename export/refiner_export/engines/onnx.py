@@ -29,5 +29,5 @@ def require(options: ExportOptions) -> None:
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
     """Write the graph."""
-    onnx.save(graph.typed.model, target)
+    onnx.save(graph.model, target)
     return {"device": options.device}

@@ -29,7 +29,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
 
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         source = Path(folder) / "graph.onnx"
-        onnx.save(graph.typed.model, source)
+        onnx.save(graph.model, source)
         try:
             model = openvino.convert_model(source)
         except RuntimeError as error:

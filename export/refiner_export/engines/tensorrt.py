@@ -6,9 +6,7 @@ Networks are strongly typed: the types are those of the graph, and no flag of th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ import onnx
 from refiner.errors import ExportError, MissingComponentError, UsageError
 from refiner.files import atomic_path
 from refiner.runtime.tensorrt_engine import PRODUCTS, collecting_logger, load_tensorrt
+from refiner_export.gpu import Device, device_at_hand
 
 __all__ = ["BuiltPlan", "TensorRtOptions", "build_plan", "load_tensorrt", "require_device", "supported_capabilities"]
 
@@ -55,15 +54,6 @@ class BuiltPlan:
 
     plan: bytes
     facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Device:
-    """The first CUDA device. ``driver``: the newest CUDA version that the driver runs."""
-
-    name: str
-    compute_capability: str
-    driver: str
 
 
 def build_plan(
@@ -137,30 +127,6 @@ def supported_capabilities(trt: Any) -> dict[str, Any]:
         if digits:
             found[f"{digits[1]}.{digits[2]}"] = member
     return dict(sorted(found.items(), key=lambda entry: float(entry[0])))
-
-
-def device_at_hand() -> Device | None:
-    """The first CUDA device that this process sees, asked of the driver itself; None without a driver or a device."""
-    driver = _load_driver()
-    device = ctypes.c_int()
-    if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    name = ctypes.create_string_buffer(256)
-    driver.cuDeviceGetName(name, len(name), device)
-    version, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return Device(name.value.decode(), f"{major.value}.{minor.value}", f"CUDA {cuda}")
-
-
-def _load_driver() -> Any:
-    try:
-        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return None
 
 
 def _check_options(options: TensorRtOptions) -> None:

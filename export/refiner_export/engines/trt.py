@@ -7,12 +7,12 @@ from typing import Any
 
 from refiner.files import atomic_path
 from refiner.runtime.cuda import load_cuda
+from refiner.runtime.tensorrt_engine import MODULES
 from refiner_export.engines import Graph, Report
 from refiner_export.engines.tensorrt import TensorRtOptions, build_plan, load_tensorrt, require_device
 from refiner_export.options import ExportOptions
 
 SUFFIX = ".engine"
-MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 
 
 def require(options: ExportOptions) -> None:
@@ -24,7 +24,7 @@ def require(options: ExportOptions) -> None:
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
     """Build the plan into ``target``."""
-    built = build_plan(graph.typed.model, engine_options(options), report)
+    built = build_plan(graph.model, engine_options(options), report)
     with atomic_path(target) as temporary:
         temporary.write_bytes(built.plan)
     return built.facts
