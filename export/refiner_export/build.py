@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,9 @@ from refiner_export.inspection import node_counts
 from refiner_export.options import DEFAULT_OPSET, DEFAULT_WINDOWS, OF_THE_MODULE, Batch, ExportOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from refiner_export.precision import TypedGraph
     from refiner_export.source import Source
 
@@ -32,6 +35,8 @@ BUILT_ELSEWHERE = ("trt", "trt-rtx")
 CALIBRATION_SEED, CALIBRATION_WINDOWS = 77, 96
 # Mean joint change that int8 may cost, which hardly shows in MPJPE: layers beyond it stay in float32.
 INT8_LIMIT_MM = 2.5
+# What bf16 may use of its tolerance on the calibration windows: the gate's windows are others.
+BF16_SHARE, SENSITIVITY_WINDOWS = 0.85, 32
 
 
 @dataclass(frozen=True)
@@ -115,16 +120,24 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
         source = read_source(options)
         if source.frames != source.trained_frames:
             clock.report(f"  note: trained on windows of {source.trained_frames} frames, exported for {source.frames}")
+    float32_branches: list[str] = []
+    # OpenVINO and PyTorch's own engine decide by themselves what bf16 is.
+    if options.precision == "bf16" and options.engine not in ("openvino", "torch"):
+        with clock.stage("measuring which branches bf16 leaves in float32"):
+            float32_branches = _float32_branches(source, options)
+        clock.report(f"  in float32: {', '.join(float32_branches) or 'none'}")
     typed = None
     if options.engine not in OF_THE_MODULE:
         with clock.stage(f"tracing the {source.kind}: {source.frames} frames, opset {options.opset}"):
-            typed = _typed_graph(source, options)
+            typed = _typed_graph(source, options, float32_branches)
     manifest = describe(source, typed, options)
+    if float32_branches:
+        manifest["float32_branches"] = float32_branches
     if typed is not None:
         clock.report(f"  {node_counts(manifest)}")
     engine = engine_module(options.engine)
     target = folder / artefact_name(source.kind, source.frames, source.steps, options, engine.SUFFIX)
-    graph = Graph(source, typed)
+    graph = Graph(source, typed, tuple(float32_branches))
     with clock.stage(f"compiling for {options.engine}, {options.precision}"):
         began = time.perf_counter()
         manifest["build"] = engine.compile_graph(graph, options, target, clock.report)
@@ -151,23 +164,44 @@ def _build(options: ExportOptions, report: Report) -> ExportResult:
     return ExportResult(path, manifest_path(path), read_manifest(path), stages=clock.stages)
 
 
-def _typed_graph(source: Source, options: ExportOptions) -> TypedGraph:
+def _typed_graph(source: Source, options: ExportOptions, float32_branches: Collection[str]) -> TypedGraph:
     from refiner.runtime.engine import INPUTS
-    from refiner_export.gate import gate_windows
     from refiner_export.graph import trace
     from refiner_export.precision import quantise_graph, type_graph
+    from refiner_export.sensitivity import order_of_branches
 
     model = trace(source.module, source.kind, options.opset, options.batch.most if options.batch.fixed else None)
     if options.precision != "int8":
-        return type_graph(model, options.precision)  # type: ignore[arg-type]
+        order = order_of_branches(source.module, _calibration_windows(source, options)) if float32_branches else []
+        kept = [index for index, name in enumerate(order) if name in float32_branches]
+        return type_graph(model, options.precision, kept)  # type: ignore[arg-type]
+    windows = _calibration_windows(source, options)
     size = options.batch.most if options.batch.fixed else 8
-    enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * size))
-    windows = gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
     feeds = [
         dict(zip(INPUTS[source.kind], (array[first : first + size] for array in windows), strict=True))
         for first in range(0, len(windows[0]) - size + 1, size)
     ]
     return quantise_graph(model, feeds, limit_mm=INT8_LIMIT_MM)
+
+
+def _calibration_windows(source: Source, options: ExportOptions) -> tuple[NDArray[np.float32], ...]:
+    """Windows of the training people, enough for two batches."""
+    from refiner_export.gate import gate_windows
+
+    size = options.batch.most if options.batch.fixed else 8
+    enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * size))
+    return gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
+
+
+def _float32_branches(source: Source, options: ExportOptions) -> list[str]:
+    """The branches that bf16 leaves in float32, for its gate to be passed."""
+    import torch
+
+    from refiner_export.sensitivity import sensitive_branches
+
+    windows = tuple(array[:SENSITIVITY_WINDOWS] for array in _calibration_windows(source, options))
+    limit = BF16_SHARE * options.mean_tolerance_mm()
+    return sensitive_branches(source.module, windows, torch.bfloat16, limit)
 
 
 def _write(folder: Path, target: Path, manifest: dict[str, Any], graph: Graph) -> None:

@@ -41,6 +41,7 @@ FIRST, LAST, RESIDUAL, EMBEDDING = "first layer", "last layer", "residual Add", 
 ARITHMETIC = "normalisation, root and DDIM arithmetic"
 LOW_CLASSES = frozenset((HIDDEN, PRODUCT, BRANCH_ADD, "Conv", *ELEMENTWISE))
 TOO_SENSITIVE = "hidden layer too sensitive for int8"
+SENSITIVE_BRANCH = "in a branch too sensitive"
 # bfloat16 rounds a value by at most 0.4 %: weights that move by more have lost values to underflow.
 LARGEST_ROUNDING = 0.01
 # How far int8 may move the joints of the calibration windows, in mm on average.
@@ -60,18 +61,20 @@ class TypedGraph:
 
 @dataclass(frozen=True)
 class _Roles:
-    """``floats``: the float32 tensors that are no initialisers; ``kinds``: first output of a node -> its class."""
+    """``floats``: the float32 tensors that are no initialisers; ``kinds``: first output of a node -> its class;
+    ``branch_of``: first output of a node inside a branch -> which branch, counted from 0 as they are computed."""
 
     floats: frozenset[str]
     kinds: dict[str, str]
+    branch_of: dict[str, int]
 
 
-def type_graph(model: onnx.ModelProto, precision: Precision) -> TypedGraph:
+def type_graph(model: onnx.ModelProto, precision: Precision, float32_branches: Collection[int] = ()) -> TypedGraph:
     """A float32 graph with its branches in ``precision``; inputs and outputs stay float32.
 
     "fp32" copies the graph as it is. Otherwise nodes that depend on initialisers alone are folded, and "bf16" brings
-    the graph to opset 22. Raises UsageError for an unknown precision, ExportError for weights that the precision
-    cannot hold.
+    the graph to opset 22. ``float32_branches``: those that stay in float32, counted from 0 in the graph's order.
+    Raises UsageError for an unknown precision, ExportError for weights that the precision cannot hold.
     """
     if precision not in get_args(Precision):
         raise UsageError(f"there is no precision {precision!r}; expected {', '.join(get_args(Precision))}")
@@ -82,10 +85,14 @@ def type_graph(model: onnx.ModelProto, precision: Precision) -> TypedGraph:
     element_type, dtype, opset = LOW_TYPES[precision]
     typed = _folded(_at_opset(model, opset))
     roles = _roles_of(typed)
-    low = _low_tensors(typed, roles)
+    low = _low_tensors(typed, roles, frozenset(float32_branches))
     _store_initialisers(typed.graph, low, precision, dtype)
     _insert_casts(typed.graph, roles.floats, low, precision, element_type)
-    kept = Counter(kind for output, kind in roles.kinds.items() if output not in low)
+    kept: Counter[str] = Counter()
+    for output, kind in roles.kinds.items():
+        if output not in low:
+            spared = kind in LOW_CLASSES and roles.branch_of.get(output) in float32_branches
+            kept[f"{kind} {SENSITIVE_BRANCH}" if spared else kind] += 1
     return TypedGraph(_with_value_types(typed), precision, dict(kept))
 
 
@@ -183,19 +190,26 @@ def _roles_of(model: onnx.ModelProto) -> _Roles:
     # The channels of the networks in the graph: what they normalise over.
     widths = {shapes[node.input[1]][-1] for node in graph.node if node.op_type == "LayerNormalization"}
     outputs = {entry.name for entry in graph.output}
-    branches: set[str] = set()
+    branches: dict[str, int] = {}  # tensor -> the branch that it belongs to
     kinds: dict[str, str] = {}
+    branch_of: dict[str, int] = {}
+    begun = 0
     for node in graph.node:
         data = floats.intersection(node.input)
-        inside = bool(data) and data <= branches and outputs.isdisjoint(node.output)
-        if inside or node.op_type == "LayerNormalization":
-            branches.update(node.output)
+        inside = bool(data) and data <= branches.keys() and outputs.isdisjoint(node.output)
+        if node.op_type == "LayerNormalization":
+            branches |= dict.fromkeys(node.output, begun)
+            begun += 1
+        elif inside:
+            branch = branches[min(data)]
+            branches |= dict.fromkeys(node.output, branch)
+            branch_of[node.output[0]] = branch
         if not floats.isdisjoint(node.output):
             constants = [shapes[name] for name in node.input if name in shapes]
-            ends_branch = not branches.isdisjoint(data)
+            ends_branch = not branches.keys().isdisjoint(data)
             kind = _kind_inside(node, constants) if inside else _kind_outside(node, constants, ends_branch, widths)
             kinds[node.output[0]] = kind
-    return _Roles(floats, kinds)
+    return _Roles(floats, kinds, branch_of)
 
 
 def _float_names(model: onnx.ModelProto) -> frozenset[str]:
@@ -226,11 +240,13 @@ def _kind_outside(node: onnx.NodeProto, constants: list[tuple[int, ...]], ends_b
     return FIRST if node.op_type == "Gelu" else ARITHMETIC
 
 
-def _low_tensors(model: onnx.ModelProto, roles: _Roles) -> set[str]:
+def _low_tensors(model: onnx.ModelProto, roles: _Roles, float32_branches: frozenset[int]) -> set[str]:
     """What is computed in the low precision; a change of layout keeps the type of what it moves."""
     low: set[str] = set()
     for node in model.graph.node:
         kind = roles.kinds.get(node.output[0])
+        if roles.branch_of.get(node.output[0]) in float32_branches:
+            continue
         if kind in LOW_CLASSES or (kind == MOVED and not low.isdisjoint(node.input)):
             low |= roles.floats.intersection(node.output)
     return low

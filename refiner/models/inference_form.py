@@ -9,6 +9,7 @@ module is left with two changes of layout for each of its halves, two for its on
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import TypeVar
 
 import torch
@@ -27,14 +28,24 @@ def inference_form(module: ModuleT) -> ModuleT:
     return copied
 
 
-def in_precision(module: ModuleT, dtype: torch.dtype) -> ModuleT:
+def branches(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules of an inference form between a norm and a residual sum, by name: what `in_precision` may type."""
+    return {
+        name: child
+        for name, child in module.named_modules()
+        if isinstance(child, InferenceSTCAttention | InferenceFeedForward)
+    }
+
+
+def in_precision(module: ModuleT, dtype: torch.dtype, but: Collection[str] = ()) -> ModuleT:
     """An inference form with its hidden layers in ``dtype``, in place: what follows a norm, up to the residual sum.
 
-    Coordinates, first and last layer, norms, residual sums and the DDIM steps stay in float32, as in the typed graphs.
+    Coordinates, first and last layer, norms, residual sums and the DDIM steps stay in float32, as in the typed graphs,
+    and so do the branches named in ``but``.
     """
-    for child in module.modules():
-        if isinstance(child, InferenceSTCAttention | InferenceFeedForward):
-            child.compute = dtype
+    for branch, child in branches(module).items():
+        if branch not in but:
+            child.compute = dtype  # type: ignore[assignment]
             for name, value in child.named_buffers(recurse=False):
                 setattr(child, name, value.to(dtype))
     return module

@@ -82,8 +82,8 @@ def test_openvino_files_that_do_not_fit(openvino_artefact, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "precision", "tolerance_mm"),
-    # In bf16 the bundled refiner's joints are beyond the default limit of 0.5 mm.
-    [("openvino", "bf16", 1.0), ("openvino", "int8", None), ("aoti", "bf16", 1.0)],
+    # OpenVINO's own bf16 moves the bundled refiner's joints by more than the default limit of 0.5 mm.
+    [("openvino", "bf16", 1.0), ("openvino", "int8", None), ("aoti", "bf16", None)],
 )
 def test_the_bundled_refiner_in_low_precision(tmp_path, export_to, engine, precision, tolerance_mm):
     """Through its gate."""
@@ -94,6 +94,8 @@ def test_the_bundled_refiner_in_low_precision(tmp_path, export_to, engine, preci
     result = export_to(tmp_path, checkpoint, engine=engine, **options)
     total = result.manifest["parity"]["total"]
     assert total["mean_mm"] > 1e-3 and total["largest_mm"] < 100  # it is low precision, and no nonsense
+    spared = result.manifest.get("float32_branches", [])
+    assert spared == (["denoiser.blocks.0.stc_first"] if engine == "aoti" else [])
     assert Refiner.load(result.path).metadata["precision"] == precision
 
 

@@ -38,11 +38,13 @@ _MODULES = {
 class Graph:
     """What is compiled: the PyTorch modules, and the traced graph in the precision that was asked for.
 
-    ``typed`` is None for the engines of `refiner_export.options.OF_THE_MODULE`, which are not traced.
+    ``typed`` is None for the engines of `refiner_export.options.OF_THE_MODULE`, which are not traced;
+    ``float32_branches`` is what a lower precision leaves alone in their modules.
     """
 
     source: Source
     typed: TypedGraph | None
+    float32_branches: tuple[str, ...] = ()
 
     @property
     def model(self) -> onnx.ModelProto:

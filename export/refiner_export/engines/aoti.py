@@ -40,7 +40,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     module: torch.nn.Module = graph.source.module.to(device)
     if options.precision != "fp32":
         # A copy: the source's own is what other precisions are made of.
-        module = in_precision(copy.deepcopy(module), TYPES[options.precision])
+        module = in_precision(copy.deepcopy(module), TYPES[options.precision], graph.float32_branches)
     examples = tuple(
         value.to(device) for value in example_inputs(graph.source.kind, graph.source.frames, _example_batch(options))
     )
