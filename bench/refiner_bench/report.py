@@ -12,6 +12,7 @@ from typing import Any
 
 from refiner import __version__
 from refiner.files import atomic_write_text
+from refiner.machine import processor_name
 
 SCHEMA_VERSION = 1
 PACKAGES = ("numpy", "torch", "onnxruntime")
@@ -34,7 +35,7 @@ def environment() -> dict[str, Any]:
         "refiner": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor_name(),
         "logical_processors": os.cpu_count(),
         **{package: _version(package) for package in PACKAGES},
     }
@@ -53,13 +54,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or "unknown"

@@ -190,11 +190,18 @@ def options_of(arguments: argparse.Namespace) -> Any:
 
 
 def _plan(options: Any) -> dict[str, Any]:
+    from refiner.errors import MissingComponentError
     from refiner_export.build import check_readable, command_line
     from refiner_export.cache import build_key, find
+    from refiner_export.engines import engine_module
 
     check_readable(options)
     key = build_key(options)
+    missing = None
+    try:
+        engine_module(options.engine).require(options)
+    except MissingComponentError as error:
+        missing = str(error)
     return {
         "engine": options.engine,
         "precision": options.precision,
@@ -204,6 +211,7 @@ def _plan(options: Any) -> dict[str, Any]:
         "batch": str(options.batch),
         "tolerance_mm": options.mean_tolerance_mm(),
         "built_before": find(key) is not None,
+        "missing": missing,
         "command": command_line(options),
     }
 

@@ -79,6 +79,10 @@ def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
         lines.append(f"parity       {figures(total)} on {parity['windows']} windows, {parity['motion']}")
     if "note" in parity:
         lines.append(f"note         {parity['note']}")
+    machine = manifest.get("built_on")
+    if machine:
+        gpu = f", {machine['gpu']} ({machine['compute_capability']}, {machine['driver']})" if machine["gpu"] else ""
+        lines.append(f"built on     {machine['system']}, {machine['processor']}{gpu}")
     lines.append("versions     " + ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items()))
     return lines
 

@@ -7,15 +7,18 @@ artefacts stay pure, so that the tools of their makers can read them.
 from __future__ import annotations
 
 import hashlib
+import platform
 from typing import Any
 
 import onnx
 
 from refiner import __version__
 from refiner.diffusion import ddim_timesteps
+from refiner.machine import processor_name
 from refiner.runtime.artefact import SCHEMA, sha256_of
 from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
 from refiner.skeleton import JOINT_NAMES, PARENTS
+from refiner_export.gpu import device_at_hand
 from refiner_export.graph import count_nodes
 from refiner_export.options import ExportOptions
 from refiner_export.precision import TypedGraph
@@ -56,6 +59,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         "inputs": {name: {"type": "float32", "shape": shapes[name]} for name in INPUTS[source.kind]},
         "outputs": {output: {"type": "float32", "shape": shapes[output]}},
         "versions": versions(),
+        "built_on": _machine(),
         "data_description": config.get("data_description"),
     }
     if typed is not None:
@@ -75,6 +79,18 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "diffusion": config["diffusion"],
         }
     return manifest
+
+
+def _machine() -> dict[str, str | None]:
+    """Where it was made; the code of some engines fits such machines alone, which their ``build`` entry says."""
+    gpu = device_at_hand()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "gpu": None if gpu is None else gpu.name,
+        "compute_capability": None if gpu is None else gpu.compute_capability,
+        "driver": None if gpu is None else gpu.driver,
+    }
 
 
 def graph_hash(model: onnx.ModelProto) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest
+from refiner.runtime.replay import GraphReplay
 
 
 def architecture(device: str) -> str:
@@ -24,7 +26,7 @@ def architecture(device: str) -> str:
 
 
 class AotiEngine(ArtefactEngine):
-    """A ``.pt2`` package.
+    """A ``.pt2`` package; on a CUDA device replayed as a CUDA graph, one for each batch size.
 
     Args:
         path: the file. role: "lifter" or "refiner". threads: PyTorch's threads (a setting of the whole process).
@@ -58,16 +60,22 @@ class AotiEngine(ArtefactEngine):
             )
         if threads:
             torch.set_num_threads(threads)
+        on_gpu = self._device.type == "cuda"
         try:
-            self._package = torch._inductor.aoti_load_package(str(file))
+            # Its own synchronisation of threads cannot be recorded; `GraphReplay` lets one call in at a time.
+            package = torch._inductor.aoti_load_package(str(file), run_single_threaded=on_gpu)
         except Exception as error:  # C++ exceptions of many kinds
             raise ArtefactError(f"PyTorch cannot load {file}: {error}; export it again") from error
+        self._package: Any = package
+        self._replay = GraphReplay(package, self._device) if on_gpu else None
         super().__init__({**manifest, "device": str(self._device)}, file)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
+        if self._replay is not None:
+            return self._replay(*inputs)
         with torch.inference_mode():
-            output = self._package(*(torch.from_numpy(array).to(self._device) for array in inputs))
-        result: NDArray[np.float32] = output.float().cpu().numpy()
+            output = self._package(*(torch.from_numpy(array) for array in inputs))
+        result: NDArray[np.float32] = output.float().numpy()
         return result

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import MissingComponentError
 from refiner.runtime.engine import ANY_BATCH, config_fps
+from refiner.runtime.replay import GraphReplay
 
 
 class TorchEngine:
@@ -18,7 +19,7 @@ class TorchEngine:
     Args:
         path: a ``.safetensors`` checkpoint. role: "lifter" or "refiner". steps: K instead of the checkpoint's.
         device: "cpu" or "cuda". threads: PyTorch's threads (a setting of the whole process); None leaves them.
-        compiled: run through ``torch.compile``, on a CUDA device with CUDA graphs.
+        compiled: run through ``torch.compile``. On a CUDA device both ways are replayed as CUDA graphs.
 
     Raises CheckpointError for a file that is no such checkpoint, MissingComponentError without PyTorch or the device.
     """
@@ -62,12 +63,15 @@ class TorchEngine:
         # Eager on the CPU the native kernel beats the reordered PyTorch operations.
         self._module: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
         if compiled:
-            self._module = torch.compile(self._module, mode="reduce-overhead" if device == "cuda" else None)
+            self._module = torch.compile(self._module)
+        self._replay = GraphReplay(self._module, self._device) if device == "cuda" else None
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
+        if self._replay is not None:
+            return self._replay(*inputs)
         with torch.inference_mode():
-            output = self._module(*(torch.from_numpy(array).to(self._device) for array in inputs))
-        result: NDArray[np.float32] = output.cpu().numpy()
+            output = self._module(*(torch.from_numpy(array) for array in inputs))
+        result: NDArray[np.float32] = output.numpy()
         return result

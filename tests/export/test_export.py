@@ -21,6 +21,7 @@ from refiner.errors import (
     ParityError,
     UsageError,
 )
+from refiner.machine import processor_name
 from refiner.runtime import Lifter, Refiner
 from refiner.runtime.artefact import check_files, read_manifest, sha256_of
 from refiner.runtime.onnx_engine import OnnxEngine
@@ -45,6 +46,8 @@ def test_the_manifest_of_a_refiner(exported):
     assert 0 < found["total"]["largest_mm"] < 0.01 and abs(found["total"]["mpjpe_change_mm"]) < 0.01
     assert found["total"]["reference_mpjpe_mm"] > 10 and "typing" not in found
     assert {"torch", "onnx", "onnxruntime"} <= set(manifest["versions"]) and manifest["build"]["seconds"] >= 0
+    assert manifest["built_on"].keys() == {"system", "processor", "gpu", "compute_capability", "driver"}
+    assert manifest["built_on"]["processor"] == processor_name() != ""
     graph = onnx.load(result.path)
     assert sum(manifest["nodes"].values()) == len(graph.graph.node)
     # The graph carries the same, less the hashes of files, and its hash is that of what it computes.
