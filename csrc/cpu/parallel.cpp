@@ -146,7 +146,8 @@ void parallel_for_impl(int64_t begin, int64_t end, int64_t grain, int threads, c
     const int64_t items = end - begin;
     const int64_t pieces = (items + grain - 1) / grain;
     const int count = static_cast<int>(std::min<int64_t>(thread_count(threads), pieces));
-    Work work{&body, begin, end, std::max(grain, items / (int64_t{count} * 4))};
+    // Small pieces: where a processor is taken away for a while, the other threads do not wait for its last one.
+    Work work{&body, begin, end, std::max(grain, items / (int64_t{count} * 32))};
     pool().run(work, count);
     if (work.error) std::rethrow_exception(work.error);
 }

@@ -7,8 +7,7 @@
 namespace refiner {
 namespace {
 
-constexpr int64_t kGrain = 96;  // frames that a thread takes at a time, a multiple of every block
-constexpr int64_t kDrawn = 64;  // dimensions that one round of counters draws
+constexpr int64_t kGrain = 240;  // frames that a thread takes at a time, a multiple of every block
 
 const SampleKernels& kernels() {
     static const SampleKernels selected = select_sample_kernels();
@@ -76,7 +75,7 @@ void sample_conditional(const Gaussian& g, const float* condition, float* error,
     call.clean_factor = forward.clean_factor;
     call.noise_factor = forward.noise_factor;
     call.noisy = forward.noisy;
-    const int64_t scratch = kSampleFrames * (inputs + round_up(size, kDrawn) + columns);
+    const int64_t scratch = sample_scratch(inputs, size, columns);
     parallel_for(0, frames, kGrain, threads, [&](int64_t first, int64_t last) {
         thread_local std::vector<float> memory;
         kernels().sample(call, first, last, kept(memory, scratch));
@@ -84,14 +83,10 @@ void sample_conditional(const Gaussian& g, const float* condition, float* error,
 }
 
 void philox_normal(float* normal, int64_t frames, int64_t dims, uint64_t seed, uint64_t first_frame, int threads) {
-    const int64_t drawn = round_up(dims, kDrawn);
+    if (dims == 0) return;
     parallel_for(0, frames, kGrain, threads, [=](int64_t begin, int64_t end) {
         thread_local std::vector<float> memory;
-        float* row = kept(memory, drawn);
-        for (int64_t f = begin; f < end; ++f) {
-            kernels().normal(seed, first_frame + static_cast<uint64_t>(f), dims, row);
-            for (int64_t d = 0; d < dims; ++d) normal[f * dims + d] = row[d];
-        }
+        kernels().draw(seed, first_frame, begin, end, dims, kept(memory, sample_scratch(0, dims, 0)), normal);
     });
 }
 
