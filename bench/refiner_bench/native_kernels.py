@@ -135,11 +135,9 @@ def torch_p_mpjpe(pred: Any, target: Any) -> Any:
     return torch.linalg.vector_norm(moved - target, dim=-1).mean(-1)
 
 
-def _samplings(rng: np.random.Generator, items: int, threads: int) -> dict[str, tuple[int, Run]]:
-    import torch
-
-    condition = rng.normal(size=(items, CONDITION)).astype(np.float32)
-    gaussian: dict[str, Any] = {
+def random_gaussian(rng: np.random.Generator) -> dict[str, Any]:
+    """A noise model as `native.sample_conditional` takes it."""
+    gaussian = {
         "mean_error": rng.normal(size=ERROR).astype(np.float32) * 0.01,
         "mean_condition": rng.normal(size=CONDITION).astype(np.float32) * 0.1,
         "gain": rng.normal(size=(ERROR, CONDITION)).astype(np.float32) * 0.01,
@@ -147,6 +145,14 @@ def _samplings(rng: np.random.Generator, items: int, threads: int) -> dict[str, 
     }
     # The root does not vary, as in every noise model that is fitted on root-relative poses.
     gaussian["mean_error"][:3] = gaussian["gain"][:3] = gaussian["cholesky"][:3] = gaussian["cholesky"][:, :3] = 0.0
+    return gaussian
+
+
+def _samplings(rng: np.random.Generator, items: int, threads: int) -> dict[str, tuple[int, Run]]:
+    import torch
+
+    condition = rng.normal(size=(items, CONDITION)).astype(np.float32)
+    gaussian = random_gaussian(rng)
     mean_error, mean_condition, gain, factor = (torch.from_numpy(value) for value in gaussian.values())
     torch_condition = torch.from_numpy(condition)
     drawn = np.empty((items, ERROR), np.float32)

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from refiner import native
 from refiner.errors import UsageError
+from refiner_bench.native_kernels import CONDITION, ERROR, random_gaussian
 from refiner_bench.report import new_report
+from refiner_bench.timing import Run, interleaved, ratio_interval
 
 
 def train_step_report(
@@ -17,7 +20,8 @@ def train_step_report(
     """Windows/s of forward, backward and optimiser for both backends, and the ratio with its 95 % interval.
 
     A round times ``steps`` steps of each backend, in alternating order; the interval is a bootstrap over rounds.
-    Also the share of time by group of operations, from PyTorch's profiler. ``threads`` 0 keeps PyTorch's number.
+    Also the share of time by group of operations, from PyTorch's profiler; and for a refiner the same step with its
+    noise drawn by the native sampler and by PyTorch. ``threads`` 0 keeps PyTorch's number.
     Raises UsageError for a count below its least value.
     """
     if min(dim, batch, rounds, steps) < 1 or threads < 0:
@@ -67,6 +71,7 @@ def train_step_report(
         for backend in speeds:
             stc.set_attention_backend(backend)
             shares[backend] = _shares(step)
+        noise = _noise_costs(batch, rounds, steps, step) if kind == "refiner" else None
     finally:
         stc.set_attention_backend(previous)
     ratios = np.array(speeds["fused"]) / np.array(speeds["plain"])
@@ -87,6 +92,49 @@ def train_step_report(
         "ratio": float(ratios.mean()),
         "ratio_interval": [float(np.percentile(draws, 2.5)), float(np.percentile(draws, 97.5))],
         "time_shares": shares,
+        "noise": noise,
+    }
+
+
+DRAWS = 50  # of the noise alone, in a round
+
+
+def _noise_costs(batch: int, rounds: int, steps: int, step: Run) -> dict[str, Any]:
+    """What eq. 5, 6 and 8 take of a step: drawn by `native.diffuse`, and by products and normal numbers of PyTorch."""
+    import torch
+
+    frames, generator = 27 * batch, np.random.default_rng(0)
+    clean = generator.normal(size=(frames, ERROR)).astype(np.float32)
+    condition = generator.normal(size=(frames, CONDITION)).astype(np.float32)
+    factors = np.full((2, frames), 0.7, np.float32)
+    gaussian = random_gaussian(generator)
+    tensors = {name: torch.from_numpy(value) for name, value in gaussian.items()}
+    torch_clean, torch_condition, torch_factors = (torch.from_numpy(a) for a in (clean, condition, factors[..., None]))
+
+    def draw_natively() -> None:
+        native.diffuse(condition, clean, factors[0], factors[1], **gaussian)
+
+    def draw_by_pytorch() -> None:
+        mean = tensors["mean_error"] + (torch_condition - tensors["mean_condition"]) @ tensors["gain"].T
+        error = mean + torch.randn(frames, ERROR) @ tensors["cholesky"].T
+        torch_factors[0] * torch_clean + torch_factors[1] * error
+
+    def repeated(count: int, *parts: Run) -> Run:
+        def run() -> None:
+            for _ in range(count):
+                for part in parts:
+                    part()
+
+        return run
+
+    draws: dict[str, Run] = {"native": draw_natively, "PyTorch": draw_by_pytorch}
+    alone = interleaved({name: (DRAWS, repeated(DRAWS, draw)) for name, draw in draws.items()}, rounds)
+    whole = {name: (batch * steps, repeated(steps, draw, step)) for name, draw in draws.items()}
+    rates = interleaved({**whole, "none": (batch * steps, repeated(steps, step))}, rounds)
+    return {
+        "draw_us": {name: 1e6 / float(np.median(values)) for name, values in alone.items()},
+        "windows_per_s": {name: float(np.median(values)) for name, values in rates.items()},
+        "native_over_pytorch": ratio_interval(np.array(rates["native"]) / np.array(rates["PyTorch"])),
     }
 
 
@@ -136,4 +184,13 @@ def format_train_step(report: dict[str, Any]) -> str:
     for backend, shares in report["time_shares"].items():
         parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01)
         lines.append(f"  {backend} spends: {parts}")
+    noise = report["noise"]
+    if noise is not None:
+        ratio = noise["native_over_pytorch"]
+        lines += [
+            "  drawing its noise: " + ", ".join(f"{name} {value:.0f} us" for name, value in noise["draw_us"].items()),
+            "  with the noise of: "
+            + ", ".join(f"{name} {value:.0f} windows/s" for name, value in noise["windows_per_s"].items()),
+            f"  native / PyTorch: {ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+        ]
     return "\n".join(lines)

@@ -71,3 +71,11 @@ def test_train_step_reports_both_backends(tmp_path: Path) -> None:
         assert sum(shares.values()) == pytest.approx(1.0, abs=0.01)
     assert "fused attention" in report["time_shares"]["fused"]
     assert "fused attention" not in report["time_shares"]["plain"]
+    noise = report["noise"]
+    assert set(noise["draw_us"]) == {"native", "PyTorch"} and set(noise["windows_per_s"]) == {
+        "native",
+        "PyTorch",
+        "none",
+    }
+    ratio = noise["native_over_pytorch"]
+    assert min(noise["draw_us"].values()) > 0 and 0 < ratio["low"] <= ratio["ratio"] <= ratio["high"]
