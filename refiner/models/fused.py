@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 SUPPORTED_HEADS = (2, 4, 8, 16)
+SUPPORTED_WIDTHS = (2, 4, 6, 8, 12, 16)  # of a head's half
 
 
 def fused_supported(x: Tensor, heads: int, head_dim: int) -> bool:
@@ -21,6 +22,7 @@ def fused_supported(x: Tensor, heads: int, head_dim: int) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and heads in SUPPORTED_HEADS
+        and head_dim in SUPPORTED_WIDTHS
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and _native() is not None

@@ -81,8 +81,8 @@ class STCAttention(nn.Module):
             return x + self._fused(self.layer_norm(x))
         if _backend == "fused":
             raise ConfigError(
-                "the fused attention kernel takes contiguous float32 CPU tensors and "
-                f"2, 4, 8 or 16 heads; got {x.dtype} on {x.device} with {self.heads} heads"
+                "the fused attention kernel takes float32 CPU tensors, 2, 4, 8 or 16 heads and a width of 4, 8, 12, "
+                f"16, 24 or 32 a head; got {x.dtype} on {x.device}, {self.heads} heads of {2 * self.head_dim}"
             )
         return x + self._plain(self.layer_norm(x))
 

@@ -132,6 +132,18 @@ def test_the_fused_backend_refuses_what_it_cannot():
         stc.set_attention_backend("quick")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("dim", "heads"), [(16, 8), (80, 8), (48, 3), (128, 2)])
+def test_sizes_without_a_kernel_run_as_plain_operations(dim, heads):
+    module, x = stc.STCAttention(dim, heads), torch.randn(2, 5, 17, dim)
+    stc.set_attention_backend("auto")
+    found = module(x)
+    stc.set_attention_backend("fused")
+    with pytest.raises(ConfigError, match="fused attention kernel takes"):
+        module(x)
+    stc.set_attention_backend("plain")
+    assert torch.equal(found, module(x))
+
+
 def test_the_denoiser_sees_time_pose_and_neighbours():
     model = PoseDenoiser(dim=32, blocks=2, heads=4)
     noisy, screen = torch.randn(2, 9, 17, 3), torch.randn(2, 9, 17, 2)
