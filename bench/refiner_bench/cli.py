@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, REGRESSION, HelpFormatter, run
 from refiner_bench.accuracy.command import add_accuracy
 
 EXAMPLES = f"""\
@@ -18,6 +20,9 @@ examples:
   refiner-bench engines                                latency of a window in every engine, against a plain export
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
+  refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
+  refiner-bench compare before.json after.json         what got worse (exit code 6)
+  refiner-bench page bench/reports                     one HTML page of all reports
 
 {EXIT_CODES}"""
 
@@ -36,7 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train_step(commands)
     _add_native(commands)
     _add_engines(commands)
+    _add_sweep(commands)
     add_accuracy(commands)
+    _add_compare(commands)
+    _add_page(commands)
     return parser
 
 
@@ -174,14 +182,9 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run_engines(arguments: argparse.Namespace) -> None:
-    from importlib.util import find_spec
-
-    from refiner.errors import MissingComponentError
     from refiner_bench.report import write_report
 
-    missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise MissingComponentError(f"bench engines needs {', '.join(missing)}; run: pip install 'refiner[export,cpu]'")
+    _require_export("engines")
     from refiner_bench.engines import engines_report, format_engines
 
     report = engines_report(
@@ -190,6 +193,129 @@ def _run_engines(arguments: argparse.Namespace) -> None:
     text = format_engines(report)
     write_report(report, text, arguments.json, arguments.markdown)
     print(text)
+
+
+def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="cost and accuracy of depths 4 to 10, in every engine",
+        description="For each depth: parameters, FLOPs, accuracy of its checkpoint on the test people (with --data), "
+        "and latency, size and build time in every engine, against a plain export that runs in between.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--depths", type=int, nargs="+", default=[4, 6, 8, 10], help="default: 4 6 8 10")
+    parser.add_argument("--dim", type=int, default=64, help="width of depths without a checkpoint (default: 64)")
+    parser.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: the checkpoint's)")
+    parser.add_argument("--frames", type=int, metavar="T", help="frames of a window (default: the checkpoint's)")
+    parser.add_argument(
+        "--checkpoints", type=Path, metavar="DIR", help="depth-N.safetensors (default: the bundled ones)"
+    )
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
+    parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
+    parser.add_argument("--rounds", type=int, default=30, help="timed rounds (default: 30)")
+    parser.add_argument("--engines", nargs="+", metavar="ENGINE", help="these alone (default: onnx openvino torch)")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_sweep)
+
+
+def _run_sweep(arguments: argparse.Namespace) -> None:
+    from refiner_bench.report import write_report
+
+    _require_export("sweep")
+    from refiner.data import open_motion_folder
+    from refiner.data.clips import DATA_VARIABLE
+    from refiner_bench.sweep import CHECKPOINTS, PAIRS, SweepOptions, format_sweep, sweep_report
+
+    options = SweepOptions(
+        depths=tuple(arguments.depths),
+        dim=arguments.dim,
+        steps=arguments.steps,
+        frames=arguments.frames,
+        batch=arguments.batch,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        checkpoints=arguments.checkpoints or CHECKPOINTS,
+        pairs=tuple(pair for pair in PAIRS if arguments.engines is None or pair[0] in arguments.engines),
+    )
+    options.check()
+    data = arguments.data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    folder = None if data is None else open_motion_folder(data)
+    report = sweep_report(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
+    text = format_sweep(report)
+    write_report(report, text, arguments.json, arguments.markdown)
+    print(text)
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="two reports of the same command: what got worse",
+        description="A verdict on every number of two reports. Counts must be equal, accuracies agree within 0.02 mm; "
+        "ratios to a peer of the same run count when they differ by 15 % and by 3.5 standard errors; times alone are "
+        "shown and not judged. Exit code 6 when anything got worse or is no longer measured.",
+        epilog=EXIT_CODES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("before", type=Path, help="report (JSON)")
+    parser.add_argument("after", type=Path, help="report (JSON) of the same command")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=["count", "accuracy", "ratio"],
+        default=["count", "accuracy", "ratio"],
+        help="judge these alone (CI on shared machines: count accuracy)",
+    )
+    parser.add_argument("--all", action="store_true", help="print every measure, not only what changed")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from refiner.files import atomic_write_text
+    from refiner_bench.compare import compare_reports, format_comparison, regressions
+    from refiner_bench.measures import read_report
+
+    changes = compare_reports(read_report(arguments.before), read_report(arguments.after), arguments.kinds)
+    text = format_comparison(changes, arguments.all)
+    if arguments.markdown is not None:
+        atomic_write_text(arguments.markdown, text + "\n")
+    print(text)
+    return REGRESSION if regressions(changes) else 0
+
+
+def _add_page(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "page",
+        help="one HTML page of many reports, with their plots",
+        description="Write one self-contained page: the tables of every report given, and their plots; it needs no "
+        "network to be read.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("reports", type=Path, nargs="+", help="reports (JSON), or a folder of them")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="default: report.html")
+    parser.set_defaults(run=_run_page)
+
+
+def _run_page(arguments: argparse.Namespace) -> None:
+    from refiner.files import atomic_write_text
+    from refiner_bench.page import page_of, reports_of
+
+    atomic_write_text(arguments.output, page_of(reports_of(arguments.reports)))
+    print(f"wrote {arguments.output}")
+
+
+def _require_export(command: str) -> None:
+    from importlib.util import find_spec
+
+    from refiner.errors import MissingComponentError
+
+    missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise MissingComponentError(
+            f"bench {command} needs {', '.join(missing)}; run: pip install 'refiner[export,cpu]'"
+        )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from refiner_export.build import Clock, assemble
 from refiner_export.engines import engine_module
 from refiner_export.gate import parity_windows
@@ -42,34 +44,92 @@ def engines_report(
     """
     if min(batch, threads, rounds) < 1:
         raise UsageError(f"batch, threads and rounds must be at least 1, got {batch}, {threads} and {rounds}")
+    with tempfile.TemporaryDirectory() as name:
+        file = checkpoint or random_checkpoint(Path(name) / "random.safetensors")
+        measured = measure_engines(
+            file, batch, threads, rounds, [pair for pair in CONTESTANTS if pair[0] not in without]
+        )
+    module = measured.module
+    settings = {"batch": batch, "threads": threads, "rounds": rounds, "frames": module.frames, "steps": module.steps}
+    report = new_report("engines", settings | {"model": module.config["model"]})
+    report["contestants"] = measured.contestants
+    report["missing"] = measured.missing
+    report["floor_ms"] = _floors(module, batch)
+    return report
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``contestants``: title -> times, ratio to the peer and facts; ``missing``: title -> what is not installed."""
+
+    module: UnrolledRefiner
+    contestants: dict[str, dict[str, Any]]
+    missing: dict[str, str]
+
+
+def measure_engines(
+    checkpoint: Path,
+    batch: int,
+    threads: int,
+    rounds: int,
+    pairs: Sequence[tuple[str, str]],
+    steps: int | None = None,
+    frames: int | None = None,
+) -> Measured:
+    """Every (engine, precision) of ``pairs`` and the peer, built from one checkpoint and timed in one run."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        file = checkpoint or random_checkpoint(folder / "random.safetensors")
-        module = module_of(load_checkpoint(file, "refiner"), None, str(file))
+        module = module_of(load_checkpoint(checkpoint, "refiner"), steps, str(checkpoint))
         assert isinstance(module, UnrolledRefiner)
+        if frames is not None:
+            module.frames = frames
         inputs = parity_windows(batch, module.frames)
-        runs, notes = _contestants(module, file, folder, inputs, batch, threads, without)
+        session, nodes = _plain_export(module, batch, threads)
+        feeds = dict(zip(INPUTS["refiner"], inputs, strict=True))
+        runs: dict[str, Run] = {PEER: lambda: session.run(None, feeds)[0]}
+        notes: dict[str, dict[str, Any]] = {PEER: nodes}
+        missing: dict[str, str] = {}
+        for engine, precision in pairs:
+            title = f"{engine} {precision}"
+            place = Path(name) / title.replace(" ", "-")
+            place.mkdir()
+            options = ExportOptions(
+                engine, place, checkpoint, precision=precision, batch=_batch(engine, batch), steps=steps, frames=frames
+            )
+            try:
+                engine_module(engine).require(options)
+            except (MissingComponentError, UsageError) as error:
+                missing[title] = str(error)
+                continue
+            began = time.perf_counter()
+            made = assemble(options, place, Clock())
+            notes[title] = {"build_s": time.perf_counter() - began, "bytes": _bytes_of(place)}
+            opened = open_engine(made.target, "refiner", threads=threads)
+            runs[title] = lambda opened=opened: opened(*inputs)  # type: ignore[misc]
+            if "nodes" in made.manifest:
+                counts = made.manifest["nodes"]
+                notes[title] |= {"nodes": sum(counts.values()), "transposes": counts.get("Transpose", 0)}
         with torch.inference_mode():
             expected = module(*(torch.from_numpy(array) for array in inputs)).numpy()
         differences = {title: float(1000 * np.abs(run() - expected).max()) for title, run in runs.items()}
         rates = interleaved({title: (1, run) for title, run in runs.items()}, rounds, WARM_UP)
-    times = {title: [1000.0 / rate for rate in values] for title, values in rates.items()}
-    settings = {"batch": batch, "threads": threads, "rounds": rounds, "frames": module.frames, "steps": module.steps}
-    report = new_report("engines", settings | {"model": module.config["model"]})
-    peer = np.array(times[PEER])
-    report["contestants"] = {
+    times = {title: 1000.0 / np.array(values) for title, values in rates.items()}
+    contestants = {
         title: {
             "median_ms": float(np.median(values)),
             "p99_ms": float(np.percentile(values, 99)),
-            "faster_than_peer": ratio_interval(peer / np.array(values)),
+            "faster_than_peer": ratio_interval(times[PEER] / values),
             "largest_difference_mm": differences[title],
-            **notes.get(title, {}),
+            **notes[title],
         }
         for title, values in times.items()
     }
-    report["floor_ms"] = _floors(module, batch)
-    return report
+    return Measured(module, contestants, missing)
+
+
+def _bytes_of(folder: Path) -> int:
+    """Of the files of an artefact, without its manifest."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix != ".json")
 
 
 def random_checkpoint(path: Path) -> Path:
@@ -81,40 +141,6 @@ def random_checkpoint(path: Path) -> Path:
     tensors = {f"model.{name}": value for name, value in build_model(config).state_dict().items()}
     save_checkpoint(path, config, tensors | {"error_scale": torch.full((51,), 0.03)})
     return path
-
-
-def _contestants(
-    module: UnrolledRefiner,
-    checkpoint: Path,
-    folder: Path,
-    inputs: tuple[NDArray[np.float32], ...],
-    batch: int,
-    threads: int,
-    without: list[str],
-) -> tuple[dict[str, Run], dict[str, dict[str, Any]]]:
-    session, nodes = _plain_export(module, batch, threads)
-    feeds = dict(zip(INPUTS["refiner"], inputs, strict=True))
-    runs: dict[str, Run] = {PEER: lambda: session.run(None, feeds)[0]}
-    notes: dict[str, dict[str, Any]] = {PEER: nodes}
-    for engine, precision in CONTESTANTS:
-        if engine in without:
-            continue
-        place = folder / f"{engine}-{precision}"
-        place.mkdir()
-        options = ExportOptions(engine, place, checkpoint, precision=precision, batch=_batch(engine, batch))
-        title = f"{engine} {precision}"
-        try:
-            engine_module(engine).require(options)
-        except MissingComponentError as error:
-            notes[title] = {"missing": str(error)}
-            continue
-        made = assemble(options, place, Clock())
-        opened = open_engine(made.target, "refiner", threads=threads)
-        runs[title] = lambda opened=opened: opened(*inputs)  # type: ignore[misc]
-        if "nodes" in made.manifest:
-            counts = made.manifest["nodes"]
-            notes[title] = {"nodes": sum(counts.values()), "transposes": counts.get("Transpose", 0)}
-    return runs, notes
 
 
 def _batch(engine: str, batch: int) -> Batch:

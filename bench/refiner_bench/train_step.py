@@ -184,7 +184,7 @@ def format_train_step(report: dict[str, Any]) -> str:
     for backend, shares in report["time_shares"].items():
         parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01)
         lines.append(f"  {backend} spends: {parts}")
-    noise = report["noise"]
+    noise = report.get("noise")
     if noise is not None:
         ratio = noise["native_over_pytorch"]
         lines += [

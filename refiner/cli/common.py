@@ -13,6 +13,7 @@ from refiner.errors import RefinerError
 Command = Callable[[argparse.Namespace], "int | None"]
 
 INTERRUPTED = 130
+REGRESSION = 6
 BAD_OUTPUT = 5
 
 EXIT_CODES = """\

@@ -1,0 +1,155 @@
+"""``refiner-bench page``: reports as one HTML page that needs nothing else, neither a network nor a file beside it."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refiner import __version__
+from refiner.errors import InputError, MissingComponentError
+from refiner_bench.measures import read_report, report_kind
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d5dae2; --soft: #f3f5f8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14181f; --line: #353c48; --soft: #1d232c; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
+       max-width: 72rem; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-top: 1px solid var(--line);
+       padding-top: 1.5rem; } h3 { font-size: 1.05rem; }
+.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { background: var(--soft); }
+figure { margin: 1rem 0; background: #fff; border-radius: .4rem; overflow-x: auto; }
+figure svg, figure img { width: 100%; min-width: 34rem; height: auto; display: block; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } .facts { color: #6b7585; font-size: .85rem; }
+"""
+
+
+def reports_of(paths: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
+    """(name, report) of files, and of every report in folders; other JSON files of a folder are passed over.
+
+    Raises InputError for a file that is no report, and when nothing is found.
+    """
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            found.append((path.stem, read_report(path)))
+            continue
+        for file in sorted(path.glob("*.json")):
+            try:
+                found.append((file.stem, read_report(file)))
+            except InputError:
+                continue
+    if not found:
+        raise InputError(f"no report among {', '.join(map(str, paths))}; refiner-bench ... --json FILE writes one")
+    return found
+
+
+def page_of(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """The page. Raises MissingComponentError without matplotlib and Markdown (the extra ``report``)."""
+    from refiner_bench.page_plots import plots_of
+
+    sections = []
+    for name, report in reports:
+        figures = "".join(
+            f'<figure role="img" aria-label="{html.escape(title)}">{picture}</figure>'
+            for title, picture in plots_of(report)
+        )
+        body = _html_of(_text_of(report))
+        sections.append(
+            f'<section id="{html.escape(name)}"><h2>{html.escape(name)}</h2><p class="facts">{_facts(report)}</p>'
+            f"{figures}{body}</section>"
+        )
+    links = "".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name, _ in reports)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>refiner: benchmarks</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>refiner {__version__}: benchmarks</h1><nav>{links}</nav>\n"
+        + "\n".join(sections)
+        + "\n</body></html>\n"
+    )
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    """The machine and the versions; an evaluation names its data instead."""
+    machine = report.get("environment")
+    if machine is None:
+        return html.escape(str(report.get("data", {}).get("description", "")))
+    told = [f"{name} {value}" for name, value in machine.items() if value is not None]
+    return html.escape(", ".join([str(report.get("created", "")), *told]))
+
+
+def _text_of(report: Mapping[str, Any]) -> str:
+    """The Markdown that the command itself would print."""
+    kind = report_kind(report)
+    return _WRITERS[kind](report) if kind in _WRITERS else f"```\n{json.dumps(report, indent=1)[:20_000]}\n```"
+
+
+def _html_of(text: str) -> str:
+    try:
+        import markdown
+    except ModuleNotFoundError as error:
+        raise MissingComponentError("the page needs Markdown: pip install 'refiner[report]'") from error
+    # Names of machines and files are text: what looks like markup in them is shown.
+    body: str = markdown.markdown(html.escape(text, quote=False), extensions=["tables"], output_format="html")
+    # Headings of a report lie below the page's own; wide tables scroll by themselves.
+    for level in (3, 2, 1):
+        body = body.replace(f"<h{level}>", f"<h{level + 2}>").replace(f"</h{level}>", f"</h{level + 2}>")
+    return body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
+
+
+def _flops(report: Mapping[str, Any]) -> str:
+    from refiner_bench.flops import format_flops
+
+    return format_flops(dict(report))
+
+
+def _sweep(report: Mapping[str, Any]) -> str:
+    from refiner_bench.sweep import format_sweep
+
+    return format_sweep(dict(report))
+
+
+def _engines(report: Mapping[str, Any]) -> str:
+    from refiner_bench.engines import format_engines
+
+    return format_engines(dict(report))
+
+
+def _native(report: Mapping[str, Any]) -> str:
+    from refiner_bench.native_kernels import format_native
+
+    return format_native(dict(report))
+
+
+def _train_step(report: Mapping[str, Any]) -> str:
+    from refiner_bench.train_step import format_train_step
+
+    # Indented lines of plain text, which Markdown would join.
+    return f"    {format_train_step(dict(report))}".replace("\n", "\n    ")
+
+
+def _accuracy(report: Mapping[str, Any]) -> str:
+    from refiner_bench.accuracy.report import format_accuracy
+
+    return format_accuracy(report)
+
+
+def _evaluation(report: Mapping[str, Any]) -> str:
+    from refiner.evaluation.report import format_report
+
+    return format_report(report, markdown=True)
+
+
+_WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "flops": _flops,
+    "sweep": _sweep,
+    "engines": _engines,
+    "native": _native,
+    "train-step": _train_step,
+    "accuracy": _accuracy,
+    "evaluation": _evaluation,
+}

@@ -1,0 +1,151 @@
+"""The plots of the page, as SVG or PNG inside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refiner.errors import MissingComponentError
+from refiner_bench.measures import report_kind
+
+BEFORE, AFTER, QUIET = "#d1602b", "#1f6fb4", "#888888"
+
+
+def plots_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(title, markup) of every plot that a report has the numbers for. Raises MissingComponentError."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise MissingComponentError("the page needs matplotlib: pip install 'refiner[report]'") from error
+    matplotlib.use("Agg")
+    # The same report gives the same page.
+    matplotlib.rcParams["svg.hashsalt"] = "refiner"
+    drawers = _DRAWERS.get(report_kind(report), ())
+    return [drawn for drawer in drawers for drawn in drawer(report)]
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(width, height), layout="constrained")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import pyplot
+
+    written = io.StringIO()
+    figure.savefig(written, format="svg", metadata={"Date": None})
+    pyplot.close(figure)
+    text = written.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _sweep(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Accuracy against latency and against FLOPs; the size instead where nothing is trained."""
+    rows = report["rows"]
+    engines = [
+        title for title in rows[0]["engines"] if all("median_ms" in row["engines"].get(title, {}) for row in rows)
+    ]
+    scored = [row for row in rows if row["accuracy"] is not None]
+    chosen = scored or rows
+    told = "MPJPE, mm" if scored else "million parameters"
+    heights = [row["accuracy"]["mpjpe"] if scored else row["parameters"] / 1e6 for row in chosen]
+    figure, axis = _figure(8, 4)
+    for title in engines:
+        axis.plot([row["engines"][title]["median_ms"] for row in chosen], heights, marker="o", linewidth=1, label=title)
+    axis.legend(frameon=False, fontsize=8)
+    axis.set(xlabel="median latency, ms", ylabel=told)
+    against_time = _svg(figure)
+    figure, axis = _figure(8, 4)
+    flops = [row["window_flops"] / 1e9 for row in chosen]
+    axis.plot(flops, heights, marker="o", color=AFTER)
+    for row, x, y in zip(chosen, flops, heights, strict=True):
+        axis.annotate(row["name"], (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axis.set(xlabel="GFLOP a window", ylabel=told)
+    return [(f"{told} against latency", against_time), (f"{told} against FLOPs", _svg(figure))]
+
+
+def _engines(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    entries = report["contestants"]
+    figure, axis = _figure(9, 1 + 0.4 * len(entries))
+    for place, entry in enumerate(entries.values()):
+        ratio = entry["faster_than_peer"]
+        axis.barh(place, ratio["ratio"], color=AFTER if ratio["low"] > 1 else QUIET)
+        axis.plot([ratio["low"], ratio["high"]], [place, place], color="black", linewidth=1.5)
+        axis.annotate(
+            f" {entry['median_ms']:.1f} ms", (max(ratio["high"], ratio["ratio"]), place), va="center", fontsize=9
+        )
+    axis.set_yticks(range(len(entries)), list(entries))
+    axis.invert_yaxis()
+    axis.axvline(1, color=BEFORE, linewidth=1)
+    axis.margins(x=0.12)
+    axis.set(xlabel="times as fast as the plain export, with 95 % interval")
+    return [("Speed of the engines", _svg(figure))]
+
+
+def _native(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The roofline: what the machine's copies and products allow at so many operations a byte, and what runs."""
+    floors = report["floors"]
+    figure, axis = _figure(8, 4)
+    intensity = np.logspace(-1, 3, 200)
+    roof = np.minimum(intensity * floors["copy_bytes_per_s"], floors["flops_per_s"]) / 1e9
+    axis.plot(intensity, roof, color="black", linewidth=1.5, label="the machine: copies, then products")
+    for name, group in report["groups"].items():
+        place = group["flops"] / group["bytes"]
+        for contestant, rate in group["rates"].items():
+            native = contestant == "native"
+            reached = rate * group["flops"] / 1e9
+            axis.plot(place, reached, "o", color=AFTER if native else QUIET, markersize=8 if native else 4)
+            if native:
+                label = f"{name.split(',')[0]}\n{group['share_of_floor']:.0%} of the roof"
+                axis.annotate(label, (place, reached), textcoords="offset points", xytext=(10, -4), fontsize=8)
+    axis.plot([], [], "o", color=AFTER, label="native")
+    axis.plot([], [], "o", color=QUIET, markersize=4, label="peers")
+    axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="GFLOP/s")
+    axis.legend(frameon=False, fontsize=8, loc="upper left")
+    return [("Roofline of the compiled kernels", _svg(figure))]
+
+
+def _evaluation(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """MPJPE by action before and after."""
+    by_action = report["metrics"]["mpjpe"]["per_action"]
+    columns = [column for column in ("lifter", "refined") if column in by_action]
+    actions = list(by_action[columns[0]])
+    figure, axis = _figure(9, 4)
+    places, width = np.arange(len(actions)), 0.8 / len(columns)
+    for index, (column, colour) in enumerate(zip(columns, (BEFORE, AFTER), strict=False)):
+        heights = [by_action[column][action] for action in actions]
+        axis.bar(places + (index - (len(columns) - 1) / 2) * width, heights, width, label=column, color=colour)
+    axis.set_xticks(places, actions, rotation=35, ha="right")
+    axis.legend(frameon=False)
+    axis.set(ylabel="MPJPE, mm")
+    return [("MPJPE by action", _svg(figure))]
+
+
+def _accuracy(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from refiner_bench.accuracy.plots import draw_study
+
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = draw_study(report, Path(folder))
+        return [(path.stem.replace("-", " "), _png(path.read_bytes())) for path in drawn]
+
+
+def _png(content: bytes) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+
+
+_DRAWERS: dict[str, tuple[Callable[[Mapping[str, Any]], list[tuple[str, str]]], ...]] = {
+    "sweep": (_sweep,),
+    "engines": (_engines,),
+    "native": (_native,),
+    "accuracy": (_accuracy,),
+    "evaluation": (_evaluation,),
+}
