@@ -10,6 +10,7 @@ endif
 
 VENV := .venv
 BIN := $(VENV)/bin
+QUICK := bench-output/quick
 CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed-$(RUNTIME)
 SOURCES := $(shell find csrc -type f 2>/dev/null)
@@ -17,7 +18,7 @@ CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full lint format bench clean
+.PHONY: help venv demo test test-full lint format bench bench-quick clean
 
 help:
 	@echo 'make venv       .venv with the package, its extras and the compiled kernels'
@@ -27,7 +28,8 @@ help:
 	@echo '                REFINER_DATA names the motion archive that some tests need'
 	@echo 'make lint       ruff, mypy, clang-format'
 	@echo 'make format     let ruff and clang-format rewrite the sources'
-	@echo 'make bench      FLOPs, training-step and kernel reports in bench-output/'
+	@echo 'make bench      FLOPs, training-step, kernel, engine and depth reports in bench-output/, and one page of them'
+	@echo 'make bench-quick  a small report in bench-output/quick/'
 	@echo 'make clean      remove .venv and everything that was built'
 	@echo 'Options: PYTHON=python3.12, RUNTIME=cpu|gpu'
 
@@ -74,6 +76,17 @@ bench: venv
 	$(BIN)/refiner-bench train-step --json bench-output/train-step.json --markdown bench-output/train-step.md
 	$(BIN)/refiner-bench native --json bench-output/native.json --markdown bench-output/native.md
 	$(BIN)/refiner-bench engines --json bench-output/engines.json --markdown bench-output/engines.md
+	$(BIN)/refiner-bench sweep --json bench-output/sweep.json --markdown bench-output/sweep.md
+	$(BIN)/python -m pytest -q bench/suites --benchmark-enable --benchmark-json bench-output/suites.json
+	$(BIN)/refiner-bench page bench-output --output bench-output/report.html
+
+# Under three minutes: what a change can break on any machine, and rough ratios.
+bench-quick: venv
+	$(BIN)/refiner-bench flops --json $(QUICK)/flops.json
+	$(BIN)/refiner-bench native --items 20000 --rounds 7 --json $(QUICK)/native.json
+	$(BIN)/refiner-bench sweep --depths 4 --rounds 10 --json $(QUICK)/sweep.json
+	REFINER_DATA= $(BIN)/refiner-evaluate --synthetic 7 --limit-clips 8 --quiet --json $(QUICK)/accuracy-synthetic.json > /dev/null
+	$(BIN)/refiner-bench page $(QUICK) --output $(QUICK)/report.html
 
 clean:
 	rm -rf $(VENV) build dist demo-output bench-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -16,6 +16,10 @@ Kind = Literal["count", "accuracy", "ratio", "time"]
 Better = Literal["lower", "higher"]
 
 
+# The JSON of pytest-benchmark.
+SUITE = "suite"
+
+
 @dataclass(frozen=True)
 class Measure:
     """One number of a report; ``low`` and ``high`` its 95 % interval where there is one."""
@@ -41,7 +45,9 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def report_kind(report: Mapping[str, Any]) -> str:
-    """Which command wrote it: "flops", "engines", ... or "evaluation"."""
+    """Which command wrote it: "flops", "engines", ..., "evaluation", or "suite" for pytest-benchmark's."""
+    if "benchmarks" in report and "machine_info" in report:
+        return SUITE
     schema = str(report.get("schema", report.get("format", "")))
     return schema.removeprefix("refiner-bench/").removeprefix("refiner-")
 
@@ -139,6 +145,11 @@ def _sweep(report: Mapping[str, Any]) -> Iterator[Measure]:
                 yield _ratio(f"{where}, speed over the peer", ratio)
 
 
+def _suite(report: Mapping[str, Any]) -> Iterator[Measure]:
+    for entry in report["benchmarks"]:
+        yield Measure(f"{entry['group']}, {entry['name']}", 1e6 * entry["stats"]["median"], "us", "time")
+
+
 def _ratio(name: str, ratio: Mapping[str, float]) -> Measure:
     return Measure(name, ratio["ratio"], "x", "ratio", "higher", ratio["low"], ratio["high"])
 
@@ -151,4 +162,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Measure]]] = {
     "train-step": _train_step,
     "accuracy": _accuracy,
     "evaluation": _evaluation,
+    SUITE: _suite,
 }

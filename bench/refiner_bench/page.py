@@ -10,7 +10,8 @@ from typing import Any
 
 from refiner import __version__
 from refiner.errors import InputError, MissingComponentError
-from refiner_bench.measures import read_report, report_kind
+from refiner.evaluation.tables import markdown_table
+from refiner_bench.measures import SUITE, read_report, report_kind
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d5dae2; --soft: #f3f5f8; }
@@ -76,6 +77,8 @@ def page_of(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 def _facts(report: Mapping[str, Any]) -> str:
     """The machine and the versions; an evaluation names its data instead."""
     machine = report.get("environment")
+    if report_kind(report) == SUITE:
+        return html.escape(f"{report['datetime']}, {report['machine_info']['cpu'].get('brand_raw', '')}")
     if machine is None:
         return html.escape(str(report.get("data", {}).get("description", "")))
     told = [f"{name} {value}" for name, value in machine.items() if value is not None]
@@ -144,6 +147,19 @@ def _evaluation(report: Mapping[str, Any]) -> str:
     return format_report(report, markdown=True)
 
 
+def _suite(report: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            entry["group"] or "",
+            entry["name"],
+            *(f"{1e6 * entry['stats'][name]:,.1f}" for name in ("min", "median", "max")),
+            str(entry["stats"]["rounds"]),
+        ]
+        for entry in report["benchmarks"]
+    ]
+    return markdown_table(["group", "benchmark", "least us", "median us", "most us", "rounds"], rows)
+
+
 _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "flops": _flops,
     "sweep": _sweep,
@@ -152,4 +168,5 @@ _WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "train-step": _train_step,
     "accuracy": _accuracy,
     "evaluation": _evaluation,
+    SUITE: _suite,
 }

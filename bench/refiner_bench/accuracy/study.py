@@ -53,7 +53,7 @@ class Spec:
         table = load_table(self.table, self.quick)
         if self.data is None:
             actions = ("Walking", "Waving")
-            return table, synthetic_folder(QUICK_SYNTHETIC_SEED, subjects=6, frames=120, actions=actions)
+            return table, synthetic_folder(QUICK_SYNTHETIC_SEED, subjects=6, frames=250, actions=actions)
         return table, open_motion_folder(self.data)
 
 
