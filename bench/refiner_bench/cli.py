@@ -208,8 +208,9 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: the checkpoint's)")
     parser.add_argument("--frames", type=int, metavar="T", help="frames of a window (default: the checkpoint's)")
     parser.add_argument(
-        "--checkpoints", type=Path, metavar="DIR", help="depth-N.safetensors (default: the bundled ones)"
+        "--checkpoints", type=Path, metavar="DIR", help="depth-D-seed-S.safetensors (default: the committed ones)"
     )
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="the runs that trained them, instead")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
     parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
@@ -236,6 +237,7 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         rounds=arguments.rounds,
         checkpoints=arguments.checkpoints or CHECKPOINTS,
+        runs=arguments.runs,
         pairs=tuple(pair for pair in PAIRS if arguments.engines is None or pair[0] in arguments.engines),
     )
     options.check()

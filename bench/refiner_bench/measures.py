@@ -126,7 +126,7 @@ def _sweep(report: Mapping[str, Any]) -> Iterator[Measure]:
         yield Measure(f"{name}, a window", row["window_flops"], "FLOP", "count")
         if row["accuracy"] is not None:
             for metric, unit in (("mpjpe", "mm"), ("p_mpjpe", "mm"), ("acceleration_error", "mm/frame^2")):
-                yield Measure(f"{name}, {metric}", row["accuracy"][metric], unit, "accuracy")
+                yield Measure(f"{name}, {metric}", row["accuracy"][metric]["mean"], unit, "accuracy")
         for title, engine in row["engines"].items():
             if "missing" in engine:
                 continue

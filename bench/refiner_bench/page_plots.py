@@ -57,7 +57,7 @@ def _sweep(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     scored = [row for row in rows if row["accuracy"] is not None]
     chosen = scored or rows
     told = "MPJPE, mm" if scored else "million parameters"
-    heights = [row["accuracy"]["mpjpe"] if scored else row["parameters"] / 1e6 for row in chosen]
+    heights = [row["accuracy"]["mpjpe"]["mean"] if scored else row["parameters"] / 1e6 for row in chosen]
     figure, axis = _figure(8, 4)
     for title in engines:
         axis.plot([row["engines"][title]["median_ms"] for row in chosen], heights, marker="o", linewidth=1, label=title)

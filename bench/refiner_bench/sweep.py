@@ -1,7 +1,8 @@
 """``refiner-bench sweep``: what each depth costs and how good it is, beside the paper's Table IV.
 
-The checkpoints of the depths are trained on equal budgets by ``refiner-bench accuracy --table`` with `DEPTHS_TABLE`;
-those that are bundled lie in `CHECKPOINTS`. A depth without one is measured with random weights and has no accuracy.
+The checkpoints of the depths are trained on equal budgets, with several seeds, by ``refiner-bench accuracy --table``
+with `DEPTHS_TABLE`; those that are committed lie in `CHECKPOINTS`. A depth without one is measured with random weights
+and has no accuracy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from refiner.data import MotionFolder
 from refiner.errors import UsageError
@@ -29,6 +32,7 @@ DEPTHS = (4, 6, 8, 10)
 # AOTInductor compiles for minutes: `refiner-bench engines` has it.
 PAIRS = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"))
 TOKENS_A_FRAME = 17
+METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 
 PEAK = """
 import resource, sys
@@ -50,7 +54,8 @@ print(peak() / 1024)
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """``steps`` and ``frames`` None: those of the checkpoints. ``data`` None: no accuracy."""
+    """``steps`` and ``frames`` None: those of the checkpoints. ``checkpoints`` holds depth-D-seed-S.safetensors; or
+    ``runs`` is the folder of the runs that trained them."""
 
     depths: tuple[int, ...] = DEPTHS
     dim: int = 64
@@ -60,6 +65,7 @@ class SweepOptions:
     threads: int = 2
     rounds: int = 30
     checkpoints: Path = CHECKPOINTS
+    runs: Path | None = None
     pairs: tuple[tuple[str, str], ...] = PAIRS
 
     def check(self) -> None:
@@ -83,31 +89,44 @@ def sweep_report(
             told(f"depth {depth}")
             rows.append(_row(options, depth, folder, Path(name)))
     settings = dataclasses.asdict(options)
-    del settings["checkpoints"]
+    del settings["checkpoints"], settings["runs"]
     report = new_report("sweep", settings | {"data": None if folder is None else folder.description.name})
     report["rows"] = rows
+    report["resolved"] = {metric: resolved_difference(rows, metric) for metric in METRICS}
     return report
 
 
-def checkpoint_of(options: SweepOptions, depth: int) -> Path:
-    """Where the checkpoint of a depth lies, if there is one."""
-    return options.checkpoints / f"depth-{depth}.safetensors"
+def checkpoints_of(options: SweepOptions, depth: int) -> list[Path]:
+    """The checkpoints of a depth, by seed; none where it was not trained."""
+    if options.runs is not None:
+        return sorted(options.runs.glob(f"depth-{depth}/seed-*/last.safetensors"))
+    return sorted(options.checkpoints.glob(f"depth-{depth}-seed-*.safetensors"))
+
+
+def resolved_difference(rows: Sequence[dict[str, Any]], metric: str) -> float | None:
+    """The smallest difference between two depths that their seeds tell from chance: Student's t at 95 % with the
+    spread over seeds, pooled over depths. None without two seeds of a depth."""
+    from scipy.stats import t
+
+    values = [row["accuracy"][metric]["by_seed"] for row in rows if row["accuracy"] is not None]
+    values = [entry for entry in values if len(entry) > 1]
+    freedom = sum(len(entry) - 1 for entry in values)
+    if not freedom:
+        return None
+    variance = sum(float(np.var(entry, ddof=1)) * (len(entry) - 1) for entry in values) / freedom
+    seeds = min(len(entry) for entry in values)
+    return float(t.ppf(0.975, freedom) * np.sqrt(2.0 * variance / seeds))
 
 
 def _row(options: SweepOptions, depth: int, folder: MotionFolder | None, place: Path) -> dict[str, Any]:
-    trained = checkpoint_of(options, depth)
-    is_trained = trained.is_file()
-    checkpoint = (
-        trained if is_trained else _random_checkpoint(place / f"random-{depth}.safetensors", depth, options.dim)
-    )
+    trained = checkpoints_of(options, depth)
+    first = trained[0] if trained else _random_checkpoint(place / f"random-{depth}.safetensors", depth, options.dim)
     measured = measure_engines(
-        checkpoint, options.batch, options.threads, options.rounds, options.pairs, options.steps, options.frames
+        first, options.batch, options.threads, options.rounds, options.pairs, options.steps, options.frames
     )
     model = measured.module.config["model"]
     if 2 * int(model["blocks"]) != depth:
-        raise UsageError(
-            f"{checkpoint} has {model['blocks']} blocks, which is depth {2 * model['blocks']}, not {depth}"
-        )
+        raise UsageError(f"{first} has {model['blocks']} blocks, which is depth {2 * model['blocks']}, not {depth}")
     size = DenoiserSize(
         depth=depth, dim=model["dim"], heads=model["heads"], mlp_ratio=model["mlp_ratio"], frames=measured.module.frames
     )
@@ -118,14 +137,14 @@ def _row(options: SweepOptions, depth: int, folder: MotionFolder | None, place: 
         "model": model,
         "steps": measured.module.steps,
         "frames": size.frames,
-        "trained": hashlib.sha256(trained.read_bytes()).hexdigest() if is_trained else None,
+        "trained": [hashlib.sha256(path.read_bytes()).hexdigest() for path in trained],
         "parameters": sum(value.numel() for value in measured.module.denoiser.parameters()),
         "window_flops": window,
         "frame_flops": window // size.frames,
         "token_flops": window // (size.frames * TOKENS_A_FRAME),
         "paper_table_iv": PAPER_TABLE_IV.get(depth),
-        "accuracy": _accuracy(checkpoint, folder, options) if is_trained and folder is not None else None,
-        "peak_mb": peak_memory_mb(checkpoint, options.threads),
+        "accuracy": _accuracy(trained, folder, options) if trained and folder is not None else None,
+        "peak_mb": peak_memory_mb(first, options.threads),
         "engines": measured.contestants | {title: {"missing": why} for title, why in measured.missing.items()},
     }
 
@@ -143,28 +162,39 @@ def _random_checkpoint(path: Path, depth: int, dim: int) -> Path:
     return path
 
 
-def _accuracy(checkpoint: Path, folder: MotionFolder, options: SweepOptions) -> dict[str, float]:
-    """Of the test people with the bundled lifter, frame-wise means: the lifter's and the refined."""
+def _accuracy(trained: Sequence[Path], folder: MotionFolder, options: SweepOptions) -> dict[str, dict[str, Any]]:
+    """Of the test people with the bundled lifter, frame-wise means: metric -> the lifter's, the refined by seed, and
+    their mean."""
+    from refiner.evaluation.protocol import EvaluationResult
     from refiner.runtime import Refiner
     from refiner.runtime.loading import BUNDLED
-    from refiner_bench.accuracy.scores import LiftedClips, score_clips
+    from refiner_bench.accuracy.scores import LiftedClips, Scores, score_clips
 
     clips = folder.clips("test")
     with tempfile.TemporaryDirectory() as cache:
         lifted = LiftedClips(Path(cache), options.threads).lift(BUNDLED / "lifter.safetensors", clips, "test")
-    refiner = Refiner.load(checkpoint, steps=options.steps, threads=options.threads)
-    scores = score_clips(
-        clips,
-        lifted,
-        lambda clip, pose: refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps),
-        "test",
-        "default",
-    )
-    metrics = ("mpjpe", "p_mpjpe", "acceleration_error")
-    before = type(scores.result)(scores.before)
-    return {metric: scores.result.frame_mean(metric) for metric in metrics} | {
-        f"lifter_{metric}": before.frame_mean(metric) for metric in metrics
-    }
+
+    def score(checkpoint: Path) -> Scores:
+        refiner = Refiner.load(checkpoint, steps=options.steps, threads=options.threads)
+        return score_clips(
+            clips,
+            lifted,
+            lambda clip, pose: refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps),
+            "test",
+            "default",
+        )
+
+    scores = [score(path) for path in trained]
+    before = EvaluationResult(scores[0].before)
+    found = {}
+    for metric in METRICS:
+        by_seed = [entry.result.frame_mean(metric) for entry in scores]
+        found[metric] = {
+            "lifter": before.frame_mean(metric),
+            "by_seed": by_seed,
+            "mean": float(np.mean(by_seed)),
+        }
+    return found
 
 
 def peak_memory_mb(artefact: Path, threads: int) -> float:
@@ -222,12 +252,17 @@ def format_sweep(report: dict[str, Any]) -> str:
             if "missing" not in entry
         ],
     )
-    untrained = [str(row["depth"]) for row in rows if row["trained"] is None]
+    untrained = [str(row["depth"]) for row in rows if not row["trained"]]
     notes = [f"Depth {', '.join(untrained)}: random weights, no accuracy."] if untrained else []
     if report["settings"]["data"] is not None:
+        seeds = max(len(row["trained"]) for row in rows)
         notes.append(
-            f"Accuracy: mm on the test people of {settings['data']}, simulated detections, the bundled lifter."
+            f"Accuracy: mm on the test people of {settings['data']}, simulated detections, the bundled lifter; the mean "
+            f"of {seeds} seed(s). The budget is equal and short: depths trained to their ends may order differently."
         )
+        resolved = report["resolved"]["mpjpe"]
+        if resolved is not None:
+            notes.append(f"Smaller differences in MPJPE than {resolved:.2f} mm are within the chance of the seeds.")
     return "\n\n".join(
         [
             f"# Depth against cost and accuracy\n\nWidth {first['model']['dim']}, T = {first['frames']}, K = "
@@ -246,7 +281,7 @@ def _accuracies(row: dict[str, Any]) -> list[str]:
     found = row["accuracy"]
     if found is None:
         return ["", "", ""]
-    return [f"{found['mpjpe']:.1f}", f"{found['p_mpjpe']:.1f}", f"{found['acceleration_error']:.2f}"]
+    return [f"{found[metric]['mean']:.2f}" for metric in METRICS]
 
 
 def _paper(figures: Sequence[float] | None) -> str:

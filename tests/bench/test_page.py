@@ -72,7 +72,7 @@ def test_a_sweep_with_and_without_accuracy():
     ratio = {"ratio": 1.4, "low": 1.2, "high": 1.5}
     engine = {"median_ms": 9.0, "p99_ms": 11.0, "faster_than_peer": ratio, "largest_difference_mm": 0.0001}
     row = {
-        "name": "depth 4", "depth": 4, "model": {"dim": 64}, "steps": 2, "frames": 27, "trained": None,
+        "name": "depth 4", "depth": 4, "model": {"dim": 64}, "steps": 2, "frames": 27, "trained": [],
         "parameters": 1000, "window_flops": 10**9, "frame_flops": 1, "token_flops": 1, "paper_table_iv": [7.2, 40.3],
         "accuracy": None, "peak_mb": 100.0,
         "engines": {"onnx fp32": engine | {"bytes": 10, "build_s": 1.0}, "openvino fp32": {"missing": "not installed"}},
@@ -86,10 +86,11 @@ def test_a_sweep_with_and_without_accuracy():
     page = page_of([("sweep", report)])
     assert "random weights, no accuracy" in page and "a CPU &lt;of&gt; ours" in page and "million parameters" in page
     read(page)
-    figures = {"mpjpe": 50.0, "p_mpjpe": 40.0, "acceleration_error": 3.0}
-    report["rows"] = [row | {"accuracy": figures, "trained": "abc"}]
+    figures = {metric: {"mean": 50.0} for metric in ("mpjpe", "p_mpjpe", "acceleration_error")}
+    report |= {"rows": [row | {"accuracy": figures, "trained": ["abc"]}], "resolved": {"mpjpe": 0.25}}
     report["settings"]["data"] = "motion"
     page = page_of([("sweep", report)])
+    assert "than 0.25 mm are within the chance" in page
     assert "random weights" not in page and "<td" in page and "MPJPE, mm against latency" in page
 
 

@@ -15,6 +15,8 @@ import torch
 from refiner_bench.cli import main
 from refiner_bench.compare import compare_reports, regressions
 from refiner_bench.engines import PEER
+from refiner_bench.sweep import SweepOptions, resolved_difference, sweep_report
+from scipy import stats
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.training.checkpoints import build_model, load_checkpoint, save_checkpoint
@@ -36,7 +38,7 @@ def write_checkpoint(path, blocks, scale=1.0):
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    write_checkpoint(folder / "depth-2.safetensors", 1)
+    write_checkpoint(folder / "depth-2-seed-0.safetensors", 1)
     words = [
         "sweep",
         "--depths",
@@ -61,9 +63,9 @@ def sweep(tmp_path_factory):
 def test_every_depth_beside_the_plain_export(sweep):
     folder, _, report = sweep
     trained, random = report["rows"]
-    assert trained["trained"] and random["trained"] is None and trained["accuracy"] is None
+    assert trained["trained"] and random["trained"] == [] and trained["accuracy"] is None
     assert (trained["model"]["dim"], trained["frames"], random["model"]["dim"], random["frames"]) == (16, 9, 16, 27)
-    model = build_model(load_checkpoint(folder / "depth-2.safetensors").config)
+    model = build_model(load_checkpoint(folder / "depth-2-seed-0.safetensors").config)
     assert trained["parameters"] == sum(value.numel() for value in model.parameters())
     for row in report["rows"]:
         assert row["peak_mb"] > 50 and list(row["engines"]) == [PEER, "onnx fp32", "torch fp32"]
@@ -78,7 +80,7 @@ def test_every_depth_beside_the_plain_export(sweep):
 @pytest.mark.slow
 def test_a_deeper_checkpoint_under_the_same_name_is_refused_and_one_more_layer_is_caught(sweep, tmp_path, capsys):
     folder, words, report = sweep
-    write_checkpoint(tmp_path / "depth-2.safetensors", 2)
+    write_checkpoint(tmp_path / "depth-2-seed-0.safetensors", 2)
     again = [*words]
     again[again.index(str(folder))] = str(tmp_path)
     assert main(again) == 2
@@ -92,20 +94,29 @@ def test_a_deeper_checkpoint_under_the_same_name_is_refused_and_one_more_layer_i
 @pytest.mark.slow
 def test_accuracy_is_that_of_the_checkpoint(tmp_path, monkeypatch):
     """Weights with noise on them give another accuracy, which `compare` sees."""
-    from refiner_bench.sweep import SweepOptions, sweep_report
-
     folder = synthetic_folder(3, subjects=3, frames=60, actions=("Walking",))
     found = []
     for scale in (1.0, 1.3):
         place = tmp_path / str(scale)
         place.mkdir()
-        write_checkpoint(place / "depth-2.safetensors", 1, scale)
+        write_checkpoint(place / "depth-2-seed-0.safetensors", 1, scale)
         options = SweepOptions(depths=(2,), rounds=1, threads=1, checkpoints=place, pairs=())
         found.append(sweep_report(options, folder))
     first, second = (report["rows"][0]["accuracy"] for report in found)
-    assert first["lifter_mpjpe"] == second["lifter_mpjpe"] and np.isfinite(list(first.values())).all()
+    assert first["mpjpe"]["lifter"] == second["mpjpe"]["lifter"] != first["mpjpe"]["mean"]
+    assert all(np.isfinite(entry["mean"]) and len(entry["by_seed"]) == 1 for entry in first.values())
+    assert found[0]["resolved"] == dict.fromkeys(first)  # one seed resolves nothing
     changes = compare_reports(*found)
     assert {change.verdict for change in changes if "mpjpe" in change.name} <= {"worse", "better"}
+
+
+def test_what_seeds_resolve():
+    """Against SciPy's own interval of a difference of means, for two depths of three seeds."""
+    groups = ([50.1, 50.4, 50.2], [49.8, 49.9, 50.3])
+    rows = [{"accuracy": {"mpjpe": {"by_seed": values}}} for values in groups] + [{"accuracy": None}]
+    interval = stats.ttest_ind(*groups).confidence_interval(0.95)
+    assert resolved_difference(rows, "mpjpe") == pytest.approx((interval.high - interval.low) / 2)
+    assert resolved_difference(rows[2:], "mpjpe") is None
 
 
 @pytest.mark.parametrize("words", [["--depths", "3"], ["--depths", "0"], ["--rounds", "0"]])
