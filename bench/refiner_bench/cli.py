@@ -174,6 +174,7 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
     parser.add_argument("--rounds", type=int, default=40, help="timed rounds (default: 40)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     parser.add_argument(
         "--without", nargs="+", default=[], metavar="ENGINE", help="leave these out (aoti takes minutes)"
     )
@@ -188,7 +189,12 @@ def _run_engines(arguments: argparse.Namespace) -> None:
     from refiner_bench.engines import engines_report, format_engines
 
     report = engines_report(
-        arguments.checkpoint, arguments.batch, arguments.threads, arguments.rounds, arguments.without
+        arguments.checkpoint,
+        arguments.batch,
+        arguments.threads,
+        arguments.rounds,
+        arguments.without,
+        arguments.device,
     )
     text = format_engines(report)
     write_report(report, text, arguments.json, arguments.markdown)

@@ -30,28 +30,48 @@ from refiner_bench.timing import Run, interleaved, product_rate, ratio_interval
 
 PEER = "plain export in ONNX Runtime"
 # Engine and precision, in the order of the report.
-CONTESTANTS = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("aoti", "fp32"), ("torch", "fp32"))
+CONTESTANTS = {
+    "cpu": (
+        ("onnx", "fp32"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+        ("aoti", "fp32"),
+        ("torch", "fp32"),
+        ("torch-compile", "fp32"),
+    ),
+    "cuda": (
+        ("onnx", "fp32"),
+        ("onnx", "fp16"),
+        ("aoti", "fp32"),
+        ("aoti", "fp16"),
+        ("torch", "fp32"),
+        ("torch-compile", "fp32"),
+    ),
+}
 WARM_UP = 5
 
 
 def engines_report(
-    checkpoint: Path | None, batch: int, threads: int, rounds: int, without: list[str]
+    checkpoint: Path | None, batch: int, threads: int, rounds: int, without: list[str], device: str = "cpu"
 ) -> dict[str, Any]:
     """Milliseconds of a call: median, p99, ratio to the peer with a 95 % interval over rounds, all in one run.
 
     ``checkpoint`` None is a refiner of the paper's size with random weights. A round calls every contestant once, in an
-    order that turns by one each round. Raises UsageError for counts below 1.
+    order that turns by one each round. On ``device`` "cuda" a call brings its windows to the device and the result
+    back. Raises UsageError for counts below 1, MissingComponentError without the device.
     """
     if min(batch, threads, rounds) < 1:
         raise UsageError(f"batch, threads and rounds must be at least 1, got {batch}, {threads} and {rounds}")
     with tempfile.TemporaryDirectory() as name:
         file = checkpoint or random_checkpoint(Path(name) / "random.safetensors")
-        measured = measure_engines(
-            file, batch, threads, rounds, [pair for pair in CONTESTANTS if pair[0] not in without]
-        )
+        pairs = [pair for pair in CONTESTANTS[device] if pair[0] not in without]
+        measured = measure_engines(file, batch, threads, rounds, pairs, device=device)
     module = measured.module
-    settings = {"batch": batch, "threads": threads, "rounds": rounds, "frames": module.frames, "steps": module.steps}
-    report = new_report("engines", settings | {"model": module.config["model"]})
+    settings: dict[str, Any] = {"batch": batch, "threads": threads, "rounds": rounds, "device": device}
+    settings |= {"frames": module.frames, "steps": module.steps, "model": module.config["model"]}
+    report = new_report("engines", settings)
+    if device == "cuda":
+        report["environment"]["gpu"] = torch.cuda.get_device_name()
     report["contestants"] = measured.contestants
     report["missing"] = measured.missing
     report["floor_ms"] = _floors(module, batch)
@@ -75,8 +95,11 @@ def measure_engines(
     pairs: Sequence[tuple[str, str]],
     steps: int | None = None,
     frames: int | None = None,
+    device: str = "cpu",
 ) -> Measured:
     """Every (engine, precision) of ``pairs`` and the peer, built from one checkpoint and timed in one run."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError("PyTorch sees no CUDA device here; leave --device cuda out")
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as name:
         module = module_of(load_checkpoint(checkpoint, "refiner"), steps, str(checkpoint))
@@ -84,7 +107,7 @@ def measure_engines(
         if frames is not None:
             module.frames = frames
         inputs = parity_windows(batch, module.frames)
-        session, nodes = _plain_export(module, batch, threads)
+        session, nodes = _plain_export(module, batch, threads, device)
         feeds = dict(zip(INPUTS["refiner"], inputs, strict=True))
         runs: dict[str, Run] = {PEER: lambda: session.run(None, feeds)[0]}
         notes: dict[str, dict[str, Any]] = {PEER: nodes}
@@ -93,18 +116,29 @@ def measure_engines(
             title = f"{engine} {precision}"
             place = Path(name) / title.replace(" ", "-")
             place.mkdir()
+            # PyTorch compiles the checkpoint itself when it is loaded.
+            built = engine.removesuffix("-compile")
             options = ExportOptions(
-                engine, place, checkpoint, precision=precision, batch=_batch(engine, batch), steps=steps, frames=frames
+                built,
+                place,
+                checkpoint,
+                precision=precision,
+                batch=_batch(built, batch),
+                steps=steps,
+                frames=frames,
+                device=device,
             )
             try:
-                engine_module(engine).require(options)
+                engine_module(built).require(options)
             except (MissingComponentError, UsageError) as error:
                 missing[title] = str(error)
                 continue
             began = time.perf_counter()
             made = assemble(options, place, Clock())
             notes[title] = {"build_s": time.perf_counter() - began, "bytes": _bytes_of(place)}
-            opened = open_engine(made.target, "refiner", threads=threads)
+            runtime = engine if built == "torch" else None
+            where = None if built == "openvino" else device
+            opened = open_engine(made.target, "refiner", engine=runtime, threads=threads, device=where)
             runs[title] = lambda opened=opened: opened(*inputs)  # type: ignore[misc]
             if "nodes" in made.manifest:
                 counts = made.manifest["nodes"]
@@ -147,7 +181,7 @@ def _batch(engine: str, batch: int) -> Batch:
     return Batch() if engine == "torch" else Batch(batch, batch, batch)
 
 
-def _plain_export(module: UnrolledRefiner, batch: int, threads: int) -> tuple[Any, dict[str, Any]]:
+def _plain_export(module: UnrolledRefiner, batch: int, threads: int, device: str) -> tuple[Any, dict[str, Any]]:
     """The naive module through ``torch.onnx.export`` and ONNX Runtime with their defaults."""
     import onnx
     import onnxruntime
@@ -162,7 +196,10 @@ def _plain_export(module: UnrolledRefiner, batch: int, threads: int) -> tuple[An
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[provider])
+    if session.get_providers()[0] != provider:
+        raise MissingComponentError(f"ONNX Runtime did not load {provider}: pip install 'refiner[gpu]'")
     names = [entry.name for entry in session.get_inputs()]
     if names != INPUTS["refiner"]:
         raise UsageError(f"the plain export renamed its inputs to {names}")
@@ -191,19 +228,21 @@ def format_engines(report: dict[str, Any]) -> str:
             f"{entry['median_ms']:.1f}",
             f"{entry['p99_ms']:.1f}",
             "{ratio:.2f} ({low:.2f} to {high:.2f})".format(**entry["faster_than_peer"]),
+            f"{report['floor_ms']['float32_ms'] / entry['median_ms']:.0%}",
             f"{entry['largest_difference_mm']:.4f}",
             str(entry.get("nodes", "")),
             str(entry.get("transposes", "")),
         ]
         for title, entry in report["contestants"].items()
     ]
-    head = ["engine", "median ms", "p99 ms", "times as fast as the plain export", "largest mm", "nodes", "transposes"]
+    speed = "times as fast as the plain export"
+    head = ["engine", "median ms", "p99 ms", speed, "of the float32 floor", "largest mm", "nodes", "transposes"]
     floors = report["floor_ms"]
     return (
         f"One call of {settings['batch']} window(s), T = {settings['frames']}, K = {settings['steps']}, model "
         f"{settings['model']}, {settings['threads']} thread(s), {settings['rounds']} rounds, "
-        f"{report['environment']['processor']}\n\n"
+        f"{report['environment'].get('gpu') or report['environment']['processor']}\n\n"
         + markdown_table(head, rows)
-        + f"\n\nThe linear layers alone ({floors['gflop']:.2f} GFLOP) at the rate of a large product: "
+        + f"\n\nThe floor, the linear layers alone ({floors['gflop']:.2f} GFLOP) at the rate of a large product: "
         f"{floors['float32_ms']:.1f} ms in float32, {floors['bfloat16_ms']:.1f} ms in bfloat16."
     )

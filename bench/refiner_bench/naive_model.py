@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refiner.camera import normalise_screen
-from refiner.diffusion.ddim import ddim_refine
+from refiner.diffusion.ddim import run_ddim
 from refiner.models import LiftingModule, UnrolledRefiner
 from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, STCAttention
 
@@ -71,7 +71,7 @@ class NaiveRefiner(nn.Module):
             return predicted
 
         start = pose_3d - root
-        refined = ddim_refine(predict_error, start, source.steps, source.alphas_cumprod, source.terminal)
+        refined = run_ddim(predict_error, start, source.schedule)
         return torch.cat([root, refined[..., 1:, :] + root], dim=-2)
 
 

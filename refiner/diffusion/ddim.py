@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +44,45 @@ def ddim_refine(
     Returns the refined pose in the shape and type of the input. Only additions and multiplications by Python
     floats are used, so the loop traces into one straight graph.
     """
+    return run_ddim(predict_error, noisy_pose_3d, ddim_schedule(steps, alphas_cumprod, terminal))
+
+
+class DdimStep(NamedTuple):
+    """One step of eq. 9 as Python floats: from timestep ``time`` to the next one, of which the last is the clean pose.
+
+    clean = (y_t - ``noise`` e) ``scale``; y_t' = ``next_clean`` clean + ``next_noise`` e.
+    """
+
+    time: int
+    noise: float
+    scale: float
+    next_clean: float
+    next_noise: float
+
+
+def ddim_schedule(
+    steps: int = 2, alphas_cumprod: NDArray[np.float64] | None = None, terminal: Terminal = "zero"
+) -> tuple[DdimStep, ...]:
+    """The numbers of K steps, for `run_ddim`; arguments as for `ddim_refine`. Raises ConfigError for K out of range."""
     abar = cosine_schedule() if alphas_cumprod is None else np.asarray(alphas_cumprod, dtype=np.float64)
     signal, noise = schedule_coefficients(abar, terminal)
-    times = ddim_timesteps(steps, len(abar))
+    found = []
+    for time, after in pairwise(ddim_timesteps(steps, len(abar))):
+        scale = float(1.0 / (signal[time] + noise[time]))
+        # The clean pose itself is y with no noise left. Otherwise eps_hat = clean + error, so that eq. 8 gives
+        # y_t' = (signal' + noise') clean + noise' error.
+        next_clean, next_noise = (1.0, 0.0) if after < 0 else (float(signal[after] + noise[after]), float(noise[after]))
+        found.append(DdimStep(time, float(noise[time]), scale, next_clean, next_noise))
+    return tuple(found)
+
+
+def run_ddim(predict_error: Callable[[Any, int], Any], noisy_pose_3d: Any, schedule: Sequence[DdimStep]) -> Any:
+    """The loop of `ddim_refine` with its numbers at hand."""
     pose = noisy_pose_3d
-    for time, next_time in pairwise(times):
-        error = predict_error(pose, time)
-        clean = (pose - float(noise[time]) * error) * float(1.0 / (signal[time] + noise[time]))
-        if next_time < 0:
+    for step in schedule:
+        error = predict_error(pose, step.time)
+        clean = (pose - step.noise * error) * step.scale
+        if step is schedule[-1]:
             return clean
-        # eps_hat = clean + error, so y_t' = (signal' + noise') clean + noise' error: eq. 8 again.
-        pose = float(signal[next_time] + noise[next_time]) * clean + float(noise[next_time]) * error
+        pose = step.next_clean * clean + step.next_noise * error
     return pose

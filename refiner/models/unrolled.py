@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.camera import normalise_screen
-from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
+from refiner.diffusion.ddim import ddim_schedule, run_ddim
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
 from refiner.models.pose_denoiser import PoseDenoiser
@@ -57,14 +57,15 @@ class UnrolledRefiner(nn.Module):
         diffusion = config["diffusion"]
         self.denoiser, self.frames, self.config = denoiser, frames, config
         self.steps = int(diffusion["steps"] if steps is None else steps)
-        self.terminal = diffusion["terminal"]
-        self.alphas_cumprod = cosine_schedule(diffusion["timesteps"], diffusion["offset"])
+        # Python floats: compilers take them for constants, where they would watch an array.
+        alphas_cumprod = cosine_schedule(diffusion["timesteps"], diffusion["offset"])
+        self.schedule = ddim_schedule(self.steps, alphas_cumprod, diffusion["terminal"])
         self.register_buffer("error_scale", without_root(error_scale), persistent=False)
         self.corrects = expected_error is not None
         if expected_error is not None:
             for name, value in zip(("gain", "offset"), expected_error, strict=True):
                 self.register_buffer(name, value.contiguous().float(), persistent=False)
-        self.times = ddim_timesteps(self.steps, diffusion["timesteps"])[:-1]
+        self.times = [step.time for step in self.schedule]
         with torch.no_grad():
             for time in self.times:
                 for index, projected in enumerate(denoiser.project_time(torch.tensor([time]))):
@@ -84,7 +85,7 @@ class UnrolledRefiner(nn.Module):
             predicted: Tensor = self.denoiser.denoise(noisy, screen, times) * self.error_scale
             return predicted
 
-        refined = ddim_refine(predict_error, start, self.steps, self.alphas_cumprod, self.terminal)
+        refined = run_ddim(predict_error, start, self.schedule)
         with_root: Tensor = torch.cat([root, refined[..., 1:, :] + root], dim=-2)
         return with_root
 

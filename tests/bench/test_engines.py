@@ -33,7 +33,8 @@ def small(tmp_path):
 
 def test_every_engine_is_measured_beside_the_plain_export(small, tmp_path, capsys):
     file = tmp_path / "engines.json"
-    words = ["engines", "--checkpoint", str(small), "--rounds", "4", "--threads", "1", "--without", "aoti", "openvino"]
+    words = ["engines", "--checkpoint", str(small), "--rounds", "4", "--threads", "1", "--without"]
+    words += ["aoti", "openvino", "torch-compile"]
     assert main([*words, "--json", str(file), "--markdown", str(tmp_path / "engines.md")]) == 0
     report = json.loads(file.read_text())
     assert report["schema"] == "refiner-bench/engines" and next(iter(report["contestants"])) == PEER
@@ -48,6 +49,12 @@ def test_every_engine_is_measured_beside_the_plain_export(small, tmp_path, capsy
     # 9 frames of 17 joints, 2 steps, one block: two modules of 4 C^2 and one MLP of 2 x 2 C^2.
     assert report["floor_ms"]["gflop"] == pytest.approx(2 * 9 * 17 * 2 * 16**2 * (2 * 4 + 2 * 2) / 1e9)
     assert "times as fast as the plain export" in capsys.readouterr().out
+
+
+def test_a_device_that_is_not_there(small, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["engines", "--checkpoint", str(small), "--device", "cuda"]) == 3
+    assert "no CUDA device" in capsys.readouterr().err
 
 
 def test_counts_below_one(capsys):

@@ -74,17 +74,23 @@ def test_a_sweep_with_and_without_accuracy():
     row = {
         "name": "depth 4", "depth": 4, "model": {"dim": 64}, "steps": 2, "frames": 27, "trained": [],
         "parameters": 1000, "window_flops": 10**9, "frame_flops": 1, "token_flops": 1, "paper_table_iv": [7.2, 40.3],
-        "accuracy": None, "peak_mb": 100.0,
+        "accuracy": None, "peak_mb": 100.0, "floor_ms": 4.5,
         "engines": {"onnx fp32": engine | {"bytes": 10, "build_s": 1.0}, "openvino fp32": {"missing": "not installed"}},
     }  # fmt: skip
     report = {
         "schema": "refiner-bench/sweep",
         "environment": {"processor": "a CPU <of> ours"},
         "settings": {"batch": 1, "threads": 2, "rounds": 3, "data": None},
+        "products_per_s": 3e11,
         "rows": [row],
     }
     page = page_of([("sweep", report)])
-    assert "random weights, no accuracy" in page and "a CPU &lt;of&gt; ours" in page and "million parameters" in page
+    assert (
+        "random weights, no accuracy" in page
+        and ">50%<" in page
+        and "a CPU &lt;of&gt; ours" in page
+        and "million parameters" in page
+    )
     read(page)
     figures = {metric: {"mean": 50.0} for metric in ("mpjpe", "p_mpjpe", "acceleration_error")}
     report |= {"rows": [row | {"accuracy": figures, "trained": ["abc"]}], "resolved": {"mpjpe": 0.25}}

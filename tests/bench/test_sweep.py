@@ -68,6 +68,7 @@ def test_every_depth_beside_the_plain_export(sweep):
     model = build_model(load_checkpoint(folder / "depth-2-seed-0.safetensors").config)
     assert trained["parameters"] == sum(value.numel() for value in model.parameters())
     for row in report["rows"]:
+        assert row["floor_ms"] == pytest.approx(1000 * row["window_flops"] / report["products_per_s"])
         assert row["peak_mb"] > 50 and list(row["engines"]) == [PEER, "onnx fp32", "torch fp32"]
         for title, entry in row["engines"].items():
             assert entry["largest_difference_mm"] < 0.01 and 0 < entry["median_ms"] <= entry["p99_ms"]

@@ -14,6 +14,7 @@ from refiner_export.inspection import inspect_artefact
 from refiner.errors import ArtefactError, ParityError, UsageError
 from refiner.runtime import Refiner
 from refiner.runtime.engine import BUNDLED
+from refiner.runtime.loading import open_engine
 
 SIZE = (1000, 1002)
 
@@ -110,6 +111,18 @@ def test_aoti_computes_what_pytorch_computes(write_checkpoint, tmp_path, export_
     assert np.abs(ours.refine(*pose, SIZE) - Refiner.load(checkpoint).refine(*pose, SIZE)).max() < 1e-5
     with pytest.raises(UsageError, match="compiled for cpu"):
         Refiner.load(result.path, device="cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["refiner", "lifter"])
+def test_torch_compile_computes_what_pytorch_computes(write_checkpoint, kind):
+    checkpoint = write_checkpoint(kind, frames=9)
+    eager, compiled = (open_engine(checkpoint, kind, engine=name) for name in ("torch", "torch-compile"))
+    for batch in (1, 3):
+        pose_2d, pose_3d, size = parity_windows(batch, 9, seed=batch)
+        inputs = (pose_2d, pose_3d, size) if kind == "refiner" else (pose_2d, size)
+        expected = eager(*inputs)
+        assert np.abs(compiled(*inputs) - expected).max() < 1e-5 < np.abs(expected).max()
 
 
 def test_a_package_of_another_pytorch_is_refused(openvino_artefact, tmp_path):
