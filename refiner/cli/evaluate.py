@@ -87,6 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     models.add_argument("--steps", metavar="K", type=_count, help="denoising steps (default: the checkpoint's)")
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
+    models.add_argument(
+        "--pool-shape",
+        action="store_true",
+        help="one body shape a clip for the refined poses; a column shows what that alone does for the lifter's",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     output.add_argument("--markdown", action="store_true", help="print Markdown tables")
@@ -125,7 +130,11 @@ def _command(arguments: argparse.Namespace) -> None:
     # The models first: they are quick to refuse, and the clips are not quick to make.
     lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
     refiner = Refiner.load(
-        arguments.refiner, engine=arguments.engine, steps=arguments.steps, flip_test=arguments.flip_test
+        arguments.refiner,
+        engine=arguments.engine,
+        steps=arguments.steps,
+        flip_test=arguments.flip_test,
+        pool_shape=arguments.pool_shape,
     )
     noise_model = _noise_model(arguments)
     data = _load_data(arguments)
@@ -145,6 +154,7 @@ def _command(arguments: argparse.Namespace) -> None:
             refine=refine,
             noise_model=noise_model,
             on_clip=advance,
+            pooled=arguments.pool_shape,
         )
     report = build_report(
         columns,
@@ -155,6 +165,7 @@ def _command(arguments: argparse.Namespace) -> None:
         },
         settings={
             "flip_test": arguments.flip_test,
+            "pool_shape": arguments.pool_shape,
             "steps": arguments.steps,
             "engine": arguments.engine,
             "limit_clips": arguments.limit_clips,

@@ -45,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", metavar="PATH", help="refiner checkpoint or .onnx (default: the bundled one)")
     parser.add_argument("--lifter", metavar="PATH", help="lifter checkpoint or .onnx (default: the bundled one)")
     parser.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: the checkpoint's)")
+    parser.add_argument(
+        "--pool-shape", action="store_true", help="give all frames, which must show one person, the same bones"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write, .npy or .npz")
     return parser
 
@@ -77,7 +80,7 @@ def _command(arguments: argparse.Namespace) -> None:
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
     given_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     options = {"image_size": size, "fps": arguments.fps, "joints": arguments.joints}
-    refiner = Refiner.load(arguments.checkpoint, steps=arguments.steps)
+    refiner = Refiner.load(arguments.checkpoint, steps=arguments.steps, pool_shape=arguments.pool_shape)
     lifter = None if given_3d is not None else Lifter.load(arguments.lifter)
     began = time.perf_counter()
     if given_3d is not None:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from refiner.camera import normalise_screen
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence
+from refiner.shape import pooled_lengths, with_lengths
 
 if TYPE_CHECKING:
     from refiner.data import CameraClip
     from refiner.diffusion import ConditionalGaussian
 
-LIFTER, LINEAR, REFINED = "lifter", "linear mean", "refined"
+LIFTER, POOLED, LINEAR, REFINED = "lifter", "lifter, one shape", "linear mean", "refined"
 
 ImageSize = tuple[int, int]
 Lift = Callable[[NDArray[Any], ImageSize], NDArray[Any]]
@@ -41,19 +42,25 @@ def score_models(
     refine: Refine,
     noise_model: ConditionalGaussian | None = None,
     on_clip: Callable[[CameraClip], None] | None = None,
+    pooled: bool = False,
 ) -> dict[str, EvaluationResult]:
-    """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order.
+    """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order;
+    ``pooled`` adds the lifter's poses with one body shape a clip, what that alone achieves.
 
     ``lift(pose_2d, image_size)`` takes a whole clip in pixels and returns root-relative metres, one pose per
     frame; ``refine(pose_2d, pose_3d, image_size)`` likewise. ``on_clip`` is called after each clip.
     """
     evaluators = {LIFTER: Evaluator()}
+    if pooled:
+        evaluators[POOLED] = Evaluator()
     if noise_model is not None:
         evaluators[LINEAR] = Evaluator()
     evaluators[REFINED] = Evaluator()
     for clip in clips:
         lifted = root_relative(lift(clip.pose_2d, clip.image_size))
         poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
+        if pooled:
+            poses[POOLED] = with_lengths(lifted, pooled_lengths(lifted))
         if noise_model is not None:
             poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
         for label, evaluator in evaluators.items():

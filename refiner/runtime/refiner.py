@@ -15,6 +15,7 @@ from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_windows
 from refiner.runtime.window_model import WindowModel
+from refiner.shape import pooled_lengths, with_lengths
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
 
 
@@ -24,16 +25,22 @@ class Refiner(WindowModel[RefinerEngine]):
     Args:
         engine: what runs its windows.
         flip_test: average with the mirrored pass, at twice the cost.
+        pool_shape: give all frames of a sequence, which must be of one person, the same bones (`refiner.shape`).
         hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
             the window's length.
         batch: windows that run at a time.
     """
 
     def __init__(
-        self, engine: RefinerEngine, hop: int | None = None, batch: int = DEFAULT_BATCH, flip_test: bool = False
+        self,
+        engine: RefinerEngine,
+        hop: int | None = None,
+        batch: int = DEFAULT_BATCH,
+        flip_test: bool = False,
+        pool_shape: bool = False,
     ) -> None:
         super().__init__(engine, hop, batch)
-        self.flip_test = flip_test
+        self.flip_test, self.pool_shape = flip_test, pool_shape
 
     @classmethod
     def load(
@@ -46,16 +53,18 @@ class Refiner(WindowModel[RefinerEngine]):
         device: str | None = None,
         flip_test: bool = False,
         goal: str = "latency",
+        pool_shape: bool = False,
     ) -> Refiner:
         """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner.
 
         ``engine`` is by default what the file is for ("torch-compile" instead of "torch" compiles a checkpoint);
         ``steps`` is K instead of the checkpoint's; ``threads`` the engine's; ``device`` "cpu" or "cuda";
-        ``flip_test`` averages with the mirrored pass; ``goal``
-        is "latency" or "throughput", where the engine can be tuned for either. Raises
-        CheckpointError, ArtefactError, UsageError and MissingComponentError.
+        ``flip_test`` averages with the mirrored pass; ``goal`` is "latency" or "throughput", where the engine can be
+        tuned for either; ``pool_shape`` gives all frames the same bones. Raises CheckpointError, ArtefactError,
+        UsageError and MissingComponentError.
         """
-        return cls(open_engine(path, "refiner", engine, steps, threads, device, goal), hop, flip_test=flip_test)
+        opened = open_engine(path, "refiner", engine, steps, threads, device, goal)
+        return cls(opened, hop, flip_test=flip_test, pool_shape=pool_shape)
 
     @property
     def steps(self) -> int:
@@ -85,6 +94,8 @@ class Refiner(WindowModel[RefinerEngine]):
             refined = (refined + flip_pose(turned)) * np.float32(0.5)
         refined = resample_back(refined, self.fps, rate, len(root))
         refined[:, 0] = 0.0
+        if self.pool_shape:
+            refined = with_lengths(refined, pooled_lengths(refined))
         kept: NDArray[np.float32] = refined + root
         return kept
 

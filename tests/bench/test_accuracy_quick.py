@@ -52,6 +52,9 @@ def test_the_score_of_a_row_is_that_of_the_runtime(study):
     difference = rows["full"]["test"]["gains"]["lifter"]["mpjpe"]["difference"]
     lifter = rows["lifter"]["test"]["metrics"]["mpjpe"]["frame_mean"]
     assert abs(lifter - errors["full"] - difference) < 1e-6
+    for name in ("lifter", "bundled", "single-lifter"):
+        pooled, plain = rows[f"{name}-one-shape"]["test"]["metrics"], rows[name]["test"]["metrics"]
+        assert pooled["mpjpe"]["frame_mean"] != plain["mpjpe"]["frame_mean"]
 
 
 def test_pictures_are_drawn(study):

@@ -153,9 +153,32 @@ def test_ground_truth_detections_and_markdown(models, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "ground-truth 2D" in text and "| action" in text
     report = json.loads(out.read_text())
-    assert report["settings"] == {"flip_test": True, "steps": 1, "engine": None, "limit_clips": 1}
+    assert report["settings"] == {
+        "flip_test": True,
+        "pool_shape": False,
+        "steps": 1,
+        "engine": None,
+        "limit_clips": 1,
+    }
+    assert report["columns"] == ["lifter", "linear mean", "refined"]
     assert report["models"]["refiner"]["steps"] == 1 and report["data"]["detector_seed"] is None
     assert report["gains"][0]["difference_low"] is None
+
+
+def test_one_shape_has_a_column_of_the_lifter_s_own(models, tmp_path):
+    """So that what the pooling does by itself is not taken for the refiner's work."""
+    out = tmp_path / "report.json"
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--quiet", "--json", str(out)]
+    arguments = ["--synthetic", "3", "--limit-clips", "1", "--steps", "1"]
+    assert main([*arguments, *options]) == 0
+    plain = load_report(out)
+    assert main([*arguments, *options, "--pool-shape"]) == 0
+    pooled = load_report(out)
+    assert pooled["columns"] == ["lifter", "lifter, one shape", "linear mean", "refined"]
+    assert pooled["settings"]["pool_shape"] and not plain["settings"]["pool_shape"]
+    before, after = (report["metrics"]["mpjpe"]["frame_mean"] for report in (plain, pooled))
+    assert after["lifter"] == before["lifter"] != after["lifter, one shape"]
+    assert after["refined"] != before["refined"]
 
 
 @pytest.mark.data

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from refiner.runtime import Refiner
+from refiner.shape import bone_lengths, pool_shape
 from refiner.skeleton import flip_pose, from_h36m17, to_h36m17
 
 SIZE = (1000, 1002)
@@ -112,3 +113,12 @@ def test_the_flip_test_is_the_mean_with_the_mirrored_pass(ramp_engine, clip):
     # The root stays where it is, wherever that is.
     moved = Refiner(ramp_engine, flip_test=True).refine(pose_2d, pose_3d + np.float32([1, 2, 5]), SIZE)
     np.testing.assert_allclose(moved - np.float32([1, 2, 5]), flipped, atol=2e-6)
+
+
+def test_one_body_shape_for_a_sequence(ramp_engine, clip):
+    pose_2d, pose_3d = clip(40)
+    plain = Refiner(ramp_engine).refine(pose_2d, pose_3d, SIZE)
+    pooled = Refiner(ramp_engine, pool_shape=True).refine(pose_2d, pose_3d, SIZE)
+    np.testing.assert_allclose(pooled, pool_shape(plain), atol=1e-5)
+    assert np.ptp(bone_lengths(pooled), axis=0).max() < 1e-5 < np.ptp(bone_lengths(plain), axis=0).max()
+    np.testing.assert_array_equal(pooled[:, 0], plain[:, 0])

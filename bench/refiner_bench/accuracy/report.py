@@ -210,6 +210,7 @@ HEADINGS = [
     "P-MPJPE gain",
     "acceleration gain",
     "MPJPE gain over linear",
+    "MPJPE gain over the control",
     "unusual frames",
     "jitter",
 ]
@@ -233,6 +234,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{metrics['acceleration_error']:.2f}",
         *gains,
         _percent(test["gains"].get("linear", {}).get("mpjpe")),
+        _percent(test["gains"].get("single-lifter", {}).get("mpjpe")),
         "" if not told else f"{100 * told['unusual_share']:.1f} %",
         "" if not told else f"x {told['jitter_ratio']:.2f}",
     ]

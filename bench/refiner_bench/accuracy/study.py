@@ -23,8 +23,10 @@ from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.familiarity import merge_familiarity
 from refiner.errors import UsageError
+from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import linear_correction
 from refiner.runtime import Refiner
+from refiner.shape import pooled_lengths, with_lengths
 from refiner_bench.accuracy.clips import study_clips
 from refiner_bench.accuracy.filters import tune
 from refiner_bench.accuracy.premise import check_premise
@@ -157,7 +159,15 @@ class Runner:
         used = [name for name in dict.fromkeys((row.name, row.lifter, row.of)) if name]
         used = [name for name in used if self.table.row(name).kind != "score"]
         digests = [hashlib.sha256(self.checkpoint(name, seed).read_bytes()).hexdigest() for name in used]
-        facts = [SCORES_VERSION, row.method, row.steps, row.detail, dataclasses.asdict(self.table.variants[row.data])]
+        facts: list[Any] = [
+            SCORES_VERSION,
+            row.method,
+            row.steps,
+            row.detail,
+            dataclasses.asdict(self.table.variants[row.data]),
+        ]
+        if row.pool_shape:
+            facts.append("one shape")
         return hashlib.sha256(json.dumps([facts, digests]).encode()).hexdigest()
 
     def _part(self, part: Part, data: str) -> list[CameraClip]:
@@ -174,6 +184,8 @@ class Runner:
                 self.checkpoint(row.of or row.name, seed), steps=row.steps or None, threads=self.spec.threads
             )
         refine, settings = self._method(row, seed, refiner)
+        if row.pool_shape:
+            refine = _with_one_shape(refine)
         scored = []
         for part in PARTS:
             clips = self._part(part, row.data)
@@ -206,6 +218,14 @@ class Runner:
 
         noise = load_noise_model(self.checkpoint(row.of or row.name, seed))
         return (lambda clip, pose: linear_correction(noise, clip.pose_2d, pose, clip.image_size)), {}
+
+
+def _with_one_shape(refine: Refine | None) -> Refine:
+    def pooled(clip: CameraClip, pose: NDArray[Any]) -> NDArray[Any]:
+        better = pose if refine is None else root_relative(refine(clip, pose))
+        return with_lengths(better.astype(np.float32), pooled_lengths(better))
+
+    return pooled
 
 
 def _compare_input(

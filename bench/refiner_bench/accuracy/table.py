@@ -56,6 +56,8 @@ class Row:
     of: str = ""
     method: Method = "refine"
     steps: int = 0
+    # One body shape a clip (`refiner.shape`), whatever the method.
+    pool_shape: bool = False
     data: str = "default"
     # A bundled model's name or a file (with its suffix) instead of training.
     checkpoint: str = ""
