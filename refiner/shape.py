@@ -41,17 +41,17 @@ def pool_shape(pose_3d: ArrayLike, lengths: ArrayLike | None = None) -> NDArray[
     size of a person anew in every frame; the median over a clip is a better guess, and no frame has a reason to differ.
     Raises as `refiner.Refiner.refine` for wrong input.
     """
-    pose = check_pose_3d(pose_3d, H36M17)
-    return with_lengths(pose, pooled_lengths(pose) if lengths is None else np.asarray(lengths, dtype=np.float64))
+    return pool_checked(check_pose_3d(pose_3d, H36M17), lengths)
 
 
-def with_lengths(pose_3d: NDArray[np.float32], lengths: NDArray[np.float64]) -> NDArray[np.float32]:
+def pool_checked(pose_3d: NDArray[np.float32], lengths: ArrayLike | None = None) -> NDArray[np.float32]:
     """`pool_shape` for poses that have been checked."""
     pose, found = pose_3d.astype(np.float64), bone_lengths(pose_3d)
+    target = pooled_lengths(pose_3d) if lengths is None else np.asarray(lengths, dtype=np.float64)
     pooled = pose.copy()
     for parent, joint in H36M17.bones:
         length = found[:, joint]
         usable = length > SHORTEST_M
-        factor = np.where(usable, lengths[joint] / np.where(usable, length, 1.0), 1.0)
+        factor = np.where(usable, target[joint] / np.where(usable, length, 1.0), 1.0)
         pooled[:, joint] = pooled[:, parent] + factor[:, None] * (pose[:, joint] - pose[:, parent])
     return pooled.astype(np.float32)

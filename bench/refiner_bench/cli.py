@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from refiner.cli.common import EXIT_CODES, REGRESSION, HelpFormatter, run
 from refiner_bench.accuracy.command import add_accuracy
@@ -72,7 +72,6 @@ def _run_flops(arguments: argparse.Namespace) -> None:
     from refiner.errors import UsageError
     from refiner_bench.counts import DenoiserSize
     from refiner_bench.flops import flops_report, format_flops
-    from refiner_bench.report import write_report
 
     if arguments.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {arguments.steps}")
@@ -84,9 +83,7 @@ def _run_flops(arguments: argparse.Namespace) -> None:
         joints=arguments.joints,
     )
     report = flops_report(size, arguments.depth, arguments.steps, with_torch=not arguments.no_torch)
-    text = format_flops(report)
-    write_report(report, text, arguments.json, arguments.markdown)
-    print(text)
+    _publish(report, format_flops(report), arguments)
 
 
 def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -109,13 +106,7 @@ def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _run_train_step(arguments: argparse.Namespace) -> None:
-    from importlib.util import find_spec
-
-    from refiner.errors import MissingComponentError
-    from refiner_bench.report import write_report
-
-    if find_spec("torch") is None:
-        raise MissingComponentError("train-step needs PyTorch; run: pip install 'refiner[train]'")
+    _require_torch("train-step needs PyTorch")
     from refiner_bench.train_step import format_train_step, train_step_report
 
     report = train_step_report(
@@ -126,9 +117,7 @@ def _run_train_step(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         kind=arguments.model,
     )
-    text = format_train_step(report)
-    write_report(report, text, arguments.json, arguments.markdown)
-    print(text)
+    _publish(report, format_train_step(report), arguments)
 
 
 def _add_native(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -147,19 +136,11 @@ def _add_native(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _run_native(arguments: argparse.Namespace) -> None:
-    from importlib.util import find_spec
-
-    from refiner.errors import MissingComponentError
-    from refiner_bench.report import write_report
-
-    if find_spec("torch") is None:
-        raise MissingComponentError("bench native needs PyTorch as a peer; run: pip install 'refiner[train]'")
+    _require_torch("bench native needs PyTorch as a peer")
     from refiner_bench.native_kernels import format_native, native_report
 
     report = native_report(arguments.items, arguments.rounds, arguments.threads)
-    text = format_native(report)
-    write_report(report, text, arguments.json, arguments.markdown)
-    print(text)
+    _publish(report, format_native(report), arguments)
 
 
 def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -183,7 +164,6 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run_engines(arguments: argparse.Namespace) -> None:
-    from refiner_bench.report import write_report
 
     _require_export("engines")
     from refiner_bench.engines import engines_report, format_engines
@@ -196,9 +176,7 @@ def _run_engines(arguments: argparse.Namespace) -> None:
         arguments.without,
         arguments.device,
     )
-    text = format_engines(report)
-    write_report(report, text, arguments.json, arguments.markdown)
-    print(text)
+    _publish(report, format_engines(report), arguments)
 
 
 def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -227,11 +205,10 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run_sweep(arguments: argparse.Namespace) -> None:
-    from refiner_bench.report import write_report
 
     _require_export("sweep")
     from refiner.data import open_motion_folder
-    from refiner.data.clips import DATA_VARIABLE
+    from refiner.data.clips import data_folder_from_env
     from refiner_bench.sweep import CHECKPOINTS, PAIRS, SweepOptions, format_sweep, sweep_report
 
     options = SweepOptions(
@@ -247,12 +224,10 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
         pairs=tuple(pair for pair in PAIRS if arguments.engines is None or pair[0] in arguments.engines),
     )
     options.check()
-    data = arguments.data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    data = arguments.data or data_folder_from_env()
     folder = None if data is None else open_motion_folder(data)
     report = sweep_report(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
-    text = format_sweep(report)
-    write_report(report, text, arguments.json, arguments.markdown)
-    print(text)
+    _publish(report, format_sweep(report), arguments)
 
 
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -314,6 +289,15 @@ def _run_page(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.output}")
 
 
+def _require_torch(need: str) -> None:
+    from importlib.util import find_spec
+
+    from refiner.errors import MissingComponentError
+
+    if find_spec("torch") is None:
+        raise MissingComponentError(f"{need}; run: pip install 'refiner[train]'")
+
+
 def _require_export(command: str) -> None:
     from importlib.util import find_spec
 
@@ -324,6 +308,14 @@ def _require_export(command: str) -> None:
         raise MissingComponentError(
             f"bench {command} needs {', '.join(missing)}; run: pip install 'refiner[export,cpu]'"
         )
+
+
+def _publish(report: dict[str, Any], text: str, arguments: argparse.Namespace) -> None:
+    """Write what was asked for, and print."""
+    from refiner_bench.report import write_report
+
+    write_report(report, text, arguments.json, arguments.markdown)
+    print(text)
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:

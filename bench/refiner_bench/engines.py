@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
@@ -166,11 +167,9 @@ def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix != ".json")
 
 
-def random_checkpoint(path: Path) -> Path:
-    """A refiner of the paper's size (refiner-paper.toml) with random weights."""
-    import dataclasses
-
-    config = dataclasses.asdict(load_config("refiner-paper"))
+def random_checkpoint(path: Path, config_name: str = "refiner-paper", overrides: Sequence[str] = ()) -> Path:
+    """A refiner with random weights, by default of the paper's size."""
+    config = dataclasses.asdict(load_config(config_name, list(overrides)))
     torch.manual_seed(0)
     tensors = {f"model.{name}": value for name, value in build_model(config).state_dict().items()}
     save_checkpoint(path, config, tensors | {"error_scale": torch.full((51,), 0.03)})

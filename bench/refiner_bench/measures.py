@@ -79,15 +79,19 @@ def _flops(report: Mapping[str, Any]) -> Iterator[Measure]:
 
 def _engines(report: Mapping[str, Any]) -> Iterator[Measure]:
     for name, entry in report["contestants"].items():
-        for count in ("nodes", "transposes"):
-            if count in entry:
-                yield Measure(f"{name}, {count}", entry[count], "", "count")
         # Rounding differs from one version of an engine to the next; the gate of the export judges it.
-        yield Measure(f"{name}, median", entry["median_ms"], "ms", "time")
-        yield Measure(f"{name}, 99th percentile", entry["p99_ms"], "ms", "time")
-        ratio = entry["faster_than_peer"]
-        if ratio["low"] != ratio["high"]:
-            yield _ratio(f"{name}, speed over the plain export", ratio)
+        yield from _contestant(name, entry, "the plain export")
+
+
+def _contestant(name: str, entry: Mapping[str, Any], rival: str) -> Iterator[Measure]:
+    for count in ("nodes", "transposes"):
+        if count in entry:
+            yield Measure(f"{name}, {count}", entry[count], "", "count")
+    yield Measure(f"{name}, median", entry["median_ms"], "ms", "time")
+    yield Measure(f"{name}, 99th percentile", entry["p99_ms"], "ms", "time")
+    ratio = entry["faster_than_peer"]
+    if ratio["low"] != ratio["high"]:  # the rival itself
+        yield _ratio(f"{name}, speed over {rival}", ratio)
 
 
 def _native(report: Mapping[str, Any]) -> Iterator[Measure]:
@@ -134,15 +138,8 @@ def _sweep(report: Mapping[str, Any]) -> Iterator[Measure]:
             if "bytes" in engine:
                 yield Measure(f"{where}, size", engine["bytes"], "B", "count")
                 yield Measure(f"{where}, build", engine["build_s"], "s", "time")
-            for count in ("nodes", "transposes"):
-                if count in engine:
-                    yield Measure(f"{where}, {count}", engine[count], "", "count")
             yield Measure(f"{where}, parity", engine["largest_difference_mm"], "mm", "time")
-            yield Measure(f"{where}, median", engine["median_ms"], "ms", "time")
-            yield Measure(f"{where}, 99th percentile", engine["p99_ms"], "ms", "time")
-            ratio = engine["faster_than_peer"]
-            if ratio["low"] != ratio["high"]:
-                yield _ratio(f"{where}, speed over the peer", ratio)
+            yield from _contestant(where, engine, "the peer")
 
 
 def _suite(report: Mapping[str, Any]) -> Iterator[Measure]:

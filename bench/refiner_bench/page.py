@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
-import json
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,13 @@ def _facts(report: Mapping[str, Any]) -> str:
 def _text_of(report: Mapping[str, Any]) -> str:
     """The Markdown that the command itself would print."""
     kind = report_kind(report)
-    return _WRITERS[kind](report) if kind in _WRITERS else f"```\n{json.dumps(report, indent=1)[:20_000]}\n```"
+    if kind == SUITE:
+        return _suite_table(report)
+    module, function = _WRITERS[kind]
+    # Imported when it is needed: some of them bring PyTorch.
+    text: str = getattr(import_module(module), function)(dict(report))
+    # Indented lines of plain text, which Markdown would join.
+    return textwrap.indent(text, "    ", lambda line: True) if kind in PLAIN_TEXT else text
 
 
 def _html_of(text: str) -> str:
@@ -104,50 +111,7 @@ def _html_of(text: str) -> str:
     return body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
 
 
-def _flops(report: Mapping[str, Any]) -> str:
-    from refiner_bench.flops import format_flops
-
-    return format_flops(dict(report))
-
-
-def _sweep(report: Mapping[str, Any]) -> str:
-    from refiner_bench.sweep import format_sweep
-
-    return format_sweep(dict(report))
-
-
-def _engines(report: Mapping[str, Any]) -> str:
-    from refiner_bench.engines import format_engines
-
-    return format_engines(dict(report))
-
-
-def _native(report: Mapping[str, Any]) -> str:
-    from refiner_bench.native_kernels import format_native
-
-    return format_native(dict(report))
-
-
-def _train_step(report: Mapping[str, Any]) -> str:
-    from refiner_bench.train_step import format_train_step
-
-    # Indented lines of plain text, which Markdown would join.
-    return f"    {format_train_step(dict(report))}".replace("\n", "\n    ")
-
-
-def _accuracy(report: Mapping[str, Any]) -> str:
-    from refiner_bench.accuracy.report import format_accuracy
-
-    return format_accuracy(report)
-
-
-def _evaluation(report: Mapping[str, Any]) -> str:
-    from refiner.evaluation.report import format_report
-
-    return format_report(report, markdown=True)
-
-
-def _suite(report: Mapping[str, Any]) -> str:
+def _suite_table(report: Mapping[str, Any]) -> str:
     rows = [
         [
             entry["group"] or "",
@@ -160,13 +124,20 @@ def _suite(report: Mapping[str, Any]) -> str:
     return markdown_table(["group", "benchmark", "least us", "median us", "most us", "rounds"], rows)
 
 
-_WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "flops": _flops,
-    "sweep": _sweep,
-    "engines": _engines,
-    "native": _native,
-    "train-step": _train_step,
-    "accuracy": _accuracy,
-    "evaluation": _evaluation,
-    SUITE: _suite,
+def _format_evaluation(report: Mapping[str, Any]) -> str:
+    from refiner.evaluation.report import format_report
+
+    return format_report(report, markdown=True)
+
+
+# kind of report -> module and function that format it.
+_WRITERS = {
+    "flops": ("refiner_bench.flops", "format_flops"),
+    "sweep": ("refiner_bench.sweep", "format_sweep"),
+    "engines": ("refiner_bench.engines", "format_engines"),
+    "native": ("refiner_bench.native_kernels", "format_native"),
+    "train-step": ("refiner_bench.train_step", "format_train_step"),
+    "accuracy": ("refiner_bench.accuracy.report", "format_accuracy"),
+    "evaluation": (__name__, "_format_evaluation"),
 }
+PLAIN_TEXT = ("train-step",)

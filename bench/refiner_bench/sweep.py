@@ -1,7 +1,7 @@
 """``refiner-bench sweep``: what each depth costs and how good it is, beside the paper's Table IV.
 
 The checkpoints of the depths are trained on equal budgets, with several seeds, by ``refiner-bench accuracy --table``
-with `DEPTHS_TABLE`; those that are committed lie in `CHECKPOINTS`. A depth without one is measured with random weights
+with depths.toml; those that are committed lie in `CHECKPOINTS`. A depth without one is measured with random weights
 and has no accuracy.
 """
 
@@ -21,27 +21,22 @@ import numpy as np
 from refiner.data import MotionFolder
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
+from refiner.training.checkpoints import load_checkpoint
 from refiner_bench.counts import PAPER_TABLE_IV, DenoiserSize, window_flops
-from refiner_bench.engines import PEER, measure_engines
+from refiner_bench.engines import PEER, measure_engines, random_checkpoint
 from refiner_bench.report import new_report
 from refiner_bench.timing import product_rate
 
-HERE = Path(__file__).parent
-CHECKPOINTS = HERE / "checkpoints"
-DEPTHS_TABLE = HERE / "depths.toml"
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DEPTHS = (4, 6, 8, 10)
 # AOTInductor compiles for minutes: `refiner-bench engines` has it.
 PAIRS = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"))
-TOKENS_A_FRAME = 17
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 
 PEAK = """
 import resource, sys
 import numpy as np
 from refiner.runtime.loading import open_engine
-from refiner.runtime.engine import INPUTS
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 engine = open_engine(sys.argv[1], "refiner", threads=int(sys.argv[2]))
 rng = np.random.default_rng(0)
 frames = engine.frames
@@ -49,7 +44,7 @@ pose_2d = rng.uniform(200, 800, (1, frames, 17, 2)).astype(np.float32)
 pose_3d = rng.normal(0, 0.4, (1, frames, 17, 3)).astype(np.float32)
 for _ in range(5):
     engine(pose_2d, pose_3d, np.float32([[1000, 1002]]))
-print(peak() / 1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
@@ -126,13 +121,16 @@ def resolved_difference(rows: Sequence[dict[str, Any]], metric: str) -> float | 
 
 def _row(options: SweepOptions, depth: int, folder: MotionFolder | None, place: Path) -> dict[str, Any]:
     trained = checkpoints_of(options, depth)
-    first = trained[0] if trained else _random_checkpoint(place / f"random-{depth}.safetensors", depth, options.dim)
+    overrides = [f"model.dim={options.dim}", f"model.blocks={depth // 2}"]
+    first = (
+        trained[0] if trained else random_checkpoint(place / f"random-{depth}.safetensors", "refiner-small", overrides)
+    )
+    model = load_checkpoint(first, "refiner").config["model"]
+    if 2 * int(model["blocks"]) != depth:
+        raise UsageError(f"{first} has {model['blocks']} blocks, which is depth {2 * model['blocks']}, not {depth}")
     measured = measure_engines(
         first, options.batch, options.threads, options.rounds, options.pairs, options.steps, options.frames
     )
-    model = measured.module.config["model"]
-    if 2 * int(model["blocks"]) != depth:
-        raise UsageError(f"{first} has {model['blocks']} blocks, which is depth {2 * model['blocks']}, not {depth}")
     size = DenoiserSize(
         depth=depth, dim=model["dim"], heads=model["heads"], mlp_ratio=model["mlp_ratio"], frames=measured.module.frames
     )
@@ -147,25 +145,12 @@ def _row(options: SweepOptions, depth: int, folder: MotionFolder | None, place: 
         "parameters": sum(value.numel() for value in measured.module.denoiser.parameters()),
         "window_flops": window,
         "frame_flops": window // size.frames,
-        "token_flops": window // (size.frames * TOKENS_A_FRAME),
+        "token_flops": window // size.tokens,
         "paper_table_iv": PAPER_TABLE_IV.get(depth),
         "accuracy": _accuracy(trained, folder, options) if trained and folder is not None else None,
         "peak_mb": peak_memory_mb(first, options.threads),
         "engines": measured.contestants | {title: {"missing": why} for title, why in measured.missing.items()},
     }
-
-
-def _random_checkpoint(path: Path, depth: int, dim: int) -> Path:
-    import torch
-
-    from refiner.training.checkpoints import build_model, save_checkpoint
-    from refiner.training.config import load_config
-
-    config = dataclasses.asdict(load_config("refiner-small", [f"model.dim={dim}", f"model.blocks={depth // 2}"]))
-    torch.manual_seed(0)
-    tensors = {f"model.{name}": value for name, value in build_model(config).state_dict().items()}
-    save_checkpoint(path, config, tensors | {"error_scale": torch.full((51,), 0.03)})
-    return path
 
 
 def _accuracy(trained: Sequence[Path], folder: MotionFolder, options: SweepOptions) -> dict[str, dict[str, Any]]:

@@ -166,17 +166,17 @@ def _build(options: ExportOptions, report: Report) -> ExportResult:
 
 def _typed_graph(source: Source, options: ExportOptions, float32_branches: Collection[str]) -> TypedGraph:
     from refiner.runtime.engine import INPUTS
-    from refiner_export.graph import trace
+    from refiner_export.graph import example_inputs, trace
     from refiner_export.precision import quantise_graph, type_graph
     from refiner_export.sensitivity import order_of_branches
 
     model = trace(source.module, source.kind, options.opset, options.batch.most if options.batch.fixed else None)
     if options.precision != "int8":
-        order = order_of_branches(source.module, _calibration_windows(source, options)) if float32_branches else []
+        one = tuple(value.numpy() for value in example_inputs(source.kind, source.frames, 1))
+        order = order_of_branches(source.module, one) if float32_branches else []
         kept = [index for index, name in enumerate(order) if name in float32_branches]
         return type_graph(model, options.precision, kept)  # type: ignore[arg-type]
-    windows = _calibration_windows(source, options)
-    size = options.batch.most if options.batch.fixed else 8
+    windows, size = _calibration_windows(source, options), _calibration_batch(options)
     feeds = [
         dict(zip(INPUTS[source.kind], (array[first : first + size] for array in windows), strict=True))
         for first in range(0, len(windows[0]) - size + 1, size)
@@ -184,12 +184,15 @@ def _typed_graph(source: Source, options: ExportOptions, float32_branches: Colle
     return quantise_graph(model, feeds, limit_mm=INT8_LIMIT_MM)
 
 
+def _calibration_batch(options: ExportOptions) -> int:
+    return options.batch.most if options.batch.fixed else 8
+
+
 def _calibration_windows(source: Source, options: ExportOptions) -> tuple[NDArray[np.float32], ...]:
     """Windows of the training people, enough for two batches."""
     from refiner_export.gate import gate_windows
 
-    size = options.batch.most if options.batch.fixed else 8
-    enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * size))
+    enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * _calibration_batch(options)))
     return gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -159,6 +158,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def options_of(arguments: argparse.Namespace) -> Any:
     """The ExportOptions of a command line."""
+    from refiner.data.clips import data_folder_from_env
     from refiner.runtime.loading import BUNDLED
     from refiner_export.options import Batch, ExportOptions
 
@@ -167,7 +167,6 @@ def options_of(arguments: argparse.Namespace) -> Any:
     if arguments.with_lifter is not None:
         bundled = arguments.with_lifter == BUNDLED_LIFTER
         lifter = BUNDLED / "lifter.safetensors" if bundled else Path(arguments.with_lifter)
-    data = arguments.data or (Path(os.environ["REFINER_DATA"]) if os.environ.get("REFINER_DATA") else None)
     return ExportOptions(
         engine=arguments.engine,
         output=Path(arguments.output or f"refiner-{arguments.engine}-{arguments.precision}"),
@@ -185,7 +184,7 @@ def options_of(arguments: argparse.Namespace) -> Any:
         timing_cache=arguments.timing_cache,
         windows=arguments.windows,
         tolerance_mm=arguments.tolerance_mm,
-        data=data,
+        data=arguments.data or data_folder_from_env(),
     )
 
 

@@ -204,13 +204,19 @@ def open_motion_folder(
     return MotionFolder(positions, cameras, description, detector, chosen)
 
 
+def data_folder_from_env() -> Path | None:
+    """The folder that the environment variable REFINER_DATA names; None where it is unset or empty."""
+    folder = os.environ.get(DATA_VARIABLE)
+    return Path(folder) if folder else None
+
+
 def motion_folder_from_env(**options: Any) -> MotionFolder:
     """`open_motion_folder` of the folder that the environment variable REFINER_DATA names.
 
     Raises MissingComponentError where it is unset.
     """
-    folder = os.environ.get(DATA_VARIABLE)
-    if not folder:
+    folder = data_folder_from_env()
+    if folder is None:
         raise MissingComponentError(
             f"the environment variable {DATA_VARIABLE} is not set; let it name a folder with a data_3d_*.npz"
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refiner.camera import normalise_screen
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence
-from refiner.shape import pooled_lengths, with_lengths
+from refiner.shape import pool_checked
 
 if TYPE_CHECKING:
     from refiner.data import CameraClip
@@ -60,7 +60,7 @@ def score_models(
         lifted = root_relative(lift(clip.pose_2d, clip.image_size))
         poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
         if pooled:
-            poses[POOLED] = with_lengths(lifted, pooled_lengths(lifted))
+            poses[POOLED] = pool_checked(lifted)
         if noise_model is not None:
             poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
         for label, evaluator in evaluators.items():

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest
-from refiner.runtime.replay import GraphReplay
+from refiner.runtime.replay import on_arrays
 
 
 def architecture(device: str) -> str:
@@ -66,16 +65,8 @@ class AotiEngine(ArtefactEngine):
             package = torch._inductor.aoti_load_package(str(file), run_single_threaded=on_gpu)
         except Exception as error:  # C++ exceptions of many kinds
             raise ArtefactError(f"PyTorch cannot load {file}: {error}; export it again") from error
-        self._package: Any = package
-        self._replay = GraphReplay(package, self._device) if on_gpu else None
+        self._call = on_arrays(package, self._device)
         super().__init__({**manifest, "device": str(self._device)}, file)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
-        if self._replay is not None:
-            return self._replay(*inputs)
-        with torch.inference_mode():
-            output = self._package(*(torch.from_numpy(array) for array in inputs))
-        result: NDArray[np.float32] = output.float().numpy()
-        return result
+        return self._call(*inputs)

@@ -15,7 +15,7 @@ from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_windows
 from refiner.runtime.window_model import WindowModel
-from refiner.shape import pooled_lengths, with_lengths
+from refiner.shape import pool_checked
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
 
 
@@ -95,7 +95,7 @@ class Refiner(WindowModel[RefinerEngine]):
         refined = resample_back(refined, self.fps, rate, len(root))
         refined[:, 0] = 0.0
         if self.pool_shape:
-            refined = with_lengths(refined, pooled_lengths(refined))
+            refined = pool_checked(refined)
         kept: NDArray[np.float32] = refined + root
         return kept
 

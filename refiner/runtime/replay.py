@@ -12,12 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # Batch sizes whose graphs are kept; a graph holds the memory of its activations.
 MOST_GRAPHS = 8
 # Launches before a capture, on a stream of their own: libraries allocate and choose algorithms in the first ones.
 WARM_UPS = 3
+
+
+def on_arrays(function: Callable[..., Tensor], device: torch.device) -> Callable[..., NDArray[np.float32]]:
+    """``function`` of tensors of ``device`` as a function of arrays; on a CUDA device as CUDA graphs."""
+    if device.type == "cuda":
+        return GraphReplay(function, device)
+    import torch
+
+    def run(*arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            output = function(*(torch.from_numpy(array) for array in arrays))
+        result: NDArray[np.float32] = output.float().numpy()
+        return result
+
+    return run
 
 
 class Recorder(Protocol):

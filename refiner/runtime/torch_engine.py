@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import MissingComponentError
 from refiner.runtime.engine import ANY_BATCH, config_fps
-from refiner.runtime.replay import GraphReplay
+from refiner.runtime.replay import on_arrays
 
 
 class TorchEngine:
@@ -59,19 +59,9 @@ class TorchEngine:
         self.metadata: dict[str, Any] = {**module.config, "engine": name, "device": device}
         if isinstance(module, UnrolledRefiner):
             self.metadata["steps"] = module.steps
-        self._device = torch.device(device)
         # Eager on the CPU the native kernel beats the reordered PyTorch operations.
-        self._module: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
-        if compiled:
-            self._module = torch.compile(self._module)
-        self._replay = GraphReplay(self._module, self._device) if device == "cuda" else None
+        run: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
+        self._call = on_arrays(torch.compile(run) if compiled else run, torch.device(device))
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
-        if self._replay is not None:
-            return self._replay(*inputs)
-        with torch.inference_mode():
-            output = self._module(*(torch.from_numpy(array) for array in inputs))
-        result: NDArray[np.float32] = output.numpy()
-        return result
+        return self._call(*inputs)

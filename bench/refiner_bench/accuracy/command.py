@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from tqdm import tqdm
 
-    from refiner.data.clips import DATA_VARIABLE
+    from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
     from refiner.errors import UsageError
     from refiner_bench.accuracy.report import accuracy_report, format_accuracy
     from refiner_bench.accuracy.study import Runner, Spec, check_request, default_jobs, run_study
@@ -56,7 +55,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
         for row in table.rows:
             print(f"{row.name:28s} {row.kind:8s} {row.title}")
         return
-    data = arguments.data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
+    data = arguments.data or data_folder_from_env()
     if arguments.quick:
         data = None
     elif data is None:

@@ -26,7 +26,7 @@ from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import linear_correction
 from refiner.runtime import Refiner
-from refiner.shape import pooled_lengths, with_lengths
+from refiner.shape import pool_checked
 from refiner_bench.accuracy.clips import study_clips
 from refiner_bench.accuracy.filters import tune
 from refiner_bench.accuracy.premise import check_premise
@@ -223,7 +223,7 @@ class Runner:
 def _with_one_shape(refine: Refine | None) -> Refine:
     def pooled(clip: CameraClip, pose: NDArray[Any]) -> NDArray[Any]:
         better = pose if refine is None else root_relative(refine(clip, pose))
-        return with_lengths(better.astype(np.float32), pooled_lengths(better))
+        return pool_checked(better)
 
     return pooled
 
