@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refiner.cli.common import EXIT_CODES, REGRESSION, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.accuracy.command import add_accuracy
+from refiner_bench.cli_reports import add_compare, add_page, add_readme
 
 EXAMPLES = f"""\
 examples:
@@ -23,6 +24,7 @@ examples:
   refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
   refiner-bench compare before.json after.json         what got worse (exit code 6)
   refiner-bench page bench/reports                     one HTML page of all reports
+  refiner-bench readme --check                         whether the README's tables are those of its reports
 
 {EXIT_CODES}"""
 
@@ -43,8 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_engines(commands)
     _add_sweep(commands)
     add_accuracy(commands)
-    _add_compare(commands)
-    _add_page(commands)
+    add_compare(commands)
+    add_page(commands)
+    add_readme(commands)
     return parser
 
 
@@ -228,65 +231,6 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
     folder = None if data is None else open_motion_folder(data)
     report = sweep_report(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
     _publish(report, format_sweep(report), arguments)
-
-
-def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "compare",
-        help="two reports of the same command: what got worse",
-        description="A verdict on every number of two reports. Counts must be equal, accuracies agree within 0.02 mm; "
-        "ratios to a peer of the same run count when they differ by 15 % and by 3.5 standard errors; times alone are "
-        "shown and not judged. Exit code 6 when anything got worse or is no longer measured.",
-        epilog=EXIT_CODES,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("before", type=Path, help="report (JSON)")
-    parser.add_argument("after", type=Path, help="report (JSON) of the same command")
-    parser.add_argument(
-        "--kinds",
-        nargs="+",
-        choices=["count", "accuracy", "ratio"],
-        default=["count", "accuracy", "ratio"],
-        help="judge these alone (CI on shared machines: count accuracy)",
-    )
-    parser.add_argument("--all", action="store_true", help="print every measure, not only what changed")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
-    parser.set_defaults(run=_run_compare)
-
-
-def _run_compare(arguments: argparse.Namespace) -> int:
-    from refiner.files import atomic_write_text
-    from refiner_bench.compare import compare_reports, format_comparison, regressions
-    from refiner_bench.measures import read_report
-
-    changes = compare_reports(read_report(arguments.before), read_report(arguments.after), arguments.kinds)
-    text = format_comparison(changes, arguments.all)
-    if arguments.markdown is not None:
-        atomic_write_text(arguments.markdown, text + "\n")
-    print(text)
-    return REGRESSION if regressions(changes) else 0
-
-
-def _add_page(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "page",
-        help="one HTML page of many reports, with their plots",
-        description="Write one self-contained page: the tables of every report given, and their plots; it needs no "
-        "network to be read.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("reports", type=Path, nargs="+", help="reports (JSON), or a folder of them")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="default: report.html")
-    parser.set_defaults(run=_run_page)
-
-
-def _run_page(arguments: argparse.Namespace) -> None:
-    from refiner.files import atomic_write_text
-    from refiner_bench.page import page_of, reports_of
-
-    atomic_write_text(arguments.output, page_of(reports_of(arguments.reports)))
-    print(f"wrote {arguments.output}")
 
 
 def _require_torch(need: str) -> None:

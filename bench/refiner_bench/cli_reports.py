@@ -1,0 +1,109 @@
+"""The commands of refiner-bench that measure nothing: they read reports that others wrote."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+
+from refiner.cli.common import EXIT_CODES, REGRESSION, HelpFormatter
+
+
+def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """refiner-bench compare."""
+    parser = commands.add_parser(
+        "compare",
+        help="two reports of the same command: what got worse",
+        description="A verdict on every number of two reports. Counts must be equal, accuracies agree within 0.02 mm; "
+        "ratios to a peer of the same run count when they differ by 15 % and by 3.5 standard errors; times alone are "
+        "shown and not judged. Exit code 6 when anything got worse or is no longer measured.",
+        epilog=EXIT_CODES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("before", type=Path, help="report (JSON)")
+    parser.add_argument("after", type=Path, help="report (JSON) of the same command")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=["count", "accuracy", "ratio"],
+        default=["count", "accuracy", "ratio"],
+        help="judge these alone (CI on shared machines: count accuracy)",
+    )
+    parser.add_argument("--all", action="store_true", help="print every measure, not only what changed")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from refiner.files import atomic_write_text
+    from refiner_bench.compare import compare_reports, format_comparison, regressions
+    from refiner_bench.measures import read_report
+
+    changes = compare_reports(read_report(arguments.before), read_report(arguments.after), arguments.kinds)
+    text = format_comparison(changes, arguments.all)
+    if arguments.markdown is not None:
+        atomic_write_text(arguments.markdown, text + "\n")
+    print(text)
+    return REGRESSION if regressions(changes) else 0
+
+
+def add_page(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """refiner-bench page."""
+    parser = commands.add_parser(
+        "page",
+        help="one HTML page of many reports, with their plots",
+        description="Write one self-contained page: the tables of every report given, and their plots; it needs no "
+        "network to be read.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("reports", type=Path, nargs="+", help="reports (JSON), or a folder of them")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="default: report.html")
+    parser.set_defaults(run=_run_page)
+
+
+def _run_page(arguments: argparse.Namespace) -> None:
+    from refiner.files import atomic_write_text
+    from refiner_bench.page import page_of, reports_of
+
+    atomic_write_text(arguments.output, page_of(reports_of(arguments.reports)))
+    print(f"wrote {arguments.output}")
+
+
+def add_readme(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """refiner-bench readme."""
+    parser = commands.add_parser(
+        "readme",
+        help="write the README's tables from the reports that they name",
+        description="Write every '<!-- figures KIND REPORT -->' ... '<!-- end -->' block of a README anew from the "
+        "reports that it names; REPORT, relative to the README's folder, may be a glob. With --check nothing is "
+        "written, and a block that differs is exit code 6.",
+        epilog=EXIT_CODES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", type=Path, nargs="?", default=Path("README.md"), help="default: README.md")
+    parser.add_argument("--check", action="store_true", help="compare and write nothing")
+    parser.set_defaults(run=_run_readme)
+
+
+def _run_readme(arguments: argparse.Namespace) -> int:
+    from refiner.errors import InputError
+    from refiner.files import atomic_write_text
+    from refiner_bench.readme import with_figures
+
+    if not arguments.file.is_file():
+        raise InputError(f"{arguments.file} is not there; name the README, or run this in its folder")
+    text = arguments.file.read_text(encoding="utf-8")
+    written = with_figures(text, arguments.file.resolve().parent)
+    if written == text:
+        print(f"{arguments.file}: every table is that of its report")
+        return 0
+    if arguments.check:
+        print(
+            "\n".join(difflib.unified_diff(text.splitlines(), written.splitlines(), "README", "reports", "", "", 0, ""))
+        )
+        return REGRESSION
+    atomic_write_text(arguments.file, written)
+    print(f"wrote {arguments.file}")
+    return 0

@@ -1,0 +1,169 @@
+"""``refiner-bench readme``: the tables of the README, each written from the reports that its block names.
+
+A block is ``<!-- figures KIND PATTERN -->`` to ``<!-- end -->``; PATTERN, relative to the README's folder, may be a
+glob, so that the report of another machine is in the table as soon as it lies there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import InputError
+from refiner.evaluation.tables import markdown_table
+from refiner_bench.measures import read_report, report_kind
+
+BLOCK = re.compile(r"(?P<head><!-- figures (?P<kind>\S+) (?P<pattern>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
+METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
+UNITS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}
+# Rows of the accuracy study that the README sets side by side; each may have one scored with one body shape.
+STUDY_ROWS = {
+    "lifter": "the lifter",
+    "single-lifter": "the control: one larger lifter",
+    "bundled": "lifter and refiner",
+}
+
+Reports = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+def with_figures(text: str, folder: Path) -> str:
+    """The README with every block written anew from the reports below ``folder``.
+
+    Raises InputError for a kind that is not known, a pattern that names no report or one of another kind, and a text
+    without any block.
+    """
+    if BLOCK.search(text) is None:
+        raise InputError("no '<!-- figures KIND REPORT -->' ... '<!-- end -->' in this file")
+    return BLOCK.sub(lambda found: _block(found, folder), text)
+
+
+def _block(found: re.Match[str], folder: Path) -> str:
+    kind, pattern = found["kind"], found["pattern"]
+    if kind not in _TABLES:
+        raise InputError(f"no table of {kind!r}; expected one of {', '.join(_TABLES)}")
+    wanted, table = _TABLES[kind]
+    reports = [(path.relative_to(folder).as_posix(), read_report(path)) for path in sorted(folder.glob(pattern))]
+    if not reports:
+        raise InputError(f"{pattern} names no report in {folder}")
+    for name, report in reports:
+        if report_kind(report) != wanted:
+            raise InputError(f"{name} is a report of {report_kind(report)}, not of {wanted}")
+    return f"{found['head']}\n{table(reports)}\n\n{found['end']}"
+
+
+def _one(reports: Reports) -> Mapping[str, Any]:
+    if len(reports) > 1:
+        raise InputError(f"this table takes one report, not {', '.join(name for name, _ in reports)}")
+    return reports[0][1]
+
+
+def _evaluation(reports: Reports) -> str:
+    report = _one(reports)
+    gains = {gain["metric"]: gain for gain in report["gains"] if (gain["from"], gain["to"]) == ("lifter", "refined")}
+    rows = []
+    for metric in METRICS:
+        means = report["metrics"][metric]["frame_mean"]
+        digits = 2 if metric == "acceleration_error" else 1
+        gain = gains[metric]
+        rows.append(
+            [
+                UNITS[metric],
+                *(f"{means[column]:.{digits}f}" for column in ("lifter", "linear mean", "refined")),
+                f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to {gain['gain_percent_high']:.1f})",
+            ]
+        )
+    header = ["frame-wise mean", "lifter", "minus the linear conditional mean (eq. 5)", "refined"]
+    return markdown_table([*header, "gain over the lifter, 95 % interval over clips"], rows)
+
+
+def _study(reports: Reports) -> str:
+    found = {row["name"]: row["test"]["metrics"] for row in _one(reports)["rows"]}
+    rows = []
+    for name, title in STUDY_ROWS.items():
+        if name not in found:
+            raise InputError(f"the study has no row {name!r}")
+        cells = [_mean(found[name], metric) for metric in METRICS]
+        shaped = found.get(f"{name}-one-shape")
+        cells += ["", ""] if shaped is None else [_mean(shaped, metric) for metric in METRICS[:2]]
+        rows.append([title, *cells])
+    header = ["test people, frame-wise mean", "MPJPE", "P-MPJPE", "acceleration error"]
+    return markdown_table([*header, "with one body shape: MPJPE", "P-MPJPE"], rows)
+
+
+def _mean(metrics: Mapping[str, Any], metric: str) -> str:
+    return f"{metrics[metric]['frame_mean']:.{2 if metric == 'acceleration_error' else 1}f}"
+
+
+def _flops(reports: Reports) -> str:
+    rows = [
+        [
+            str(row["depth"]),
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['token_paper_reading'] / 1e6:.2f}",
+            "" if row["paper_table_iv"] is None else f"{row['paper_table_iv'] / 1e6:.1f}",
+            f"{row['window_with_time_path'] / 1e9:.3f}",
+        ]
+        for row in _one(reports)["rows"]
+    ]
+    header = ["depth", "parameters M", "MFLOP/token, paper's reading", "Table IV", "GFLOP/window and step"]
+    return markdown_table(header, rows)
+
+
+def _engines(reports: Reports) -> str:
+    """One table a report: cards and processors are not to be mixed."""
+    return "\n\n".join(_engine_table(name, report) for name, report in reports)
+
+
+def _engine_table(name: str, report: Mapping[str, Any]) -> str:
+    settings = report["settings"]
+    rows = []
+    for title, entry in report["contestants"].items():
+        ratio = entry["faster_than_peer"]
+        faster = "1" if ratio["low"] == ratio["high"] else "{ratio:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
+        graph = f"{entry['nodes']}, {entry['transposes']}" if "nodes" in entry else ""
+        rows.append([title, f"{entry['median_ms']:.1f}", f"{entry['p99_ms']:.1f}", faster, graph])
+    machine = report["environment"]
+    where = machine.get("gpu") or f"{machine['processor']}, {settings['threads']} threads"
+    header = ["engine", "median ms", "99 % within", "times as fast as the plain export", "graph: nodes, transposes"]
+    return f"{where} ([report]({_markdown_of(name)})):\n\n{markdown_table(header, rows)}"
+
+
+def _sweep(reports: Reports) -> str:
+    report = _one(reports)
+    rows = []
+    for row in report["rows"]:
+        fastest = min((entry["median_ms"], title) for title, entry in row["engines"].items() if "median_ms" in entry)
+        scores = row["accuracy"]
+        rows.append(
+            [
+                str(row["depth"]),
+                f"{row['parameters'] / 1e3:.0f}",
+                f"{row['token_flops'] / 1e6:.2f}",
+                f"{row['window_flops'] / 1e9:.2f}",
+                *("" if scores is None else _by_seed(scores[metric]) for metric in METRICS),
+                f"{fastest[0]:.1f} ({fastest[1]})",
+            ]
+        )
+    header = ["depth", "parameters, thousand", "MFLOP/token", "GFLOP/window", "MPJPE, mm", "P-MPJPE, mm"]
+    return markdown_table([*header, "acceleration error", "fastest engine, median ms"], rows)
+
+
+def _by_seed(entry: Mapping[str, Any]) -> str:
+    seeds = entry["by_seed"]
+    return f"{entry['mean']:.2f}" + (f" ({min(seeds):.2f} to {max(seeds):.2f})" if len(seeds) > 1 else "")
+
+
+def _markdown_of(name: str) -> str:
+    return name.removesuffix(".json") + ".md"
+
+
+# What a block may ask for: the kind of its reports, and what writes the table.
+_TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
+    "evaluation": ("evaluation", _evaluation),
+    "study": ("accuracy", _study),
+    "flops": ("flops", _flops),
+    "engines": ("engines", _engines),
+    "sweep": ("sweep", _sweep),
+}

@@ -1,0 +1,93 @@
+"""The README's tables are those of the reports that they name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from refiner_bench.cli import main
+from refiner_bench.readme import BLOCK, with_figures
+
+from refiner.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+REPORTS = ROOT / "bench" / "reports"
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+
+
+def test_the_readme_is_that_of_the_committed_reports(capsys):
+    assert main(["readme", "--check", str(ROOT / "README.md")]) == 0, capsys.readouterr().out
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links and [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+
+
+def test_a_changed_report_changes_its_table_and_nothing_else(tmp_path, capsys):
+    shutil.copytree(REPORTS, tmp_path / "bench" / "reports")
+    readme = shutil.copy(ROOT / "README.md", tmp_path)
+    file = tmp_path / "bench" / "reports" / "flops.json"
+    report = json.loads(file.read_text())
+    report["rows"][0]["parameters"] = 12_345_678
+    file.write_text(json.dumps(report))
+    assert main(["readme", "--check", str(readme)]) == 6
+    assert "12.35" in capsys.readouterr().out
+    before = Path(readme).read_text()
+    assert main(["readme", str(readme)]) == 0
+    after = Path(readme).read_text()
+    changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert len(changed) == 1 and "12.35" in changed[0][1]
+    assert main(["readme", "--check", str(readme)]) == 0
+
+
+def test_the_report_of_another_machine_has_a_table_as_soon_as_it_is_there(tmp_path):
+    text = "# x\n<!-- figures engines bench/engines-*.json -->\nold\n<!-- end -->\ny\n"
+    (tmp_path / "bench").mkdir()
+    shutil.copy(REPORTS / "engines-2-threads.json", tmp_path / "bench" / "engines-here.json")
+    one = with_figures(text, tmp_path)
+    report = json.loads((REPORTS / "engines-2-threads.json").read_text())
+    report["environment"]["gpu"] = "A card"
+    report["contestants"]["onnx fp32"]["median_ms"] = 0.5
+    (tmp_path / "bench" / "engines-there.json").write_text(json.dumps(report))
+    two = with_figures(text, tmp_path)
+    assert one.startswith("# x\n<!-- figures") and one.endswith("<!-- end -->\ny\n") and "old" not in one
+    assert one.count("| engine") == 1 and two.count("| engine") == 2
+    assert "A card ([report](bench/engines-there.md))" in two and "A card" not in one
+    assert with_figures(two, tmp_path) == two
+
+
+def test_gains_and_means_are_those_of_the_evaluation():
+    report = json.loads((REPORTS / "accuracy-cmu-t27.json").read_text())
+    text = (ROOT / "README.md").read_text()
+    block = next(found for found in BLOCK.finditer(text) if found["kind"] == "evaluation")
+    table = cells(block[0].split("-->\n", 1)[1].rsplit("<!--", 1)[0])
+    before, after = (report["metrics"]["mpjpe"]["frame_mean"][column] for column in ("lifter", "refined"))
+    row = next(row for row in table if row[0] == "MPJPE, mm")
+    assert row[1] == f"{before:.1f}" and row[3] == f"{after:.1f}"
+    assert float(row[4].split()[0]) == pytest.approx(100 * (1 - after / before), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ("", "no '<!-- figures"),
+        ("<!-- figures flops nothing.json -->\n<!-- end -->", "names no report"),
+        ("<!-- figures salad bench/reports/flops.json -->\n<!-- end -->", "no table of 'salad'"),
+        ("<!-- figures study bench/reports/flops.json -->\n<!-- end -->", "is a report of flops, not of accuracy"),
+        ("<!-- figures flops bench/reports/fl*.json -->\n<!-- end -->", None),
+        ("<!-- figures evaluation bench/reports/accuracy-cmu-*.json -->\n<!-- end -->", "takes one report"),
+    ],
+)
+def test_blocks_that_name_something_else(block, told):
+    if told is None:
+        assert "| depth" in with_figures(block, ROOT)
+        return
+    with pytest.raises(InputError, match=told):
+        with_figures(block, ROOT)
