@@ -128,29 +128,65 @@ def step_outputs(layout: StateLayout, carried: bool) -> dict[str, tuple[int, ...
     return refined | layout.fresh()
 
 
-class CausalState:
-    """The state of every stream in arrays whose places in memory never change.
+class StreamCounts:
+    """How many frames of each stream each row has taken in, and what follows from it for a pass.
 
-    An engine binds `tensors` as its inputs and `fresh` as its outputs once; after each pass `advance` writes what is
-    new into the rings. ``seen`` ``(rows, T - 1)`` is the engine's input that says which slots are of the stream.
+    ``counts`` ``(rows,)``; ``seen`` ``(rows, T - 1)`` is a step's input that says which slots are of the stream.
     """
 
     def __init__(self, layout: StateLayout) -> None:
         self.layout = layout
+        self.counts: NDArray[np.int64] = np.zeros(layout.rows, dtype=np.int64)
+        self.seen: NDArray[np.float32] = _zeros(layout.rows, layout.slots)
+        self._every_slot = np.arange(layout.slots)
+
+    def rows_of(self, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which rows the next pass has a frame for, given the streams ``(S,)`` that have one: ``(rows,)``."""
+        if not self.layout.pipelined:
+            return active
+        counts = self.counts.reshape(-1, self.layout.streams)
+        # A step has a frame where the one before it has had one more.
+        waiting = counts[:-1] > counts[1:]
+        return np.concatenate([active, (waiting & active).ravel()])
+
+    def writes(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The input ``write`` of a step that writes the state itself: 1 in the slots of ``rows``, ``(rows, T - 1)``."""
+        slots = self._every_slot == (self.counts % self.layout.slots)[:, None]
+        writes: NDArray[np.float32] = (slots & rows[:, None]).astype(np.float32)
+        return writes
+
+    def advance(self, rows: NDArray[np.bool_]) -> None:
+        """Count a pass in which ``rows`` ``(rows,)`` had a frame; the others keep their state."""
+        active = np.flatnonzero(rows)
+        self.seen[active, self.counts[active] % self.layout.slots] = 1.0
+        self.counts[active] += 1
+
+    def reset(self, stream: int) -> None:
+        """Forget a stream: its next frame is its first."""
+        rows = slice(stream, None, self.layout.streams)
+        self.counts[rows], self.seen[rows] = 0, 0.0
+
+
+class CausalState(StreamCounts):
+    """The state itself, in arrays whose places in memory never change.
+
+    An engine binds `tensors` as its inputs and `fresh` as its outputs once; after each pass `advance` writes what is
+    new into the rings.
+    """
+
+    def __init__(self, layout: StateLayout) -> None:
+        super().__init__(layout)
         rows, places, dim = layout.rows, len(layout.places), layout.dim
-        half = (layout.heads, layout.width)
         self._keys = _zeros(places, rows, layout.joints, layout.heads, layout.slots, layout.width)
         self._values = np.zeros_like(self._keys)
         self._recent = _zeros(places, rows, RECENT, layout.joints, dim)
         self._entries = _zeros(places, rows, layout.joints, 3 * dim)
         # The same memory in halves: (spatial q, k, v | temporal v, k, q).
-        halves = self._entries.reshape(places, rows, layout.joints, 6, *half)
+        halves = self._entries.reshape(places, rows, layout.joints, 6, layout.heads, layout.width)
         self._new_values, self._new_keys = halves[:, :, :, 3], halves[:, :, :, 4]
         self._new_recent = self._entries[..., layout.values_at : layout.values_at + dim]
         self._pending = {name: _zeros(*shape) for name, shape in layout.pending("").items()}
         self._next = {name: _zeros(*shape) for name, shape in layout.pending("next_").items()}
-        self.counts: NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
-        self.seen: NDArray[np.float32] = _zeros(rows, layout.slots)
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """The state by name, in the order and shapes of `StateLayout.state`."""
@@ -168,17 +204,8 @@ class CausalState:
         entries = {f"entry_{place}": self._entries[index] for index, place in enumerate(self.layout.places)}
         return self._next | {name: entry.reshape(shapes[name]) for name, entry in entries.items()}
 
-    def rows_of(self, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which rows the next pass has a frame for, given the streams ``(S,)`` that have one: ``(rows,)``."""
-        if not self.layout.pipelined:
-            return active
-        counts = self.counts.reshape(-1, self.layout.streams)
-        # A step has a frame where the one before it has had one more.
-        waiting = counts[:-1] > counts[1:]
-        return np.concatenate([active, (waiting & active).ravel()])
-
     def advance(self, rows: NDArray[np.bool_]) -> None:
-        """Take in what the pass left for ``rows`` ``(rows,)``; the others keep their state."""
+        """Take in what the pass left for ``rows`` ``(rows,)``, and count it."""
         slots = self.counts % self.layout.slots
         if rows.all() and (slots == slots[0]).all():
             self._write(slice(None), int(slots[0]))
@@ -188,28 +215,16 @@ class CausalState:
         for name, kept in self._pending.items():
             going_on = rows[: len(kept)]
             kept[going_on] = self._next[f"next_{name}"][going_on]
-        self.count(rows)
-
-    def writes(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """The input ``write`` of a step that writes the state itself: 1 in the slots of ``rows``, ``(rows, T - 1)``."""
-        slots = np.arange(self.layout.slots) == (self.counts % self.layout.slots)[:, None]
-        writes: NDArray[np.float32] = (slots & rows[:, None]).astype(np.float32)
-        return writes
-
-    def count(self, rows: NDArray[np.bool_]) -> None:
-        """`advance` where the state lies elsewhere: count the frames of ``rows`` alone."""
-        active = np.flatnonzero(rows)
-        self.seen[active, self.counts[active] % self.layout.slots] = 1.0
-        self.counts[active] += 1
+        super().advance(rows)
 
     def reset(self, stream: int) -> None:
-        """Forget a stream: its next frame is its first. Nothing of it is left, not even what was not finite."""
-        for row in range(stream, self.layout.rows, self.layout.streams):
-            for stack in (self._keys, self._values, self._recent):
-                stack[:, row] = 0.0
-            self.counts[row], self.seen[row] = 0, 0.0
+        """Forget a stream, so that nothing of it is left, not even what was not finite."""
+        super().reset(stream)
+        rows = slice(stream, None, self.layout.streams)
+        for stack in (self._keys, self._values, self._recent):
+            stack[:, rows] = 0.0
         for kept in self._pending.values():
-            kept[stream :: self.layout.streams] = 0.0
+            kept[rows] = 0.0
 
     def _write(self, rows: Any, slot: int) -> None:
         self._keys[..., slot, :][:, rows] = self._new_keys[:, rows]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.camera import normalise_screen
+from refiner.causal_state import RECENT
 from refiner.diffusion.ddim import ddim_schedule, run_ddim
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
@@ -77,7 +78,10 @@ class UnrolledRefiner(nn.Module):
                     self.register_buffer(f"time_{time}_{index}", projected.detach().clone(), persistent=False)
 
     def forward(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> Tensor:
-        """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` (width, height) -> refined ``[B, T, J, 3]``."""
+        """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` (width, height) -> refined ``[B, T, J, 3]``.
+
+        A causal denoiser takes sequences of any length.
+        """
         screen, root, start = self.begin(pose_2d, pose_3d, image_size)
 
         def predict_error(noisy: Tensor, time: int) -> Tensor:
@@ -86,6 +90,12 @@ class UnrolledRefiner(nn.Module):
             return predicted
 
         return with_root(run_ddim(predict_error, start, self.schedule), root)
+
+    @property
+    def reach(self) -> int | None:
+        """Frames before a frame that its result depends on, of a causal denoiser; None of one of windows."""
+        band, blocks = self.denoiser.band, len(self.denoiser.blocks)
+        return None if band is None else self.steps * 2 * blocks * max(band - 1, RECENT)
 
     def begin(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the K steps begin with: normalised 2D ``(..., J, 2)``, the root ``(..., 1, 3)``, the pose less it (and

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from refiner.causal_state import CausalState, StateLayout, step_inputs, step_outputs  # noqa: E402
+from refiner.causal_state import CausalState, StateLayout, StreamCounts, step_inputs, step_outputs  # noqa: E402
 from refiner.errors import ConfigError  # noqa: E402
 from refiner.models import PoseDenoiser, UnrolledRefiner  # noqa: E402
 from refiner.models.causal import CarriedStep, CausalStep  # noqa: E402
@@ -62,7 +62,7 @@ class CarriedRunner:
     """The same of a `CarriedStep`, whose state goes from one call to the next; only the counts are kept here."""
 
     def __init__(self, step):
-        self.step, self.state = CarriedStep(step), CausalState(step.layout)
+        self.step, self.state = CarriedStep(step), StreamCounts(step.layout)
         # Whatever lies in an unused state must not matter.
         self.tensors = [torch.randn(shape) for shape in step.layout.state().values()]
 
@@ -71,7 +71,7 @@ class CarriedRunner:
         seen, write = torch.from_numpy(self.state.seen.copy()), torch.from_numpy(self.state.writes(rows))
         with torch.inference_mode():
             refined, *self.tensors = self.step(pose_2d, pose_3d, sizes, seen, write, *self.tensors)
-        self.state.count(rows)
+        self.state.advance(rows)
         return refined, rows[-len(active) :]
 
 
