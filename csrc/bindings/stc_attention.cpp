@@ -15,12 +15,13 @@ namespace {
 
 using Array = py::array_t<float, py::array::c_style>;
 
-StcShape read_shape(const Array& qkv, const Array& convolution, float scale, int threads) {
+StcShape read_shape(const Array& qkv, const Array& convolution, int64_t band, float scale, int threads) {
     if (qkv.ndim() != 4 || convolution.ndim() != 4 || convolution.shape(0) != 2 || convolution.shape(1) != 9) {
         throw std::invalid_argument("expected qkv [B, T, J, 6 D H] and convolution [2, 9, D, H]");
     }
+    if (band < 0) throw std::invalid_argument("the band must be 0 (none) or a number of frames");
     const StcShape s{qkv.shape(0),         qkv.shape(1), qkv.shape(2), convolution.shape(2),
-                     convolution.shape(3), scale,        threads};
+                     convolution.shape(3), band,         scale,        threads};
     const bool heads = s.heads == 2 || s.heads == 4 || s.heads == 8 || s.heads == 16;
     const bool width =
         s.width == 2 || s.width == 4 || s.width == 6 || s.width == 8 || s.width == 12 || s.width == 16;
@@ -35,8 +36,9 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-void forward(const Array& qkv, const Array& convolution, const Array& bias, Array out, float scale, int threads) {
-    const StcShape s = read_shape(qkv, convolution, scale, threads);
+void forward(const Array& qkv, const Array& convolution, const Array& bias, Array out, float scale, int threads,
+             int64_t band) {
+    const StcShape s = read_shape(qkv, convolution, band, scale, threads);
     require(bias.size() == 2 * s.joints * s.width * s.heads, "bias must be [2, J, D, H]");
     require(out.size() * 3 == qkv.size(), "out must be [B, T, J, 2 D H]");
     const float* inputs[] = {qkv.data(), convolution.data(), bias.data()};
@@ -46,8 +48,8 @@ void forward(const Array& qkv, const Array& convolution, const Array& bias, Arra
 }
 
 void backward(const Array& qkv, const Array& convolution, const Array& grad_out, Array grad_qkv,
-              Array grad_convolution, Array grad_bias, float scale, int threads) {
-    const StcShape s = read_shape(qkv, convolution, scale, threads);
+              Array grad_convolution, Array grad_bias, float scale, int threads, int64_t band) {
+    const StcShape s = read_shape(qkv, convolution, band, scale, threads);
     require(grad_out.size() * 3 == qkv.size() && grad_qkv.size() == qkv.size(), "gradients must match qkv");
     require(grad_convolution.size() == convolution.size(), "grad_convolution must match convolution");
     require(grad_bias.size() == 2 * s.joints * s.width * s.heads, "grad_bias must be [2, J, D, H]");
@@ -62,11 +64,12 @@ void backward(const Array& qkv, const Array& convolution, const Array& grad_out,
 // noconvert: a silent copy of an output array would lose the result.
 void bind_stc_attention(py::module_& m) {
     m.def("stc_attention_forward", &forward, py::arg("qkv").noconvert(), py::arg("convolution").noconvert(),
-          py::arg("bias").noconvert(), py::arg("out").noconvert(), py::arg("scale"), py::arg("threads"));
+          py::arg("bias").noconvert(), py::arg("out").noconvert(), py::arg("scale"), py::arg("threads"),
+          py::arg("band"));
     m.def("stc_attention_backward", &backward, py::arg("qkv").noconvert(), py::arg("convolution").noconvert(),
           py::arg("grad_out").noconvert(), py::arg("grad_qkv").noconvert(),
           py::arg("grad_convolution").noconvert(), py::arg("grad_bias").noconvert(), py::arg("scale"),
-          py::arg("threads"));
+          py::arg("threads"), py::arg("band"));
 }
 
 }  // namespace refiner

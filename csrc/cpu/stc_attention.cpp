@@ -77,6 +77,10 @@ struct Row {
     int64_t length;
     int64_t qkv_stride;  // floats between two tokens of the row
     int64_t out_stride;
+    int64_t band;  // how many tokens up to itself a token sees; 0: the whole row
+
+    int64_t first(int64_t i) const { return band > 0 && i >= band ? i - band + 1 : 0; }
+    int64_t last(int64_t i) const { return band > 0 ? i + 1 : length; }
 };
 
 template <int H, int D>
@@ -88,7 +92,7 @@ void attend_row(const Row& row, float scale, const float* qkv, float* out, float
         Lane query[D];
         for (int d = 0; d < D; ++d) query[d] = V::load(qkv + i * row.qkv_stride + d * H) * scale;
         Lane largest = V::splat(-3.0e38f);
-        for (int64_t j = 0; j < row.length; ++j) {
+        for (int64_t j = row.first(i); j < row.last(i); ++j) {
             const float* key = qkv + j * row.qkv_stride + kPart;
             Lane score = query[0] * V::load(key);
             for (int d = 1; d < D; ++d) score += query[d] * V::load(key + d * H);
@@ -97,7 +101,7 @@ void attend_row(const Row& row, float scale, const float* qkv, float* out, float
         }
         Lane total{};
         Lane sum[D] = {};
-        for (int64_t j = 0; j < row.length; ++j) {
+        for (int64_t j = row.first(i); j < row.last(i); ++j) {
             const float* value = qkv + j * row.qkv_stride + 2 * kPart;
             const Lane weight = V::exp(V::load(scratch + j * H) - largest);
             total += weight;
@@ -125,7 +129,7 @@ void attend_row_backward(const Row& row, float scale, const float* qkv, const fl
             gradient[d] = V::load(grad_out + i * row.out_stride + d * H);
         }
         Lane largest = V::splat(-3.0e38f);
-        for (int64_t j = 0; j < row.length; ++j) {
+        for (int64_t j = row.first(i); j < row.last(i); ++j) {
             const float* key = qkv + j * row.qkv_stride + kPart;
             const float* value = key + kPart;
             Lane score = query[0] * V::load(key);
@@ -140,7 +144,7 @@ void attend_row_backward(const Row& row, float scale, const float* qkv, const fl
         }
         Lane total{};
         Lane mean{};
-        for (int64_t j = 0; j < row.length; ++j) {
+        for (int64_t j = row.first(i); j < row.last(i); ++j) {
             const Lane weight = V::exp(V::load(weights + j * H) - largest);
             V::store(weights + j * H, weight);
             total += weight;
@@ -149,7 +153,7 @@ void attend_row_backward(const Row& row, float scale, const float* qkv, const fl
         const Lane inverse = V::splat(1.0f) / total;
         mean *= inverse;
         Lane grad_query[D] = {};
-        for (int64_t j = 0; j < row.length; ++j) {
+        for (int64_t j = row.first(i); j < row.last(i); ++j) {
             const float* key = qkv + j * row.qkv_stride + kPart;
             float* grad_key = grad_qkv + j * row.qkv_stride + kPart;
             float* grad_value = grad_key + kPart;
@@ -165,13 +169,16 @@ void attend_row_backward(const Row& row, float scale, const float* qkv, const fl
     }
 }
 
+// How many frames the taps lie earlier than around their token.
+int64_t lag(const StcShape& s) { return s.band > 0 ? 1 : 0; }
+
 // Adds to `target` (`channels` floats a token) the 3x3 convolution of `source` over the grid at one token.
 // flipped = true gives the transposed convolution, which is the gradient towards the source.
 template <bool flipped>
 void convolve_token(const StcShape& s, int64_t t, int64_t j, int64_t channels, const float* source,
                     int64_t source_stride, const float* taps, float* target) {
     for (int dt = -1; dt <= 1; ++dt) {
-        const int64_t tt = t + dt;
+        const int64_t tt = flipped ? t + dt + lag(s) : t + dt - lag(s);
         if (tt < 0 || tt >= s.frames) continue;
         for (int dj = -1; dj <= 1; ++dj) {
             const int64_t jj = j + dj;
@@ -191,8 +198,8 @@ void forward(const StcShape& s, const float* qkv, const float* convolution, cons
     constexpr int64_t kQkv = 6 * kPart;
     constexpr int64_t kOut = 2 * kPart;
     const int64_t tokens = s.frames * s.joints;
-    const Row joints{s.joints, kQkv, kOut};
-    const Row frames{s.frames, s.joints * kQkv, s.joints * kOut};
+    const Row joints{s.joints, kQkv, kOut, 0};
+    const Row frames{s.frames, s.joints * kQkv, s.joints * kOut, s.band};
     const int64_t scratch_size = longer(s.frames, s.joints) * H;
 
     parallel_for(0, s.batch * s.frames, 8, s.threads, [&](int64_t begin, int64_t end) {
@@ -239,7 +246,7 @@ void weights_backward(const StcShape& s, const float* window, const float* grad_
                 float* __restrict to_bias = grad_bias + (half * s.joints + j) * kPart;
                 for (int64_t c = 0; c < kPart; ++c) to_bias[c] += gradient[c];
                 for (int tap = 0; tap < kTaps; ++tap) {
-                    const int64_t tt = t + tap / 3 - 1;
+                    const int64_t tt = t + tap / 3 - 1 - lag(s);
                     const int64_t jj = j + tap % 3 - 1;
                     if (tt < 0 || tt >= s.frames || jj < 0 || jj >= s.joints) continue;
                     const float* __restrict value = values + (tt * s.joints + jj) * kQkv;
@@ -258,8 +265,8 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
     constexpr int64_t kQkv = 6 * kPart;
     constexpr int64_t kOut = 2 * kPart;
     const int64_t tokens = s.frames * s.joints;
-    const Row joints{s.joints, kQkv, kOut};
-    const Row frames{s.frames, s.joints * kQkv, s.joints * kOut};
+    const Row joints{s.joints, kQkv, kOut, 0};
+    const Row frames{s.frames, s.joints * kQkv, s.joints * kOut, s.band};
     const int64_t scratch_size = 2 * longer(s.frames, s.joints) * H;
     const int64_t convolution_size = 2 * kTaps * kPart;
     const int64_t bias_size = 2 * s.joints * kPart;

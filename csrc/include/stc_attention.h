@@ -6,6 +6,8 @@
 //   convolution  [2, 9, D, H]     taps row by row over (frames, joints)
 //   bias         [2, J, D, H]
 //   out          [B, T, J, 2, D, H]
+// With a band N > 0 time is causal: frame t attends to the frames t - N + 1 to t, and the three rows of taps fall
+// on t - 2, t - 1 and t instead of t - 1, t and t + 1.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +22,7 @@ struct StcShape {
     int64_t joints;
     int64_t width;  // D
     int64_t heads;  // H: 2, 4, 8 or 16
+    int64_t band;   // N: 0 for windows whose frames all see each other
     float scale;    // factor of the scores
     int threads;    // 0: the default of parallel_for
 };

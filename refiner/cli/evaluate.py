@@ -298,7 +298,8 @@ def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:
     file = BUNDLED / f"{kind}.safetensors" if path is None else Path(path)
     kept = ("kind", "model", "frames", "steps", "diffusion", "engine", "data_description")
     record = {"file": file.name, "bundled": path is None, "sha256": sha256(file.read_bytes()).hexdigest()}
-    return record | {"hop": model.hop} | {name: model.metadata[name] for name in kept if name in model.metadata}
+    windows = {} if model.metadata.get("model", {}).get("causal") else {"hop": model.hop}
+    return record | windows | {name: model.metadata[name] for name in kept if name in model.metadata}
 
 
 def _validation_curve(lifter: Any) -> list[dict[str, float]] | None:

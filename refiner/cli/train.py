@@ -17,6 +17,8 @@ examples:
   refiner-train lifter --config lifter-small --data FOLDER --output runs/lifter
   refiner-train refiner --config refiner-small --data FOLDER --lifter runs/lifter/best.safetensors --output runs/refiner
   refiner-train refiner --config refiner-small --set training.steps=2000 --set model.dim=96 ...
+  refiner-train refiner --config refiner-small-causal --start-from runs/refiner/best.safetensors \
+                --data FOLDER --lifter runs/lifter/best.safetensors --output runs/causal
   refiner-train refiner --config refiner-small --from-predictions mine.npz --validation-person Ann --output runs/mine
 
 FILE of --from-predictions holds one row a frame: pose_2d (F, 17, 2) pixels, pose_3d and target_3d (F, 17, 3) metres in
@@ -24,7 +26,7 @@ camera axes, clip (F,) and person (F,) as numbers or names; and image_size (2,) 
 people whom the estimator was not trained on serve best.
 
 --config is a TOML file, or one of the bundled: lifter-small, lifter-paper, refiner-small, refiner-small-correlated
-(what the bundled refiner was trained with), refiner-paper.
+(what the bundled refiner was trained with), refiner-small-causal (for streams, frame by frame), refiner-paper.
 A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
 the validation person's MPJPE is OUTPUT/best.safetensors, that at the end OUTPUT/last.safetensors, the curve
 OUTPUT/history.json.
@@ -49,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lifter", metavar="PATH", help="refiner only: the lifter's checkpoint")
     parser.add_argument(
         "--cross-fit", metavar="PATH", nargs="+", help="refiner only: the lifters of the folds, for cross-fitted errors"
+    )
+    parser.add_argument(
+        "--start-from", metavar="PATH", help="refiner only: begin with the weights of this checkpoint of the same size"
     )
     parser.add_argument(
         "--from-predictions",
@@ -94,12 +99,14 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.training.runs import train_lifter, train_refiner
 
     config = load_config(arguments.config, arguments.set)
-    if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit):
-        raise UsageError("--lifter and --cross-fit belong to: refiner-train refiner")
+    if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit or arguments.start_from):
+        raise UsageError("--lifter, --cross-fit and --start-from belong to: refiner-train refiner")
     if arguments.kind == "refiner" and arguments.without:
         raise UsageError("--without belongs to: refiner-train lifter")
     if arguments.lifter:
         config = dataclasses.replace(config, lifter=arguments.lifter)
+    if arguments.start_from:
+        config = dataclasses.replace(config, start_from=arguments.start_from)
     if arguments.cross_fit:
         config = dataclasses.replace(
             config, noise=dataclasses.replace(config.noise, cross_fit=tuple(arguments.cross_fit))

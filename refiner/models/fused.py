@@ -29,7 +29,7 @@ def fused_supported(x: Tensor, heads: int, head_dim: int) -> bool:
     )
 
 
-def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float) -> Tensor:
+def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float, band: int | None = None) -> Tensor:
     """Both halves of the STC attention with their convolutions.
 
     Args:
@@ -37,10 +37,12 @@ def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float
         convolution: ``[2, 9, width, heads]``, taps row by row over (frames, joints).
         bias: ``[2, J, width, heads]``.
         scale: factor of the scores.
+        band: frames that a frame sees, itself the last, with the taps' rows on t - 2, t - 1 and t; None: every frame of
+            the window sees every other, and the rows lie around t.
 
     Returns ``[B, T, J, 2 width heads]``.
     """
-    result: Tensor = _FusedAttention.apply(qkv, convolution, bias, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _FusedAttention.apply(qkv, convolution, bias, scale, band or 0)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -54,17 +56,17 @@ def _native() -> Any:
 
 class _FusedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float, band: int) -> Tensor:
         qkv = qkv.contiguous()
         batch, frames, joints, channels = qkv.shape
         out = qkv.new_empty(batch, frames, joints, channels // 3)
-        _native().stc_attention_forward(*_arrays(qkv, convolution, bias, out), scale, torch.get_num_threads())
+        _native().stc_attention_forward(*_arrays(qkv, convolution, bias, out), scale, torch.get_num_threads(), band)
         ctx.save_for_backward(qkv, convolution)
-        ctx.scale = scale
+        ctx.scale, ctx.band = scale, band
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         qkv, convolution = ctx.saved_tensors
         grad_out = gradients[0].contiguous()
         joints, (_, _, width, heads) = qkv.shape[2], convolution.shape
@@ -75,8 +77,9 @@ class _FusedAttention(torch.autograd.Function):
             *_arrays(qkv, convolution, grad_out, grad_qkv, grad_convolution, grad_bias),
             ctx.scale,
             torch.get_num_threads(),
+            ctx.band,
         )
-        return grad_qkv, grad_convolution, grad_bias, None
+        return grad_qkv, grad_convolution, grad_bias, None, None
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

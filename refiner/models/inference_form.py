@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, FeedForward, STCAttention
+from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, FeedForward, STCAttention, attend_banded
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -97,7 +97,7 @@ class InferenceSTCAttention(nn.Module):
     def __init__(self, source: STCAttention) -> None:
         super().__init__()
         dim, heads, width = source.dim, source.heads, source.head_dim
-        self.dim, self.heads, self.width = dim, heads, width
+        self.dim, self.heads, self.width, self.band = dim, heads, width, source.band
         self.layer_norm = source.layer_norm
         half = dim // 2
         channel = torch.arange(dim)
@@ -140,10 +140,17 @@ class InferenceSTCAttention(nn.Module):
         # [B, T, 3 heads J, width] -> [B, 3 heads J, T, width]: joints and heads stay together, four dimensions.
         temporal = mixed[..., half:].reshape(batch, frames, joints * 3 * heads, width).transpose(1, 2)
         value, key, query = temporal.reshape(batch * joints, 3 * heads, frames, width).split(heads, dim=1)
-        over_frames = _attend(query, key, value).reshape(batch, joints * heads, frames, width).transpose(1, 2)
+        if self.band is None:
+            over_frames = _attend(query, key, value)
+        else:
+            over_frames = attend_banded(query, key, value, self.band, 1.0)
+        over_frames = over_frames.reshape(batch, joints * heads, frames, width).transpose(1, 2)
         over_frames = over_frames.reshape(batch, frames, joints, dim // 2)
         values = mixed[..., dim : 2 * dim].permute(0, 3, 1, 2)  # [B, C, T, J]
-        local = functional.conv2d(values, self.local_weight, self.local_bias, padding=1, groups=dim)
+        padding = (1, 1)
+        if self.band is not None:  # zeros before the first frame alone
+            values, padding = functional.pad(values, (0, 0, 2, 0)), (0, 1)
+        local = functional.conv2d(values, self.local_weight, self.local_bias, padding=padding, groups=dim)
         joined = torch.cat([over_joints, over_frames], dim=-1) + local.permute(0, 2, 3, 1)
         projected: Tensor = x + (joined @ self.proj_weight + self.proj_bias).float()
         return projected

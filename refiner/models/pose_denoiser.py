@@ -20,10 +20,10 @@ class DenoisingBlock(nn.Module):
     paper's Table IV, with as many weights as two of ratio 4, one after each STC module (``mlps=2``).
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, mlps: int = 1) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, mlps: int = 1, band: int | None = None) -> None:
         super().__init__()
-        self.stc_first = STCAttention(dim, heads)
-        self.stc_second = STCAttention(dim, heads)
+        self.stc_first = STCAttention(dim, heads, band)
+        self.stc_second = STCAttention(dim, heads, band)
         self.time_proj = nn.Linear(dim, dim)
         self.layer_norm = nn.LayerNorm(dim)
         self.mlp = FeedForward(dim, mlp_ratio * dim)
@@ -54,6 +54,9 @@ class PoseDenoiser(nn.Module):
         mlps: MLPs in a block, 1 or 2.
         joints: 17.
         joint_embedding: learned embedding of the joint, as in `STCFormer`; off in the published reading.
+        band: frames that a frame sees, itself the last: a causal denoiser, which runs over any number of frames or,
+            with its state, frame by frame (`refiner.models.causal`). None: the frames of a window all see each other.
+            The parameters are the same, so either form starts from the other's weights.
     """
 
     def __init__(
@@ -65,14 +68,15 @@ class PoseDenoiser(nn.Module):
         joints: int = 17,
         joint_embedding: bool = False,
         mlps: int = 1,
+        band: int | None = None,
     ) -> None:
         super().__init__()
         if mlps not in (1, 2):
             raise ConfigError(f"a denoising block has 1 or 2 MLPs, not {mlps}")
-        self.dim = dim
+        self.dim, self.band = dim, band
         self.pose_emb = nn.Linear(5, dim, bias=False)
         self.time_mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        self.blocks = nn.ModuleList(DenoisingBlock(dim, heads, mlp_ratio, mlps) for _ in range(blocks))
+        self.blocks = nn.ModuleList(DenoisingBlock(dim, heads, mlp_ratio, mlps, band) for _ in range(blocks))
         self.head = nn.Linear(dim, 3, bias=False)
         self.joint_embedding = nn.Parameter(torch.zeros(joints, dim)) if joint_embedding else None
         if self.joint_embedding is not None:

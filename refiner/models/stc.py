@@ -4,6 +4,9 @@ Source: STCFormer (Tang et al., CVPR 2023), in the layout of its published state
 Half of the channels attend over the joints of a frame, the other half over the frames of a joint; a depthwise
 3x3 convolution of the values over the (frames, joints) grid is added to each half.
 
+With a band N the layer is causal, so that frames can be refined as they come: frame t attends to the frames t - N + 1
+to t, and its convolution lies over t - 2, t - 1 and t, with zeros before the first frame. The parameters are the same.
+
 Differences to the published module, which a state dict cannot show: its DropPath(0.5) on the part embedding is
 left out, because that term is scaled by 1e-4 and 1e-9 and so has no effect that could be measured.
 """
@@ -52,17 +55,20 @@ class STCAttention(nn.Module):
         dim: C, a multiple of 2 x heads.
         heads: heads in each half; a head is ``dim / (2 heads)`` wide, and scores are scaled by
             ``(dim / 2) ** -0.5`` as published (not by the width of a head).
+        band: frames that a frame sees, itself the last (causal); None for windows whose frames all see each other.
     """
 
     part: Tensor
     _kernel_rows: Tensor
     _kernel_columns: Tensor
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, band: int | None = None) -> None:
         super().__init__()
         if heads < 1 or dim % (2 * heads):
             raise ConfigError(f"dim must be a multiple of 2 x heads, got dim {dim} and heads {heads}")
-        self.dim, self.heads = dim, heads
+        if band is not None and band < 1:
+            raise ConfigError(f"a frame must see at least itself, got a band of {band} frames")
+        self.dim, self.heads, self.band = dim, heads, band
         self.head_dim = dim // (2 * heads)
         self.scale = (dim // 2) ** -0.5
         self.layer_norm = nn.LayerNorm(dim)
@@ -103,13 +109,22 @@ class STCAttention(nn.Module):
 
         attend = functional.scaled_dot_product_attention
         spatial = attend(over_joints(query), over_joints(key), over_joints(value), scale=self.scale)
-        temporal = attend(over_frames(query), over_frames(key), over_frames(value), scale=self.scale)
+        moved = over_frames(query), over_frames(key), over_frames(value)
+        if self.band is None:
+            temporal = attend(*moved, scale=self.scale)
+        else:
+            temporal = attend_banded(*moved, self.band, self.scale)
         spatial = spatial.transpose(1, 2).reshape(batch, frames, joints, heads, width)
         temporal = temporal.transpose(1, 2).reshape(batch, joints, frames, heads, width).transpose(1, 2)
 
         grid = value.permute(0, 3, 1, 2)  # [B, C, T, J]
-        local_s = self.sep2_s(grid[:, :half]).permute(0, 2, 3, 1).unflatten(-1, (heads, width))
-        local_t = self.sep2_t(grid[:, half:]).permute(0, 2, 3, 1).unflatten(-1, (heads, width))
+        if self.band is not None:
+            # Two frames of zeros before the first; the convolution's own, around both ends, give frames -1 and T,
+            # which are dropped.
+            grid = functional.pad(grid, (0, 0, 2, 0))
+        kept = slice(None) if self.band is None else slice(1, -1)
+        local_s = self.sep2_s(grid[:, :half])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, (heads, width))
+        local_t = self.sep2_t(grid[:, half:])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, (heads, width))
         part = self.emb(self.part)[:, None]  # [J, 1, width]
         spatial = spatial + local_s + PART_SCALE_SPATIAL * part
         temporal = temporal + local_t + PART_SCALE_TEMPORAL * part
@@ -130,8 +145,34 @@ class STCAttention(nn.Module):
             .reshape(2, 1, heads, width)
             .transpose(2, 3)
         )
-        mixed = fused_attention(qkv, convolution, (bias + offset).contiguous(), self.scale)
+        mixed = fused_attention(qkv, convolution, (bias + offset).contiguous(), self.scale, self.band)
         return functional.linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
+
+
+def attend_banded(query: Tensor, key: Tensor, value: Tensor, band: int, scale: float) -> Tensor:
+    """Softmax attention of ``[N, heads, T, width]``, in which frame t sees the frames t - band + 1 to t alone.
+
+    Frames are taken in blocks of ``band``, each beside the one before it, so that time and memory grow with T.
+    """
+    batch, heads, frames, width = query.shape
+    attend = functional.scaled_dot_product_attention
+    if frames <= band:
+        return attend(query, key, value, is_causal=True, scale=scale)
+    blocks = -(-frames // band)
+    filled = [functional.pad(part, (0, 0, 0, blocks * band - frames)) for part in (query, key, value)]
+    query, key, value = (part.reshape(batch, heads, blocks, band, width) for part in filled)
+
+    def with_previous(part: Tensor) -> Tensor:  # [N, heads, blocks, 2 band, width]
+        return torch.cat([functional.pad(part, (0, 0, 0, 0, 1, 0))[:, :, :-1], part], dim=3)
+
+    place = torch.arange(band, device=query.device)
+    other = torch.arange(2 * band, device=query.device) - band
+    age = place[:, None] - other
+    seen = (age >= 0) & (age < band)
+    first = torch.arange(blocks, device=query.device) == 0
+    seen = seen & ~(first[:, None, None] & (other < 0))  # nothing lies before the first block
+    mixed = attend(query, with_previous(key), with_previous(value), attn_mask=seen, scale=scale)
+    return mixed.reshape(batch, heads, blocks * band, width)[:, :, :frames]
 
 
 def _kernel_order(dim: int, heads: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.camera import normalise_screen
+from refiner.causal_state import RECENT
 from refiner.diffusion.ddim import ddim_schedule, run_ddim
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
@@ -22,6 +23,11 @@ def without_root(error_scale: Tensor) -> Tensor:
     scale = error_scale.reshape(-1, 3).float().clone()
     scale[0] = 0.0
     return scale
+
+
+def with_root(relative: Tensor, root: Tensor) -> Tensor:
+    """``(..., J, 3)`` root-relative and ``(..., 1, 3)`` -> metres, the root untouched."""
+    return torch.cat([root, relative[..., 1:, :] + root], dim=-2)
 
 
 class UnrolledRefiner(nn.Module):
@@ -72,22 +78,35 @@ class UnrolledRefiner(nn.Module):
                     self.register_buffer(f"time_{time}_{index}", projected.detach().clone(), persistent=False)
 
     def forward(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> Tensor:
-        """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` (width, height) -> refined ``[B, T, J, 3]``."""
-        screen = normalise_screen(pose_2d, image_size)
-        root = pose_3d[..., :1, :]
-        start = pose_3d - root
-        if self.corrects:
-            condition = torch.cat([screen.flatten(-2), start.flatten(-2)], dim=-1)
-            start = start - functional.linear(condition, self.gain, self.offset).reshape_as(start)
+        """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` (width, height) -> refined ``[B, T, J, 3]``.
+
+        A causal denoiser takes sequences of any length.
+        """
+        screen, root, start = self.begin(pose_2d, pose_3d, image_size)
 
         def predict_error(noisy: Tensor, time: int) -> Tensor:
             times = [getattr(self, f"time_{time}_{index}") for index in range(len(self.denoiser.blocks))]
             predicted: Tensor = self.denoiser.denoise(noisy, screen, times) * self.error_scale
             return predicted
 
-        refined = run_ddim(predict_error, start, self.schedule)
-        with_root: Tensor = torch.cat([root, refined[..., 1:, :] + root], dim=-2)
-        return with_root
+        return with_root(run_ddim(predict_error, start, self.schedule), root)
+
+    @property
+    def reach(self) -> int | None:
+        """Frames before a frame that its result depends on, of a causal denoiser; None of one of windows."""
+        band, blocks = self.denoiser.band, len(self.denoiser.blocks)
+        return None if band is None else self.steps * 2 * blocks * max(band - 1, RECENT)
+
+    def begin(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the K steps begin with: normalised 2D ``(..., J, 2)``, the root ``(..., 1, 3)``, the pose less it (and
+        less its conditional mean, where the denoiser starts there). Arguments as for `forward`, of any ``(B, ...)``."""
+        screen = normalise_screen(pose_2d, image_size)
+        root = pose_3d[..., :1, :]
+        start = pose_3d - root
+        if self.corrects:
+            condition = torch.cat([screen.flatten(-2), start.flatten(-2)], dim=-1)
+            start = start - functional.linear(condition, self.gain, self.offset).reshape_as(start)
+        return screen, root, start
 
 
 class LiftingModule(nn.Module):

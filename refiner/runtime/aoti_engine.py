@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,38 +36,44 @@ class AotiEngine(ArtefactEngine):
 
     def __init__(self, path: str | os.PathLike[str], role: str, threads: int | None = None) -> None:
         file = Path(path)
-        manifest = read_manifest(file)
-        check_role(manifest, file, role, ("aoti",))
-        check_files(manifest, file)
-        try:
-            import torch
-        except ModuleNotFoundError as error:
-            raise MissingComponentError(f"running {file} needs PyTorch: pip install 'refiner[train]'") from error
-        made = manifest["versions"].get("torch", "?")
-        if made.split("+")[0] != torch.__version__.split("+")[0]:
-            raise ArtefactError(
-                f"{file} was compiled by PyTorch {made}, this is {torch.__version__}; compile it again here: "
-                "refiner-export --engine aoti"
-            )
-        self._device = torch.device(manifest["build"]["device"])
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise MissingComponentError(f"{file} was compiled for a CUDA device, and PyTorch sees none here")
-        # Its code would end in an illegal instruction elsewhere.
-        built, here = manifest["build"].get("architecture"), architecture(str(self._device))
-        if built != here:
-            raise ArtefactError(
-                f"{file} was compiled for {built}, this is {here}; compile it again here: refiner-export --engine aoti"
-            )
-        if threads:
-            torch.set_num_threads(threads)
-        on_gpu = self._device.type == "cuda"
-        try:
-            # Its own synchronisation of threads cannot be recorded; `GraphReplay` lets one call in at a time.
-            package = torch._inductor.aoti_load_package(str(file), run_single_threaded=on_gpu)
-        except Exception as error:  # C++ exceptions of many kinds
-            raise ArtefactError(f"PyTorch cannot load {file}: {error}; export it again") from error
-        self._call = on_arrays(package, self._device)
-        super().__init__({**manifest, "device": str(self._device)}, file)
+        package, manifest, device = open_package(file, role, threads)
+        self._call = on_arrays(package, device)
+        super().__init__(manifest, file)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._call(*inputs)
+
+
+def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, dict[str, Any], Any]:
+    """The loaded package, a function of tensors, its manifest and PyTorch's device. Raises as `AotiEngine`."""
+    manifest = read_manifest(file)
+    check_role(manifest, file, role, ("aoti",))
+    check_files(manifest, file)
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(f"running {file} needs PyTorch: pip install 'refiner[train]'") from error
+    made = manifest["versions"].get("torch", "?")
+    if made.split("+")[0] != torch.__version__.split("+")[0]:
+        raise ArtefactError(
+            f"{file} was compiled by PyTorch {made}, this is {torch.__version__}; compile it again here: "
+            "refiner-export --engine aoti"
+        )
+    device = torch.device(manifest["build"]["device"])
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError(f"{file} was compiled for a CUDA device, and PyTorch sees none here")
+    # Its code would end in an illegal instruction elsewhere.
+    built, here = manifest["build"].get("architecture"), architecture(str(device))
+    if built != here:
+        raise ArtefactError(
+            f"{file} was compiled for {built}, this is {here}; compile it again here: refiner-export --engine aoti"
+        )
+    if threads:
+        torch.set_num_threads(threads)
+    on_gpu = device.type == "cuda"
+    try:
+        # Its own synchronisation of threads cannot be recorded; `GraphReplay` lets one call in at a time.
+        package = torch._inductor.aoti_load_package(str(file), run_single_threaded=on_gpu)
+    except Exception as error:  # C++ exceptions of many kinds
+        raise ArtefactError(f"PyTorch cannot load {file}: {error}; export it again") from error
+    return package, {**manifest, "device": str(device)}, device

@@ -107,7 +107,10 @@ def check_role(manifest: dict[str, Any], file: Path, role: str, engines: tuple[s
     """Raises ArtefactError unless the artefact can serve as ``role`` ("lifter", "refiner") in one of ``engines``."""
     if manifest["kind"] not in SAME_ROLE[role]:
         wanted = " or ".join(SAME_ROLE[role])
-        raise ArtefactError(f"{file} is a {manifest['kind']}, expected a {wanted}; load it as what it is")
+        raise ArtefactError(
+            f"{file} is a {manifest['kind']}, expected a {wanted}; load it as what it is (Refiner, Lifter or "
+            "open_causal_engine of refiner.runtime)"
+        )
     if manifest["engine"] not in engines:
         raise ArtefactError(
             f"{file} was made for the engine {manifest['engine']!r}, not {' or '.join(engines)}; export it for "
@@ -159,6 +162,7 @@ class ArtefactEngine:
         self.least_batch, self.largest_batch = int(manifest["batch"]["min"]), int(manifest["batch"]["max"])
         self.metadata = manifest
         self.inputs = None
+        self.reach = None
         self._shapes = {name: tuple(entry["shape"][1:]) for name, entry in manifest["inputs"].items()}
         if list(self._shapes) != INPUTS[self.kind] or self._shapes["pose_2d"][0] != self.frames:
             raise ArtefactError(f"the manifest of {file} contradicts itself: its inputs are {manifest['inputs']}")

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.causal_state import CAUSAL
 from refiner.diffusion.familiarity import InputModel
 
 Array = NDArray[np.float32]
@@ -26,10 +27,17 @@ INPUTS = {
     "refiner": ["pose_2d", "pose_3d", "image_size"],
     "lifter": ["pose_2d", "image_size"],
     "lifter-refiner": ["pose_2d", "image_size"],
+    # One frame at a time; the state comes after these (`refiner.causal_state`).
+    CAUSAL: ["pose_2d", "pose_3d", "image_size"],
 }
-OUTPUTS = {"refiner": "refined_pose_3d", "lifter": "pose_3d", "lifter-refiner": "refined_pose_3d"}
-# Which kinds of model can be loaded as a `Refiner` and as a `Lifter`.
-SAME_ROLE = {"refiner": ("refiner",), "lifter": ("lifter", "lifter-refiner")}
+OUTPUTS = {
+    "refiner": "refined_pose_3d",
+    "lifter": "pose_3d",
+    "lifter-refiner": "refined_pose_3d",
+    CAUSAL: "refined_pose_3d",
+}
+# Which kinds of model can be loaded as a `Refiner`, as a `Lifter` and for streams (`open_causal_engine`).
+SAME_ROLE = {"refiner": ("refiner",), "lifter": ("lifter", "lifter-refiner"), "causal": (CAUSAL,)}
 
 
 class RefinerEngine(Protocol):
@@ -45,6 +53,9 @@ class RefinerEngine(Protocol):
     metadata: dict[str, Any]
     # What the training inputs looked like, where the file says so; a graph does not.
     inputs: InputModel | None
+    # Of a causal refiner, which takes sequences of any length instead of windows: frames before a frame that its result
+    # depends on. None of the others.
+    reach: int | None
 
     def __call__(self, pose_2d: Array, pose_3d: Array, image_size: Array) -> Array:
         """``(B, T, J, 2)`` pixels, ``(B, T, J, 3)`` metres, ``(B, 2)`` -> ``(B, T, J, 3)`` metres."""

@@ -47,20 +47,11 @@ class OnnxEngine(ArtefactEngine):
         self, path: str | os.PathLike[str], role: str, device: str | None = "cpu", threads: int | None = None
     ) -> None:
         file = Path(path)
-        if not file.is_file():
-            raise ArtefactError(f"there is no graph at {file}; write one with: refiner-export --engine onnx")
-        if manifest_path(file).is_file():
-            beside = read_manifest(file)
-            check_files(beside, file)
-            device = device or str(beside.get("build", {}).get("device", "cpu"))
-        device = device or "cpu"
-        self._session = _open_session(file, device, threads)
-        manifest = embedded_manifest(self._session.get_modelmeta().custom_metadata_map, file)
-        check_role(manifest, file, role, ("onnx",))
-        super().__init__({**manifest, "device": device}, file)
+        self._session, manifest = open_graph(file, role, device, threads)
+        super().__init__(manifest, file)
         _check_graph(self._session, file, self)
         self._names, self._output = INPUTS[self.kind], OUTPUTS[self.kind]
-        self._device = device
+        self._device = str(manifest["device"])
         self._bindings: dict[int, _CudaBinding] = {}
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -103,6 +94,21 @@ class _CudaBinding:
         self._binding.synchronize_outputs()
         result: NDArray[np.float32] = self._output.numpy()
         return result
+
+
+def open_graph(file: Path, role: str, device: str | None, threads: int | None) -> tuple[Any, dict[str, Any]]:
+    """The session of a graph and its manifest, with the ``device`` it runs on. Raises as `OnnxEngine`."""
+    if not file.is_file():
+        raise ArtefactError(f"there is no graph at {file}; write one with: refiner-export --engine onnx")
+    if manifest_path(file).is_file():
+        beside = read_manifest(file)
+        check_files(beside, file)
+        device = device or str(beside.get("build", {}).get("device", "cpu"))
+    device = device or "cpu"
+    session = _open_session(file, device, threads)
+    manifest = embedded_manifest(session.get_modelmeta().custom_metadata_map, file)
+    check_role(manifest, file, role, ("onnx",))
+    return session, {**manifest, "device": device}
 
 
 def _open_session(file: Path, device: str, threads: int | None) -> Any:

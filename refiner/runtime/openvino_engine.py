@@ -28,29 +28,8 @@ class OpenVinoEngine(ArtefactEngine):
         self, path: str | os.PathLike[str], role: str, threads: int | None = None, goal: str = "latency"
     ) -> None:
         file = Path(path)
-        manifest = read_manifest(file)
-        check_role(manifest, file, role, ("openvino",))
-        check_files(manifest, file)
-        try:
-            import openvino
-        except ModuleNotFoundError as error:
-            raise MissingComponentError(f"running {file} needs OpenVINO: pip install 'refiner[openvino]'") from error
-        settings: dict[str, Any] = {
-            # What the graph's own types say. The plugin's bf16 hint takes the poses between the steps to bf16 too: half
-            # as much error again, and no faster.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": goal.upper(),
-        }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        try:
-            core = openvino.Core()
-            compiled = core.compile_model(core.read_model(file), "CPU", settings)
-        except RuntimeError as error:
-            raise ArtefactError(
-                f"OpenVINO cannot load {file}: {str(error).splitlines()[0]}; export it again"
-            ) from error
-        super().__init__({**manifest, "device": "cpu"}, file)
+        compiled, manifest = open_model(file, role, threads, goal)
+        super().__init__(manifest, file)
         for port in compiled.inputs:
             found = [axis.get_length() for axis in list(port.partial_shape)[1:]]
             if tuple(found) != self._shapes.get(port.any_name):
@@ -62,3 +41,28 @@ class OpenVinoEngine(ArtefactEngine):
         # The request owns its output and overwrites it in the next call.
         result: NDArray[np.float32] = np.array(self._request.infer(feeds)[0], dtype=np.float32)
         return result
+
+
+def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[Any, dict[str, Any]]:
+    """The compiled model and its manifest, with the ``device`` it runs on. Raises as `OpenVinoEngine`."""
+    manifest = read_manifest(file)
+    check_role(manifest, file, role, ("openvino",))
+    check_files(manifest, file)
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(f"running {file} needs OpenVINO: pip install 'refiner[openvino]'") from error
+    settings: dict[str, Any] = {
+        # What the graph's own types say. The plugin's bf16 hint takes the poses between the steps to bf16 too: half
+        # as much error again, and no faster.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": goal.upper(),
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(file), "CPU", settings)
+    except RuntimeError as error:
+        raise ArtefactError(f"OpenVINO cannot load {file}: {str(error).splitlines()[0]}; export it again") from error
+    return compiled, {**manifest, "device": "cpu"}

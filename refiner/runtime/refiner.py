@@ -11,9 +11,10 @@ from refiner.camera import normalise_screen
 from refiner.data.inputs import check_fps, check_image_size, check_lengths, check_pose_2d, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.diffusion.familiarity import Familiarity
+from refiner.errors import UsageError
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_windows
 from refiner.runtime.window_model import WindowModel
 from refiner.shape import pool_checked
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
@@ -21,6 +22,9 @@ from refiner.skeleton import flip_pose, joint_set, to_h36m17
 
 class Refiner(WindowModel[RefinerEngine]):
     """A refiner over sequences of any length. Make one with `load`.
+
+    A causal checkpoint runs over the whole sequence in one pass, whose every frame is what a stream would have given
+    at that time.
 
     Args:
         engine: what runs its windows.
@@ -39,6 +43,8 @@ class Refiner(WindowModel[RefinerEngine]):
         flip_test: bool = False,
         pool_shape: bool = False,
     ) -> None:
+        if engine.reach is not None and hop is not None:
+            raise UsageError("a causal refiner takes whole sequences, not windows; leave hop out")
         super().__init__(engine, hop, batch)
         self.flip_test, self.pool_shape = flip_test, pool_shape
 
@@ -105,6 +111,8 @@ class Refiner(WindowModel[RefinerEngine]):
         def model(windows_2d: NDArray[np.float32], windows_3d: NDArray[np.float32]) -> NDArray[np.float32]:
             return self._engine(windows_2d, windows_3d, np.tile(np.asarray(size, np.float32), (len(windows_2d), 1)))
 
+        if self._engine.reach is not None:
+            return run_causal(model, (pixels, body), self._engine.reach)
         return run_windows(model, (pixels, body), self.frames, self.hop, self.batch, self._engine.least_batch)
 
     def compare_input(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.diffusion.familiarity import InputModel
 from refiner.errors import MissingComponentError
 from refiner.runtime.engine import ANY_BATCH, config_fps
 from refiner.runtime.replay import on_arrays
@@ -35,33 +36,43 @@ class TorchEngine:
         device: str = "cpu",
         compiled: bool = False,
     ) -> None:
-        try:
-            import torch
-        except ModuleNotFoundError as error:
-            raise MissingComponentError(
-                f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, load an .onnx "
-                "file instead, which needs 'refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
-            ) from error
+        module, self.inputs = open_module(path, role, steps, threads, device)
+        import torch
+
         from refiner.models import UnrolledRefiner
         from refiner.models.inference_form import inference_form
-        from refiner.training.checkpoints import input_model_of, load_checkpoint, module_of
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise MissingComponentError("PyTorch sees no CUDA device here; use device='cpu', or install its CUDA build")
-        if threads:
-            torch.set_num_threads(threads)
-        checkpoint = load_checkpoint(path, role)
-        module = module_of(checkpoint, steps, str(path))
-        self.inputs = input_model_of(checkpoint)
         self.frames: int = module.frames
         self.fps = config_fps(module.config)
         name = "torch-compile" if compiled else "torch"
         self.metadata: dict[str, Any] = {**module.config, "engine": name, "device": device}
+        self.reach: int | None = None
         if isinstance(module, UnrolledRefiner):
-            self.metadata["steps"] = module.steps
+            self.metadata["steps"], self.reach = module.steps, module.reach
         # Eager on the CPU the native kernel beats the reordered PyTorch operations.
         run: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
         self._call = on_arrays(torch.compile(run) if compiled else run, torch.device(device))
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._call(*inputs)
+
+
+def open_module(
+    path: str | os.PathLike[str], role: str, steps: int | None, threads: int | None, device: str
+) -> tuple[Any, InputModel | None]:
+    """The runnable module of a checkpoint, and what its training inputs looked like. Raises as `TorchEngine`."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(
+            f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, load an .onnx "
+            "file instead, which needs 'refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
+        ) from error
+    from refiner.training.checkpoints import input_model_of, load_checkpoint, module_of
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError("PyTorch sees no CUDA device here; use device='cpu', or install its CUDA build")
+    if threads:
+        torch.set_num_threads(threads)
+    checkpoint = load_checkpoint(path, role)
+    return module_of(checkpoint, steps, str(path)), input_model_of(checkpoint)

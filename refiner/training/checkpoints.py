@@ -101,10 +101,11 @@ def compress_checkpoint(source: str | os.PathLike[str], target: str | os.PathLik
 
 
 def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its lifters by file name alone: a checkpoint travels, its maker's folders do not."""
+    """The configuration with other checkpoints by file name alone: a checkpoint travels, its maker's folders do not."""
     published = dict(config)
-    if "lifter" in config:
-        published["lifter"] = Path(config["lifter"]).name
+    for key in ("lifter", "start_from"):
+        if key in config:
+            published[key] = Path(config[key]).name
     if config.get("noise", {}).get("cross_fit"):
         names = [Path(path).name for path in config["noise"]["cross_fit"]]
         published["noise"] = {**config["noise"], "cross_fit": names}
@@ -118,7 +119,8 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
         shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
         if config["kind"] == "lifter":
             return STCFormer(dim=model["dim"], layers=model["blocks"], **shared)
-        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], mlps=model.get("mlps", 1), **shared)
+        band = config["frames"] if model.get("causal") else None
+        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], mlps=model.get("mlps", 1), band=band, **shared)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint's configuration does not describe a model: {error!r}") from error
 

@@ -26,6 +26,9 @@ class ModelConfig:
     # A refiner's blocks alone: one MLP (of ratio 8, which fits Table IV), or one after each STC module (of ratio 4).
     mlps: int = 1
     joint_embedding: bool = False
+    # A refiner alone: each frame sees the last ``frames`` frames, itself among them, and none that come after it, so
+    # that a stream can be refined frame by frame.
+    causal: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ class TrainingConfig:
 
     steps: int = 20000
     batch: int = 12
+    # Length of the windows that are trained on, of a causal refiner: longer than ``frames``, so that frames whose past
+    # is whole are trained, too. 0: ``frames``.
+    window: int = 0
     seed: int = 0
     ema: float = 0.999
     validate_every: int = 1000
@@ -118,17 +124,24 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run. ``lifter`` names the checkpoint that a refiner refines."""
+    """A whole run. ``lifter`` names the checkpoint that a refiner refines, ``start_from`` one of the same size whose
+    weights it starts from; ``frames`` is T, the length of a window or what a causal refiner sees."""
 
     kind: Literal["lifter", "refiner"]
     frames: int = 27
     lifter: str = ""
+    start_from: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @property
+    def window(self) -> int:
+        """The length of the windows that are trained on."""
+        return self.training.window or self.frames
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

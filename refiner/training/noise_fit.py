@@ -21,7 +21,7 @@ class FittedNoise:
     """The result of `fit_noise`.
 
     ``error_scale`` ``(51,)``: metres per normalised unit. ``time_correlation`` ``(T, T)``: that of e - mean(c) between
-    the frames of a window. ``inputs``: what the poses that were refined looked like.
+    the frames of a training window. ``inputs``: what the poses that were refined looked like.
     """
 
     gaussian: ConditionalGaussian
@@ -63,10 +63,10 @@ def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
         raise TrainingError("the lifter's errors are not finite or all zero: is it the right checkpoint?")
     gaussian = moments.finish(conditional=settings.errors != "marginal")
     pose_2d, lifted, truth = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    temporal = TemporalMoments(config.frames)
+    temporal = TemporalMoments(config.window)
     residual = lifted - truth - gaussian.mean(pose_2d, lifted)
     temporal.update(residual.reshape(*residual.shape[:2], -1), np.sqrt(np.diag(gaussian.covariance)))
     inputs = InputModel.fit(*moments.condition_moments(), pose_2d, lifted)
     correlation = temporal.correlation(settings.time)
-    mixed = (1.0 - settings.white_share) * correlation + settings.white_share * np.eye(config.frames)
+    mixed = (1.0 - settings.white_share) * correlation + settings.white_share * np.eye(config.window)
     return FittedNoise(gaussian, scale, mixed, inputs)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refiner.data.clips import MotionFolder
 from refiner.data.windows import split_windows
-from refiner.errors import ConfigError
+from refiner.errors import CheckpointError, ConfigError
 from refiner.models import PoseDenoiser
 from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint
 from refiner.training.config import Config
@@ -27,8 +27,10 @@ from refiner.training.predictions import Predictions, PredictionSampler
 from refiner.training.tasks import (
     LifterTask,
     RefinerTask,
+    ValidationClips,
     ValidationWindows,
     lift_sequences,
+    screen_and_truth,
 )
 from refiner.training.windows import Windows, WindowSampler
 
@@ -60,8 +62,8 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
     fitted = fit_noise(sampler, lift, config)
-    validation = ValidationWindows.of_clips(folder.clips("validation", detected=_detected(config)), config.frames)
-    lifted = lifter(validation.pose_2d)
+    validation = _validation(config, screen_and_truth(folder.clips("validation", detected=_detected(config))))
+    lifted = validation.each(lifter, validation.pose_2d)
     description = _describe(folder, people) | {
         "lifter_sha256": hashlib.sha256(Path(config.lifter).read_bytes()).hexdigest(),
         "cross_fitted": bool(config.noise.cross_fit),
@@ -85,10 +87,14 @@ def train_refiner_on_predictions(
             f"{', '.join(predictions.people)}"
         )
     settings = config.training
-    sampler = PredictionSampler(predictions, people, config.frames, settings.batch, settings.seed, config.data.flip)
+    sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
     kept = predictions.of([validation_person])
-    validation = ValidationWindows([(clip.screen, clip.truth) for clip in kept], config.frames)
-    lifted = np.concatenate([split_windows(clip.lifted, config.frames) for clip in kept])
+    validation = _validation(config, [(clip.screen, clip.truth) for clip in kept])
+    lifted = (
+        [clip.lifted[None] for clip in kept]
+        if config.model.causal
+        else np.concatenate([split_windows(clip.lifted, config.frames) for clip in kept])
+    )
 
     def lift(windows: Windows) -> NDArray[np.float32]:
         assert windows.lifted is not None
@@ -106,13 +112,34 @@ def train_refiner_on_predictions(
     return train(config, task, sampler, output, description, quiet)
 
 
+def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> ValidationWindows | ValidationClips:
+    """What a refiner is validated on: a causal one on whole clips, by the pass that a stream gets."""
+    return ValidationClips(pairs) if config.model.causal else ValidationWindows(pairs, config.frames)
+
+
 def _refiner_task(
-    config: Config, lift: Lift, fitted: FittedNoise, validation: ValidationWindows, lifted: NDArray[np.float32]
+    config: Config, lift: Lift, fitted: FittedNoise, validation: ValidationWindows | ValidationClips, lifted: Any
 ) -> RefinerTask:
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     assert isinstance(model, PoseDenoiser)
+    if config.start_from:
+        start_from(model, config.start_from)
     return RefinerTask(config, model, lift, fitted, validation, lifted)
+
+
+def start_from(model: PoseDenoiser, path: str) -> None:
+    """Take over the weights of the refiner at ``path``, which may be of the other kind (windows or causal).
+
+    Raises CheckpointError for one of another size.
+    """
+    checkpoint = load_checkpoint(path, "refiner")
+    try:
+        model.load_state_dict(checkpoint.state())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"a run cannot start from {path}, whose network is another than the configuration's: {error}"
+        ) from error
 
 
 def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
@@ -155,7 +182,7 @@ def _lifter_of(checkpoint: Checkpoint, config: Config) -> LiftPoses:
 
 def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> WindowSampler:
     settings = config.training
-    return WindowSampler(folder, config.data, config.frames, settings.batch, settings.seed, people)
+    return WindowSampler(folder, config.data, config.window, settings.batch, settings.seed, people)
 
 
 def _detected(config: Config) -> bool:
@@ -175,6 +202,13 @@ def _describe(folder: MotionFolder, people: Collection[str]) -> dict[str, Any]:
 def _prepare(config: Config, kind: str) -> None:
     if config.kind != kind:
         raise ConfigError(f"the configuration is for a {config.kind}, the command trains a {kind}")
+    if kind == "lifter" and (config.model.causal or config.start_from):
+        raise ConfigError("model.causal and start_from are of refiners: a lifter's configuration has neither")
+    if config.window < config.frames or (config.window > config.frames and not config.model.causal):
+        raise ConfigError(
+            f"training.window is {config.window} with frames = {config.frames}; expected 0, or for a causal refiner "
+            "(model.causal = true) at least as many"
+        )
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     keep_large_blocks()

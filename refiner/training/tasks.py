@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,12 +63,48 @@ class ValidationWindows:
     @classmethod
     def of_clips(cls, clips: Iterable[CameraClip], frames: int) -> ValidationWindows:
         """Those of an archive's camera clips."""
-        return cls(((normalise_screen(clip.pose_2d, clip.image_size), clip.pose_3d) for clip in clips), frames)
+        return cls(screen_and_truth(clips), frames)
+
+    def each(self, function: Callable[..., NDArray[np.float32]], *values: Any) -> Any:
+        """``function`` of what belongs to the windows, such as `pose_2d`: of all of them at once."""
+        return function(*values)
 
     def mpjpe_mm(self, predicted: NDArray[np.float32]) -> float:
         """Frame-weighted MPJPE, root at 0, in millimetres."""
-        error = np.linalg.norm((predicted - predicted[..., :1, :]) - self.pose_3d, axis=-1).mean(axis=-1)
-        return float(error[self.scored].mean() * MILLIMETRES)
+        return float(_frame_errors(predicted, self.pose_3d)[self.scored].mean() * MILLIMETRES)
+
+
+class ValidationClips:
+    """The validation person's clips whole, one after the other: what a causal refiner makes of a stream.
+
+    Args:
+        pairs: as for `ValidationWindows`; kept as ``(1, F, 17, 2)`` and ``(1, F, 17, 3)``, a batch of one each.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+        kept = [(screen[None].astype(np.float32), truth[None].astype(np.float32)) for screen, truth in pairs]
+        self.pose_2d = [screen for screen, _ in kept]
+        self.pose_3d = [truth for _, truth in kept]
+
+    def each(self, function: Callable[..., NDArray[np.float32]], *values: Any) -> Any:
+        """``function`` of what belongs to a clip, clip by clip: one result for each."""
+        return [function(*parts) for parts in zip(*values, strict=True)]
+
+    def mpjpe_mm(self, predicted: list[NDArray[np.float32]]) -> float:
+        """Frame-weighted MPJPE, root at 0, in millimetres."""
+        errors = [_frame_errors(*pair)[0] for pair in zip(predicted, self.pose_3d, strict=True)]
+        return float(np.concatenate(errors).mean() * MILLIMETRES)
+
+
+def screen_and_truth(clips: Iterable[CameraClip]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """What is validated on, of an archive's camera clips: normalised 2D poses and true ones, root at 0."""
+    return [(normalise_screen(clip.pose_2d, clip.image_size), clip.pose_3d) for clip in clips]
+
+
+def _frame_errors(predicted: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean distance of a frame's joints with the predicted root at 0, metres."""
+    error: NDArray[np.float32] = np.linalg.norm((predicted - predicted[..., :1, :]) - truth, axis=-1).mean(axis=-1)
+    return error
 
 
 @torch.no_grad()
@@ -123,6 +160,7 @@ class RefinerTask:
     Args:
         lift: ``(windows) -> y_est``: the lifter's root-relative poses, cross-fitted or not.
         fitted: the conditional Gaussian, the error scale and the correlation over time.
+        validation: windows, or whole clips for a causal refiner; ``validation_lifted`` what the lifter makes of them.
     """
 
     def __init__(
@@ -131,8 +169,8 @@ class RefinerTask:
         model: PoseDenoiser,
         lift: Any,
         fitted: FittedNoise,
-        validation: ValidationWindows,
-        validation_lifted: NDArray[np.float32],
+        validation: ValidationWindows | ValidationClips,
+        validation_lifted: Any,
     ) -> None:
         self.config, self.model, self.lift, self.fitted = config, model, lift, fitted
         self.noise = noise = fitted.gaussian
@@ -151,7 +189,11 @@ class RefinerTask:
             self._train_on = np.array(ddim_timesteps(diffusion.steps, diffusion.timesteps)[:-1])
         self._temporal_factor = temporal_factor(fitted.time_correlation)
         self._kernel: dict[str, Any] = dict(self.drawn.kernel_arguments())
-        linear = (validation_lifted - noise.mean(validation.pose_2d, validation_lifted)).astype(np.float32)
+        linear = validation.each(
+            lambda screen, lifted: (lifted - noise.mean(screen, lifted)).astype(np.float32),
+            validation.pose_2d,
+            validation_lifted,
+        )
         self._validation_start = linear if corrected else validation_lifted
         self._baselines = {
             "lifter_mpjpe_mm": validation.mpjpe_mm(validation_lifted),
@@ -207,9 +249,8 @@ class RefinerTask:
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         assert isinstance(model, PoseDenoiser)
-        refined = refine_windows(
-            model, self._scale, self.config.diffusion, self.validation.pose_2d, self._validation_start
-        )
+        refine = partial(refine_windows, model, self._scale, self.config.diffusion)
+        refined = self.validation.each(refine, self.validation.pose_2d, self._validation_start)
         return {"mpjpe_mm": self.validation.mpjpe_mm(refined), **self._baselines}
 
     def extra_tensors(self) -> dict[str, Tensor]:

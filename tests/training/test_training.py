@@ -233,7 +233,15 @@ def test_foreign_and_truncated_checkpoints_are_refused(people, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["lifter-small", "lifter-paper", "refiner-small", "refiner-small-correlated", "refiner-paper"]
+    "name",
+    [
+        "lifter-small",
+        "lifter-paper",
+        "refiner-small",
+        "refiner-small-correlated",
+        "refiner-small-causal",
+        "refiner-paper",
+    ],
 )
 def test_bundled_configurations_load(name):
     config = load_config(name)

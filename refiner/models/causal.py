@@ -1,0 +1,225 @@
+"""The causal refiner frame by frame: each step costs one frame's work and gives what the pass over the stream gives.
+
+What a frame needs of those before it is kept: the temporal keys and values of the last T - 1 frames in a ring, since a
+softmax has no order, and the values of the last two frames for the convolution. A module reads the rings and gives the
+new frame's entries; who runs it writes them (`refiner.causal_state`), so that no cache is ever copied.
+`CarriedStep` writes them itself, for engines that keep the state on a device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refiner.causal_state import PENDING, StateLayout
+from refiner.errors import ConfigError
+from refiner.models.inference_form import InferenceSTCAttention, inference_form
+from refiner.models.pose_denoiser import DenoisingBlock
+from refiner.models.unrolled import UnrolledRefiner, with_root
+
+# Added to the scores of ring slots that hold no frame of the stream.
+UNSEEN = -1e9
+
+
+class CausalStep(nn.Module):
+    """One frame of every stream through a causal `UnrolledRefiner`.
+
+    Args:
+        refiner: with a causal denoiser.
+        streams: S, how many streams there are.
+        pipelined: run the K steps of K neighbouring frames in one pass over the weights: step k of the frame that came
+            k frames ago. A frame comes out K - 1 frames later, with the same numbers.
+
+    Raises ConfigError for a denoiser that is not causal.
+
+    ``forward(pose_2d, pose_3d, image_size, seen, *state)`` takes ``(S, J, 2)`` pixels, ``(S, J, 3)`` metres, (width,
+    height) ``(S, 2)``, ``seen`` ``(rows, T - 1)`` with 1 for ring slots that hold a frame of the stream and 0 for the
+    others, and the tensors of `refiner.causal_state.StateLayout.state`. Returns the refined ``(S, J, 3)`` and the
+    tensors of ``StateLayout.fresh``.
+    """
+
+    def __init__(self, refiner: UnrolledRefiner, streams: int = 1, pipelined: bool = False) -> None:
+        super().__init__()
+        denoiser = refiner.denoiser
+        if denoiser.band is None:
+            raise ConfigError(
+                "only a causal refiner runs frame by frame, and this one was trained on windows; train one with "
+                "refiner-train refiner --config refiner-small-causal"
+            )
+        self.refiner = inference_form(refiner)
+        blocks = [block for block in self.refiner.denoiser.blocks if isinstance(block, DenoisingBlock)]
+        first = blocks[0].stc_first
+        assert isinstance(first, InferenceSTCAttention)
+        self.frames, self.config, self.steps = refiner.frames, refiner.config, refiner.steps
+        self.layout = StateLayout(
+            streams=streams,
+            frames=denoiser.band,
+            steps=refiner.steps,
+            modules=2 * len(blocks),
+            heads=first.heads,
+            width=first.width,
+            pipelined=pipelined,
+        )
+        self.attentions = nn.ModuleList(
+            StepAttention(attention)  # type: ignore[arg-type]
+            for block in blocks
+            for attention in (block.stc_first, block.stc_second)
+        )
+
+    def forward(
+        self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor, seen: Tensor, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        screen, root, start = self.refiner.begin(pose_2d, pose_3d, image_size)
+        unseen = ((1.0 - seen) * UNSEEN)[:, None, None, :]
+        if self.layout.pipelined:
+            return self._pipelined(screen, root, start, unseen, state)
+        caches, pose = state, start
+        entries: list[Tensor] = []
+        for step in self.refiner.schedule:
+            times = [getattr(self.refiner, f"time_{step.time}_{index}") for index in self._block_indices()]
+            error, fresh = self._denoise(pose, screen, times, unseen, caches)
+            caches, entries = caches[3 * len(self.attentions) :], [*entries, *fresh]
+            clean = (pose - step.noise * error) * step.scale
+            pose = step.next_clean * clean + step.next_noise * error
+        return with_root(pose, root), *entries
+
+    def _pipelined(
+        self, screen: Tensor, root: Tensor, start: Tensor, unseen: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """The rows are those of the K steps, one after the other, each of all streams."""
+        pending_2d, pending_3d, pending_root, *caches = state
+        streams, schedule = self.layout.streams, self.refiner.schedule
+        pose, screens = torch.cat([start, pending_3d]), torch.cat([screen, pending_2d])
+        times = [
+            torch.cat(
+                [getattr(self.refiner, f"time_{step.time}_{index}").expand(streams, 1, 1, -1) for step in schedule]
+            )
+            for index in self._block_indices()
+        ]
+        error, entries = self._denoise(pose, screens, times, unseen, tuple(caches))
+
+        def each(name: str) -> Tensor:  # [rows, 1, 1]
+            values = torch.tensor([getattr(step, name) for step in schedule], dtype=pose.dtype, device=pose.device)
+            return values.repeat_interleave(streams)[:, None, None]
+
+        clean = (pose - each("noise") * error) * each("scale")
+        following = each("next_clean") * clean + each("next_noise") * error
+        roots = torch.cat([root, pending_root])
+        waiting = len(following) - streams
+        return (
+            with_root(following[waiting:], roots[waiting:]),
+            screens[:waiting],
+            following[:waiting],
+            roots[:waiting],
+            *entries,
+        )
+
+    def _denoise(
+        self, pose: Tensor, screen: Tensor, times: list[Tensor], unseen: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The error of ``(rows, J, 3)`` poses in metres, and the entries of every module."""
+        denoiser = self.refiner.denoiser
+        x = functional.linear(torch.cat([screen, pose], dim=-1), denoiser.pose_emb.weight)
+        if denoiser.joint_embedding is not None:
+            x = x + denoiser.joint_embedding
+        entries = []
+        for index, (block, time) in enumerate(zip(denoiser.blocks, times, strict=True)):
+            assert isinstance(block, DenoisingBlock)
+            for place in (2 * index, 2 * index + 1):
+                if place % 2:
+                    if block.mlp_first is not None and block.layer_norm_first is not None:
+                        x = x + block.mlp_first(block.layer_norm_first(x))
+                    x = x + time[:, 0]
+                x, entry = self.attentions[place](x, *caches[3 * place : 3 * place + 3], unseen)
+                entries.append(entry)
+            x = x + block.mlp(block.layer_norm(x))
+        return denoiser.head(x) * self.refiner.error_scale, entries
+
+    def _block_indices(self) -> range:
+        return range(len(self.refiner.denoiser.blocks))
+
+
+class StepAttention(nn.Module):
+    """One frame of a causal `InferenceSTCAttention`, whose weights it shares.
+
+    Takes ``x`` ``(N, J, C)``; ``keys`` and ``values`` ``(N, J heads, T - 1, width)``, the ring of the frames before;
+    ``recent`` ``(N, 2, J, C)``, the values of the two frames before, older first; ``unseen`` ``(N, 1, 1, T - 1)``, what
+    is added to the scores. Returns x and the frame's queries, keys and values ``(N J, 3 C)``, in the order of
+    `refiner.causal_state.StateLayout`.
+    """
+
+    def __init__(self, source: InferenceSTCAttention) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, recent: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+        source = self.source
+        rows, joints, dim = x.shape
+        heads, width, half = source.heads, source.width, source.dim // 2
+        mixed = source.layer_norm(x).reshape(-1, dim) @ source.weight + source.bias
+        spatial = mixed[:, : 3 * half].reshape(rows, joints, 3 * heads, width).transpose(1, 2)
+        query, key, value = spatial.split(heads, dim=1)
+        over_joints = functional.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
+        value, key, query = (
+            part.reshape(rows, joints * heads, 1, width) for part in mixed[:, 3 * half :].split(half, dim=1)
+        )
+        before = query @ keys.transpose(2, 3) + unseen
+        now = (query * key).sum(dim=-1, keepdim=True)
+        weights = torch.cat([before, now], dim=-1).softmax(dim=-1)
+        weights_before, weight_now = torch.split(weights, [keys.shape[2], 1], dim=-1)
+        over_frames = weights_before @ values + weight_now * value
+        joined = torch.cat([over_joints.reshape(-1, half), over_frames.reshape(-1, half)], dim=-1)
+        grid = torch.cat([recent, mixed[:, dim : 2 * dim].reshape(rows, 1, joints, dim)], dim=1).permute(0, 3, 1, 2)
+        local = functional.conv2d(grid, source.local_weight, source.local_bias, padding=(0, 1), groups=dim)
+        joined = joined + local.permute(0, 2, 3, 1).reshape(-1, dim)
+        projected = (joined @ source.proj_weight).reshape(rows, joints, dim) + source.proj_bias
+        return x + projected, mixed
+
+
+class CarriedStep(nn.Module):
+    """A `CausalStep` that gives the whole state back instead of entries: for engines that keep it on a device.
+
+    ``forward(pose_2d, pose_3d, image_size, seen, write, *state)``: as there, and ``write`` ``(rows, T - 1)``, 1 in the
+    slot that a row's frame goes to, and 0 everywhere for a row that keeps its state. Returns the refined poses and the
+    state, in the order of ``StateLayout.state``. What lies in a state before a stream's first frame is not read, as
+    long as it is finite.
+    """
+
+    def __init__(self, step: CausalStep) -> None:
+        super().__init__()
+        self.step = step
+        self.frames, self.config, self.steps, self.layout = step.frames, step.config, step.steps, step.layout
+
+    def forward(
+        self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor, seen: Tensor, write: Tensor, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        layout = self.layout
+        waiting = len(PENDING) if layout.pipelined else 0
+        pending, caches = list(state[:waiting]), list(state[waiting:])
+        # Slot n is first filled by frame n: the frame before is there where slot 0 is, the one before that where 1 is.
+        there = seen[:, [1, 0], None, None]
+        for place in range(2, len(caches), 3):
+            caches[place] = caches[place] * there
+        refined, *fresh = self.step(pose_2d, pose_3d, image_size, seen, *pending, *caches)
+        active = write.sum(dim=-1) > 0
+        going_on = active[: len(active) - layout.streams, None, None]
+        kept = [torch.where(going_on, new, old) for new, old in zip(fresh[:waiting], pending, strict=True)]
+        slot = write[:, None, :, None] > 0
+        half = layout.dim // 2
+        for place, entry in enumerate(fresh[waiting:]):
+            keys, values, recent = caches[3 * place : 3 * place + 3]
+            parts = entry.reshape(layout.rows, layout.joints, 3 * layout.dim)
+
+            def in_ring(ring: Tensor, first: int, parts: Tensor = parts) -> Tensor:
+                new = parts[..., first : first + half].reshape(layout.rows, -1, 1, layout.width)
+                return torch.where(slot, new, ring)
+
+            now = parts[:, None, :, layout.values_at : layout.values_at + layout.dim]
+            later = torch.cat([recent[:, 1:], now], dim=1)
+            kept += [
+                in_ring(keys, layout.keys_at),
+                in_ring(values, layout.values_at + half),
+                torch.where(active[:, None, None, None], later, recent),
+            ]
+        return refined, *kept

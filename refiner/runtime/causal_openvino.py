@@ -1,0 +1,44 @@
+"""OpenVINO for causal refiners: its tensors lie in the arrays of the state."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from refiner.causal_state import CausalState, step_inputs, step_outputs
+from refiner.runtime.causal import Active, StreamEngine, check_tensors, layout_of
+from refiner.runtime.openvino_engine import open_model
+
+
+class OpenVinoCausalEngine(StreamEngine):
+    """An exported causal refiner in OpenVINO's representation (``.xml`` and ``.bin``), on the CPU.
+
+    Args:
+        path: the ``.xml`` file. threads: None leaves OpenVINO's default.
+
+    Raises ArtefactError, MissingComponentError without OpenVINO.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
+        import openvino
+
+        file = Path(path)
+        compiled, manifest = open_model(file, "causal", threads, "latency")
+        layout = layout_of(manifest, file)
+        for ports, expected in (
+            (compiled.inputs, step_inputs(layout, carried=False)),
+            (compiled.outputs, step_outputs(layout, carried=False)),
+        ):
+            check_tensors({port.any_name: tuple(port.shape) for port in ports}, expected, file)
+        state = CausalState(layout)
+        super().__init__(layout, state, manifest)
+        self._request = compiled.create_infer_request()
+        for name, array in (self.inputs | state.tensors()).items():
+            self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        self._held = {"refined_pose_3d": self.refined} | state.fresh()
+        for name, array in self._held.items():
+            self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+    def _pass(self, rows: Active) -> None:
+        self._request.infer()
+        self.counts.advance(rows)
