@@ -14,14 +14,14 @@ from refiner.errors import RefinerError
 
 if TYPE_CHECKING:
     from refiner import native
-    from refiner.runtime import Lifter, Refiner
+    from refiner.runtime import Lifter, Refiner, StreamingRefiner
 
 __version__ = "0.1.0"
-__all__ = ["Lifter", "Refiner", "RefinerError", "__version__", "native"]
+__all__ = ["Lifter", "Refiner", "RefinerError", "StreamingRefiner", "__version__", "native"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Lifter", "Refiner"):
+    if name in ("Lifter", "Refiner", "StreamingRefiner"):
         return getattr(import_module("refiner.runtime"), name)
     if name == "native":
         return import_module("refiner.native")

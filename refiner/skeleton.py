@@ -20,6 +20,7 @@ from refiner.errors import DTypeError, JointCountError, ShapeError, UsageError
 
 PoseT = TypeVar("PoseT")
 Recipe = tuple[tuple[tuple[int, float], ...], ...]
+_Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,74 @@ MPI_INF_3DHP = JointSet(
 """MPI-INF-3DHP in the order of its test set's annotations, which the lifters' ``data_train_3dhp.npz`` and
 ``data_test_3dhp.npz`` share (root 14); not the 28 joints of its raw training annotations."""
 
+HALPE26 = JointSet(
+    name="halpe26",
+    joint_names=(
+        *COCO17.joint_names,
+        "head_top",
+        "neck",
+        "pelvis",
+        "left_big_toe",
+        "right_big_toe",
+        "left_small_toe",
+        "right_small_toe",
+        "left_heel",
+        "right_heel",
+    ),
+    parents=(18, 0, 0, 1, 2, 18, 18, 5, 6, 7, 8, 19, 19, 11, 12, 13, 14, 0, 19, -1, 15, 16, 15, 16, 15, 16),
+    left=(1, 3, 5, 7, 9, 11, 13, 15, 20, 22, 24),
+    right=(2, 4, 6, 8, 10, 12, 14, 16, 21, 23, 25),
+)
+"""Halpe's body and feet, as RTMPose's body models give them (rtmlib, MMPose); its neck lies between the shoulders."""
+
+MEDIAPIPE33 = JointSet(
+    name="mediapipe33",
+    joint_names=(
+        "nose",
+        "left_eye_inner",
+        "left_eye",
+        "left_eye_outer",
+        "right_eye_inner",
+        "right_eye",
+        "right_eye_outer",
+        "left_ear",
+        "right_ear",
+        "left_mouth",
+        "right_mouth",
+        "left_shoulder",
+        "right_shoulder",
+        "left_elbow",
+        "right_elbow",
+        "left_wrist",
+        "right_wrist",
+        "left_pinky",
+        "right_pinky",
+        "left_index",
+        "right_index",
+        "left_thumb",
+        "right_thumb",
+        "left_hip",
+        "right_hip",
+        "left_knee",
+        "right_knee",
+        "left_ankle",
+        "right_ankle",
+        "left_heel",
+        "right_heel",
+        "left_foot_index",
+        "right_foot_index",
+    ),
+    # BlazePose defines no tree; this one hangs everything from the nose, as in `COCO17`.
+    parents=(
+        *(-1, 0, 1, 2, 0, 4, 5, 3, 6, 0, 0, 0, 0, 11, 12, 13, 14, 15, 16, 15, 16, 15, 16, 11, 12, 23, 24, 25, 26),
+        *(27, 28, 29, 30),
+    ),
+    left=(1, 2, 3, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),
+    right=(4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32),
+)
+"""BlazePose's landmarks, as MediaPipe gives them. Its 3D ("world landmarks") is in metres about the middle of the hips;
+its 2D is a share of the image: multiply by (width, height) for pixels."""
+
 JOINT_NAMES = H36M17.joint_names
 PARENTS = list(H36M17.parents)
 LEFT = list(H36M17.left)
@@ -144,7 +213,7 @@ H36M_32_TO_17 = [joint for joint in range(32) if joint not in _REMOVED_FROM_32]
 """The raw joints that VideoPose3D keeps. In the raw tree the shoulders hang from joints that are removed
 (16 and 24, copies of the thorax); in `PARENTS` they hang from the thorax, as in VideoPose3D."""
 
-JOINT_SETS = {joints.name: joints for joints in (H36M17, COCO17, MPI_INF_3DHP)}
+JOINT_SETS = {joints.name: joints for joints in (H36M17, COCO17, MPI_INF_3DHP, HALPE26, MEDIAPIPE33)}
 
 # How far the top of the head lies above the ears, in units of ears above shoulder joints. From means of the
 # US Army's survey of 1988 (men): stature 1.756 m, acromion height 1.443 m, ear to crown 0.131 m; the shoulder
@@ -160,19 +229,37 @@ def _mean(*joints: int) -> tuple[tuple[int, float], ...]:
     return tuple((joint, 1.0 / len(joints)) for joint in joints)
 
 
-_COCO_TO_H36M: Recipe = (
-    _mean(11, 12),  # Hip
-    *_same(12, 14, 16, 11, 13, 15),  # legs: right hip, knee, ankle; left
-    _mean(5, 6, 11, 12),  # Spine: half-way between Hip and Thorax
-    _mean(5, 6),  # Thorax
-    *_same(0),  # Neck/Nose: the nose
-    (
-        (3, (1 + _CROWN) / 2),
-        (4, (1 + _CROWN) / 2),
-        (5, -_CROWN / 2),
-        (6, -_CROWN / 2),
-    ),  # Head: beyond the ears
-    *_same(5, 7, 9, 6, 8, 10),  # arms: left shoulder, elbow, wrist; right
+def _from_face(hips: _Pair, shoulders: _Pair, ears: _Pair, nose: int, legs: Recipe, arms: Recipe) -> Recipe:
+    """Human3.6M's joints from a set that has limbs and a face and nothing of the trunk."""
+    head = (
+        *((ear, (1 + _CROWN) / 2) for ear in ears),
+        *((shoulder, -_CROWN / 2) for shoulder in shoulders),
+    )
+    spine = _mean(*shoulders, *hips)  # half-way between Hip and Thorax
+    return (_mean(*hips), *legs, spine, _mean(*shoulders), *_same(nose), head, *arms)
+
+
+_COCO_TO_H36M = _from_face(
+    hips=(11, 12),
+    shoulders=(5, 6),
+    ears=(3, 4),
+    nose=0,
+    legs=_same(12, 14, 16, 11, 13, 15),
+    arms=_same(5, 7, 9, 6, 8, 10),
+)
+_MEDIAPIPE_TO_H36M = _from_face(
+    hips=(23, 24),
+    shoulders=(11, 12),
+    ears=(7, 8),
+    nose=0,
+    legs=_same(24, 26, 28, 23, 25, 27),
+    arms=_same(11, 13, 15, 12, 14, 16),
+)
+# Spine: half-way between Hip and Thorax.
+_HALPE_TO_H36M: Recipe = (
+    *_same(19, 12, 14, 16, 11, 13, 15),
+    _mean(19, 18),
+    *_same(18, 0, 17, 5, 7, 9, 6, 8, 10),
 )
 # The middle between the ears undoes the rule for Head; the middle between the eyes is put half-way from
 # there to the nose.
@@ -191,6 +278,8 @@ _TO_H36M = {
     "h36m17": _same(*range(17)),
     "coco17": _COCO_TO_H36M,
     "3dhp": _same(*_3DHP_ORDER),
+    "halpe26": _HALPE_TO_H36M,
+    "mediapipe33": _MEDIAPIPE_TO_H36M,
 }
 _FROM_H36M = {
     "h36m17": _same(*range(17)),
@@ -200,7 +289,7 @@ _FROM_H36M = {
 
 
 def joint_set(name: str) -> JointSet:
-    """The joint set called ``h36m17``, ``coco17`` or ``3dhp``; raises UsageError for any other name."""
+    """The joint set of that name, one of `JOINT_SETS`; raises UsageError for any other name."""
     if name not in JOINT_SETS:
         raise UsageError(f"there is no joint set {name!r}; choose among {', '.join(JOINT_SETS)}")
     return JOINT_SETS[name]
@@ -210,10 +299,11 @@ def to_h36m17(pose: ArrayLike, source: str | JointSet) -> NDArray[Any]:
     """``(..., J of source, 2 or 3)`` -> ``(..., 17, 2 or 3)`` in Human3.6M's joints.
 
     MPI-INF-3DHP: a reordering, nothing is lost (its neck is Thorax, its head Neck/Nose, its head top Head).
-    COCO: limbs as they are, Neck/Nose is the nose, and these are made up: Hip and Thorax, the middles of
-    the hips and of the shoulders; Spine, half-way between those two; Head, 0.6 of the way from shoulders to
-    ears beyond the ears. Human3.6M's thorax lies some centimetres above the middle of the shoulders; this
-    one does not. The float type is kept, integers become float64. Raises UsageError for an unknown set,
+    COCO and MediaPipe: limbs as they are, Neck/Nose is the nose, and these are made up: Hip and Thorax, the
+    middles of the hips and of the shoulders; Spine, half-way between those two; Head, 0.6 of the way from
+    shoulders to ears beyond the ears. Human3.6M's thorax lies some centimetres above the middle of the
+    shoulders; this one does not. Halpe: its pelvis, neck and head top, Spine half-way. The float type is
+    kept, integers become float64. Raises UsageError for an unknown set,
     JointCountError or ShapeError for arrays of another shape, DTypeError for what is no real number.
     """
     joints = _named(source)
@@ -226,9 +316,12 @@ def from_h36m17(pose: ArrayLike, target: str | JointSet) -> NDArray[Any]:
     MPI-INF-3DHP: exact. COCO: limbs and nose are exact; how far apart the eyes and the ears are cannot be
     recovered, so both ears get the middle that Head and the shoulders imply, and both eyes the middle
     between it and the nose; Hip, Spine and Thorax have no place in COCO. ``to_h36m17(from_h36m17(p))``
-    changes Hip, Spine and Thorax only, and nothing in a pose that came from COCO. Raises as `to_h36m17`.
+    changes Hip, Spine and Thorax only, and nothing in a pose that came from COCO. Halpe and MediaPipe have
+    feet and hands, which Human3.6M's joints do not say: UsageError. Raises as `to_h36m17` otherwise.
     """
     joints = _named(target)
+    if joints.name not in _FROM_H36M:
+        raise UsageError(f"{joints.name} has joints that Human3.6M's 17 do not give; choose {', '.join(_FROM_H36M)}")
     return _combine(_checked(pose, H36M17), _FROM_H36M[joints.name])
 
 

@@ -22,6 +22,8 @@ COMMANDS = {
     "refiner-train": "refiner.cli.train",
     "refiner-refine": "refiner.cli.refine",
     "refiner-evaluate": "refiner.cli.evaluate",
+    "refiner-stream": "refiner.cli.stream",
+    "refiner-calibrate": "refiner.cli.calibrate",
     "refiner-demo": "refiner.cli.demo",
     "refiner-export": "refiner_export.cli",
     "refiner-bench": "refiner_bench.cli",

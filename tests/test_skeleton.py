@@ -31,7 +31,7 @@ def random_pose(seed: int, joints: int, coordinates: int = 3, frames: int = 7) -
 
 @pytest.mark.parametrize("joints", SETS, ids=lambda joints: joints.name)
 def test_a_joint_set_is_a_tree_with_mirrored_sides(joints):
-    assert len(joints.parents) == joints.joints == len(set(joints.joint_names)) == 17
+    assert len(joints.parents) == joints.joints == len(set(joints.joint_names))
     assert sum(parent < 0 for parent in joints.parents) == 1
     for joint in range(joints.joints):
         steps = 0
@@ -45,7 +45,7 @@ def test_a_joint_set_is_a_tree_with_mirrored_sides(joints):
         assert joints.joint_names[right] == mirrored
     # The tree itself is symmetric.
     order = (*joints.flip_order, -1)
-    assert all(order[joints.parents[joint]] == joints.parents[order[joint]] for joint in range(17))
+    assert all(order[joints.parents[joint]] == joints.parents[order[joint]] for joint in range(joints.joints))
 
 
 def test_human36m_constants_are_the_fields():
@@ -59,31 +59,45 @@ def test_human36m_constants_are_the_fields():
 
 def test_joint_set_by_name():
     assert joint_set("3dhp") is MPI_INF_3DHP
-    with pytest.raises(UsageError, match="h36m17, coco17, 3dhp"):
+    with pytest.raises(UsageError, match="h36m17, coco17, 3dhp, halpe26, mediapipe33"):
         joint_set("smpl")
 
 
 @pytest.mark.parametrize("coordinates", [2, 3])
 @pytest.mark.parametrize("name", JOINT_SETS)
 def test_named_joints_keep_their_places(name, coordinates):
-    pose = random_pose(1, 17, coordinates)
+    pose = random_pose(1, joint_set(name).joints, coordinates)
     converted = to_h36m17(pose, name)
-    assert converted.shape == pose.shape
+    assert converted.shape == (*pose.shape[:-2], 17, coordinates)
     same = {
         "coco17": {"LElbow": "left_elbow", "RFoot": "right_ankle", "LHip": "left_hip", "Neck/Nose": "nose"},
         "3dhp": {"LElbow": "left_elbow", "RFoot": "right_ankle", "Hip": "pelvis", "Thorax": "neck", "Head": "head_top"},
         "h36m17": {joint: joint for joint in JOINT_NAMES},
+        "halpe26": {
+            "Hip": "pelvis",
+            "Thorax": "neck",
+            "Head": "head_top",
+            "RWrist": "right_wrist",
+            "LKnee": "left_knee",
+        },
+        "mediapipe33": {"Neck/Nose": "nose", "LFoot": "left_ankle", "RElbow": "right_elbow", "RHip": "right_hip"},
     }[name]
     source = joint_set(name).joint_names
     for joint, origin in same.items():
         np.testing.assert_array_equal(converted[..., JOINT_NAMES.index(joint), :], pose[..., source.index(origin), :])
 
 
-def test_coco_joints_that_are_made_up():
-    pose = random_pose(2, 17)
-    made = to_h36m17(pose, "coco17")
-    hip, thorax = pose[..., 11:13, :].mean(axis=-2), pose[..., 5:7, :].mean(axis=-2)
-    ears = pose[..., 3:5, :].mean(axis=-2)
+@pytest.mark.parametrize("name", ["coco17", "mediapipe33"])
+def test_joints_that_are_made_up(name):
+    joints = joint_set(name)
+    pose = random_pose(2, joints.joints)
+    made = to_h36m17(pose, name)
+
+    def middle(part):
+        sides = [joints.joint_names.index(f"{side}_{part}") for side in ("left", "right")]
+        return pose[..., sides, :].mean(axis=-2)
+
+    hip, thorax, ears = middle("hip"), middle("shoulder"), middle("ear")
     np.testing.assert_allclose(made[..., 0, :], hip, atol=1e-15)
     np.testing.assert_allclose(made[..., 8, :], thorax, atol=1e-15)
     np.testing.assert_allclose(made[..., 7, :], (hip + thorax) / 2, atol=1e-15)
@@ -116,13 +130,16 @@ def test_through_coco_only_the_trunk_changes():
 @pytest.mark.parametrize("name", JOINT_SETS)
 def test_conversions_commute_with_similarities_and_the_mirror(name):
     rng = np.random.default_rng(6)
-    pose = random_pose(7, 17)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     shift = rng.normal(size=3)
-    for convert in (to_h36m17, from_h36m17):
+    source = joint_set(name)
+    for convert, joints in ((to_h36m17, source.joints), (from_h36m17, 17)):
+        if convert is from_h36m17 and name in ("halpe26", "mediapipe33"):
+            continue  # see test_what_is_refused
+        pose = random_pose(7, joints)
         moved = convert(1.7 * pose @ rotation.T + shift, name)
         np.testing.assert_allclose(moved, 1.7 * convert(pose, name) @ rotation.T + shift, atol=1e-13)
-    source = joint_set(name)
+    pose = random_pose(7, source.joints)
     np.testing.assert_allclose(to_h36m17(flip_pose(pose, source), name), flip_pose(to_h36m17(pose, name)), atol=1e-15)
 
 
@@ -135,14 +152,14 @@ def test_a_lost_joint_spoils_only_what_is_made_from_it():
 
 @pytest.mark.parametrize("joints", SETS, ids=lambda joints: joints.name)
 def test_flip_twice_is_identity_and_swaps_sides(joints):
-    pose = random_pose(9, 17).astype(np.float32)
+    pose = random_pose(9, joints.joints).astype(np.float32)
     before = pose.copy()
     flipped = flip_pose(pose, joints)
     np.testing.assert_array_equal(pose, before)
     np.testing.assert_array_equal(flip_pose(flipped, joints), pose)
     left, right = joints.left[2], joints.right[2]
     np.testing.assert_array_equal(flipped[..., left, :], pose[..., right, :] * [-1, 1, 1])
-    flat = random_pose(10, 17, 2)
+    flat = random_pose(10, joints.joints, 2)
     np.testing.assert_array_equal(flip_pose(flat, joints)[..., right, :], flat[..., left, :] * [-1, 1])
 
 
@@ -166,7 +183,10 @@ def test_what_is_refused():
     with pytest.raises(DTypeError, match="complex128"):
         to_h36m17(np.ones((3, 17, 2), complex), H36M17)
     with pytest.raises(UsageError, match="choose among"):
-        from_h36m17(np.ones((3, 17, 3)), "mediapipe33")
+        from_h36m17(np.ones((3, 17, 3)), "smpl24")
+    for name in ("halpe26", "mediapipe33"):
+        with pytest.raises(UsageError, match="has joints that Human3"):
+            from_h36m17(np.ones((3, 17, 3)), name)
 
 
 def test_integers_become_floats():

@@ -142,6 +142,19 @@ def _sweep(report: Mapping[str, Any]) -> Iterator[Measure]:
             yield from _contestant(where, engine, "the peer")
 
 
+def _streaming(report: Mapping[str, Any]) -> Iterator[Measure]:
+    for name, entry in report["latency"].items():
+        yield Measure(f"{name}, median", entry["p50_ms"], "ms", "time")
+        yield Measure(f"{name}, 99th percentile", entry["p99_ms"], "ms", "time")
+        ratio = entry["faster_than_rival"]
+        if ratio["low"] != ratio["high"] and "of_ms" not in entry:
+            yield _ratio(f"{name}, speed over the window again", ratio)
+    for method, delays in report.get("delay", {}).get("errors", {}).items():
+        for delay, errors in delays.items():
+            for metric, unit in (("mpjpe", "mm"), ("p_mpjpe", "mm"), ("acceleration_error", "mm/frame^2")):
+                yield Measure(f"{method}, delay {delay}, {metric}", errors[metric], unit, "accuracy")
+
+
 def _suite(report: Mapping[str, Any]) -> Iterator[Measure]:
     for entry in report["benchmarks"]:
         yield Measure(f"{entry['group']}, {entry['name']}", 1e6 * entry["stats"]["median"], "us", "time")
@@ -159,5 +172,6 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Measure]]] = {
     "train-step": _train_step,
     "accuracy": _accuracy,
     "evaluation": _evaluation,
+    "streaming": _streaming,
     SUITE: _suite,
 }

@@ -138,6 +138,7 @@ _WRITERS = {
     "native": ("refiner_bench.native_kernels", "format_native"),
     "train-step": ("refiner_bench.train_step", "format_train_step"),
     "accuracy": ("refiner_bench.accuracy.report", "format_accuracy"),
+    "streaming": ("refiner_bench.streaming.format", "format_streaming"),
     "evaluation": (__name__, "_format_evaluation"),
 }
 PLAIN_TEXT = ("train-step",)

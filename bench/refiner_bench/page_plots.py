@@ -130,12 +130,56 @@ def _evaluation(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("MPJPE by action", _svg(figure))]
 
 
+def _example(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The errors of one sequence frame by frame."""
+    example = report.get("example")
+    if example is None:
+        return []
+    figure, axis = _figure(9, 3.2)
+    for column, colour in (("lifter", BEFORE), ("refined", AFTER)):
+        errors = example["mpjpe_mm"].get(column)
+        if errors is not None:
+            axis.plot(np.arange(len(errors)) / example["fps"], errors, color=colour, linewidth=1.2, label=column)
+    where = f"{example['subject']}, {example['clip']}, camera {example['camera']}"
+    axis.set(xlabel="seconds", ylabel="MPJPE, mm", title=where, ylim=(0, None))
+    axis.legend(frameon=False)
+    return [("One sequence, frame by frame", _svg(figure))]
+
+
 def _accuracy(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     from refiner_bench.accuracy.plots import draw_study
 
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw_study(report, Path(folder))
         return [(path.stem.replace("-", " "), _png(path.read_bytes())) for path in drawn]
+
+
+def _streaming(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Error against delay, without and with one body shape."""
+    if "delay" not in report:
+        return []
+    errors, drawn = report["delay"]["errors"], []
+    for metric, label in (("mpjpe", "MPJPE, mm"), ("acceleration_error", "acceleration error, mm/frame^2")):
+        figure, axis = _figure(8, 4)
+        for method, colour in STREAMED.items():
+            for name, style in ((method, "-"), (f"{method}, one shape", "--")):
+                points = sorted((int(delay), entry[metric]) for delay, entry in errors.get(name, {}).items())
+                if points:
+                    shape = "s" if len(points) == 1 else "o"
+                    axis.plot(*zip(*points, strict=True), style, marker=shape, color=colour, markersize=5, label=name)
+        axis.legend(frameon=False, fontsize=7, ncols=2)
+        axis.set(xlabel="delay, frames at 50 a second", ylabel=label, ylim=(0, None) if metric != "mpjpe" else None)
+        drawn.append((f"{label} against delay", _svg(figure)))
+    return drawn
+
+
+STREAMED = {
+    "input": QUIET,
+    "One-Euro": "#b8860b",
+    "Savitzky-Golay": "#6a8f3c",
+    "window": AFTER,
+    "causal": BEFORE,
+}
 
 
 def _png(content: bytes) -> str:
@@ -147,5 +191,6 @@ _DRAWERS: dict[str, tuple[Callable[[Mapping[str, Any]], list[tuple[str, str]]], 
     "engines": (_engines,),
     "native": (_native,),
     "accuracy": (_accuracy,),
-    "evaluation": (_evaluation,),
+    "evaluation": (_evaluation, _example),
+    "streaming": (_streaming,),
 }

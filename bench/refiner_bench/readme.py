@@ -150,6 +150,18 @@ def _sweep(reports: Reports) -> str:
     return markdown_table([*header, "acceleration error", "fastest engine, median ms"], rows)
 
 
+def _streaming_latency(reports: Reports) -> str:
+    from refiner_bench.streaming.format import latency_table
+
+    return latency_table(_one(reports))
+
+
+def _streaming_delay(reports: Reports) -> str:
+    from refiner_bench.streaming.format import ERRORS, delay_table
+
+    return "\n\n".join(f"{ERRORS[metric]}:\n\n{delay_table(_one(reports), metric)}" for metric in ERRORS)
+
+
 def _by_seed(entry: Mapping[str, Any]) -> str:
     seeds = entry["by_seed"]
     return f"{entry['mean']:.2f}" + (f" ({min(seeds):.2f} to {max(seeds):.2f})" if len(seeds) > 1 else "")
@@ -166,4 +178,6 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "flops": ("flops", _flops),
     "engines": ("engines", _engines),
     "sweep": ("sweep", _sweep),
+    "streaming-latency": ("streaming", _streaming_latency),
+    "streaming-delay": ("streaming", _streaming_delay),
 }

@@ -123,7 +123,7 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.synthetic is not None and arguments.dataset is not None:
         raise UsageError("--dataset names the split of a folder; leave it out with --synthetic")
     from refiner.diffusion.familiarity import merge_familiarity
-    from refiner.evaluation.pipeline import score_models
+    from refiner.evaluation.pipeline import ExampleCurve, score_models
     from refiner.evaluation.report import build_report, format_report, write_report
     from refiner.runtime import Lifter, Refiner
 
@@ -140,6 +140,7 @@ def _command(arguments: argparse.Namespace) -> None:
     data = _load_data(arguments)
     fps = data.record["fps"]
     compared: list[tuple[int, Familiarity]] = []
+    example = ExampleCurve()
 
     def refine(pose_2d: Any, pose_3d: Any, size: tuple[int, int]) -> Any:
         familiar = refiner.compare_input(pose_2d, pose_3d, size, fps=fps)
@@ -155,6 +156,7 @@ def _command(arguments: argparse.Namespace) -> None:
             noise_model=noise_model,
             on_clip=advance,
             pooled=arguments.pool_shape,
+            example=example,
         )
     report = build_report(
         columns,
@@ -173,6 +175,7 @@ def _command(arguments: argparse.Namespace) -> None:
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
         familiarity=merge_familiarity(compared),
+        example=example.to_report(),
         resamples=arguments.resamples,
         seed=arguments.bootstrap_seed,
     )

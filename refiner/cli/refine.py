@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
@@ -40,7 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fps", type=float, help="frame rate of the input (default: the model's 50)")
     parser.add_argument(
-        "--joints", choices=["h36m17", "coco17", "3dhp"], default="h36m17", help="joint set of the input"
+        "--joints",
+        choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33"],
+        default="h36m17",
+        help="joint set of the input",
     )
     parser.add_argument("--checkpoint", metavar="PATH", help="refiner checkpoint or .onnx (default: the bundled one)")
     parser.add_argument("--lifter", metavar="PATH", help="lifter checkpoint or .onnx (default: the bundled one)")
@@ -49,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--pool-shape", action="store_true", help="give all frames, which must show one person, the same bones"
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write, .npy or .npz")
+    parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
     return parser
 
 
@@ -66,6 +71,10 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.runtime import Lifter, Refiner
     from refiner.skeleton import to_h36m17
 
+    if arguments.video is not None:
+        from refiner.viewer.video import check_video_name
+
+        check_video_name(Path(arguments.video))
     output = Path(arguments.output)
     if output.suffix not in (".npy", ".npz"):
         raise UsageError(f"--output {output}: expected a name that ends in .npy or .npz")
@@ -99,9 +108,30 @@ def _command(arguments: argparse.Namespace) -> None:
             np.save(temporary, refined)
         else:
             np.savez(temporary, refined_pose_3d=refined)
+    if arguments.video is not None:
+        _draw(Path(arguments.video), before, refined, arguments.fps or refiner.fps)
     moved = np.linalg.norm(refined - before, axis=-1).mean() * 1000
     done = "refined" if lifter is None else "lifted and refined"
     print(
         f"{done} {len(refined)} frames in {elapsed * 1000:.0f} ms; the refinement moved joints by {moved:.1f} mm on "
         f"average; wrote {output}"
     )
+
+
+def _draw(path: Path, before: Any, refined: Any, fps: float) -> None:
+    import numpy as np
+
+    from refiner.viewer.video import write_video
+
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:  # drawn without a bar where the extra is not installed
+        write_video(path, np.asarray(before, np.float32), refined, fps)
+        return
+    with tqdm(total=len(refined), desc=str(path), unit="frame", disable=None) as bar:
+
+        def progress(frame: int) -> None:
+            bar.update(frame - bar.n)
+
+        write_video(path, np.asarray(before, np.float32), refined, fps, progress)
+        bar.update(len(refined) - bar.n)

@@ -114,15 +114,20 @@ def check_lengths(pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> None:
         )
 
 
-def _sequence(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray[Any]:
-    """An array of finite real numbers of the right shape, in its own type."""
-    expected = f"expected (frames, {joints.joints}, {coordinates})"
+def as_array(value: Any, name: str, expected: str) -> NDArray[Any]:
+    """Lists, arrays and tensors of other libraries as a NumPy array. Raises ShapeError for ragged lists."""
     if hasattr(value, "detach"):  # a PyTorch tensor
         value = value.detach().cpu().numpy()
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except ValueError as error:  # lists of different lengths
         raise ShapeError(f"{name} cannot be read as an array ({error}); {expected}") from error
+
+
+def _sequence(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray[Any]:
+    """An array of finite real numbers of the right shape, in its own type."""
+    expected = f"expected (frames, {joints.joints}, {coordinates})"
+    array = as_array(value, name, expected)
     if array.dtype.kind not in "fiu":
         raise DTypeError(f"{name} has type {array.dtype}; expected real numbers, such as float32")
     if array.ndim > 0 and len(array) == 0:

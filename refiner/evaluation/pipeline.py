@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.camera import normalise_screen
-from refiner.evaluation.metrics import root_relative
+from refiner.evaluation.metrics import mpjpe, root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence
 from refiner.shape import pool_checked
 
@@ -22,6 +22,37 @@ LIFTER, POOLED, LINEAR, REFINED = "lifter", "lifter, one shape", "linear mean", 
 ImageSize = tuple[int, int]
 Lift = Callable[[NDArray[Any], ImageSize], NDArray[Any]]
 Refine = Callable[[NDArray[Any], NDArray[Any], ImageSize], NDArray[Any]]
+
+# Frames of the sequence whose errors a report shows one by one.
+EXAMPLE_FRAMES = 300
+
+
+class ExampleCurve:
+    """The errors of one sequence frame by frame: of the first that is long enough, else of the longest."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Any] | None = None
+
+    def watch(self, clip: CameraClip, poses: dict[str, NDArray[Any]]) -> None:
+        """A scored clip and its poses by column."""
+        frames = min(clip.frames, EXAMPLE_FRAMES)
+        if self._found is not None and len(next(iter(self._found["mpjpe_mm"].values()))) >= frames:
+            return
+        target = root_relative(clip.pose_3d[:frames])
+        self._found = {
+            "subject": clip.subject,
+            "clip": clip.key,
+            "camera": str(clip.camera),
+            "fps": clip.fps,
+            "mpjpe_mm": {
+                label: np.round(1000.0 * mpjpe(root_relative(pose[:frames]), target), 3).tolist()
+                for label, pose in poses.items()
+            },
+        }
+
+    def to_report(self) -> dict[str, Any] | None:
+        """Where it is from and ``mpjpe_mm`` by column; None where nothing was scored."""
+        return self._found
 
 
 def linear_correction(
@@ -43,12 +74,14 @@ def score_models(
     noise_model: ConditionalGaussian | None = None,
     on_clip: Callable[[CameraClip], None] | None = None,
     pooled: bool = False,
+    example: ExampleCurve | None = None,
 ) -> dict[str, EvaluationResult]:
     """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order;
     ``pooled`` adds the lifter's poses with one body shape a clip, what that alone achieves.
 
     ``lift(pose_2d, image_size)`` takes a whole clip in pixels and returns root-relative metres, one pose per
-    frame; ``refine(pose_2d, pose_3d, image_size)`` likewise. ``on_clip`` is called after each clip.
+    frame; ``refine(pose_2d, pose_3d, image_size)`` likewise. ``on_clip`` is called after each clip; ``example`` keeps
+    the curves of one.
     """
     evaluators = {LIFTER: Evaluator()}
     if pooled:
@@ -65,6 +98,8 @@ def score_models(
             poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
         for label, evaluator in evaluators.items():
             evaluator.add(Sequence(clip.key, clip.subject, clip.action, str(clip.camera), poses[label], clip.pose_3d))
+        if example is not None:
+            example.watch(clip, {label: poses[label] for label in evaluators})
         if on_clip is not None:
             on_clip(clip)
     return {label: evaluator.result() for label, evaluator in evaluators.items()}

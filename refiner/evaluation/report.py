@@ -36,6 +36,7 @@ def build_report(
     acknowledgement: str | None = None,
     validation_curve: list[dict[str, float]] | None = None,
     familiarity: Familiarity | None = None,
+    example: Mapping[str, Any] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def build_report(
     ``data["description"]`` is the line that says what was scored. ``gains`` compares, for every metric, the
     first column with each other one and those between with the last, with 95 % intervals over clips
     (`bootstrap_difference`). ``familiarity``: how the input compares with the refiner's training.
+    ``example``: the curves of one sequence (`refiner.evaluation.pipeline.ExampleCurve`).
     ``validation_curve``: the lifter's, a list of ``{"step": .., "mpjpe_mm": ..}``.
     Raises UsageError for no column or no description, InputError when the columns score different sequences.
     """
@@ -86,6 +88,7 @@ def build_report(
         "gains": gains,
         "lifter_validation_curve": validation_curve,
         "input": None if familiarity is None else asdict(familiarity) | {"warnings": familiarity.warnings},
+        "example": None if example is None else dict(example),
         "sequences": _sequence_rows(columns),
         "acknowledgement": acknowledgement,
     }

@@ -139,7 +139,13 @@ def test_the_whole_way_on_synthetic_motion(models, tmp_path, capsys):
         for label, value in (("lifter", pose), ("linear mean", linear)):
             expected = np.linalg.norm(value - clip.pose_3d, axis=-1).mean() * 1000
             assert row[label] == pytest.approx(expected, rel=1e-5)
-    assert found == 12
+        example = report["example"]
+        if (clip.key, clip.camera) == (example["clip"], example["camera"]):
+            errors = np.linalg.norm(pose - clip.pose_3d, axis=-1).mean(axis=1) * 1000
+            np.testing.assert_allclose(example["mpjpe_mm"]["lifter"], errors, atol=2e-3)
+            assert list(example["mpjpe_mm"]) == report["columns"] and example["subject"] == clip.subject
+            found += 100
+    assert found == 112
     # An untrained lifter is far off; a linear regression of its error is much better, on another person too.
     mean = report["metrics"]["mpjpe"]["frame_mean"]
     assert mean["linear mean"] < 0.7 * mean["lifter"]

@@ -1,0 +1,224 @@
+"""``refiner-stream``: refine a live stream, from a pipe, from a file at its own pace, or for clients of a server."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+
+if TYPE_CHECKING:
+    from refiner.runtime.streaming import Frame, RefinedFrame, StreamingRefiner
+
+EXAMPLES = """\
+examples:
+  my-camera | refiner-stream --image-size 1280 720 --joints coco17 --lifter bundled > refined.jsonl
+  refiner-stream --image-size 1280 720 --serve 8765
+  refiner-stream --image-size 1280 720 --pose-2d 2d.npy --pose-3d 3d.npy --fps 30 --view
+
+One frame is one line of JSON (or one WebSocket message):
+  {"timestamp": 12.34, "pose_2d": [[x, y], ...], "pose_3d": [[x, y, z], ...], "person_id": 0, "confidence": [...]}
+in pixels and metres (camera axes); null marks a missing coordinate; pose_3d is left out where --lifter lifts; several
+people of one moment are {"frames": [...]}; {"flush": true} ends a stream. A refined frame is
+  {"timestamp", "person_id", "status", "pose_3d": 17 x 3, "std": 17, "infilled": [joints]}
+and {"error": ...} answers what was no frame; the stream goes on.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="refiner-stream",
+        description="Refine 3D poses as they come.",
+        epilog=EXAMPLES + "\n" + EXIT_CODES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    source = parser.add_argument_group("where frames come from (default: lines on standard input)")
+    source.add_argument("--serve", metavar="[HOST:]PORT", help="serve WebSocket clients; on loopback without HOST")
+    source.add_argument("--pose-2d", metavar="FILE", help="play back 2D poses, .npy or .npz, at their frame rate")
+    source.add_argument("--pose-3d", metavar="FILE", help="with their 3D poses")
+    source.add_argument("--fps", type=float, default=50.0, help="their frame rate (default: 50)")
+    source.add_argument("--full-speed", action="store_true", help="play them back as fast as they are refined")
+    model = parser.add_argument_group("what refines them")
+    model.add_argument("--mode", choices=["causal", "window"], default="causal", help="default: causal")
+    model.add_argument("--checkpoint", metavar="PATH", help="checkpoint or artefact (default: the bundled one)")
+    model.add_argument("--lifter", metavar="PATH", help='lift the 2D poses; "bundled" for the bundled lifter')
+    model.add_argument("--hop", type=int, default=1, help="window: frames from one window to the next (default: 1)")
+    model.add_argument("--look-ahead", type=int, default=0, help="window: frames that a frame waits for (default: 0)")
+    model.add_argument(
+        "--people", type=int, help="the most at a time (default: 1, or what an artefact was exported for)"
+    )
+    model.add_argument("--threads", type=int, help="the engine's threads")
+    model.add_argument("--pool-shape", action="store_true", help="keep each person's bones at one length")
+    model.add_argument("--image-size", nargs=2, type=float, metavar=("W", "H"), help="pixels (or in each frame)")
+    model.add_argument(
+        "--joints", choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33"], default="h36m17", help="joint set"
+    )
+    model.add_argument("--least-confidence", type=float, default=0.0, help="joints not above it are missing")
+    parser.add_argument("--clients", type=int, default=8, help="clients of the server at a time (default: 8)")
+    parser.add_argument("--output", metavar="FILE", help="lines of refined frames (default: standard output)")
+    parser.add_argument(
+        "--view", nargs="?", type=int, const=8080, metavar="PORT", help="show both skeletons in a browser"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run(_command, build_parser(), argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from refiner.errors import UsageError
+
+    if arguments.pose_3d is not None and arguments.pose_2d is None:
+        raise UsageError("--pose-3d goes with --pose-2d")
+    if arguments.serve is not None:
+        if arguments.pose_2d is not None or arguments.view is not None or arguments.output is not None:
+            raise UsageError("--serve answers its clients: leave --pose-2d, --output and --view out")
+        _serve(arguments)
+    else:
+        _stream(arguments)
+
+
+def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
+    """What makes a stream; the first one now, so that what is wrong is told before any frame comes."""
+    from refiner.runtime.streaming import StreamingRefiner
+
+    def open_stream() -> StreamingRefiner:
+        return StreamingRefiner.load(
+            arguments.checkpoint,
+            arguments.mode,
+            threads=arguments.threads,
+            hop=arguments.hop,
+            look_ahead=arguments.look_ahead,
+            people=arguments.people,
+            lifter=True if arguments.lifter == "bundled" else arguments.lifter,
+            image_size=None if arguments.image_size is None else tuple(arguments.image_size),
+            joints=arguments.joints,
+            least_confidence=arguments.least_confidence,
+            pool_shape=arguments.pool_shape,
+        )
+
+    return open_stream
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    import asyncio
+
+    from refiner.errors import UsageError
+    from refiner.runtime.streaming.server import LOOPBACK, StreamServer
+
+    host, _, port = arguments.serve.rpartition(":")
+    if not port.isdigit() or not 0 <= int(port) < 65536:
+        raise UsageError(f"--serve {arguments.serve}: expected [HOST:]PORT, such as 8765 or 0.0.0.0:8765")
+    open_stream = _open(arguments)
+    open_stream()
+
+    async def serve() -> None:
+        async with StreamServer(open_stream, host or LOOPBACK, int(port), arguments.clients) as server:
+            _tell(f"serving ws://{host or LOOPBACK}:{server.port}; Ctrl-C ends it")
+            try:
+                await server.run_forever()
+            finally:
+                _tell(", ".join(f"{name} {count}" for name, count in vars(server.counters).items()))
+
+    asyncio.run(serve())
+
+
+def _stream(arguments: argparse.Namespace) -> None:
+    from refiner.errors import RefinerError
+    from refiner.runtime.streaming.messages import error_message, refined_message
+
+    refiner = _open(arguments)()
+    with ExitStack() as stack:
+        output = sys.stdout
+        if arguments.output is not None:
+            from refiner.files import atomic_path
+
+            # Named when the stream ends, however it ends: what was refined until then is kept.
+            partial = stack.enter_context(atomic_path(Path(arguments.output)))
+            output = stack.enter_context(partial.open("w", encoding="utf-8"))
+        view = None
+        if arguments.view is not None:
+            from refiner.viewer.live import LiveView
+
+            view = LiveView(port=arguments.view)
+            stack.callback(view.close)
+            _tell(f"view: {view.url}")
+
+        def deliver(ready: list[RefinedFrame], latency_ms: float) -> None:
+            for frame in ready:
+                output.write(refined_message(frame) + "\n")
+                if view is not None:
+                    view.show(frame, latency_ms)
+            if ready:
+                output.flush()
+
+        refused = 0
+        try:
+            for frames in _frames(arguments):
+                try:
+                    if isinstance(frames, RefinerError):
+                        raise frames
+                    began = time.perf_counter()
+                    ready = refiner.push_many(frames) if frames else refiner.flush()
+                    deliver(ready, 1000.0 * (time.perf_counter() - began))
+                except RefinerError as error:
+                    refused += 1
+                    output.write(error_message(error) + "\n")
+            deliver(refiner.flush(), 0.0)
+        except KeyboardInterrupt:
+            deliver(refiner.flush(), 0.0)
+            _tell("interrupted")
+    counted = refiner.counters.as_dict() | {"refused": refused}
+    _tell(", ".join(f"{name} {count}" for name, count in counted.items() if count))
+
+
+def _frames(arguments: argparse.Namespace) -> Iterator[Any]:
+    """Lists of frames of one moment, and errors for what was none."""
+    if arguments.pose_2d is not None:
+        yield from _played(arguments)
+        return
+    from refiner.errors import InputError
+    from refiner.runtime.streaming.messages import parse_message, read_lines
+
+    for line in read_lines(sys.stdin.buffer):
+        if isinstance(line, InputError):
+            yield line
+            continue
+        try:
+            frames = parse_message(line)
+        except InputError as error:
+            yield error
+            continue
+        yield frames
+
+
+def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
+    from refiner.data.safe_npz import load_user_array
+    from refiner.errors import LengthError, UsageError
+    from refiner.runtime.streaming import Frame
+
+    if not arguments.fps > 0:
+        raise UsageError(f"--fps is {arguments.fps}; expected frames per second, above 0")
+    pose_2d = load_user_array(arguments.pose_2d, None)
+    pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, None)
+    if pose_3d is not None and len(pose_3d) != len(pose_2d):
+        raise LengthError(f"{arguments.pose_2d} has {len(pose_2d)} frames, {arguments.pose_3d} {len(pose_3d)}")
+    began = time.perf_counter()
+    for index in range(len(pose_2d)):
+        due = index / arguments.fps
+        if not arguments.full_speed:
+            time.sleep(max(began + due - time.perf_counter(), 0.0))
+        yield [Frame(pose_2d[index], None if pose_3d is None else pose_3d[index], due)]
+
+
+def _tell(text: str) -> None:
+    print(f"refiner-stream: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,59 @@
+"""What runs behind a stream: beats in, refined beats out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class BeatInput:
+    """A person's pose at a beat: ``slot`` is the person's place, ``pixels`` ``(17, 2)``, ``body`` ``(17, 3)`` metres
+    with the root at 0 or None where a lifter makes it, ``image_size`` ``(2,)``."""
+
+    slot: int
+    pixels: Array
+    body: Array | None
+    image_size: Array
+
+
+@dataclass(frozen=True, eq=False)
+class BeatOutput:
+    """What became of beat ``index`` of a slot, counted from its last reset.
+
+    ``given`` and ``refined`` ``(17, 3)``, root at 0: the pose that went in (or was lifted), and the refined one.
+    """
+
+    slot: int
+    index: int
+    given: Array
+    refined: Array
+
+
+class StreamBackend(Protocol):
+    """``frames``: the model's memory; ``fps`` its rate; ``delay`` the beats by which an output comes after its input,
+    at most; ``slots`` how many people it holds; ``lifts`` whether beats come without a body."""
+
+    frames: int
+    fps: float
+    delay: int
+    slots: int
+    lifts: bool
+    metadata: dict[str, Any]
+
+    def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
+        """At most one beat of each slot; the outputs that are due, in the order of their beats."""
+        ...
+
+    def finish(self, slot: int) -> list[BeatOutput]:
+        """What is still owed to a slot whose stream ends here."""
+        ...
+
+    def reset(self, slot: int) -> None:
+        """The slot's next beat is the first of a new stream."""
+        ...

@@ -1,0 +1,106 @@
+"""A causal refiner as a stream: a beat costs one step, and comes out at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refiner.errors import UsageError
+from refiner.runtime.causal import CausalEngine
+from refiner.runtime.engine import LifterEngine
+from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput
+
+
+class CausalBackend:
+    """People in the places of one causal engine, which keeps what it remembers of each.
+
+    Args:
+        engine: steps all places at once; places without a beat keep their state.
+        lifter: lifts the beats that come without a body: the last frame of a window that ends with the beat.
+
+    A pipelined engine gives a beat one step later. Raises UsageError for a lifter that runs several windows at a time.
+    """
+
+    def __init__(self, engine: CausalEngine, lifter: LifterEngine | None = None) -> None:
+        if lifter is not None and lifter.least_batch > 1:
+            raise UsageError("a stream runs one window at a time: export the lifter with --batch 1")
+        self._engine, self._lifter = engine, lifter
+        self.frames, self.fps, self.slots = engine.frames, engine.fps, engine.streams
+        self.delay = engine.delay
+        self.lifts = lifter is not None
+        self.metadata: dict[str, Any] = engine.metadata
+        self._pixels = np.zeros((self.slots, 17, 2), np.float32)
+        self._body = np.zeros((self.slots, 17, 3), np.float32)
+        self._sizes = np.ones((self.slots, 2), np.float32)
+        self._active = np.zeros(self.slots, dtype=bool)
+        self._count = [0] * self.slots
+        # The body that went in with each beat that has not come out.
+        self._given = np.zeros((self.delay + 1, self.slots, 17, 3), np.float32)
+        self._refined = np.zeros((self.slots, 17, 3), np.float32)
+        self._windows = None if lifter is None else [_PixelWindow(lifter.frames) for _ in range(self.slots)]
+
+    def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
+        self._active[:] = False
+        for entry in inputs:
+            slot = entry.slot
+            self._active[slot] = True
+            self._pixels[slot], self._sizes[slot] = entry.pixels, entry.image_size
+            self._body[slot] = self._lift(entry) if entry.body is None else entry.body
+        return self._step([entry.slot for entry in inputs])
+
+    def finish(self, slot: int) -> list[BeatOutput]:
+        """A pipelined engine still holds the last beat; another one, the same again, brings it out."""
+        outputs: list[BeatOutput] = []
+        self._active[:] = False
+        self._active[slot] = True
+        for _ in range(self.delay if self._count[slot] else 0):
+            outputs += self._step([slot])
+        return outputs
+
+    def reset(self, slot: int) -> None:
+        self._count[slot] = 0
+        self._engine.reset(slot)
+        if self._windows is not None:
+            self._windows[slot].reset()
+
+    def _step(self, slots: list[int]) -> list[BeatOutput]:
+        refined = self._engine.step(self._pixels, self._body, self._sizes, self._active, self._refined)
+        outputs = []
+        for slot in slots:
+            index = self._count[slot]
+            self._given[index % (self.delay + 1), slot] = self._body[slot]
+            self._count[slot] += 1
+            out = index - self.delay
+            if out >= 0:
+                given = self._given[out % (self.delay + 1), slot].copy()
+                outputs.append(BeatOutput(slot, out, given, refined[slot].copy()))
+        return outputs
+
+    def _lift(self, entry: BeatInput) -> Array:
+        assert self._lifter is not None and self._windows is not None
+        window = self._windows[entry.slot].take(entry.pixels)
+        lifted: Array = self._lifter(window[None], entry.image_size[None])[0, -1]
+        return lifted - lifted[:1]
+
+
+class _PixelWindow:
+    """The last T beats of a person, the first one repeated before them; each is written twice, so that they lie side by
+    side."""
+
+    def __init__(self, frames: int) -> None:
+        self._length = frames
+        self._rows = np.zeros((2 * frames, 17, 2), np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        self._count = 0
+
+    def take(self, pixels: Array) -> Array:
+        if self._count == 0:
+            self._rows[:] = pixels
+        row = self._count % self._length
+        self._rows[row] = self._rows[row + self._length] = pixels
+        self._count += 1
+        start = self._count % self._length
+        return self._rows[start : start + self._length]

@@ -1,0 +1,54 @@
+"""What comes out of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FrameStatus = Literal["ok", "warm-up", "degraded", "invalid"]
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedFrame:
+    """One frame of one person.
+
+    ``pose_3d`` ``(17, 3)`` metres in camera axes, Human3.6M's joints, at the place where the input's root was; always
+    finite. ``std`` ``(17,)`` metres: the standard deviation of each joint's position along one axis. ``infilled``
+    ``(17,)``: joints that were missing in 2D or 3D and were guessed from what came before. ``given_3d`` ``(17, 3)``:
+    the input's pose, or the lifter's, with those guesses. ``status``:
+
+    * "ok";
+    * "warm-up": fewer frames than the model's window came since the stream began or was lost;
+    * "degraded": joints were guessed, or frames before this one were;
+    * "invalid": too little was seen to refine anything; ``pose_3d`` is the last one known.
+    """
+
+    timestamp: float
+    person_id: int
+    pose_3d: NDArray[np.float32]
+    std: NDArray[np.float32]
+    infilled: NDArray[np.bool_]
+    status: FrameStatus
+    given_3d: NDArray[np.float32]
+
+
+@dataclass
+class StreamCounters:
+    """What happened to the frames of a stream since it was made."""
+
+    frames: int = field(default=0, metadata={"means": "frames pushed"})
+    steps: int = field(default=0, metadata={"means": "frames at the model's rate that were refined"})
+    infilled_joints: int = field(default=0, metadata={"means": "joints that were missing and guessed"})
+    invalid: int = field(default=0, metadata={"means": "frames with too few joints to be used"})
+    repeated: int = field(default=0, metadata={"means": "frames with the time-stamp of an earlier one, dropped"})
+    late: int = field(default=0, metadata={"means": "frames from before an earlier one, dropped"})
+    missed: int = field(default=0, metadata={"means": "frames that never came and were interpolated"})
+    restarts: int = field(default=0, metadata={"means": "times that a person was begun anew after a gap or a jump"})
+    forgotten: int = field(default=0, metadata={"means": "people who were not seen for too long"})
+
+    def as_dict(self) -> dict[str, int]:
+        """name -> count."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}

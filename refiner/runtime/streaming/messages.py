@@ -1,0 +1,107 @@
+"""Frames and refined frames as JSON, one object a line or a message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from refiner.errors import InputError
+from refiner.runtime.streaming.frames import RefinedFrame
+from refiner.runtime.streaming.refiner import Frame
+
+# A frame of 33 joints in full precision takes 4 kB.
+LARGEST_MESSAGE = 1 << 20
+# People in one message: {"frames": [...]}.
+MOST_FRAMES = 64
+FIELDS = ("pose_2d", "pose_3d", "timestamp", "image_size", "person_id", "confidence")
+LARGEST_ID = 2**63 - 1
+
+
+def parse_message(text: str | bytes) -> list[Frame]:
+    """One message -> its frames: an object of one frame, or ``{"frames": [...]}`` of several people's; an empty list
+    for ``{"flush": true}``, which ends a stream.
+
+    A frame has ``pose_2d`` and ``timestamp``, and may have ``pose_3d``, ``image_size``, ``person_id`` and
+    ``confidence`` as in `StreamingRefiner.push`; null and NaN are missing coordinates. Raises InputError for anything
+    else.
+    """
+    if len(text) > LARGEST_MESSAGE:
+        raise InputError(f"the message has {len(text):,} bytes; expected at most {LARGEST_MESSAGE:,}")
+    try:
+        message = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"the message is no JSON: {_short(error)}") from error
+    if isinstance(message, dict) and message.get("flush") is True and len(message) == 1:
+        return []
+    entries = message.get("frames", [message]) if isinstance(message, dict) else None
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_FRAMES:
+        raise InputError(
+            'expected an object with pose_2d and timestamp, {"frames": [such objects, at most '
+            f'{MOST_FRAMES}]}} or {{"flush": true}}'
+        )
+    return [_frame(entry) for entry in entries]
+
+
+def _frame(entry: Any) -> Frame:
+    if not isinstance(entry, dict):
+        raise InputError(f"a frame is {_short(entry)}; expected an object with pose_2d and timestamp")
+    unknown = [name for name in entry if name not in FIELDS]
+    missing = [name for name in ("pose_2d", "timestamp") if name not in entry]
+    if unknown or missing:
+        told = f"unknown {_short(', '.join(map(str, unknown)))}" if unknown else f"no {', '.join(missing)}"
+        raise InputError(f"a frame has {told}; expected {', '.join(FIELDS)}")
+    person = entry.get("person_id", 0)
+    if isinstance(person, bool) or not isinstance(person, int) or not 0 <= person <= LARGEST_ID:
+        raise InputError(f"person_id is {_short(person)}; expected a whole number, 0 or more")
+    timestamp = entry["timestamp"]
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
+        raise InputError(f"timestamp is {_short(timestamp)}; expected seconds, a number")
+    return Frame(
+        entry["pose_2d"],
+        entry.get("pose_3d"),
+        timestamp,
+        entry.get("image_size"),
+        person,
+        entry.get("confidence"),
+    )
+
+
+def refined_message(frame: RefinedFrame) -> str:
+    """A refined frame as one line of JSON, metres to a hundredth of a millimetre."""
+    return json.dumps(
+        {
+            "timestamp": frame.timestamp,
+            "person_id": frame.person_id,
+            "status": frame.status,
+            "pose_3d": np.round(frame.pose_3d.astype(np.float64), 5).tolist(),
+            "std": np.round(frame.std.astype(np.float64), 5).tolist(),
+            "infilled": np.flatnonzero(frame.infilled).tolist(),
+        },
+        allow_nan=False,
+    )
+
+
+def error_message(error: Exception) -> str:
+    """What was wrong with a message, as a message."""
+    return json.dumps({"error": str(error)})
+
+
+def read_lines(source: BinaryIO, largest: int = LARGEST_MESSAGE) -> Iterator[bytes | InputError]:
+    """The lines of a byte stream, blank ones left out; one that is longer than ``largest`` is passed over in pieces, so
+    that it takes no memory, and given as the error that it is."""
+    while line := source.readline(largest + 1):
+        if len(line) <= largest or line.endswith(b"\n"):
+            if line.strip():
+                yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = source.readline(largest + 1)
+        yield InputError(f"a line has more than {largest:,} bytes; expected one frame")
+
+
+def _short(value: object) -> str:
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

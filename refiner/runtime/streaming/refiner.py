@@ -1,0 +1,297 @@
+"""StreamingRefiner: a frame in, a better frame out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refiner.data.inputs import check_image_size
+from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.errors import InputError, UsageError
+from refiner.runtime.loading import open_causal_engine, open_engine
+from refiner.runtime.streaming.backend import BeatInput, StreamBackend
+from refiner.runtime.streaming.causal_backend import CausalBackend
+from refiner.runtime.streaming.frames import RefinedFrame, StreamCounters
+from refiner.runtime.streaming.intake import observe
+from refiner.runtime.streaming.track import Track
+from refiner.runtime.streaming.window_backend import WindowBackend
+from refiner.skeleton import joint_set
+
+Mode = Literal["causal", "window"]
+MODES = ("causal", "window")
+LONGEST_GAP_S = 0.5
+FORGET_S = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of one person, for `StreamingRefiner.push_many`; the arguments of `StreamingRefiner.push`."""
+
+    pose_2d: ArrayLike
+    pose_3d: ArrayLike | None
+    timestamp: float
+    image_size: tuple[float, float] | None = None
+    person_id: int = 0
+    confidence: ArrayLike | None = None
+
+
+class StreamingRefiner:
+    """Refines frames as they come. Make one with `load`; not for several threads at once (see `StreamWorker`).
+
+    Args:
+        backend: what refines the beats.
+        image_size: (width, height) in pixels of frames that do not bring their own.
+        joints: joint set of the input.
+        least_confidence: joints that are not surer than this are missing.
+        longest_gap_s: a person who is away longer, or whose clock jumps further, begins anew; shorter gaps are
+            interpolated.
+        forget_s: a person who was not seen for this long, by the newest time-stamp, makes room for another.
+        pool_shape: give a person the same bones in every frame, learnt from the frames so far.
+    """
+
+    def __init__(
+        self,
+        backend: StreamBackend,
+        image_size: tuple[float, float] | None = None,
+        joints: str = "h36m17",
+        least_confidence: float = 0.0,
+        longest_gap_s: float = LONGEST_GAP_S,
+        forget_s: float = FORGET_S,
+        pool_shape: bool = False,
+    ) -> None:
+        if not longest_gap_s > 0 or not forget_s >= longest_gap_s:
+            raise UsageError(
+                f"longest_gap_s is {longest_gap_s} and forget_s {forget_s}; expected 0 < longest_gap_s <= forget_s"
+            )
+        self._backend = backend
+        self._size = None if image_size is None else check_image_size(image_size)
+        self._joints = joint_set(joints)
+        self._least_confidence, self._gap_s, self._forget_s = least_confidence, longest_gap_s, forget_s
+        self._pool_shape = pool_shape
+        self._uncertainty = JointUncertainty.from_config(backend.metadata.get("uncertainty"))
+        self._tracks: dict[int, Track] = {}
+        self._free = list(range(backend.slots))[::-1]
+        self._newest = -math.inf
+        # The last frames of people who were forgotten.
+        self._parting: list[RefinedFrame] = []
+        self.counters = StreamCounters()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        mode: Mode = "causal",
+        *,
+        engine: str | None = None,
+        steps: int | None = None,
+        threads: int | None = None,
+        device: str | None = None,
+        hop: int = 1,
+        look_ahead: int = 0,
+        people: int | None = None,
+        pipelined: bool | None = None,
+        lifter: str | os.PathLike[str] | bool | None = None,
+        **options: Any,
+    ) -> StreamingRefiner:
+        """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner of the mode.
+
+        ``mode`` "causal" runs a causal refiner, each frame at one frame's cost and without delay; "window" any other,
+        whose last window is refined every ``hop`` frames, a frame waiting for ``look_ahead`` others. ``people`` is the
+        most that are in the stream at a time, ``pipelined`` (causal) shares one pass over the weights between
+        neighbouring frames, for K - 1 frames of delay; both are fixed in an artefact, and 1 and False by default.
+        ``lifter`` (True: the bundled one) lifts frames, which come without 3D then. ``engine``, ``steps``, ``threads``
+        and ``device`` are those of `refiner.Refiner.load`; ``options`` the other arguments of this class. Raises
+        UsageError, CheckpointError, ArtefactError and MissingComponentError.
+        """
+        if mode not in MODES:
+            raise UsageError(f"there is no mode {mode!r}; choose one of {', '.join(MODES)}")
+        if people is not None and people < 1:
+            raise UsageError(f"people must be at least 1, got {people}")
+        lifting = None
+        if lifter is not None and lifter is not False:
+            lifting = open_engine(None if lifter is True else lifter, "lifter", threads=threads, device=device)
+        if mode == "window":
+            if pipelined:
+                raise UsageError("pipelined is for causal refiners; a window runs all its steps at once")
+            opened = open_engine(path, "refiner", engine, steps, threads, device)
+            return cls(WindowBackend(opened, hop, look_ahead, people or 1, lifting), **options)
+        if hop != 1 or look_ahead != 0:
+            raise UsageError("hop and look_ahead are for mode='window'; a causal refiner has neither")
+        causal = open_causal_engine(path, people, pipelined, engine, steps, threads, device)
+        return cls(CausalBackend(causal, lifting), **options)
+
+    @property
+    def fps(self) -> float:
+        """The model's frame rate; other rates are resampled to it."""
+        return self._backend.fps
+
+    @property
+    def frames(self) -> int:
+        """The frames that the model remembers, T."""
+        return self._backend.frames
+
+    @property
+    def delay_frames(self) -> int:
+        """How many frames, at the model's rate, an output comes after its input at most."""
+        return self._backend.delay
+
+    @property
+    def delay_ms(self) -> float:
+        """The same in milliseconds; the time that the computation takes comes on top."""
+        return 1000.0 * self._backend.delay / self._backend.fps
+
+    @property
+    def people(self) -> tuple[int, ...]:
+        """Who is in the stream."""
+        return tuple(self._tracks)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The checkpoint's configuration or the artefact's manifest, and ``engine``."""
+        return self._backend.metadata
+
+    def push(
+        self,
+        pose_2d: ArrayLike,
+        pose_3d: ArrayLike | None,
+        timestamp: float,
+        image_size: tuple[float, float] | None = None,
+        person_id: int = 0,
+        confidence: ArrayLike | None = None,
+    ) -> list[RefinedFrame]:
+        """One frame of one person -> the frames that are ready, oldest first.
+
+        Args:
+            pose_2d: ``(J, 2)`` pixels; NaN where a joint is missing.
+            pose_3d: ``(J, 3)`` metres in camera axes, the root anywhere; None where a lifter was loaded.
+            timestamp: seconds by any clock that runs forward, 10 to 120 frames a second.
+            image_size: (width, height), where it was not given at `load`.
+            confidence: ``(J,)``, optional.
+
+        With regular time-stamps at the model's rate each frame is one step of the model. Others are brought to that
+        rate, and what the refiner adds is brought back, a frame behind, to the poses as they came. A frame that repeats
+        a time-stamp, or comes late, gives nothing and is counted. Raises an InputError for arrays of a wrong shape or
+        type (the stream goes on as if it had not come), UsageError for more people than fit.
+        """
+        return self.push_many([Frame(pose_2d, pose_3d, timestamp, image_size, person_id, confidence)])
+
+    def push_many(self, frames: Sequence[Frame]) -> list[RefinedFrame]:
+        """Frames of several people of one moment, refined together where the model can; arguments and errors of
+        `push`."""
+        checked = [self._checked(frame) for frame in frames]
+        if len({frame.person_id for frame in frames}) < len(frames):
+            raise InputError("two frames of one person in one call; push one after the other")
+        ready: list[RefinedFrame] = []
+        beats: list[list[BeatInput]] = []
+        for frame, (seen, size, timestamp) in zip(frames, checked, strict=True):
+            self.counters.frames += 1
+            track = self._track(frame.person_id, timestamp)
+            verdict = track.verdict(timestamp)
+            if verdict in ("repeated", "late"):
+                continue
+            if verdict == "restart":
+                ready += self._end(track)
+                track.restart()
+            complete = track.complete(seen)
+            if complete is None:
+                ready.append(track.invalid(timestamp))
+                continue
+            beats.append(track.arrive(timestamp, complete, size))
+            ready += track.due()
+        ready, self._parting = self._parting + ready, []
+        return ready + self._run(beats)
+
+    def flush(self, person_id: int | None = None) -> list[RefinedFrame]:
+        """End the stream of one person, or of all: the frames that still waited. Who comes again begins anew.
+
+        Raises UsageError for a person who is not in the stream.
+        """
+        if person_id is not None and person_id not in self._tracks:
+            raise UsageError(f"person {person_id} is not in this stream; {sorted(self._tracks)} are")
+        chosen = list(self._tracks.values()) if person_id is None else [self._tracks[person_id]]
+        ready: list[RefinedFrame] = []
+        for track in chosen:
+            ready += self._end(track)
+            self._leave(track)
+        return ready
+
+    def _checked(self, frame: Frame) -> tuple[Any, NDArray[np.float32], float]:
+        timestamp = _timestamp(frame.timestamp)
+        size = self._size if frame.image_size is None else check_image_size(frame.image_size)
+        if size is None:
+            raise UsageError("the image's size is not known: give image_size=(width, height) at load or with the frame")
+        if frame.pose_3d is None and not self._lifts:
+            raise UsageError(
+                "a frame came without pose_3d, and no lifter was loaded: StreamingRefiner.load(lifter=True)"
+            )
+        if frame.pose_3d is not None and self._lifts:
+            raise UsageError("a frame came with pose_3d to a stream with a lifter; leave one of the two out")
+        seen = observe(frame.pose_2d, frame.pose_3d, frame.confidence, size, self._joints, self._least_confidence)
+        return seen, np.asarray(size, np.float32), timestamp
+
+    @property
+    def _lifts(self) -> bool:
+        return self._backend.lifts
+
+    def _run(self, beats: list[list[BeatInput]]) -> list[RefinedFrame]:
+        by_slot = {track.slot: track for track in self._tracks.values()}
+        ready: list[RefinedFrame] = []
+        for turn in range(max(map(len, beats), default=0)):
+            inputs = [entries[turn] for entries in beats if turn < len(entries)]
+            self.counters.steps += len(inputs)
+            for output in self._backend.feed(inputs):
+                ready += by_slot[output.slot].take(output)
+        return ready
+
+    def _end(self, track: Track) -> list[RefinedFrame]:
+        ready = [frame for output in self._backend.finish(track.slot) for frame in track.take(output)]
+        self._backend.reset(track.slot)
+        return ready
+
+    def _track(self, person_id: int, timestamp: float) -> Track:
+        self._newest = max(self._newest, timestamp)
+        if person_id in self._tracks:
+            return self._tracks[person_id]
+        if not self._free:
+            longest_away = min(self._tracks.values(), key=lambda track: track.last_seen)
+            if self._newest - longest_away.last_seen < self._forget_s:
+                raise UsageError(
+                    f"person {person_id} is one more than the {self._backend.slots} that this stream holds: load it "
+                    "with people=N, or flush(person_id) those who left"
+                )
+            self._parting += self._end(longest_away)
+            self._leave(longest_away)
+            self.counters.forgotten += 1
+        track = Track(
+            person_id,
+            self._free.pop(),
+            self._backend.fps,
+            self._backend.frames,
+            self._gap_s,
+            self._uncertainty,
+            self.counters,
+            self._pool_shape,
+        )
+        track.last_seen = timestamp
+        self._tracks[person_id] = track
+        return track
+
+    def _leave(self, track: Track) -> None:
+        del self._tracks[track.person_id]
+        self._free.append(track.slot)
+
+
+def _timestamp(value: Any) -> float:
+    try:
+        timestamp = float(value)
+    except (TypeError, ValueError):
+        timestamp = math.nan
+    if not math.isfinite(timestamp):
+        raise InputError(f"timestamp is {value!r}; expected seconds, a finite number")
+    return timestamp

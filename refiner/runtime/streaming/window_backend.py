@@ -1,0 +1,173 @@
+"""A window model as a stream: the last T beats are refined every ``hop`` beats, overlapping windows are blended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.data.windows import blend_weights
+from refiner.errors import UsageError
+from refiner.runtime.engine import LifterEngine, RefinerEngine
+from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput
+
+
+class WindowBackend:
+    """Any refiner's windows behind a stream.
+
+    Args:
+        engine: the refiner's.
+        hop: beats from one window to the next, 1 to T.
+        look_ahead: beats that a beat waits for others behind it, 0 to T - hop. A beat comes out at the first window
+            that ends ``look_ahead`` beats or more after it, as the Hann-weighted mean of the windows that have run by
+            then. With T - hop every window that holds it has run: the stream equals `refiner.Refiner` with that hop
+            (but for the window that a sequence's end adds to those of the hop).
+        slots: how many people.
+        lifter: lifts the beats that come without a body, window by window; its windows must have the same length.
+
+    Before T beats have come the first one is repeated before them. Raises UsageError.
+    """
+
+    def __init__(
+        self,
+        engine: RefinerEngine,
+        hop: int = 1,
+        look_ahead: int = 0,
+        slots: int = 1,
+        lifter: LifterEngine | None = None,
+    ) -> None:
+        window = engine.frames
+        if not 1 <= hop <= window:
+            raise UsageError(f"hop must lie between 1 and the window's {window} frames, got {hop}")
+        if not 0 <= look_ahead <= window - hop:
+            raise UsageError(
+                f"look_ahead must lie between 0 and {window - hop} (window {window} less hop {hop}), got {look_ahead}"
+            )
+        if lifter is not None and lifter.frames != window:
+            raise UsageError(f"the lifter has windows of {lifter.frames} frames, the refiner of {window}")
+        if engine.least_batch > 1 or (lifter is not None and lifter.least_batch > 1):
+            raise UsageError("a stream runs one window at a time: export the model with --batch 1")
+        self._engine, self._lifter = engine, lifter
+        self.frames, self.fps = window, engine.fps
+        self.hop, self.look_ahead, self.slots = hop, look_ahead, slots
+        self.delay = look_ahead + hop - 1
+        self.lifts = lifter is not None
+        self.metadata: dict[str, Any] = engine.metadata
+        self._weights = blend_weights(window)
+        self._buffers = [_Buffer(window) for _ in range(slots)]
+
+    def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
+        outputs: list[BeatOutput] = []
+        for entry in inputs:
+            buffer = self._buffers[entry.slot]
+            buffer.take(entry)
+            last = buffer.count - 1
+            due = last - self.look_ahead
+            if (last + 1 - self.frames) % self.hop == 0 and due >= buffer.emitted:
+                self._run(buffer)
+                outputs += self._emit(entry.slot, buffer, due)
+        return outputs
+
+    def finish(self, slot: int) -> list[BeatOutput]:
+        buffer = self._buffers[slot]
+        if buffer.emitted == buffer.count:
+            return []
+        if buffer.ran < buffer.count or buffer.count < self.frames:
+            self._run(buffer, ends_here=True)
+        return self._emit(slot, buffer, buffer.count - 1)
+
+    def reset(self, slot: int) -> None:
+        self._buffers[slot].reset()
+
+    def _run(self, buffer: _Buffer, ends_here: bool = False) -> None:
+        """Refine the window that ends with the newest beat, and add it to the blend."""
+        window = self.frames
+        known = min(buffer.count, window)
+        # A stream shorter than a window is padded behind when it ends, as `Refiner` pads a sequence; while it runs, in
+        # front, so that the newest beat has its place at the end of the window.
+        before = 0 if ends_here else window - known
+        pixels, body = buffer.window(before, window - known - before)
+        if self._lifter is not None:
+            body = self._lifter(pixels[None], buffer.image_size[None])[0]
+        refined = self._engine(pixels[None], body[None], buffer.image_size[None])[0]
+        places = slice(before, before + known)
+        whole = known == window or ends_here
+        buffer.add(refined[places], body[places], self._weights[places], whole)
+        buffer.ran = buffer.count
+
+    def _emit(self, slot: int, buffer: _Buffer, through: int) -> list[BeatOutput]:
+        outputs = []
+        for index in range(buffer.emitted, through + 1):
+            given, refined = buffer.blended(index)
+            outputs.append(BeatOutput(slot, index, given, refined))
+        buffer.emitted = max(buffer.emitted, through + 1)
+        return outputs
+
+
+@dataclass(eq=False)
+class _Buffer:
+    """The last beats of a slot, and the sums of the windows that hold them; nothing is allocated by a beat.
+
+    Every beat is written twice, a window apart, so that the last T always lie side by side.
+    """
+
+    window_length: int
+
+    def __post_init__(self) -> None:
+        length = self.window_length
+        self._pixels = np.zeros((2 * length, 17, 2), np.float32)
+        self._body = np.zeros((2 * length, 17, 3), np.float32)
+        self._padded_pixels = np.zeros((length, 17, 2), np.float32)
+        self._padded_body = np.zeros((length, 17, 3), np.float32)
+        # refined, given: weighted sums; a beat's row is its index modulo T.
+        self._sums = np.zeros((length, 2, 17, 3))
+        self._weight = np.zeros(length)
+        self._provisional = np.zeros(length, dtype=bool)
+        self.image_size = np.ones(2, np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        self.count = self.emitted = self.ran = 0
+
+    def take(self, entry: BeatInput) -> None:
+        row = self.count % self.window_length
+        for place in (row, row + self.window_length):
+            self._pixels[place] = entry.pixels
+            self._body[place] = np.nan if entry.body is None else entry.body
+        self._sums[row] = 0.0
+        self._weight[row] = 0.0
+        self.image_size = entry.image_size
+        self.count += 1
+
+    def window(self, before: int, behind: int) -> tuple[Array, Array]:
+        """The last T beats; with fewer, ``before`` copies of the first one and ``behind`` of the last."""
+        if not before and not behind:
+            start = self.count % self.window_length
+            there = slice(start, start + self.window_length)
+            return self._pixels[there], self._body[there]
+        known = self.count
+        for source, target in ((self._pixels, self._padded_pixels), (self._body, self._padded_body)):
+            target[:before] = source[0]
+            target[before : before + known] = source[:known]
+            target[before + known :] = source[known - 1]
+        return self._padded_pixels, self._padded_body
+
+    def add(self, refined: Array, given: Array, weights: NDArray[np.float64], whole: bool) -> None:
+        """A window's outputs for the last ``len(refined)`` beats. Those of a padded window (``whole`` False) count
+        until one without padding comes."""
+        rows = np.arange(self.count - len(refined), self.count) % self.window_length
+        replaced = rows[self._provisional[rows] | (self._weight[rows] == 0)] if whole else rows
+        self._sums[replaced] = 0.0
+        self._weight[replaced] = 0.0
+        self._provisional[rows] = not whole
+        self._sums[rows, 0] += weights[:, None, None] * refined
+        self._sums[rows, 1] += weights[:, None, None] * given
+        self._weight[rows] += weights
+
+    def blended(self, index: int) -> tuple[Array, Array]:
+        """(given, refined) of a beat that is still in the buffer."""
+        row = index % self.window_length
+        mean = (self._sums[row] / self._weight[row]).astype(np.float32)
+        return mean[1], mean[0]

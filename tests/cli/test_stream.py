@@ -1,0 +1,107 @@
+"""refiner-stream: lines in, lines out; files at their own pace; a server."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from refiner import StreamingRefiner
+from refiner.cli.stream import main
+from refiner.data.synthetic import synthetic_folder
+
+SIZE = ("1000", "1002")
+WINDOW = ["--mode", "window", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def motion():
+    (clip, *_) = synthetic_folder(3, subjects=3, frames=40, actions=("Walking",)).clips("test")
+    rng = np.random.default_rng(0)
+    pose_3d = clip.pose_3d + rng.normal(0, 0.02, clip.pose_3d.shape)
+    return clip.pose_2d.astype(np.float32), pose_3d.astype(np.float32)
+
+
+def lines_of(pose_2d, pose_3d):
+    return [
+        json.dumps({"timestamp": index / 50, "pose_2d": a.tolist(), "pose_3d": b.tolist()})
+        for index, (a, b) in enumerate(zip(pose_2d, pose_3d, strict=True))
+    ]
+
+
+def give(monkeypatch, text):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+
+
+def test_lines_in_lines_out(motion, monkeypatch, capsys):
+    lines = lines_of(*motion)
+    lines.insert(5, "salad")
+    lines.append('{"flush": true}')
+    give(monkeypatch, "\n".join(lines))
+    assert main([*WINDOW, "--image-size", *SIZE, "--look-ahead", "4"]) == 0
+    out, err = capsys.readouterr()
+    answers = [json.loads(line) for line in out.splitlines()]
+    errors = [answer for answer in answers if "error" in answer]
+    refined = [answer for answer in answers if "error" not in answer]
+    assert len(errors) == 1 and "refused 1" in err and "frames 40" in err
+    assert [answer["timestamp"] for answer in refined] == [index / 50 for index in range(40)]
+    live = StreamingRefiner.load(mode="window", look_ahead=4, threads=1, image_size=(1000, 1002))
+    expected = [frame for index in range(40) for frame in live.push(motion[0][index], motion[1][index], index / 50)]
+    np.testing.assert_allclose(refined[3]["pose_3d"], expected[3].pose_3d, atol=2e-5)
+
+
+def test_a_file_is_played_back(motion, tmp_path, capsys):
+    for name, pose in zip(("2d", "3d"), motion, strict=True):
+        np.save(tmp_path / f"{name}.npy", pose)
+    words = [*WINDOW, "--image-size", *SIZE, "--pose-2d", str(tmp_path / "2d.npy"), "--full-speed"]
+    output = tmp_path / "out.jsonl"
+    assert main([*words, "--pose-3d", str(tmp_path / "3d.npy"), "--output", str(output)]) == 0
+    assert len(output.read_text().splitlines()) == 40 and capsys.readouterr().out == ""
+    assert main([*words, "--lifter", "bundled", "--output", str(output), "--fps", "50"]) == 0
+    lifted = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(lifted) == 40 and all(answer["status"] in ("ok", "warm-up") for answer in lifted)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--pose-3d", "a.npy"], "--pose-3d goes with --pose-2d"),
+        (["--serve", "x"], "expected [HOST:]PORT"),
+        (["--serve", "70000"], "expected [HOST:]PORT"),
+        (["--serve", "0", "--view"], "leave --pose-2d, --output and --view out"),
+        ([*WINDOW, "--hop", "0"], "hop must lie between"),
+        (["--mode", "causal", "--look-ahead", "3"], "for mode='window'"),
+        ([*WINDOW, "--pose-2d", "a.npy", "--fps", "0"], "--fps is 0.0"),
+    ],
+)
+def test_what_does_not_go_together(words, told, capsys, monkeypatch):
+    give(monkeypatch, "")
+    assert main(["--image-size", *SIZE, *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_help_is_instant_and_needs_nothing(capsys):
+    assert main(["--help"]) == 0
+    assert "my-camera | refiner-stream" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_server_process_ends_on_an_interrupt():
+    pytest.importorskip("websockets")
+    words = [*WINDOW, "--image-size", *SIZE, "--serve", "0"]
+    code = "import sys; from refiner.cli.stream import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "serving ws://127.0.0.1:" in line
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130 and "clients 0" in rest
