@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from refiner.models.d3dp import D3DP, SampledLifter
+from refiner.models.finepose import FinePOSE, PromptedLifter
 from refiner.models.mixste import MixSTE
 from refiner.models.pose_denoiser import PoseDenoiser
 from refiner.models.published import from_published
@@ -20,11 +21,13 @@ from refiner.models.unrolled import LiftingModule, LiftingRefiner, MirroredPass,
 
 __all__ = [
     "D3DP",
+    "FinePOSE",
     "LiftingModule",
     "LiftingRefiner",
     "MirroredPass",
     "MixSTE",
     "PoseDenoiser",
+    "PromptedLifter",
     "STCFormer",
     "SampledLifter",
     "UnrolledRefiner",

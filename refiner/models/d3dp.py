@@ -45,9 +45,25 @@ class CleanPoseDenoiser(SpatioTemporalBlocks):
         projected: Tensor = self.time_mlp(timesteps)
         return projected
 
+    def condition(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """What `denoise` takes beside the poses, one row a window; nothing here. FinePOSE makes it of actions."""
+        return given
+
     def denoise(self, noisy_pose_3d: Tensor, pose_2d: Tensor, time: Tensor, *condition: Tensor) -> Tensor:
-        """``[N, T, J, 3]`` metres, ``[N, T, J, 2]`` normalised, ``[N or 1, C]`` -> ``[N, T, J, 3]``; no condition."""
-        return self.regress(self.embed(torch.cat([pose_2d, noisy_pose_3d], dim=-1)) + time[:, None, None])
+        """``[N, H, T, J, 3]`` metres, ``[N, T, J, 2]`` normalised, ``[N or 1, C]`` -> ``[N, H, T, J, 3]``.
+
+        The H noisy poses of a window share its 2D pose, its time and its condition.
+        """
+        pose = self.regress(self.embed_poses(noisy_pose_3d, pose_2d, time))
+        return pose.reshape(noisy_pose_3d.shape)
+
+    def embed_poses(self, noisy_pose_3d: Tensor, pose_2d: Tensor, time: Tensor) -> Tensor:
+        """The arguments of `denoise` -> tokens ``[N H, T, J, C]``."""
+        hypotheses = noisy_pose_3d.shape[1]
+        joined = torch.cat([pose_2d[:, None].expand(-1, hypotheses, -1, -1, -1), noisy_pose_3d], dim=-1)
+        tokens = self.embed(joined.flatten(0, 1)).unflatten(0, (-1, hypotheses))  # type: ignore[no-untyped-call]
+        timed: Tensor = (tokens + time[:, None, None, None]).flatten(0, 1)
+        return timed
 
 
 class D3DP(nn.Module):
@@ -85,24 +101,24 @@ class D3DP(nn.Module):
         """Length of the schedule."""
         return len(self.alphas_cumprod)
 
-    def forward(self, noisy_pose_3d: Tensor, pose_2d: Tensor, timesteps: Tensor, *condition: Tensor) -> Tensor:
+    def forward(self, noisy_pose_3d: Tensor, pose_2d: Tensor, timesteps: Tensor, *given: Tensor) -> Tensor:
         """One prediction of the clean pose: ``[B, T, J, 3]``, ``[B, T, J, 2]`` normalised, ``[B]`` -> ``[B, T, J, 3]``.
 
-        ``condition``: tensors with one row a window, which the denoiser takes (FinePOSE's text).
+        ``given``: what the denoiser's `condition` takes, with one row a window.
         """
         time = self.pose_estimator.project_time(timesteps)
-        return self.pose_estimator.denoise(noisy_pose_3d, pose_2d, time, *condition)
+        condition = self.pose_estimator.condition(*given)
+        return self.pose_estimator.denoise(noisy_pose_3d[:, None], pose_2d, time, *condition)[:, 0]
 
     def diffuse(self, pose_3d: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """The forward process, within the limit: clean ``[B, T, J, 3]``, ``[B]``, noise -> noisy ``[B, T, J, 3]``."""
         signal, spread = (values[timesteps][:, None, None, None] for values in (self.signal, self.noise))
         return (signal * pose_3d + spread * noise).clip(-self.limit, self.limit)
 
-    def sample(
-        self, pose_2d: Tensor, noises: Tensor, *condition: Tensor, eta: float = 1.0, flip: bool = True
-    ) -> Tensor:
+    def sample(self, pose_2d: Tensor, noises: Tensor, *given: Tensor, eta: float = 1.0, flip: bool = True) -> Tensor:
         """`HypothesisSampler` for one batch: ``[B, T, J, 2]``, ``[K, B or 1, H, T, J, 3]`` -> ``[B, H, T, J, 3]``."""
-        poses: Tensor = HypothesisSampler(self, len(noises), eta, flip)(pose_2d, noises, *condition)
+        sampler = HypothesisSampler(self, len(noises), eta, flip)
+        poses: Tensor = sampler(pose_2d, noises, *self.pose_estimator.condition(*given))
         return poses
 
 
@@ -130,14 +146,12 @@ class HypothesisSampler(nn.Module):
     def forward(self, pose_2d: Tensor, noises: Tensor, *condition: Tensor) -> Tensor:
         """``[B, T, J, 2]`` normalised, ``[K, B or 1, H, T, J, 3]`` standard normal -> ``[B, H, T, J, 3]`` metres.
 
-        ``condition``: tensors of B rows, which the denoiser takes.
+        ``condition``: what the denoiser takes beside the poses, tensors of B rows.
         """
-        batch, hypotheses = len(pose_2d), noises.shape[2]
-        screen, *rows = (_for_each(given, hypotheses) for given in (pose_2d, *condition))
-        drawn = noises.expand(-1, batch, -1, -1, -1, -1).flatten(1, 2)
+        screen, rows = pose_2d, condition
         if self.flip:
             screen = torch.cat([screen, self.mirror(screen)])
-            rows = [torch.cat([given, given]) for given in rows]
+            rows = tuple(torch.cat([given, given]) for given in condition)
 
         def predict(noisy: Tensor, time: int) -> Tensor:
             embedded = getattr(self, f"time_{time}")
@@ -148,13 +162,9 @@ class HypothesisSampler(nn.Module):
             mean: Tensor = 0.5 * (straight + self.mirror(turned))
             return mean
 
-        pose: Tensor = sample_clean_pose(predict, list(drawn), self.schedule, self.model.limit)
-        return pose.reshape(batch, hypotheses, *pose.shape[1:])
-
-
-def _for_each(given: Tensor, hypotheses: int) -> Tensor:
-    """``[B, ...]`` -> ``[B H, ...]``: every row once for each hypothesis, a window's side by side."""
-    return given[:, None].expand(-1, hypotheses, *given.shape[1:]).flatten(0, 1)
+        drawn = list(noises.expand(-1, len(pose_2d), -1, -1, -1, -1))
+        pose: Tensor = sample_clean_pose(predict, drawn, self.schedule, self.model.limit)
+        return pose
 
 
 class SampledLifter(nn.Module):

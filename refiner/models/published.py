@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,13 +12,33 @@ from torch import Tensor, nn
 
 from refiner.diffusion.clean_pose import TIMESTEPS
 from refiner.diffusion.schedule import cosine_schedule
-from refiner.errors import CheckpointError, MissingComponentError, UsageError
+from refiner.errors import CheckpointError, UsageError
 from refiner.models.d3dp import D3DP, CleanPoseDenoiser
+from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, FinePOSE, FinePoseDenoiser, PromptedText, Vocabulary
+from refiner.models.finepose.text_tower import tower_from_state
 from refiner.models.mixste import MixSTE
 from refiner.models.stcformer import STCFormer
+from refiner.models.weights import State, count_entries, load_exactly, read_weights, some
 
-State = dict[str, Tensor]
-
+PUBLISHED_LIFTERS = ("stcformer", "mixste", "d3dp", "finepose")
+# As Human3.6M's archives name them.
+HUMAN36M_ACTIONS = (
+    "Directions",
+    "Discussion",
+    "Eating",
+    "Greeting",
+    "Phoning",
+    "Photo",
+    "Posing",
+    "Purchases",
+    "Sitting",
+    "SittingDown",
+    "Smoking",
+    "Waiting",
+    "WalkDog",
+    "Walking",
+    "WalkTogether",
+)
 # What the training scripts of MixSTE, D3DP and FinePOSE call the model in their files, and nn.DataParallel's prefix.
 MODEL_ENTRY, PARALLEL_PREFIX = "model_pos", "module."
 DENOISER_PREFIX = "pose_estimator."
@@ -39,71 +57,58 @@ SCHEDULE_BUFFERS = (
     "posterior_mean_coef1",
     "posterior_mean_coef2",
 )
-# The sampling files of their training hold, beside the weights, the state of NumPy's generator and NumPy numbers. The
-# reader may meet these names; what they make is thrown away.
-IGNORED_GLOBALS = (
-    "numpy.random._pickle.__randomstate_ctor",
-    "numpy.random._pickle.__bit_generator_ctor",
-    "numpy.random._mt19937.MT19937",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-)
 
 
-def from_published(name: str, source: Mapping[str, Any] | str | os.PathLike[str], heads: int = 8) -> nn.Module:
+def from_published(
+    name: str,
+    source: Mapping[str, Any] | str | os.PathLike[str],
+    heads: int = 8,
+    *,
+    actions: Sequence[str] = HUMAN36M_ACTIONS,
+    merges: str | os.PathLike[str] | None = None,
+    vocabulary: Vocabulary | None = None,
+    clip: str | os.PathLike[str] | None = None,
+    published: bool = False,
+) -> nn.Module:
     """A lifter with the weights that its authors published, in float32 and eval mode.
 
     Args:
-        name: "stcformer", "mixste" or "d3dp".
+        name: "stcformer", "mixste", "d3dp" or "finepose".
         source: a state dict, the dict of a training script with its ``model_pos`` entry, or a file of either: ``.pth``,
             ``.pt`` and ``.bin`` are read with ``weights_only=True``, ``.safetensors`` as it is.
-        heads: of MixSTE and D3DP, which the shapes do not tell; 8 as published.
+        heads: of all but STCFormer, which the shapes do not tell; 8 as published.
+        actions: FinePOSE's, in any order; Human3.6M's fifteen by default.
+        merges: FinePOSE's tokens: CLIP's ``bpe_simple_vocab_16e6.txt.gz`` or the ``merges.txt`` of its tokenizer, a
+            local file. vocabulary: instead of it.
+        clip: FinePOSE's text tower, a local file of CLIP's weights, where the checkpoint does not carry them.
+        published: FinePOSE as its authors run it, defects included: see `PromptedText` and `FinePoseDenoiser`.
 
-    Raises UsageError for another name, CheckpointError for a file that cannot be read, for one that asks for more than
-    tensors, and for missing, unexpected or misshapen entries, which it names.
+    Raises UsageError for another name or missing tokens, CheckpointError for a file that cannot be read, for one that
+    asks for more than tensors, and for missing, unexpected or misshapen entries, which it names.
     """
-    if name not in _BUILDERS:
-        raise UsageError(f"there is no published lifter {name!r}; choose one of {', '.join(_BUILDERS)}")
+    if name not in PUBLISHED_LIFTERS:
+        raise UsageError(f"there is no published lifter {name!r}; choose one of {', '.join(PUBLISHED_LIFTERS)}")
     content = source if isinstance(source, Mapping) else read_weights(source)
     where = "the state dict" if isinstance(source, Mapping) else str(source)
     state = published_state(content, where)
+    model: nn.Module
     try:
-        model = _BUILDERS[name](state, heads)
+        if name == "stcformer":
+            model = _stcformer(state)
+        elif name == "mixste":
+            model = MixSTE(**_block_sizes(state, ""), heads=heads)
+        elif name == "d3dp":
+            timesteps = take_schedule(state)
+            model = D3DP(CleanPoseDenoiser(**_block_sizes(state, DENOISER_PREFIX), heads=heads), timesteps)
+        else:
+            words = ClipVocabulary.from_file(merges) if vocabulary is None and merges is not None else vocabulary
+            model, state = _finepose(state, heads, actions, words, clip, published)
     except KeyError as error:
         raise CheckpointError(
-            f"{where} is no {name} checkpoint: it has no {error.args[0]!r}; it holds {_some(sorted(state))}"
+            f"{where} is no {name} checkpoint: it has no {error.args[0]!r}; it holds {some(sorted(state))}"
         ) from error
     load_exactly(model, state, f"{where}, read as {name}")
     return model.eval()
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of weights holds; nothing in it is run. Raises CheckpointError."""
-    file = Path(path)
-    if not file.is_file():
-        raise CheckpointError(f"there is no checkpoint at {file}; expected a .pth, .pt, .bin or .safetensors file")
-    if file.suffix == ".safetensors":
-        return _read_safetensors(file)
-    _refuse_script(file)
-    ignored = [(_Ignored, name) for name in IGNORED_GLOBALS]
-    try:
-        with torch.serialization.safe_globals(ignored):  # type: ignore[arg-type]
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader raises many kinds without a common base
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked is not None:
-            raise CheckpointError(
-                f"{file} asks for {asked[1]}, which is no tensor, and is not read; where you trust its maker, save the "
-                "state dict alone as .safetensors"
-            ) from error
-        raise CheckpointError(f"{file} cannot be read as a PyTorch file; is it whole?") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}, expected a state dict")
-    return content
 
 
 def published_state(content: Mapping[str, Any], where: str) -> State:
@@ -113,44 +118,65 @@ def published_state(content: Mapping[str, Any], where: str) -> State:
         raise CheckpointError(f"{where}: {MODEL_ENTRY} is a {type(found).__name__}, expected a state dict")
     others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
     if others:
-        raise CheckpointError(f"{where} holds no state dict: {_some(others)} are no tensors")
+        raise CheckpointError(f"{where} holds no state dict: {some(others)} are no tensors")
     parallel = all(name.startswith(PARALLEL_PREFIX) for name in found)
     names = {name: name.removeprefix(PARALLEL_PREFIX) if parallel else name for name in found}
     return {names[name]: value.float() if value.is_floating_point() else value for name, value in found.items()}
 
 
-def load_exactly(model: nn.Module, state: State, where: str) -> None:
-    """`load_state_dict` whose CheckpointError names what is missing, unexpected or of another shape."""
-    own = model.state_dict()
-    wrong = {name: value for name, value in state.items() if name in own and value.shape != own[name].shape}
-    shapes = [f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}" for name, value in wrong.items()]
-    parts = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
-        "of another shape": shapes,
-    }
-    problems = [f"{kind}: {_some(names)}" for kind, names in parts.items() if names]
-    if problems:
-        raise CheckpointError(f"{where} does not fit the model; {'; '.join(problems)}")
-    model.load_state_dict(state)
-
-
-def _stcformer(state: State, heads: int) -> STCFormer:
+def _stcformer(state: State) -> STCFormer:
     dim = len(state["pose_emb.weight"])
     block = "stcformer.stc_block."
     mlp_ratio = len(state[f"{block}0.mlp.fc1.weight"]) // dim
     # Its part embedding is as wide as half of a head.
     width = state[f"{block}0.stc_att.emb.weight"].shape[1]
-    return STCFormer(dim=dim, layers=_count(state, block), heads=dim // (2 * width), mlp_ratio=mlp_ratio)
+    return STCFormer(dim=dim, layers=count_entries(state, block), heads=dim // (2 * width), mlp_ratio=mlp_ratio)
 
 
-def _mixste(state: State, heads: int) -> MixSTE:
-    return MixSTE(**_block_sizes(state, ""), heads=heads)
+def _finepose(
+    state: State,
+    heads: int,
+    actions: Sequence[str],
+    vocabulary: Vocabulary | None,
+    clip: str | os.PathLike[str] | None,
+    published: bool,
+) -> tuple[FinePOSE, State]:
+    """The model, and the state dict under its own names."""
+    if vocabulary is None:
+        raise UsageError(
+            "FinePOSE's prompts need CLIP's tokens: name a local bpe_simple_vocab_16e6.txt.gz (CLIP's repository holds "
+            "it) with merges=, or pass a vocabulary"
+        )
+    sizes, timesteps = _block_sizes(state, DENOISER_PREFIX), take_schedule(state)
+    prefix = f"{DENOISER_PREFIX}clip_text."
+    carried = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not carried and clip is None:
+        raise CheckpointError(
+            "the checkpoint carries no CLIP (clip_text.); name a local file of its weights with clip="
+        )
+    tower = tower_from_state(carried or read_weights(clip or ""), "the checkpoint" if carried else str(clip))
+    context = {prompt.name: state.get(f"{DENOISER_PREFIX}ctx_{prompt.name}") for prompt in FULL_PROMPTS}
+    # The model for MPI-INF-3DHP, which has no actions, has no prompt for them either.
+    prompts = [replace(p, context=len(found)) for p in FULL_PROMPTS if (found := context[p.name]) is not None]
+    text = PromptedText(tower, vocabulary, actions, prompts, published)
+    layers = f"{DENOISER_PREFIX}textTransEncoder.layers."
+    denoiser = FinePoseDenoiser(
+        text,
+        **sizes,
+        heads=heads,
+        encoder_layers=count_entries(state, layers),
+        encoder_hidden=len(state[f"{layers}0.linear1.weight"]),
+        encoder_heads=heads,
+        published=published,
+    )
+    own = {_own_name(name): value for name, value in state.items() if not name.startswith(prefix)}
+    own |= {f"{DENOISER_PREFIX}text.clip_text.{name}": value for name, value in tower.state_dict().items()}
+    return FinePOSE(denoiser, timesteps=timesteps), own
 
 
-def _d3dp(state: State, heads: int) -> D3DP:
-    timesteps = take_schedule(state)
-    return D3DP(CleanPoseDenoiser(**_block_sizes(state, DENOISER_PREFIX), heads=heads), timesteps)
+def _own_name(name: str) -> str:
+    context = f"{DENOISER_PREFIX}ctx_"
+    return name.replace(context, f"{DENOISER_PREFIX}text.ctx_", 1) if name.startswith(context) else name
 
 
 def take_schedule(state: State) -> int:
@@ -168,56 +194,12 @@ def take_schedule(state: State) -> int:
     return len(stored)
 
 
-def _block_sizes(state: State, prefix: str) -> dict[str, int]:
+def _block_sizes(state: State, prefix: str) -> dict[str, Any]:
     joints, dim = state[f"{prefix}Spatial_pos_embed"].shape[1:]
     return {
         "dim": dim,
-        "depth": _count(state, f"{prefix}STEblocks."),
+        "depth": count_entries(state, f"{prefix}STEblocks."),
         "mlp_ratio": len(state[f"{prefix}STEblocks.0.mlp.fc1.weight"]) // dim,
         "frames": state[f"{prefix}Temporal_pos_embed"].shape[1],
         "joints": joints,
     }
-
-
-def _count(state: State, prefix: str) -> int:
-    """How many numbered entries there are below a prefix."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
-
-
-def _refuse_script(file: Path) -> None:
-    """Raises CheckpointError for a TorchScript archive, whose weights cannot be had without its program."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{file} is a TorchScript archive, which is a program; where you trust its maker, save "
-                    "torch.jit.load(FILE).state_dict() as .safetensors"
-                )
-
-
-def _read_safetensors(file: Path) -> State:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ModuleNotFoundError as error:
-        raise MissingComponentError(f"reading {file} needs safetensors; run: pip install 'refiner[train]'") from error
-    try:
-        content: State = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is no readable safetensors file ({error}); copy it again") from error
-    return content
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-class _Ignored:
-    """Stands for an object that a file holds beside the weights: takes everything and does nothing."""
-
-    def __init__(self, *arguments: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-_BUILDERS: dict[str, Callable[[State, int], nn.Module]] = {"stcformer": _stcformer, "mixste": _mixste, "d3dp": _d3dp}

@@ -171,6 +171,127 @@ def time_embedding_reference(timesteps, state, dim):
     return linear(gelu(linear(sinusoid, state, "time_mlp.1")), state, "time_mlp.3")
 
 
+TEXTS = ("A person", "speed", "head", "body", "arm", "leg")
+CONTEXT = {"subject": 3, "verb": 8, "speed": 6, "head": 6, "body": 6, "arm": 10, "leg": 10}
+
+
+def transformer_shapes(prefix, width, hidden, names):
+    """An attention in PyTorch's names and a two-layer MLP; ``names``: first, second layer, first, second norm."""
+    first, second, *norms = names
+    attention = "attn" if "resblocks" in prefix else "self_attn"
+    shapes = {
+        f"{prefix}{attention}.in_proj_weight": (3 * width, width),
+        f"{prefix}{attention}.in_proj_bias": (3 * width,),
+        f"{prefix}{attention}.out_proj.weight": (width, width),
+        f"{prefix}{attention}.out_proj.bias": (width,),
+        f"{prefix}{first}.weight": (hidden, width),
+        f"{prefix}{first}.bias": (hidden,),
+        f"{prefix}{second}.weight": (width, hidden),
+        f"{prefix}{second}.bias": (width,),
+    }
+    return shapes | {f"{prefix}{norm}.{kind}": (width,) for norm in norms for kind in ("weight", "bias")}
+
+
+def clip_shapes(vocabulary, width, layers):
+    shapes = {"token_embedding.weight": (vocabulary, width), "positional_embedding": (77, width)}
+    for index in range(layers):
+        prefix = f"transformer.resblocks.{index}."
+        shapes |= transformer_shapes(prefix, width, 4 * width, ("mlp.c_fc", "mlp.c_proj", "ln_1", "ln_2"))
+    shapes |= {"ln_final.weight": (width,), "ln_final.bias": (width,)}
+    # The rest of CLIP, which nobody asks for here.
+    return shapes | {"visual.conv1.weight": (8, 3, 4, 4), "text_projection": (width, 16), "logit_scale": ()}
+
+
+def finepose_shapes(dim, depth, frames, vocabulary, width, clip_layers, encoder_layers, hidden):
+    """Everything below ``pose_estimator.``."""
+    shapes = mixste_shapes(dim, depth, frames, channels=5) | time_mlp_shapes(dim)
+    for index in range(encoder_layers):
+        prefix = f"textTransEncoder.layers.{index}."
+        shapes |= transformer_shapes(prefix, width, hidden, ("linear1", "linear2", "norm1", "norm2"))
+    shapes |= {"text_ln.weight": (width,), "text_ln.bias": (width,)}
+    shapes |= {"text_proj.0.weight": (dim, width), "text_proj.0.bias": (dim,)}
+    cross = "temporal_cross_attn."
+    for layer, rows, columns in (
+        ("query", dim, dim),
+        ("key", dim, width),
+        ("value", dim, width),
+        ("proj_out.emb_layers.1", 2 * dim, dim),
+        ("proj_out.out_layers.2", dim, dim),
+    ):
+        shapes |= {f"{cross}{layer}.weight": (rows, columns), f"{cross}{layer}.bias": (rows,)}
+    for norm, size in (("norm", dim), ("text_norm", width), ("proj_out.norm", dim)):
+        shapes |= {f"{cross}{norm}.weight": (size,), f"{cross}{norm}.bias": (size,)}
+    shapes |= {f"ctx_{name}": (length, width) for name, length in CONTEXT.items()}
+    return shapes | {f"clip_text.{name}": shape for name, shape in clip_shapes(vocabulary, width, clip_layers).items()}
+
+
+def self_attention(x, state, name, heads, mask=0.0):
+    width = x.shape[-1]
+    rows = x @ state[f"{name}.in_proj_weight"].T + state[f"{name}.in_proj_bias"]
+    query, key, value = (rows[..., part * width : (part + 1) * width] for part in range(3))
+    return linear(attend(query, key, value, heads, mask), state, f"{name}.out_proj")
+
+
+def clip_reference(embedded, state, heads):
+    """Token embeddings ``(L, W)`` -> ``(L, W)``; a token sees those before it."""
+    length = len(embedded)
+    mask = np.where(np.tri(length, dtype=bool), 0.0, -np.inf)
+    x, index = embedded + state["positional_embedding"][:length], 0
+    while f"transformer.resblocks.{index}.ln_1.weight" in state:
+        block = f"transformer.resblocks.{index}."
+        x = x + self_attention(layer_norm(x, state, f"{block}ln_1", 1e-5), state, f"{block}attn", heads, mask)
+        hidden = linear(layer_norm(x, state, f"{block}ln_2", 1e-5), state, f"{block}mlp.c_fc")
+        x = x + linear(hidden / (1.0 + np.exp(-1.702 * hidden)), state, f"{block}mlp.c_proj")
+        index += 1
+    return layer_norm(x, state, "ln_final", 1e-5)
+
+
+def finepose_text_reference(state, words, action, end, clip_heads, heads):
+    """One action -> text features ``(77, W)`` and the projected text ``(C,)``, of place ``end`` of the 77."""
+    clip = {name.removeprefix("clip_text."): value for name, value in state.items() if name.startswith("clip_text.")}
+    texts = dict(zip(CONTEXT, (TEXTS[0], action, *TEXTS[1:]), strict=True))
+    parts = []
+    for name in CONTEXT:
+        marked = [words.start, *words.encode(texts[name]), words.end, 0, 0, 0, 0][:4]
+        parts += [state[f"ctx_{name}"], clip["token_embedding.weight"][marked]]
+    x, index = clip_reference(np.concatenate(parts), clip, clip_heads), 0
+    while f"textTransEncoder.layers.{index}.norm1.weight" in state:
+        layer = f"textTransEncoder.layers.{index}."
+        x = layer_norm(x + self_attention(x, state, f"{layer}self_attn", heads), state, f"{layer}norm1", 1e-5)
+        hidden = linear(gelu(linear(x, state, f"{layer}linear1")), state, f"{layer}linear2")
+        x = layer_norm(x + hidden, state, f"{layer}norm2", 1e-5)
+        index += 1
+    features = layer_norm(x, state, "text_ln", 1e-5)
+    return features, linear(features[end], state, "text_proj.0")
+
+
+def silu(x):
+    return x / (1.0 + np.exp(-x))
+
+
+def finepose_reference(noisy, pose_2d, timestep, features, projected, state, heads, answers=None):
+    """One window ``(T, J, 3)``, ``(T, J, 2)`` -> ``(T, J, 3)``. ``answers`` ``(J,)``: the text features that each
+    joint attends to, where they are not the window's own."""
+    dim = state["Spatial_pos_embed"].shape[-1]
+    embedding = time_embedding_reference([timestep], state, dim)[0] + projected
+    joined = np.concatenate([pose_2d, noisy], axis=-1)[None]
+    tokens = linear(joined, state, "Spatial_patch_to_embedding") + state["Spatial_pos_embed"] + embedding
+    cross = "temporal_cross_attn."
+    scale, shift = np.split(linear(silu(embedding), state, f"{cross}proj_out.emb_layers.1"), 2)
+
+    def after_first(x):
+        asked = linear(layer_norm(x, state, f"{cross}norm", 1e-5), state, f"{cross}query")
+        mixed = np.empty_like(asked)
+        for joint in range(x.shape[2]):
+            text = layer_norm(features if answers is None else answers[joint], state, f"{cross}text_norm", 1e-5)
+            key, value = linear(text, state, f"{cross}key"), linear(text, state, f"{cross}value")
+            mixed[0, :, joint] = attend(asked[0, :, joint], key, value, heads)
+        styled = layer_norm(mixed, state, f"{cross}proj_out.norm", 1e-5) * (1.0 + scale) + shift
+        return x + linear(silu(styled), state, f"{cross}proj_out.out_layers.2")
+
+    return blocks_reference(tokens, state, heads, after_first)[0]
+
+
 @pytest.fixture
 def random_state() -> Callable[..., dict[str, torch.Tensor]]:
     """``random_state(shapes, seed)``: nothing is 0 or 1, so that nothing mixed up stays hidden."""
@@ -211,6 +332,11 @@ def layouts():
         stcformer_pass = staticmethod(stcformer_reference)
         mixste = staticmethod(mixste_shapes)
         time_mlp = staticmethod(time_mlp_shapes)
+        clip = staticmethod(clip_shapes)
+        clip_pass = staticmethod(clip_reference)
+        finepose = staticmethod(finepose_shapes)
+        finepose_text = staticmethod(finepose_text_reference)
+        finepose_pass = staticmethod(finepose_reference)
         blocks = staticmethod(blocks_reference)
         embed_time = staticmethod(time_embedding_reference)
         linear = staticmethod(linear)
