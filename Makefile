@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # cpu or gpu: which ONNX Runtime (the two wheels install the same module, so never both).
 RUNTIME ?= cpu
-EXTRAS := $(RUNTIME),train,export,report,openvino,stream,viewer,video,dev
+EXTRAS := $(RUNTIME),train,export,report,openvino,stream,viewer,video,3dhp,dev
 # TensorRT for RTX has wheels for these alone; it builds engines without a GPU, so the tests use it.
 ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),tensorrt-rtx

@@ -14,7 +14,13 @@ from refiner import Refiner, RefinerError, native
 from refiner.evaluation import p_mpjpe
 
 COMMANDS = ("refiner-train", "refiner-refine", "refiner-evaluate", "refiner-export", "refiner-bench", "refiner-demo")
-PACKAGED = ("py.typed", "data/human36m_cameras.json", "configs/refiner-small.toml", "native.py")
+PACKAGED = (
+    "py.typed",
+    "data/human36m_cameras.json",
+    "configs/refiner-small.toml",
+    "evaluation/papers/d3prefiner_per_action.csv",
+    "native.py",
+)
 
 
 def main(checkout: Path) -> None:

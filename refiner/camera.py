@@ -22,6 +22,9 @@ from refiner.errors import InputError, ShapeError
 Array = NDArray[Any]
 _BUNDLED = Path(__file__).parent / "data" / "human36m_cameras.json"
 _ROTATION_TOLERANCE = 1e-5
+# The lens is inverted by repetition; what is left after so many is under a billionth of the focal length inside any
+# image that the lens was calibrated for.
+_LENS_REPETITIONS, _LENS_TOLERANCE = 50, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +104,35 @@ class Camera:
         x = np.clip(points[..., :2] / depth, -1, 1)
         tangential = self.tangential.astype(dtype)
         r2 = (x * x).sum(axis=-1, keepdims=True)
-        k1, k2, k3 = self.radial.astype(dtype)
-        factor = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + (tangential * x).sum(axis=-1, keepdims=True)
+        factor = self._distortion(x, r2)
         distorted = x * factor + tangential * r2
         return np.asarray(self.focal_length.astype(dtype) * distorted + self.center.astype(dtype))
+
+    def rays(self, pixels: ArrayLike) -> NDArray[np.float64]:
+        """Pixels ``(..., 2)`` to X.xy / X.z of the points that are seen there, ``(..., 2)`` float64: undoes `project`.
+
+        NaN stays NaN. Raises InputError for pixels so far outside of the image that the lens model ends before them.
+        """
+        seen = _floating(pixels, 2).astype(np.float64)
+        distorted = (seen - self.center) / self.focal_length
+        x = before = distorted
+        for _ in range(_LENS_REPETITIONS):
+            r2 = (x * x).sum(axis=-1, keepdims=True)
+            before, x = x, np.clip((distorted - self.tangential * r2) / self._distortion(x, r2), -1, 1)
+        # `project` clips at 1, so that what lies there is the image of many points.
+        lost = ((np.abs(x - before) > _LENS_TOLERANCE) | (np.abs(x) >= 1)).any(axis=-1)
+        if lost.any():
+            raise InputError(
+                f"camera {self.id!r}: the lens has no single point at {int(lost.sum())} of the pixels, like "
+                f"{seen[lost][0].tolist()}; its image is {self.width} x {self.height}"
+            )
+        return x
+
+    def _distortion(self, x: Array, r2: Array) -> Array:
+        """The factor of the lens at ``x`` ``(..., 2)`` with its square ``r2`` ``(..., 1)``."""
+        k1, k2, k3 = self.radial.astype(x.dtype)
+        tilt = (self.tangential.astype(x.dtype) * x).sum(axis=-1, keepdims=True)
+        return np.asarray(1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + tilt)
 
 
 def look_at_camera(

@@ -52,6 +52,25 @@ def project_one(camera, point):
 
 
 @pytest.mark.parametrize("index", range(4))
+def test_rays_undo_the_projection(index):
+    camera = human36m_cameras()[index]
+    rng = np.random.default_rng(index)
+    seen = np.concatenate([rng.uniform(-0.45, 0.45, (500, 2)), np.ones((500, 1))], axis=1)
+    points = seen * rng.uniform(2, 8, (500, 1))
+    np.testing.assert_allclose(camera.rays(camera.project(points)), seen[:, :2], rtol=0, atol=1e-9)
+    corners = np.array([[0.0, 0.0], [camera.width, 0.0], [0.0, camera.height], [camera.width, camera.height]])
+    back = camera.project(np.concatenate([camera.rays(corners), np.ones((4, 1))], axis=1))
+    np.testing.assert_allclose(back, corners, rtol=0, atol=1e-6)
+
+
+def test_pixels_beyond_the_lens_have_no_ray():
+    camera = human36m_cameras()[0]
+    with pytest.raises(InputError, match="no single point at 1 of the pixels"):
+        camera.rays([[500.0, 500.0], [9000.0, 500.0]])
+    assert np.isnan(camera.rays([[np.nan, 500.0], [500.0, 500.0]])[0, 0])
+
+
+@pytest.mark.parametrize("index", range(4))
 def test_projection_agrees_with_the_formula_written_out(index):
     camera = human36m_cameras()[index]
     world = people(index)

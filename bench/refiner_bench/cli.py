@@ -16,6 +16,7 @@ EXAMPLES = f"""\
 examples:
   refiner-bench flops                                  the paper's Table IV: depths 4 6 8 10 at T = 27
   refiner-bench flops --frames 243 --depth 8 --json flops.json
+  refiner-bench lifters                                the lifters at their published sizes
   refiner-bench accuracy --quick                       every row of the accuracy study as a toy, in minutes
   refiner-bench accuracy --data FOLDER --jobs 2        the study itself: hours; interrupted, it goes on
   refiner-bench engines                                latency of a window in every engine, against a plain export
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_flops(commands)
+    _add_lifters(commands)
     _add_train_step(commands)
     _add_native(commands)
     _add_engines(commands)
@@ -87,6 +89,26 @@ def _run_flops(arguments: argparse.Namespace) -> None:
     )
     report = flops_report(size, arguments.depth, arguments.steps, with_torch=not arguments.no_torch)
     _publish(report, format_flops(report), arguments)
+
+
+def _add_lifters(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "lifters",
+        help="parameters and multiply-adds of the lifters",
+        description="Parameters and multiply-adds of STCFormer, MixSTE and D3DP at their published sizes, by formula "
+        "and by PyTorch's counter where PyTorch is installed, beside the figures that are reported.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--no-torch", action="store_true", help="formulas alone, without PyTorch's counter")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_lifters)
+
+
+def _run_lifters(arguments: argparse.Namespace) -> None:
+    from refiner_bench.lifters import format_lifters, lifters_report
+
+    report = lifters_report(with_torch=not arguments.no_torch)
+    _publish(report, format_lifters(report), arguments)
 
 
 def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -9,9 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from refiner.models import PoseDenoiser
+from refiner.models import D3DP, MixSTE, PoseDenoiser, STCFormer
+from refiner.models.d3dp import CleanPoseDenoiser
 from refiner.models.stc import attention_backend, set_attention_backend
 from refiner_bench.counts import DenoiserSize
+from refiner_bench.lifter_counts import LifterSize
 
 
 def measure_denoiser(size: DenoiserSize) -> dict[str, int]:
@@ -31,6 +33,32 @@ def measure_denoiser(size: DenoiserSize) -> dict[str, int]:
         "window_with_time_path": whole.get_total_flops(),
         "window_without_time_path": exported.get_total_flops(),
     }
+
+
+def measure_lifter(size: LifterSize) -> dict[str, int]:
+    """Parameters and FlopCounterMode's multiply-adds of one window; nothing is computed (the meta device)."""
+    with torch.device("meta"), torch.no_grad():
+        model = build_lifter(size)
+        pose_2d = torch.randn(1, size.frames, size.joints, 2)
+        inputs: tuple[torch.Tensor, ...] = (pose_2d,)
+        if size.architecture == "d3dp":
+            inputs = (torch.randn(1, size.frames, size.joints, 3), pose_2d, torch.tensor([999]))
+        with _plain_operations(), _counter() as counter:
+            model(*inputs)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": counter.get_total_flops() // 2,
+    }
+
+
+def build_lifter(size: LifterSize) -> torch.nn.Module:
+    """A lifter of this size with fresh weights; D3DP's denoiser has no schedule here."""
+    if size.architecture == "stcformer":
+        return STCFormer(size.dim, size.layers, size.heads, size.mlp_ratio, size.joints).eval()
+    sizes = {name: getattr(size, name) for name in ("heads", "mlp_ratio", "frames", "joints")}
+    if size.architecture == "mixste":
+        return MixSTE(size.dim, size.layers, **sizes).eval()
+    return D3DP(CleanPoseDenoiser(size.dim, depth=size.layers, **sizes)).eval()
 
 
 def counted_operations() -> list[str]:

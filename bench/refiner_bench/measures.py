@@ -77,6 +77,12 @@ def _flops(report: Mapping[str, Any]) -> Iterator[Measure]:
             )
 
 
+def _lifters(report: Mapping[str, Any]) -> Iterator[Measure]:
+    for row in report["rows"]:
+        yield Measure(f"{row['name']}, parameters", row["parameters"], "", "count")
+        yield Measure(f"{row['name']}, a window", row["macs"], "MAC", "count")
+
+
 def _engines(report: Mapping[str, Any]) -> Iterator[Measure]:
     for name, entry in report["contestants"].items():
         # Rounding differs from one version of an engine to the next; the gate of the export judges it.
@@ -166,6 +172,7 @@ def _ratio(name: str, ratio: Mapping[str, float]) -> Measure:
 
 _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Measure]]] = {
     "flops": _flops,
+    "lifters": _lifters,
     "sweep": _sweep,
     "engines": _engines,
     "native": _native,

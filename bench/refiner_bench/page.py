@@ -133,6 +133,7 @@ def _format_evaluation(report: Mapping[str, Any]) -> str:
 # kind of report -> module and function that format it.
 _WRITERS = {
     "flops": ("refiner_bench.flops", "format_flops"),
+    "lifters": ("refiner_bench.lifters", "format_lifters"),
     "sweep": ("refiner_bench.sweep", "format_sweep"),
     "engines": ("refiner_bench.engines", "format_engines"),
     "native": ("refiner_bench.native_kernels", "format_native"),

@@ -33,6 +33,8 @@ examples:
                                                        Human3.6M, S9 and S11, with its CPN detections
   refiner-evaluate --subjects validation --lifter lifter.safetensors --refiner refiner.safetensors
 
+  refiner-evaluate --table I --reports result.json     the paper's table, our figures beside the paper's
+
 FOLDER holds one data_3d_*.npz in VideoPose3D's layout and a clips.json with the frame rate and the split.
 
 {EXIT_CODES}"""
@@ -92,6 +94,18 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one body shape a clip for the refined poses; a column shows what that alone does for the lifter's",
     )
+    tables = parser.add_argument_group("the papers' tables")
+    tables.add_argument(
+        "--table",
+        choices=["I", "II", "III", "IV", "FinePOSE"],
+        help="print this table of D3PRefiner (or FinePOSE's poster) with the paper's figures; nothing is run",
+    )
+    tables.add_argument(
+        "--reports",
+        metavar="PATH",
+        nargs="+",
+        help="with --table: reports that --json wrote, or folders of them, to stand beside the paper's figures",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     output.add_argument("--markdown", action="store_true", help="print Markdown tables")
@@ -122,6 +136,9 @@ def _command(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--json {arguments.json}: is a folder, expected a file to write")
     if arguments.synthetic is not None and arguments.dataset is not None:
         raise UsageError("--dataset names the split of a folder; leave it out with --synthetic")
+    if arguments.table is not None or arguments.reports:
+        _print_table(arguments)
+        return
     from refiner.diffusion.familiarity import merge_familiarity
     from refiner.evaluation.pipeline import ExampleCurve, score_models
     from refiner.evaluation.report import build_report, format_report, write_report
@@ -182,6 +199,29 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         write_report(arguments.json, report)
     print(format_report(report, markdown=arguments.markdown), end="")
+
+
+def _print_table(arguments: argparse.Namespace) -> None:
+    from refiner.errors import ArchiveError
+    from refiner.evaluation.paper_tables import format_paper_table, paper_table
+    from refiner.evaluation.report import load_report
+
+    if arguments.table is None:
+        raise UsageError("--reports belongs to --table, which says what they stand beside")
+    given = ("data", "synthetic", "dataset", "lifter", "refiner", "engine", "json")
+    unused = [f"--{name}" for name in given if getattr(arguments, name) is not None]
+    if unused:
+        raise UsageError(f"--table prints reports and runs nothing: leave {', '.join(unused)} out")
+    reports = []
+    for path in map(Path, arguments.reports or ()):
+        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+            try:
+                reports.append((file.stem, load_report(file)))
+            except ArchiveError:
+                # A folder of reports holds other files too; a file that was named must be one.
+                if not path.is_dir():
+                    raise
+    print(format_paper_table(paper_table(arguments.table, reports), markdown=arguments.markdown), end="")
 
 
 def _seed(text: str) -> int:
@@ -299,7 +339,7 @@ def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:
     from refiner.runtime.loading import BUNDLED
 
     file = BUNDLED / f"{kind}.safetensors" if path is None else Path(path)
-    kept = ("kind", "model", "frames", "steps", "diffusion", "engine", "data_description")
+    kept = ("kind", "model", "frames", "steps", "diffusion", "noise", "sampling", "text", "engine", "data_description")
     record = {"file": file.name, "bundled": path is None, "sha256": sha256(file.read_bytes()).hexdigest()}
     windows = {} if model.metadata.get("model", {}).get("causal") else {"hop": model.hop}
     return record | windows | {name: model.metadata[name] for name in kept if name in model.metadata}

@@ -13,6 +13,7 @@ from refiner.data.clips import (
 )
 from refiner.data.description import ArchiveDescription
 from refiner.data.detector import DetectorModel, detector_rng
+from refiner.data.mpi_inf_3dhp import Sequence3dhp, load_test_set
 from refiner.data.safe_npz import load_npz, load_user_array
 from refiner.data.windows import (
     blend_weights,
@@ -31,6 +32,7 @@ __all__ = [
     "Detections",
     "DetectorModel",
     "MotionFolder",
+    "Sequence3dhp",
     "action_of",
     "blend_weights",
     "camera_clips",
@@ -38,6 +40,7 @@ __all__ = [
     "load_npz",
     "load_positions_2d",
     "load_positions_3d",
+    "load_test_set",
     "load_user_array",
     "merge_phases",
     "merge_windows",

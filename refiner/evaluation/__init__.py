@@ -11,16 +11,19 @@ from refiner.evaluation.metrics import (
     pck,
     root_relative,
 )
+from refiner.evaluation.mpi_inf_3dhp import Result3dhp, evaluate_3dhp
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence, evaluate_sequences
 
 __all__ = [
     "EvaluationResult",
     "Evaluator",
     "GainInterval",
+    "Result3dhp",
     "Sequence",
     "acceleration_error",
     "auc",
     "bootstrap_difference",
+    "evaluate_3dhp",
     "evaluate_sequences",
     "mpjpe",
     "mpjve",

@@ -11,8 +11,25 @@ except ModuleNotFoundError as error:
         "refiner.models needs PyTorch, which is not installed; run: pip install 'refiner[train]'"
     ) from error
 
+from refiner.models.d3dp import D3DP, SampledLifter
+from refiner.models.finepose import FinePOSE, PromptedLifter
+from refiner.models.mixste import MixSTE
 from refiner.models.pose_denoiser import PoseDenoiser
+from refiner.models.published import from_published
 from refiner.models.stcformer import STCFormer
 from refiner.models.unrolled import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner
 
-__all__ = ["LiftingModule", "LiftingRefiner", "MirroredPass", "PoseDenoiser", "STCFormer", "UnrolledRefiner"]
+__all__ = [
+    "D3DP",
+    "FinePOSE",
+    "LiftingModule",
+    "LiftingRefiner",
+    "MirroredPass",
+    "MixSTE",
+    "PoseDenoiser",
+    "PromptedLifter",
+    "STCFormer",
+    "SampledLifter",
+    "UnrolledRefiner",
+    "from_published",
+]

@@ -13,9 +13,9 @@ from refiner.causal_state import RECENT
 from refiner.diffusion.ddim import ddim_schedule, run_ddim
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
+from refiner.models.mirror import Mirror
 from refiner.models.pose_denoiser import PoseDenoiser
 from refiner.models.stcformer import STCFormer
-from refiner.skeleton import H36M17
 
 
 def without_root(error_scale: Tensor) -> Tensor:
@@ -149,24 +149,18 @@ class MirroredPass(nn.Module):
     mirror image is width - x; in camera axes x is negated.
     """
 
-    order: Tensor
-    sign: Tensor
-
     def __init__(self, model: UnrolledRefiner | LiftingModule | LiftingRefiner) -> None:
         super().__init__()
         self.model = model
         self.frames, self.config = model.frames, model.config
         self.steps = getattr(model, "steps", None)
-        self.register_buffer("order", torch.tensor(H36M17.flip_order), persistent=False)
-        self.register_buffer("sign", torch.tensor([-1.0, 1.0, 1.0]), persistent=False)
+        self.mirror = Mirror()
 
     def forward(self, pose_2d: Tensor, *rest: Tensor) -> Tensor:
         *poses, image_size = rest
-        width = image_size[:, None, None, :1]
-        mirrored = torch.cat([width - pose_2d[..., :1], pose_2d[..., 1:]], dim=-1).index_select(-2, self.order)
-        both = [torch.cat([pose_2d, mirrored])]
-        both += [torch.cat([pose, (pose * self.sign).index_select(-2, self.order)]) for pose in poses]
+        both = [torch.cat([pose_2d, self.mirror.pixels(pose_2d, image_size)])]
+        both += [torch.cat([pose, self.mirror(pose)]) for pose in poses]
         out = self.model(*both, torch.cat([image_size, image_size]))
         straight, turned = out.chunk(2)
-        mean: Tensor = 0.5 * (straight + (turned * self.sign).index_select(-2, self.order))
+        mean: Tensor = 0.5 * (straight + self.mirror(turned))
         return mean

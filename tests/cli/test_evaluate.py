@@ -77,6 +77,9 @@ def test_help_names_the_exit_codes(capsys):
         (["--synt", "1"], "unrecognized"),
         (["--synthetic", "1", "--dataset", "human36m"], "--dataset"),
         (["--json", "."], "is a folder"),
+        (["--table", "V"], "invalid choice"),
+        (["--reports", "x.json"], "belongs to --table"),
+        (["--table", "I", "--synthetic", "1"], "leave --synthetic out"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments, message, capsys):
@@ -196,3 +199,14 @@ def test_a_folder_of_real_motion(models, motion_folder, tmp_path, capsys):
     assert {row["subject"] for row in report["sequences"]} <= set(report["data"]["people"])
     assert "test people" in text and report["counts"]["clips"] == 2
     assert ("Acknowledgement" in text) == report["data"]["archive"].startswith("data_3d_cmu")
+
+
+def test_a_table_of_the_paper_takes_reports(capsys, tmp_path):
+    reports = Path(__file__).parents[2] / "bench" / "reports"
+    assert main(["--table", "I", "--reports", str(reports / "accuracy-cmu-t27.json")]) == 0
+    text = capsys.readouterr().out
+    assert "36.6" in text and "STCFormer + D3PRefiner" in text and "CMU motion capture" in text
+    assert main(["--table", "IV", "--reports", str(reports), "--markdown"]) == 0
+    assert "| depth 8" in capsys.readouterr().out
+    (tmp_path / "no-report.json").write_text("{}")
+    assert main(["--table", "I", "--reports", str(tmp_path / "no-report.json")]) == 5

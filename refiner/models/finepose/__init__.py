@@ -1,0 +1,34 @@
+"""FinePOSE: the diffusion lifter that is told in words what it sees."""
+
+from refiner.models.finepose.actions import ActionClassifier
+from refiner.models.finepose.model import FinePOSE, FinePoseDenoiser, PromptedLifter
+from refiner.models.finepose.prompts import (
+    FULL_PROMPTS,
+    PROMPT_SETS,
+    UNKNOWN_ACTION,
+    CachedText,
+    Prompt,
+    PromptedText,
+    TextConditioner,
+)
+from refiner.models.finepose.text_tower import TextTower
+from refiner.models.finepose.vocabulary import ClipVocabulary, TokenTable, Vocabulary, WordVocabulary
+
+__all__ = [
+    "FULL_PROMPTS",
+    "PROMPT_SETS",
+    "UNKNOWN_ACTION",
+    "ActionClassifier",
+    "CachedText",
+    "ClipVocabulary",
+    "FinePOSE",
+    "FinePoseDenoiser",
+    "Prompt",
+    "PromptedLifter",
+    "PromptedText",
+    "TextConditioner",
+    "TextTower",
+    "TokenTable",
+    "Vocabulary",
+    "WordVocabulary",
+]

@@ -1,0 +1,205 @@
+"""Checkpoints of the lifters' authors: read without running what a file asks for, sizes taken from the shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refiner.diffusion.clean_pose import TIMESTEPS
+from refiner.diffusion.schedule import cosine_schedule
+from refiner.errors import CheckpointError, UsageError
+from refiner.models.d3dp import D3DP, CleanPoseDenoiser
+from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, FinePOSE, FinePoseDenoiser, PromptedText, Vocabulary
+from refiner.models.finepose.text_tower import tower_from_state
+from refiner.models.mixste import MixSTE
+from refiner.models.stcformer import STCFormer
+from refiner.models.weights import State, count_entries, load_exactly, read_weights, some
+
+PUBLISHED_LIFTERS = ("stcformer", "mixste", "d3dp", "finepose")
+# As Human3.6M's archives name them.
+HUMAN36M_ACTIONS = (
+    "Directions",
+    "Discussion",
+    "Eating",
+    "Greeting",
+    "Phoning",
+    "Photo",
+    "Posing",
+    "Purchases",
+    "Sitting",
+    "SittingDown",
+    "Smoking",
+    "Waiting",
+    "WalkDog",
+    "Walking",
+    "WalkTogether",
+)
+# What the training scripts of MixSTE, D3DP and FinePOSE call the model in their files, and nn.DataParallel's prefix.
+MODEL_ENTRY, PARALLEL_PREFIX = "model_pos", "module."
+DENOISER_PREFIX = "pose_estimator."
+# D3DP's schedule, float64, follows from its length and is not stored here.
+SCHEDULE_BUFFERS = (
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+)
+
+
+def from_published(
+    name: str,
+    source: Mapping[str, Any] | str | os.PathLike[str],
+    heads: int = 8,
+    *,
+    actions: Sequence[str] = HUMAN36M_ACTIONS,
+    merges: str | os.PathLike[str] | None = None,
+    vocabulary: Vocabulary | None = None,
+    clip: str | os.PathLike[str] | None = None,
+    published: bool = False,
+) -> nn.Module:
+    """A lifter with the weights that its authors published, in float32 and eval mode.
+
+    Args:
+        name: "stcformer", "mixste", "d3dp" or "finepose".
+        source: a state dict, the dict of a training script with its ``model_pos`` entry, or a file of either: ``.pth``,
+            ``.pt`` and ``.bin`` are read with ``weights_only=True``, ``.safetensors`` as it is.
+        heads: of all but STCFormer, which the shapes do not tell; 8 as published.
+        actions: FinePOSE's, in any order; Human3.6M's fifteen by default.
+        merges: FinePOSE's tokens: CLIP's ``bpe_simple_vocab_16e6.txt.gz`` or the ``merges.txt`` of its tokenizer, a
+            local file. vocabulary: instead of it.
+        clip: FinePOSE's text tower, a local file of CLIP's weights, where the checkpoint does not carry them.
+        published: FinePOSE as its authors run it, defects included: see `PromptedText` and `FinePoseDenoiser`.
+
+    Raises UsageError for another name or missing tokens, CheckpointError for a file that cannot be read, for one that
+    asks for more than tensors, and for missing, unexpected or misshapen entries, which it names.
+    """
+    if name not in PUBLISHED_LIFTERS:
+        raise UsageError(f"there is no published lifter {name!r}; choose one of {', '.join(PUBLISHED_LIFTERS)}")
+    content = source if isinstance(source, Mapping) else read_weights(source)
+    where = "the state dict" if isinstance(source, Mapping) else str(source)
+    state = published_state(content, where)
+    model: nn.Module
+    try:
+        if name == "stcformer":
+            model = _stcformer(state)
+        elif name == "mixste":
+            model = MixSTE(**_block_sizes(state, ""), heads=heads)
+        elif name == "d3dp":
+            timesteps = take_schedule(state)
+            model = D3DP(CleanPoseDenoiser(**_block_sizes(state, DENOISER_PREFIX), heads=heads), timesteps)
+        else:
+            words = ClipVocabulary.from_file(merges) if vocabulary is None and merges is not None else vocabulary
+            model, state = _finepose(state, heads, actions, words, clip, published)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{where} is no {name} checkpoint: it has no {error.args[0]!r}; it holds {some(sorted(state))}"
+        ) from error
+    load_exactly(model, state, f"{where}, read as {name}")
+    return model.eval()
+
+
+def published_state(content: Mapping[str, Any], where: str) -> State:
+    """The state dict inside what was read, without prefixes, in float32. Raises CheckpointError where there is none."""
+    found = content.get(MODEL_ENTRY, content)
+    if not isinstance(found, Mapping) or not found:
+        raise CheckpointError(f"{where}: {MODEL_ENTRY} is a {type(found).__name__}, expected a state dict")
+    others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    if others:
+        raise CheckpointError(f"{where} holds no state dict: {some(others)} are no tensors")
+    parallel = all(name.startswith(PARALLEL_PREFIX) for name in found)
+    names = {name: name.removeprefix(PARALLEL_PREFIX) if parallel else name for name in found}
+    return {names[name]: value.float() if value.is_floating_point() else value for name, value in found.items()}
+
+
+def _stcformer(state: State) -> STCFormer:
+    dim = len(state["pose_emb.weight"])
+    block = "stcformer.stc_block."
+    mlp_ratio = len(state[f"{block}0.mlp.fc1.weight"]) // dim
+    # Its part embedding is as wide as half of a head.
+    width = state[f"{block}0.stc_att.emb.weight"].shape[1]
+    return STCFormer(dim=dim, layers=count_entries(state, block), heads=dim // (2 * width), mlp_ratio=mlp_ratio)
+
+
+def _finepose(
+    state: State,
+    heads: int,
+    actions: Sequence[str],
+    vocabulary: Vocabulary | None,
+    clip: str | os.PathLike[str] | None,
+    published: bool,
+) -> tuple[FinePOSE, State]:
+    """The model, and the state dict under its own names."""
+    if vocabulary is None:
+        raise UsageError(
+            "FinePOSE's prompts need CLIP's tokens: name a local bpe_simple_vocab_16e6.txt.gz (CLIP's repository holds "
+            "it) with merges=, or pass a vocabulary"
+        )
+    sizes, timesteps = _block_sizes(state, DENOISER_PREFIX), take_schedule(state)
+    prefix = f"{DENOISER_PREFIX}clip_text."
+    carried = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if not carried and clip is None:
+        raise CheckpointError(
+            "the checkpoint carries no CLIP (clip_text.); name a local file of its weights with clip="
+        )
+    tower = tower_from_state(carried or read_weights(clip or ""), "the checkpoint" if carried else str(clip))
+    context = {prompt.name: state.get(f"{DENOISER_PREFIX}ctx_{prompt.name}") for prompt in FULL_PROMPTS}
+    # The model for MPI-INF-3DHP, which has no actions, has no prompt for them either.
+    prompts = [replace(p, context=len(found)) for p in FULL_PROMPTS if (found := context[p.name]) is not None]
+    text = PromptedText(tower, vocabulary, actions, prompts, published)
+    layers = f"{DENOISER_PREFIX}textTransEncoder.layers."
+    denoiser = FinePoseDenoiser(
+        text,
+        **sizes,
+        heads=heads,
+        encoder_layers=count_entries(state, layers),
+        encoder_hidden=len(state[f"{layers}0.linear1.weight"]),
+        encoder_heads=heads,
+        published=published,
+    )
+    own = {_own_name(name): value for name, value in state.items() if not name.startswith(prefix)}
+    own |= {f"{DENOISER_PREFIX}text.clip_text.{name}": value for name, value in tower.state_dict().items()}
+    return FinePOSE(denoiser, timesteps=timesteps), own
+
+
+def _own_name(name: str) -> str:
+    context = f"{DENOISER_PREFIX}ctx_"
+    return name.replace(context, f"{DENOISER_PREFIX}text.ctx_", 1) if name.startswith(context) else name
+
+
+def take_schedule(state: State) -> int:
+    """Remove the schedule's buffers from ``state``, in place; how many timesteps they have.
+
+    Raises CheckpointError where they are not those of the cosine schedule.
+    """
+    found = {name: state.pop(name) for name in SCHEDULE_BUFFERS if name in state}
+    if "alphas_cumprod" not in found:
+        return TIMESTEPS
+    stored = found["alphas_cumprod"].double()
+    expected = torch.from_numpy(cosine_schedule(len(stored)))
+    if not torch.allclose(stored, expected, rtol=1e-4, atol=1e-7):
+        raise CheckpointError("the checkpoint's schedule is not the cosine schedule with offset 0.008 that D3DP uses")
+    return len(stored)
+
+
+def _block_sizes(state: State, prefix: str) -> dict[str, Any]:
+    joints, dim = state[f"{prefix}Spatial_pos_embed"].shape[1:]
+    return {
+        "dim": dim,
+        "depth": count_entries(state, f"{prefix}STEblocks."),
+        "mlp_ratio": len(state[f"{prefix}STEblocks.0.mlp.fc1.weight"]) // dim,
+        "frames": state[f"{prefix}Temporal_pos_embed"].shape[1],
+        "joints": joints,
+    }

@@ -1,0 +1,112 @@
+"""Files of weights read without running what they ask for, and state dicts loaded to the letter."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from refiner.errors import CheckpointError, MissingComponentError
+
+State = dict[str, Tensor]
+
+# Training scripts save NumPy numbers and the state of NumPy's generator beside the weights. The reader may meet these
+# names; what they make is thrown away.
+IGNORED_GLOBALS = (
+    "numpy.random._pickle.__randomstate_ctor",
+    "numpy.random._pickle.__bit_generator_ctor",
+    "numpy.random._mt19937.MT19937",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file of weights holds; nothing in it is run. Raises CheckpointError."""
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"there is no checkpoint at {file}; expected a .pth, .pt, .bin or .safetensors file")
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    _refuse_script(file)
+    ignored = [(_Ignored, name) for name in IGNORED_GLOBALS]
+    try:
+        with torch.serialization.safe_globals(ignored):  # type: ignore[arg-type]
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader raises many kinds without a common base
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked is not None:
+            raise CheckpointError(
+                f"{file} asks for {asked[1]}, which is no tensor, and is not read; where you trust its maker, save the "
+                "state dict alone as .safetensors"
+            ) from error
+        raise CheckpointError(f"{file} cannot be read as a PyTorch file; is it whole?") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds a {type(content).__name__}, expected a state dict")
+    return content
+
+
+def load_exactly(model: nn.Module, state: State, where: str) -> None:
+    """`load_state_dict` whose CheckpointError names what is missing, unexpected or of another shape."""
+    own = model.state_dict()
+    wrong = {name: value for name, value in state.items() if name in own and value.shape != own[name].shape}
+    shapes = [f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}" for name, value in wrong.items()]
+    parts = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": shapes,
+    }
+    problems = [f"{kind}: {some(names)}" for kind, names in parts.items() if names]
+    if problems:
+        raise CheckpointError(f"{where} does not fit the model; {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def count_entries(state: State, prefix: str) -> int:
+    """How many numbered entries there are below a prefix."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+
+
+def _refuse_script(file: Path) -> None:
+    """Raises CheckpointError for a TorchScript archive, whose weights cannot be had without its program."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
+                raise CheckpointError(
+                    f"{file} is a TorchScript archive, which is a program; where you trust its maker, save "
+                    "torch.jit.load(FILE).state_dict() as .safetensors"
+                )
+
+
+def _read_safetensors(file: Path) -> State:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(f"reading {file} needs safetensors; run: pip install 'refiner[train]'") from error
+    try:
+        content: State = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is no readable safetensors file ({error}); copy it again") from error
+    return content
+
+
+def some(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+class _Ignored:
+    """Stands for an object that a file holds beside the weights: takes everything and does nothing."""
+
+    def __init__(self, *arguments: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
