@@ -113,6 +113,19 @@ def write_carried(checkpoint, pipelined, path):
     onnx.save(typed.model, path)
 
 
+@pytest.mark.slow
+def test_tensorrt_builds_it(checkpoint, export_to, tmp_path):
+    """With its state as inputs and outputs; nothing here runs it."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
+    result = export_to(tmp_path, checkpoint, engine="trt-rtx", streams=2, pipelined=True, compute_capability="8.6")
+    assert result.manifest["state"]["form"] == "carried" and "not run" in result.manifest["parity"]["note"]
+    assert result.manifest["parity"]["total"]["largest_mm"] < 0.01  # of its graph
+    built = {name: tuple(entry["shape"]) for name, entry in result.manifest["build"]["inputs"].items()}
+    assert built == {name: tuple(entry["shape"]) for name, entry in result.manifest["inputs"].items()}
+    with pytest.raises(UsageError, match="no TensorRT engine of ours binds yet"):
+        open_causal_engine(result.path)
+
+
 def test_nothing_of_an_artefact_moves_while_it_streams(streamed):
     """The arrays that are bound stay where they are, and a frame's result is the caller's own."""
     engine = open_causal_engine(streamed("onnx").path, threads=1)
