@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner.causal_state import CAUSAL
 from refiner.errors import CheckpointError, MissingComponentError, ParityError
 from refiner.files import atomic_write_text, give_usual_permissions
 from refiner.runtime.artefact import manifest_path, read_manifest, sha256_of
@@ -88,6 +89,10 @@ def artefact_name(kind: str, frames: int, steps: int | None, options: ExportOpti
         parts.append(f"k{steps}")
     if options.flip_test:
         parts.append("flip")
+    if options.streams is not None:
+        parts.append(f"s{options.streams}")
+    if options.pipelined:
+        parts.append("pipelined")
     if options.batch != Batch():
         parts.append(f"b{str(options.batch).replace(':', '-')}")
     parts.append(options.precision)
@@ -148,13 +153,14 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
 
 def _build(options: ExportOptions, report: Report) -> ExportResult:
     from refiner_export.gate import judge
-    from refiner_export.parity import compare_artefact
+    from refiner_export.parity import compare_artefact, compare_stream
 
     clock = Clock(report)
     with _workplace(options.output) as folder:
         made = assemble(options, folder, clock)
         with clock.stage("comparing with PyTorch"):
-            made.manifest["parity"] = compare_artefact(made.graph, options, made.target)
+            compare = compare_stream if made.graph.source.kind == CAUSAL else compare_artefact
+            made.manifest["parity"] = compare(made.graph, options, made.target)
         _write(folder, made.target, made.manifest, made.graph)
         try:
             judge(made.manifest["parity"]["total"], options)
@@ -165,11 +171,14 @@ def _build(options: ExportOptions, report: Report) -> ExportResult:
 
 
 def _typed_graph(source: Source, options: ExportOptions, float32_branches: Collection[str]) -> TypedGraph:
+    from refiner.models.causal import CarriedStep, CausalStep
     from refiner.runtime.engine import INPUTS
-    from refiner_export.graph import example_inputs, trace
+    from refiner_export.graph import example_inputs, trace, trace_step
     from refiner_export.precision import quantise_graph, type_graph
     from refiner_export.sensitivity import order_of_branches
 
+    if isinstance(source.module, CausalStep | CarriedStep):
+        return type_graph(trace_step(source.module, options.opset), "fp32")
     model = trace(source.module, source.kind, options.opset, options.batch.most if options.batch.fixed else None)
     if options.precision != "int8":
         one = tuple(value.numpy() for value in example_inputs(source.kind, source.frames, 1))
@@ -200,10 +209,13 @@ def _float32_branches(source: Source, options: ExportOptions) -> list[str]:
     """The branches that bf16 leaves in float32, for its gate to be passed."""
     import torch
 
+    from refiner.models.causal import CarriedStep, CausalStep
     from refiner_export.sensitivity import sensitive_branches
 
     windows = tuple(array[:SENSITIVITY_WINDOWS] for array in _calibration_windows(source, options))
     limit = BF16_SHARE * options.mean_tolerance_mm()
+    # A causal refiner is exported in float32 alone.
+    assert not isinstance(source.module, CausalStep | CarriedStep)
     return sensitive_branches(source.module, windows, torch.bfloat16, limit)
 
 
@@ -319,6 +331,7 @@ def command_line(options: ExportOptions) -> str:
         "--frames": options.frames,
         "--steps": options.steps,
         "--batch": None if options.batch == Batch() else options.batch,
+        "--streams": options.streams,
         "--opset": None if options.opset == DEFAULT_OPSET else options.opset,
         "--device": None if options.device == "cpu" else options.device,
         "--compute-capability": options.compute_capability,
@@ -331,8 +344,7 @@ def command_line(options: ExportOptions) -> str:
     for flag, value in given.items():
         if value is not None:
             words += [flag, shlex.quote(str(value))]
-    if options.flip_test:
-        words.append("--flip-test")
+    words += [flag for flag, given in (("--flip-test", options.flip_test), ("--pipelined", options.pipelined)) if given]
     return " ".join(words)
 
 

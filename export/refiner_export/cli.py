@@ -21,6 +21,7 @@ examples:
   refiner-export --engine trt                             TensorRT, for the GPU at hand
   refiner-export --engine trt-rtx --compute-capability 8.9   TensorRT for RTX; needs no GPU to build
   refiner-export --engine onnx --with-lifter --flip-test --batch 1   2D in, refined 3D out, the mirrored pass inside
+  refiner-export --engine onnx --checkpoint causal.safetensors --streams 4   a causal refiner, a frame of 4 streams
   refiner-export --engine onnx --checkpoint my.safetensors --steps 1 --output artefacts
   refiner-export inspect FILE                             what an artefact is
   refiner-export doctor                                   what this machine can build and run
@@ -57,6 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--flip-test", action="store_true", help="average with the mirrored pass, in the same batch")
     model.add_argument("--steps", metavar="K", type=int, help="denoising steps (default: the checkpoint's)")
     model.add_argument("--frames", metavar="T", type=int, help="frames of a window (default: the checkpoint's)")
+    model.add_argument("--streams", metavar="N", type=int, help="causal refiner: streams at a time (default: 1)")
+    model.add_argument(
+        "--pipelined", action="store_true", help="causal refiner: K neighbouring frames a pass, K - 1 frames later"
+    )
     engine = parser.add_argument_group("the engine")
     engine.add_argument("--precision", metavar="P", default="fp32", help=f"{', '.join(PRECISIONS)} (default: fp32)")
     engine.add_argument(
@@ -133,6 +138,7 @@ def _export(arguments: argparse.Namespace) -> None:
         from refiner.errors import UsageError
 
         raise UsageError(f"--output {options.output}: is a file, expected a folder")
+    from refiner.causal_state import CAUSAL
     from refiner_export.build import export_artefact
 
     report = _reporter(to_stderr=arguments.json)
@@ -151,8 +157,9 @@ def _export(arguments: argparse.Namespace) -> None:
 
         facts["triton"] = str(write_repository(result.path, arguments.triton))
         lines.append(f"wrote the Triton model {facts['triton']}")
-    loader = "Refiner" if result.manifest["kind"] == "refiner" else "Lifter"
-    lines.append(f"load it with: refiner.{loader}.load({str(result.path)!r})")
+    loaders = {"refiner": "Refiner.load", CAUSAL: "runtime.open_causal_engine"}
+    loader = loaders.get(result.manifest["kind"], "Lifter.load")
+    lines.append(f"load it with: refiner.{loader}({str(result.path)!r})")
     _print(arguments.json, facts, lines)
 
 
@@ -177,6 +184,8 @@ def options_of(arguments: argparse.Namespace) -> Any:
         steps=arguments.steps,
         batch=Batch.parse(arguments.batch),
         flip_test=arguments.flip_test,
+        streams=arguments.streams,
+        pipelined=arguments.pipelined,
         opset=arguments.opset,
         compute_capability=arguments.compute_capability,
         device=arguments.device,

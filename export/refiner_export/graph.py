@@ -19,8 +19,10 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from refiner.causal_state import CAUSAL, StateLayout, step_inputs, step_outputs
 from refiner.errors import ExportError, UsageError
 from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner, stc
+from refiner.models.causal import CarriedStep, CausalStep
 from refiner.runtime.engine import INPUTS, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
 from refiner_export.options import DEFAULT_OPSET, OPSETS
@@ -42,17 +44,48 @@ def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch
     names = INPUTS[kind]
     examples = example_inputs(kind, module.frames, fixed_batch or EXAMPLE_BATCH)
     batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes = None if fixed_batch else tuple({0: batch} for _ in names)
+    return _exported(module, kind, examples, names, [OUTPUTS[kind]], opset, shapes)
+
+
+def trace_step(module: CausalStep | CarriedStep, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """One frame of a causal refiner, as `trace`, for its number of streams; the state comes and goes by name."""
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} is not supported; expected {OPSETS.start} to {OPSETS.stop - 1}")
+    carried = isinstance(module, CarriedStep)
+    inputs, outputs = step_inputs(module.layout, carried), step_outputs(module.layout, carried)
+    return _exported(module, CAUSAL, example_step(module.layout, carried), list(inputs), list(outputs), opset, None)
+
+
+def example_step(layout: StateLayout, carried: bool) -> tuple[torch.Tensor, ...]:
+    """Random inputs of a step, in its order."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = step_inputs(layout, carried)
+    every = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    every["pose_2d"], every["image_size"] = 200 + 600 * every["pose_2d"], 1000 + every["image_size"]
+    return tuple(every.values())
+
+
+def _exported(
+    module: torch.nn.Module,
+    kind: str,
+    examples: tuple[torch.Tensor, ...],
+    names: list[str],
+    outputs: list[str],
+    opset: int,
+    shapes: Any,
+) -> onnx.ModelProto:
     try:
         with _plain_attention(), quiet_exporter():
             program = torch.onnx.export(
                 module,
                 examples,
                 input_names=names,
-                output_names=[OUTPUTS[kind]],
+                output_names=outputs,
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=None if fixed_batch else tuple({0: batch} for _ in names),
+                dynamic_shapes=shapes,
                 custom_translation_table={
                     torch.ops.aten.scaled_dot_product_attention.default: _attention_of(opset),
                 },

@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from refiner.causal_state import CAUSAL
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import check_files, check_manifest, manifest_path, read_manifest
+from refiner.runtime.engine import INPUTS, OUTPUTS
 from refiner.runtime.onnx_engine import embedded_manifest
+
+# What of a causal refiner is no state.
+POSES = (*INPUTS[CAUSAL], OUTPUTS[CAUSAL])
 
 
 def inspect_artefact(file: Path) -> dict[str, Any]:
@@ -53,19 +58,21 @@ def _read_json(file: Path) -> Any:
 
 def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
     """The manifest in a few lines."""
-    batch, checkpoint = manifest["batch"], manifest.get("checkpoint", {})
-    mirrored = ", with the mirrored pass" if manifest.get("mirrored_pass") else ""
+    checkpoint, state = manifest.get("checkpoint", {}), manifest.get("state")
+    parity = manifest.get("parity", {})
+    takes, compared = _windows_or_streams(manifest, parity)
     lines = [
         f"{file.name}: {manifest['kind']} for {manifest['engine']}, {manifest['precision']}",
         f"checkpoint   {checkpoint.get('name')}  sha256 {str(checkpoint.get('sha256'))[:16]}",
         f"model        {manifest.get('model')}",
-        f"windows      {manifest['frames']} frames at {manifest['fps']:g} frames/s, {batch['min']} to {batch['max']} "
-        f"at a time{mirrored}",
+        takes,
     ]
     if "steps" in manifest:
         lines.append(f"steps        K = {manifest['steps']}, timesteps {manifest.get('timesteps')}")
     for name in ("inputs", "outputs"):
         for tensor, entry in manifest[name].items():
+            if state is not None and tensor not in POSES:
+                continue  # a hundred tensors of the state
             unit = manifest.get("units", {}).get(tensor, "")
             lines.append(f"{name:12s} {tensor} {entry.get('type')} {entry['shape']} {unit}")
     if "nodes" in manifest:
@@ -73,10 +80,9 @@ def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
     if manifest.get("kept_float32") and manifest["precision"] != "fp32":
         kept = ", ".join(f"{count} {name}" for name, count in manifest["kept_float32"].items())
         lines.append(f"in float32   {kept}")
-    parity = manifest.get("parity", {})
     total = parity.get("total")
     if total is not None:
-        lines.append(f"parity       {figures(total)} on {parity['windows']} windows, {parity['motion']}")
+        lines.append(f"parity       {figures(total)} on {compared}, {parity['motion']}")
     if "note" in parity:
         lines.append(f"note         {parity['note']}")
     machine = manifest.get("built_on")
@@ -85,6 +91,21 @@ def describe_lines(manifest: dict[str, Any], file: Path) -> list[str]:
         lines.append(f"built on     {machine['system']}, {machine['processor']}{gpu}")
     lines.append("versions     " + ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items()))
     return lines
+
+
+def _windows_or_streams(manifest: dict[str, Any], parity: dict[str, Any]) -> tuple[str, str]:
+    """What an artefact takes, and what it was compared on."""
+    frames, rate, batch = manifest["frames"], f"at {manifest['fps']:g} frames/s", manifest["batch"]
+    state = manifest.get("state")
+    if state is None:
+        mirrored = ", with the mirrored pass" if manifest.get("mirrored_pass") else ""
+        takes = f"windows      {frames} frames {rate}, {batch['min']} to {batch['max']} at a time{mirrored}"
+        return takes, f"{parity.get('windows')} windows"
+    takes = (
+        f"streams      {batch['max']} {rate}; a frame sees {frames} and comes out {state['delay']} later; state: "
+        f"{state['form']}"
+    )
+    return takes, f"{parity.get('windows')} streams of {parity.get('frames')} frames"
 
 
 def node_counts(manifest: dict[str, Any]) -> str:

@@ -13,14 +13,17 @@ from typing import Any
 import onnx
 
 from refiner import __version__
+from refiner.causal_state import step_inputs, step_outputs
 from refiner.diffusion import ddim_timesteps
 from refiner.machine import processor_name
+from refiner.models.causal import CarriedStep, CausalStep
 from refiner.runtime.artefact import SCHEMA, sha256_of
+from refiner.runtime.causal import layout_entry
 from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
 from refiner.skeleton import JOINT_NAMES, PARENTS
 from refiner_export.gpu import device_at_hand
 from refiner_export.graph import count_nodes
-from refiner_export.options import ExportOptions
+from refiner_export.options import Batch, ExportOptions
 from refiner_export.precision import TypedGraph
 from refiner_export.source import Source, checkpoints_of
 from refiner_export.versions import versions
@@ -28,15 +31,12 @@ from refiner_export.versions import versions
 
 def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -> dict[str, Any]:
     """The manifest of an artefact that has not been compared or written yet."""
-    config, frames, joints = source.config, source.frames, len(JOINT_NAMES)
-    batch: str | int = options.batch.most if options.batch.fixed else "batch"
-    shapes: dict[str, list[str | int]] = {
-        "pose_2d": [batch, frames, joints, 2],
-        "pose_3d": [batch, frames, joints, 3],
-        "refined_pose_3d": [batch, frames, joints, 3],
-        "image_size": [batch, 2],
-    }
-    output = OUTPUTS[source.kind]
+    config, frames = source.config, source.frames
+    inputs, outputs = _tensors(source, options)
+    batch = options.batch
+    if isinstance(source.module, CausalStep | CarriedStep):
+        streams = source.module.layout.streams
+        batch = Batch(streams, streams, streams)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "refiner": __version__,
@@ -47,7 +47,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         "model": config["model"],
         "frames": frames,
         "trained_frames": source.trained_frames,
-        "batch": {"min": options.batch.least, "opt": options.batch.best, "max": options.batch.most},
+        "batch": {"min": batch.least, "opt": batch.best, "max": batch.most},
         "mirrored_pass": options.flip_test,
         "fps": config_fps(config),
         "joints": {"names": list(JOINT_NAMES), "parents": list(PARENTS)},
@@ -56,8 +56,8 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "pose_3d": "metres, camera axes (x right, y down, z away)",
             "image_size": "width, height in pixels",
         },
-        "inputs": {name: {"type": "float32", "shape": shapes[name]} for name in INPUTS[source.kind]},
-        "outputs": {output: {"type": "float32", "shape": shapes[output]}},
+        "inputs": {name: {"type": "float32", "shape": shape} for name, shape in inputs.items()},
+        "outputs": {name: {"type": "float32", "shape": shape} for name, shape in outputs.items()},
         "versions": versions(),
         "built_on": _machine(),
         "data_description": config.get("data_description"),
@@ -70,6 +70,17 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "graph_sha256": graph_hash(typed.model),
             "kept_float32": typed.kept_float32,
         }
+    if isinstance(source.module, CausalStep | CarriedStep):
+        carried = isinstance(source.module, CarriedStep)
+        layout = source.module.layout
+        manifest["state"] = {
+            # "entries": the caller writes what a frame gives into the rings; "carried": next_* is the state after it.
+            "form": "carried" if carried else "entries",
+            "layout": layout_entry(layout),
+            "delay": layout.delay,
+            "values_at": layout.values_at,
+            "keys_at": layout.keys_at,
+        }
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
     if source.steps is not None:
@@ -79,6 +90,23 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "diffusion": config["diffusion"],
         }
     return manifest
+
+
+def _tensors(source: Source, options: ExportOptions) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """The shapes of a model's inputs and outputs."""
+    if isinstance(source.module, CausalStep | CarriedStep):
+        carried, layout = isinstance(source.module, CarriedStep), source.module.layout
+        given, made = step_inputs(layout, carried), step_outputs(layout, carried)
+        return {name: list(shape) for name, shape in given.items()}, {name: list(shape) for name, shape in made.items()}
+    batch: str | int = options.batch.most if options.batch.fixed else "batch"
+    frames, joints, output = source.frames, len(JOINT_NAMES), OUTPUTS[source.kind]
+    shapes: dict[str, list[Any]] = {
+        "pose_2d": [batch, frames, joints, 2],
+        "pose_3d": [batch, frames, joints, 3],
+        "refined_pose_3d": [batch, frames, joints, 3],
+        "image_size": [batch, 2],
+    }
+    return {name: shapes[name] for name in INPUTS[source.kind]}, {output: shapes[output]}
 
 
 def _machine() -> dict[str, str | None]:

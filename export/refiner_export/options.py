@@ -24,12 +24,15 @@ PRECISIONS_OF = {
 ENGINES = tuple(PRECISIONS_OF)
 # Those that take the PyTorch module; the others take its ONNX graph.
 OF_THE_MODULE = ("aoti", "torch")
+# Engines whose artefacts need a GPU to run.
+ON_GPU = ("trt", "trt-rtx")
 # Largest joint difference to float32 PyTorch in mm for fp32; mean joint difference for the others.
 TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.5, "bf16": 0.5, "int8": 5.0}
 TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0}
 # Change of MPJPE in mm.
 MPJPE_TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05, "int8": 0.3}
 MOST_WINDOWS = 4096
+MOST_STREAMS = 4096
 DEFAULT_OPSET, DEFAULT_WINDOWS = 20, 100
 # 18 is the exporter's own; below 20 there is no Gelu operator and the exporter writes it out.
 OPSETS = range(18, 23)
@@ -80,6 +83,9 @@ class ExportOptions:
     steps: int | None = None
     batch: Batch = Batch()
     flip_test: bool = False
+    # Of a causal refiner alone; None is one stream.
+    streams: int | None = None
+    pipelined: bool = False
     opset: int = DEFAULT_OPSET
     compute_capability: str | None = None
     device: str = "cpu"
@@ -102,6 +108,8 @@ class ExportOptions:
             raise UsageError("--timing-cache is for --engine trt; TensorRT for RTX would ask for a GPU with one")
         if self.device == "cuda" and self.engine not in ("onnx", "aoti", "torch"):
             raise UsageError(f"--device is for onnx, aoti and torch; {self.engine} has one kind of device")
+        if self.streams is not None and not 1 <= self.streams <= MOST_STREAMS:
+            raise UsageError(f"--streams {self.streams}: expected 1 to {MOST_STREAMS}")
         if self.frames is not None and not 1 <= self.frames <= MOST_WINDOWS:
             raise UsageError(f"--frames {self.frames}: expected 1 to {MOST_WINDOWS}")
         if self.windows < 1:
@@ -123,7 +131,8 @@ class ExportOptions:
 
     def facts(self) -> dict[str, Any]:
         """Everything that the artefact's bytes follow from, besides the checkpoints and the versions."""
-        names = ("engine", "precision", "frames", "steps", "flip_test", "opset", "compute_capability", "device")
+        model = ("frames", "steps", "flip_test", "streams", "pipelined")
+        names = ("engine", "precision", *model, "opset", "compute_capability", "device")
         facts = {name: getattr(self, name) for name in names}
         return facts | {"batch": dataclasses.astuple(self.batch), "workspace_mb": self.workspace_mb}
 

@@ -6,25 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refiner.causal_state import CAUSAL
 from refiner.errors import UsageError
 from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner
+from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import inference_form
 from refiner.training.checkpoints import load_checkpoint, module_of
 from refiner_export.graph import Exportable
-from refiner_export.options import ExportOptions
+from refiner_export.options import ON_GPU, Batch, ExportOptions
 
 
 @dataclass(frozen=True)
 class Source:
     """``reference``: the model as it was trained. ``module``: the same in inference form, to be traced.
 
-    ``kind``: "refiner", "lifter" or "lifter-refiner". ``config``: the (refining) checkpoint's.
+    ``kind``: "refiner", "lifter", "lifter-refiner" or "causal-refiner", whose module is one frame with its state, where
+    the reference takes whole sequences. ``config``: the (refining) checkpoint's.
     """
 
     kind: str
     config: dict[str, Any]
     reference: Exportable
-    module: Exportable
+    module: Exportable | CausalStep | CarriedStep
     frames: int
     trained_frames: int
     steps: int | None
@@ -39,7 +42,15 @@ def read_source(options: ExportOptions) -> Source:
         raise UsageError(f"{options.checkpoint} holds a lifter, which has no denoising steps; leave --steps out")
     if kind == "lifter" and options.lifter is not None:
         raise UsageError(f"{options.checkpoint} holds a lifter; --with-lifter puts one in front of a refiner")
-    module: Exportable = _with_frames(module_of(read, options.steps, str(options.checkpoint)), options.frames)
+    plain = module_of(read, options.steps, str(options.checkpoint))
+    if isinstance(plain, UnrolledRefiner) and plain.reach is not None:
+        return _causal_source(plain, options)
+    if options.streams is not None or options.pipelined:
+        raise UsageError(
+            f"{options.checkpoint} takes windows; --streams and --pipelined are for causal refiners: train one with "
+            "refiner-train refiner --config refiner-small-causal"
+        )
+    module: Exportable = _with_frames(plain, options.frames)
     trained = int(read.config["frames"])
     steps = module.steps if isinstance(module, UnrolledRefiner) else None
     lifter_config = None
@@ -52,6 +63,28 @@ def read_source(options: ExportOptions) -> Source:
     if options.flip_test:
         module = MirroredPass(module)  # type: ignore[arg-type]
     return Source(kind, read.config, module, inference_form(module), module.frames, trained, steps, lifter_config)
+
+
+def _causal_source(module: UnrolledRefiner, options: ExportOptions) -> Source:
+    """Raises UsageError for what a causal refiner cannot be exported with."""
+    given = {
+        "--with-lifter": options.lifter is not None,
+        "--flip-test": options.flip_test,
+        "--frames": options.frames is not None,
+        "--batch": options.batch != Batch(),
+        f"--precision {options.precision}": options.precision != "fp32",
+    }
+    unfit = [name for name, is_given in given.items() if is_given]
+    if unfit:
+        raise UsageError(
+            f"{options.checkpoint} is causal and runs frame by frame, for --streams N, in fp32; leave "
+            f"{', '.join(unfit)} out"
+        )
+    step = CausalStep(module, 1 if options.streams is None else options.streams, options.pipelined)
+    # On a device the state stays where it is; on a CPU the engine writes what is new into the rings.
+    on_gpu = options.device == "cuda" or options.engine in ON_GPU
+    whole = CarriedStep(step) if on_gpu else step
+    return Source(CAUSAL, module.config, module, whole.eval(), module.frames, module.frames, module.steps, None)
 
 
 def _with_frames(module: UnrolledRefiner | LiftingModule, frames: int | None) -> UnrolledRefiner | LiftingModule:

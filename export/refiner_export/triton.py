@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from refiner.causal_state import CAUSAL
 from refiner.errors import UsageError
 from refiner.runtime.artefact import check_files, manifest_path, read_manifest
 
@@ -26,11 +27,13 @@ def write_repository(artefact: Path, folder: Path) -> Path:
     """Write ``folder/NAME/config.pbtxt`` and ``folder/NAME/1/`` with a copy of ``artefact``; returns ``folder/NAME``.
 
     An earlier one of the same name is replaced as a whole. Raises UsageError for an engine that Triton has no backend
-    for, ArtefactError for an artefact that does not fit its manifest.
+    for and for a causal refiner, ArtefactError for an artefact that does not fit its manifest.
     """
     manifest = read_manifest(artefact)
     check_files(manifest, artefact)
     check_backend(manifest["engine"])
+    if manifest["kind"] == CAUSAL:
+        raise UsageError(f"{artefact} has a state, which no Triton model of ours keeps; leave --triton out")
     name = f"{artefact.stem}-{manifest['engine']}"
     target = folder / name
     if target.exists() and not (target / "config.pbtxt").is_file():

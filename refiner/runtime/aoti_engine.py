@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, MissingComponentError
-from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest
+from refiner.runtime.artefact import ArtefactEngine, open_manifest
 from refiner.runtime.replay import on_arrays
 
 
@@ -46,9 +46,7 @@ class AotiEngine(ArtefactEngine):
 
 def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, dict[str, Any], Any]:
     """The loaded package, a function of tensors, its manifest and PyTorch's device. Raises as `AotiEngine`."""
-    manifest = read_manifest(file)
-    check_role(manifest, file, role, ("aoti",))
-    check_files(manifest, file)
+    manifest = open_manifest(file, role, ("aoti",))
     try:
         import torch
     except ModuleNotFoundError as error:

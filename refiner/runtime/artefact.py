@@ -103,6 +103,15 @@ def check_manifest(content: Any, where: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def open_manifest(file: Path, role: str, engines: tuple[str, ...]) -> dict[str, Any]:
+    """The manifest of an artefact that may be opened as ``role`` in one of ``engines``: `read_manifest`, `check_role`
+    and `check_files`."""
+    manifest = read_manifest(file)
+    check_role(manifest, file, role, engines)
+    check_files(manifest, file)
+    return manifest
+
+
 def check_role(manifest: dict[str, Any], file: Path, role: str, engines: tuple[str, ...]) -> None:
     """Raises ArtefactError unless the artefact can serve as ``role`` ("lifter", "refiner") in one of ``engines``."""
     if manifest["kind"] not in SAME_ROLE[role]:

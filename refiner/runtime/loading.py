@@ -138,7 +138,10 @@ def _open_causal_artefact(file: Path, suffix: str, threads: int | None, device: 
         from refiner.runtime.causal_openvino import OpenVinoCausalEngine
 
         return OpenVinoCausalEngine(file, threads)
-    raise UsageError(f"{file}: TensorRT has no engine for streams here; export the checkpoint with --engine onnx")
+    raise UsageError(
+        f"{file} has its state as inputs and outputs, which no TensorRT engine of ours binds yet: run it by TensorRT's "
+        "own interface, or export the checkpoint with --engine onnx or aoti"
+    )
 
 
 def _open_artefact(file: Path, suffix: str, role: str, threads: int | None, device: str | None, goal: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, MissingComponentError
-from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest
+from refiner.runtime.artefact import ArtefactEngine, open_manifest
 from refiner.runtime.engine import INPUTS
 
 
@@ -45,9 +45,7 @@ class OpenVinoEngine(ArtefactEngine):
 
 def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[Any, dict[str, Any]]:
     """The compiled model and its manifest, with the ``device`` it runs on. Raises as `OpenVinoEngine`."""
-    manifest = read_manifest(file)
-    check_role(manifest, file, role, ("openvino",))
-    check_files(manifest, file)
+    manifest = open_manifest(file, role, ("openvino",))
     try:
         import openvino
     except ModuleNotFoundError as error:

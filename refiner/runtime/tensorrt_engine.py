@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, DTypeError, MissingComponentError, UsageError
-from refiner.runtime.artefact import ArtefactEngine, check_files, check_role, read_manifest, sha256_of
+from refiner.runtime.artefact import ArtefactEngine, open_manifest, sha256_of
 from refiner.runtime.cuda import checked, compute_capability, current_device, load_cuda
 from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream_handle
 from refiner.runtime.engine import BUNDLED, INPUTS, OUTPUTS
@@ -48,9 +48,7 @@ class TensorRtEngine(ArtefactEngine):
 
     def __init__(self, path: str | os.PathLike[str], role: str, cuda_graphs: bool = True) -> None:
         file = Path(path)
-        manifest = read_manifest(file)
-        check_role(manifest, file, role, tuple(MODULES))
-        check_files(manifest, file)
+        manifest = open_manifest(file, role, tuple(MODULES))
         module = MODULES[manifest["engine"]]
         trt = load_tensorrt(module)
         cuda = load_cuda()

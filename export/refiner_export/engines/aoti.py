@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from refiner.causal_state import CAUSAL
 from refiner.errors import ExportError, MissingComponentError
+from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import in_precision
 from refiner.runtime.aoti_engine import architecture
 from refiner_export.engines import Graph, Report
@@ -34,18 +36,21 @@ def require(options: ExportOptions) -> None:
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
     """Export the module and compile it into ``target``. Raises ExportError."""
-    from refiner_export.graph import example_inputs
+    from refiner_export.graph import example_inputs, example_step
 
     device = options.device
-    module: torch.nn.Module = graph.source.module.to(device)
+    source = graph.source
+    module: torch.nn.Module = source.module.to(device)
     if options.precision != "fp32":
         # A copy: the source's own is what other precisions are made of.
         module = in_precision(copy.deepcopy(module), TYPES[options.precision], graph.float32_branches)
-    examples = tuple(
-        value.to(device) for value in example_inputs(graph.source.kind, graph.source.frames, _example_batch(options))
-    )
     shapes: Any = None
-    if not options.batch.fixed:
+    if isinstance(source.module, CausalStep | CarriedStep):
+        examples = example_step(source.module.layout, isinstance(source.module, CarriedStep))
+    else:
+        examples = example_inputs(source.kind, source.frames, _example_batch(options))
+    examples = tuple(value.to(device) for value in examples)
+    if not options.batch.fixed and source.kind != CAUSAL:
         batch = torch.export.Dim("batch", min=options.batch.least, max=options.batch.most)
         shapes = tuple({0: batch} for _ in examples)
     report(f"compiling with PyTorch {torch.__version__} for {device} (a minute or two)")
@@ -57,7 +62,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     except Exception as error:  # the compiler raises many kinds without a common base
         raise ExportError(f"PyTorch could not compile the graph: {error}") from error
     finally:
-        graph.source.module.to("cpu")
+        source.module.to("cpu")
     name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     return {"device": device, "device_name": name, "architecture": architecture(device)}
 

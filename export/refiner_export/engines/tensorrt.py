@@ -35,13 +35,13 @@ POLL = 0.1
 class TensorRtOptions:
     """What is built.
 
-    ``batch``: the least windows at a time, those that kernels are chosen for, and the most. ``compute_capability``: of
-    the GPU to build for, like "8.6", for tensorrt_rtx alone; None is the GPU at hand. ``timing_cache``: a file of
-    TensorRT's, read and written, for tensorrt alone.
+    ``batch``: the least windows at a time, those that kernels are chosen for, and the most; None for a graph whose
+    shapes are all fixed. ``compute_capability``: of the GPU to build for, like "8.6", for tensorrt_rtx alone; None is
+    the GPU at hand. ``timing_cache``: a file of TensorRT's, read and written, for tensorrt alone.
     """
 
     module: Literal["tensorrt", "tensorrt_rtx"]
-    batch: tuple[int, int, int]
+    batch: tuple[int, int, int] | None
     compute_capability: str | None = None
     workspace_bytes: int | None = None
     optimisation_level: int | None = None
@@ -78,7 +78,7 @@ def build_plan(
     _configure(trt, config, options)
     if target is not None:
         _aim(trt, config, target)
-    profile = _add_profile(builder, config, network, options.batch)
+    profile = {} if options.batch is None else _add_profile(builder, config, network, options.batch)
     cached = _attach_timing_cache(config, options, progress)
     logger.forget()
     progress(f"building with {_product(trt)} for {_described(target, device)}")
@@ -130,7 +130,7 @@ def supported_capabilities(trt: Any) -> dict[str, Any]:
 
 
 def _check_options(options: TensorRtOptions) -> None:
-    least, best, most = options.batch
+    least, best, most = options.batch or (1, 1, 1)
     if options.module not in PRODUCTS:
         raise UsageError(f"there is no module {options.module!r}; choose one of {', '.join(PRODUCTS)}")
     if not 1 <= least <= best <= most:

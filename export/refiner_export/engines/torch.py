@@ -23,6 +23,8 @@ def require(options: ExportOptions) -> None:
         "--frames": options.frames is not None,
         "--steps": options.steps is not None,
         "--batch": options.batch != Batch(),
+        "--streams": options.streams is not None,
+        "--pipelined": options.pipelined,
     }
     unfit = [name for name, is_given in given.items() if is_given]
     if unfit:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from refiner.causal_state import CAUSAL
 from refiner.files import atomic_path
 from refiner.runtime.cuda import load_cuda
 from refiner.runtime.tensorrt_engine import MODULES
@@ -24,7 +26,10 @@ def require(options: ExportOptions) -> None:
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
     """Build the plan into ``target``."""
-    built = build_plan(graph.model, engine_options(options), report)
+    wanted = engine_options(options)
+    if graph.source.kind == CAUSAL:
+        wanted = dataclasses.replace(wanted, batch=None)
+    built = build_plan(graph.model, wanted, report)
     with atomic_path(target) as temporary:
         temporary.write_bytes(built.plan)
     return built.facts
