@@ -77,6 +77,7 @@ bench: venv
 	$(BIN)/refiner-bench native --json bench-output/native.json --markdown bench-output/native.md
 	$(BIN)/refiner-bench engines --json bench-output/engines.json --markdown bench-output/engines.md
 	$(BIN)/refiner-bench sweep --json bench-output/sweep.json --markdown bench-output/sweep.md
+	REFINER_DATA= $(BIN)/refiner-bench streaming --frames 2000 --json bench-output/streaming.json --markdown bench-output/streaming.md
 	$(BIN)/python -m pytest -q bench/suites --benchmark-enable --benchmark-json bench-output/suites.json
 	$(BIN)/refiner-bench page bench-output --output bench-output/report.html
 

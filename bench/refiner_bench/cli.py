@@ -23,6 +23,7 @@ examples:
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
   refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
+  refiner-bench streaming --data FOLDER                a live stream: latency of a frame, error against delay
   refiner-bench compare before.json after.json         what got worse (exit code 6)
   refiner-bench page bench/reports                     one HTML page of all reports
   refiner-bench readme --check                         whether the README's tables are those of its reports
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_native(commands)
     _add_engines(commands)
     _add_sweep(commands)
+    _add_streaming(commands)
     add_accuracy(commands)
     add_compare(commands)
     add_page(commands)
@@ -253,6 +255,53 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
     folder = None if data is None else open_motion_folder(data)
     report = sweep_report(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
     _publish(report, format_sweep(report), arguments)
+
+
+def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "streaming",
+        help="latency of a live frame, people at a time, error against delay",
+        description="A causal step beside the window that would have to run again, of the paper's size, random "
+        "weights: percentiles over single calls. With --data also the errors of the bundled refiners and of tuned "
+        "filters by delay, and whether errors lie where the stream says.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--frames", type=int, default=10_000, help="timed frames (default: 10000)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default: 2)")
+    parser.add_argument("--people", type=int, nargs="+", default=[1, 4, 16], help="people at a time (default: 1 4 16)")
+    parser.add_argument(
+        "--hour",
+        type=int,
+        default=0,
+        metavar="FRAMES",
+        help="one long stream at full speed (an hour: 360000; default: 0)",
+    )
+    parser.add_argument("--engine", default="onnx", choices=["onnx", "openvino"], help="default: onnx")
+    parser.add_argument("--config", default="refiner-paper", help="size of the model (default: refiner-paper)")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_streaming)
+
+
+def _run_streaming(arguments: argparse.Namespace) -> None:
+    _require_export("streaming")
+    from refiner.data import open_motion_folder
+    from refiner.data.clips import data_folder_from_env
+    from refiner_bench.streaming.format import format_streaming
+    from refiner_bench.streaming.report import StreamingOptions, streaming_report
+
+    options = StreamingOptions(
+        frames=arguments.frames,
+        threads=arguments.threads,
+        people=tuple(arguments.people),
+        hour=arguments.hour,
+        engine=arguments.engine,
+        config=arguments.config,
+    )
+    data = arguments.data or data_folder_from_env()
+    folder = None if data is None else open_motion_folder(data)
+    report = streaming_report(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
+    _publish(report, format_streaming(report), arguments)
 
 
 def _require_torch(need: str) -> None:

@@ -157,7 +157,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
         facts["triton"] = str(write_repository(result.path, arguments.triton))
         lines.append(f"wrote the Triton model {facts['triton']}")
-    loaders = {"refiner": "Refiner.load", CAUSAL: "runtime.open_causal_engine"}
+    loaders = {"refiner": "Refiner.load", CAUSAL: "StreamingRefiner.load"}
     loader = loaders.get(result.manifest["kind"], "Lifter.load")
     lines.append(f"load it with: refiner.{loader}({str(result.path)!r})")
     _print(arguments.json, facts, lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
+from refiner_bench.cli import main
 from refiner_bench.compare import compare_reports, regressions
 from refiner_bench.measures import measures
 from refiner_bench.page_plots import plots_of
@@ -79,6 +81,22 @@ def test_the_text_says_what_was_measured():
         "MPJPE, mm against delay",
         "acceleration error, mm/frame^2 against delay",
     ]
+
+
+@pytest.mark.slow
+def test_the_whole_run_at_toy_size(tmp_path, monkeypatch):
+    for needed in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    monkeypatch.delenv("REFINER_DATA", raising=False)
+    out = tmp_path / "streaming.json"
+    words = ["--config", "refiner-small", "--frames", "200", "--threads", "1", "--people", "1", "3", "--hour", "400"]
+    assert main(["streaming", *words, "--json", str(out), "--markdown", str(tmp_path / "streaming.md")]) == 0
+    found = json.loads(out.read_text())
+    assert [entry["calls"] for entry in found["latency"].values()] == [200, 200, 200, 10, 200]
+    assert all(0 < entry["p50_ms"] <= entry["p99_ms"] <= entry["p99.9_ms"] for entry in found["latency"].values())
+    assert [row["people"] for row in found["people"]] == [1, 3] and "delay" not in found
+    assert found["hour"]["frames"] == 400 and found["hour"]["drift_mm"] < 0.01 and len(found["hour"]["memory_mb"]) == 20
+    assert "One stream of 400 frames" in (tmp_path / "streaming.md").read_text()
 
 
 def test_a_slower_step_and_a_worse_stream_are_caught():
