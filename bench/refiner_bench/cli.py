@@ -223,6 +223,7 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--runs", type=Path, metavar="DIR", help="the runs that trained them, instead")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
+    parser.add_argument("--cameras", type=int, metavar="N", help="score N cameras of each clip (default: all)")
     parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
     parser.add_argument("--rounds", type=int, default=30, help="timed rounds (default: 30)")
@@ -248,6 +249,7 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
         rounds=arguments.rounds,
         checkpoints=arguments.checkpoints or CHECKPOINTS,
         runs=arguments.runs,
+        cameras=arguments.cameras,
         pairs=tuple(pair for pair in PAIRS if arguments.engines is None or pair[0] in arguments.engines),
     )
     options.check()

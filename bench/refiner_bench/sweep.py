@@ -12,13 +12,15 @@ import hashlib
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from refiner.data import MotionFolder
+from refiner.data import CameraClip, MotionFolder
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.training.checkpoints import load_checkpoint
@@ -32,6 +34,8 @@ DEPTHS = (4, 6, 8, 10)
 # AOTInductor compiles for minutes: `refiner-bench engines` has it.
 PAIRS = (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("torch", "fp32"))
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
+# Clips and the lifter's poses of them.
+_Scored = tuple[list[CameraClip], list[NDArray[np.float32]]]
 
 PEAK = """
 import resource, sys
@@ -51,7 +55,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
     """``steps`` and ``frames`` None: those of the checkpoints. ``checkpoints`` holds depth-D-seed-S.safetensors; or
-    ``runs`` is the folder of the runs that trained them."""
+    ``runs`` is the folder of the runs that trained them. ``cameras``: of each clip, so many are scored; None is all."""
 
     depths: tuple[int, ...] = DEPTHS
     dim: int = 64
@@ -63,11 +67,14 @@ class SweepOptions:
     checkpoints: Path = CHECKPOINTS
     runs: Path | None = None
     pairs: tuple[tuple[str, str], ...] = PAIRS
+    cameras: int | None = None
 
     def check(self) -> None:
         """Raises UsageError."""
         if not self.depths or min(self.depths) < 2 or any(depth % 2 for depth in self.depths):
             raise UsageError(f"depths are even and at least 2 (two attention modules a block), got {self.depths}")
+        if self.cameras is not None and self.cameras < 1:
+            raise UsageError(f"cameras must be at least 1, got {self.cameras}")
         if min(self.batch, self.threads, self.rounds) < 1:
             raise UsageError(
                 f"batch, threads and rounds must be at least 1, got {self.batch}, {self.threads} and {self.rounds}"
@@ -83,9 +90,10 @@ def sweep_report(
     options.check()
     with tempfile.TemporaryDirectory() as name:
         rows = []
+        scored = None if folder is None else _scored_clips(options, folder, Path(name))
         for depth in options.depths:
             told(f"depth {depth}")
-            rows.append(_row(options, depth, folder, Path(name)))
+            rows.append(_row(options, depth, scored, Path(name)))
     settings = dataclasses.asdict(options)
     del settings["checkpoints"], settings["runs"]
     report = new_report("sweep", settings | {"data": None if folder is None else folder.description.name})
@@ -119,7 +127,21 @@ def resolved_difference(rows: Sequence[dict[str, Any]], metric: str) -> float | 
     return float(t.ppf(0.975, freedom) * np.sqrt(2.0 * variance / seeds))
 
 
-def _row(options: SweepOptions, depth: int, folder: MotionFolder | None, place: Path) -> dict[str, Any]:
+def _scored_clips(options: SweepOptions, folder: MotionFolder, cache: Path) -> _Scored:
+    """The test people's clips, and the bundled lifter's poses of them."""
+    from refiner.runtime.loading import BUNDLED
+    from refiner_bench.accuracy.scores import LiftedClips
+
+    seen: Counter[tuple[str, str]] = Counter()
+    clips = []
+    for clip in folder.clips("test"):
+        seen[clip.subject, clip.key] += 1
+        if options.cameras is None or seen[clip.subject, clip.key] <= options.cameras:
+            clips.append(clip)
+    return clips, LiftedClips(cache, options.threads).lift(BUNDLED / "lifter.safetensors", clips, "test")
+
+
+def _row(options: SweepOptions, depth: int, scored: _Scored | None, place: Path) -> dict[str, Any]:
     trained = checkpoints_of(options, depth)
     overrides = [f"model.dim={options.dim}", f"model.blocks={depth // 2}"]
     first = (
@@ -147,23 +169,20 @@ def _row(options: SweepOptions, depth: int, folder: MotionFolder | None, place: 
         "frame_flops": window // size.frames,
         "token_flops": window // size.tokens,
         "paper_table_iv": PAPER_TABLE_IV.get(depth),
-        "accuracy": _accuracy(trained, folder, options) if trained and folder is not None else None,
+        "accuracy": _accuracy(trained, scored, options) if trained and scored is not None else None,
         "peak_mb": peak_memory_mb(first, options.threads),
         "engines": measured.contestants | {title: {"missing": why} for title, why in measured.missing.items()},
     }
 
 
-def _accuracy(trained: Sequence[Path], folder: MotionFolder, options: SweepOptions) -> dict[str, dict[str, Any]]:
+def _accuracy(trained: Sequence[Path], scored: _Scored, options: SweepOptions) -> dict[str, dict[str, Any]]:
     """Of the test people with the bundled lifter, frame-wise means: metric -> the lifter's, the refined by seed, and
     their mean."""
     from refiner.evaluation.protocol import EvaluationResult
     from refiner.runtime import Refiner
-    from refiner.runtime.loading import BUNDLED
-    from refiner_bench.accuracy.scores import LiftedClips, Scores, score_clips
+    from refiner_bench.accuracy.scores import Scores, score_clips
 
-    clips = folder.clips("test")
-    with tempfile.TemporaryDirectory() as cache:
-        lifted = LiftedClips(Path(cache), options.threads).lift(BUNDLED / "lifter.safetensors", clips, "test")
+    clips, lifted = scored
 
     def score(checkpoint: Path) -> Scores:
         refiner = Refiner.load(checkpoint, steps=options.steps, threads=options.threads)
@@ -260,7 +279,8 @@ def format_sweep(report: dict[str, Any]) -> str:
         seeds = max(len(row["trained"]) for row in rows)
         notes.append(
             f"Accuracy: mm on the test people of {settings['data']}, simulated detections, the bundled lifter; mean of "
-            f"{seeds} seed(s). The budget is equal and short: depths trained to their ends may order differently."
+            f"{seeds} seed(s){_cameras(settings.get('cameras'))}. The budget is equal and short: depths trained to "
+            "their ends may order differently."
         )
         resolved = report["resolved"]["mpjpe"]
         if resolved is not None:
@@ -285,6 +305,10 @@ def _accuracies(row: dict[str, Any]) -> list[str]:
     if found is None:
         return ["", "", ""]
     return [f"{found[metric]['mean']:.2f}" for metric in METRICS]
+
+
+def _cameras(count: int | None) -> str:
+    return "" if count is None else f", as {count} camera(s) of four saw them"
 
 
 def _paper(figures: Sequence[float] | None) -> str:

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 # Frames of each person that are fitted to, so that nobody counts more for having been recorded for longer.
 FRAMES_A_PERSON = 4000
 # Clips of a person that are looked at, spread over all of them.
-CLIPS_A_PERSON = 24
+CLIPS_A_PERSON = 12
 
 
 def measured(

@@ -12,9 +12,11 @@ import dataclasses
 import torch
 from stand_ins import OffsetLifter, motion
 
-from refiner import Refiner, StreamingRefiner
+from refiner import Lifter, Refiner, StreamingRefiner
+from refiner.data.synthetic import synthetic_folder
 from refiner.errors import UsageError
 from refiner.runtime import open_causal_engine
+from refiner.runtime.loading import BUNDLED
 from refiner.runtime.streaming import Frame
 from refiner.runtime.streaming.causal_backend import CausalBackend
 from refiner.training.checkpoints import build_model, save_checkpoint
@@ -69,6 +71,23 @@ def test_people_share_an_engine_and_nothing_else(checkpoint):
         np.testing.assert_allclose(np.stack([f.pose_3d for f in found[person]]), alone, atol=1e-5)
 
 
+def test_the_bundled_causal_refiner():
+    """Loads without a path, streams what `Refiner` gives for the whole sequence, and knows how far it may be off."""
+    clip = synthetic_folder(3, subjects=3, frames=80, actions=("Walking",)).clips("test")[0]
+    lifted = Lifter.load(threads=1).lift(clip.pose_2d, clip.image_size)
+    live = StreamingRefiner.load(threads=1, image_size=clip.image_size)
+    found = streamed(live, clip.pose_2d, lifted)
+    offline = Refiner.load(BUNDLED / "refiner-causal.safetensors", threads=1).refine(
+        clip.pose_2d, lifted, clip.image_size
+    )
+    np.testing.assert_allclose(np.stack([frame.pose_3d for frame in found]), offline, atol=2e-5)
+    assert live.metadata["uncertainty"] is not None and live.delay_frames == 0 and live.frames == 27
+    moved = np.linalg.norm(offline - lifted, axis=-1)[30:, 1:]
+    assert 0.002 < moved.mean() < 0.1
+    spread = np.stack([frame.std for frame in found])[30:, 1:]
+    assert spread.min() > 0.005 and spread.max() < 0.5 and spread.std(axis=0).min() > 0
+
+
 def test_what_was_before_a_gap_is_forgotten(checkpoint):
     pixels, poses = motion(80)
     live = StreamingRefiner.load(checkpoint, threads=1, image_size=SIZE)
@@ -109,6 +128,55 @@ def test_a_lifter_in_the_loop_sees_the_frames_so_far(checkpoint):
         Refiner.load(checkpoint, threads=1).refine(pixels, body, SIZE),
         atol=1e-5,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_two_thousand_frames_are_the_offline_pass(checkpoint, tmp_path, engine):
+    """Within a hundredth of a millimetre, through the bundled size of network."""
+    pixels, poses = motion(2000, seed=9)
+    poses = (poses[:1] + 0.3 * np.tanh(poses - poses[:1])).astype(np.float32)  # a person who stays a person
+    path = checkpoint
+    if engine == "onnx":
+        pytest.importorskip("onnxscript")
+        from refiner_export.build import Clock, assemble
+        from refiner_export.options import ExportOptions
+
+        path = assemble(ExportOptions("onnx", tmp_path, checkpoint), tmp_path, Clock()).target
+    offline = Refiner.load(checkpoint, threads=1).refine(pixels, poses, SIZE)
+    found = streamed(StreamingRefiner.load(path, threads=1, image_size=SIZE), pixels, poses)
+    assert np.abs(offline - poses).max() > 0.005
+    assert np.abs(np.stack([frame.pose_3d for frame in found]) - offline).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_ten_thousand_frames_of_everything_through_a_causal_refiner(checkpoint):
+    """A fifth of the joints, 5 % of the frames, bursts of NaN, jumping clocks: finite numbers, bounded errors."""
+    rng = np.random.default_rng(12)
+    pixels, poses = motion(500, seed=7)
+    live = StreamingRefiner.load(checkpoint, threads=1, image_size=SIZE)
+    clock, found, pushed = 0.0, [], 0
+    for index in range(10_000):
+        clock += 0.02 + (rng.choice([-5.0, -0.1, 0.3, 40.0]) if rng.random() < 0.004 else 0.0)
+        if rng.random() < 0.05:
+            continue
+        place = index % 1000 if index % 1000 < 500 else 999 - index % 1000
+        pose_2d, pose_3d = pixels[place].copy(), poses[place].copy()
+        pose_2d[rng.random(17) < 0.2] = np.nan
+        pose_3d[rng.random(17) < 0.2] = np.nan
+        if index % 700 < 5:
+            pose_3d[:] = rng.choice([np.nan, np.inf, 1e30])
+        found += [(frame, place) for frame in live.push(pose_2d, pose_3d, clock)]
+        pushed += 1
+    counted = live.counters.as_dict()
+    assert len(found) == pushed - counted["repeated"] - counted["late"] and counted["restarts"] > 5
+    assert all(np.isfinite(frame.pose_3d).all() and np.isfinite(frame.std).all() for frame, _ in found)
+    error = [
+        np.linalg.norm(frame.pose_3d - poses[place], axis=-1).mean()
+        for frame, place in found
+        if frame.status != "invalid"
+    ]
+    assert np.median(error) < 0.15 and np.max(error) < 3.0
 
 
 def test_options_of_the_other_mode(checkpoint):
