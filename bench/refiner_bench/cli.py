@@ -279,6 +279,7 @@ def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         help="one long stream at full speed (an hour: 360000; default: 0)",
     )
     parser.add_argument("--engine", default="onnx", choices=["onnx", "openvino"], help="default: onnx")
+    parser.add_argument("--cameras", type=int, metavar="N", help="score N cameras of each clip (default: all)")
     parser.add_argument("--config", default="refiner-paper", help="size of the model (default: refiner-paper)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
     _add_outputs(parser)
@@ -299,6 +300,7 @@ def _run_streaming(arguments: argparse.Namespace) -> None:
         hour=arguments.hour,
         engine=arguments.engine,
         config=arguments.config,
+        cameras=arguments.cameras,
     )
     data = arguments.data or data_folder_from_env()
     folder = None if data is None else open_motion_folder(data)

@@ -12,7 +12,6 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from refiner.data import CameraClip, MotionFolder
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.training.checkpoints import load_checkpoint
+from refiner_bench.accuracy.clips import of_cameras, told_cameras
 from refiner_bench.counts import PAPER_TABLE_IV, DenoiserSize, window_flops
 from refiner_bench.engines import PEER, measure_engines, random_checkpoint
 from refiner_bench.report import new_report
@@ -132,12 +132,7 @@ def _scored_clips(options: SweepOptions, folder: MotionFolder, cache: Path) -> _
     from refiner.runtime.loading import BUNDLED
     from refiner_bench.accuracy.scores import LiftedClips
 
-    seen: Counter[tuple[str, str]] = Counter()
-    clips = []
-    for clip in folder.clips("test"):
-        seen[clip.subject, clip.key] += 1
-        if options.cameras is None or seen[clip.subject, clip.key] <= options.cameras:
-            clips.append(clip)
+    clips = of_cameras(folder.clips("test"), options.cameras)
     return clips, LiftedClips(cache, options.threads).lift(BUNDLED / "lifter.safetensors", clips, "test")
 
 
@@ -279,7 +274,7 @@ def format_sweep(report: dict[str, Any]) -> str:
         seeds = max(len(row["trained"]) for row in rows)
         notes.append(
             f"Accuracy: mm on the test people of {settings['data']}, simulated detections, the bundled lifter; mean of "
-            f"{seeds} seed(s){_cameras(settings.get('cameras'))}. The budget is equal and short: depths trained to "
+            f"{seeds} seed(s){told_cameras(settings.get('cameras'))}. The budget is equal and short: depths trained to "
             "their ends may order differently."
         )
         resolved = report["resolved"]["mpjpe"]
@@ -305,10 +300,6 @@ def _accuracies(row: dict[str, Any]) -> list[str]:
     if found is None:
         return ["", "", ""]
     return [f"{found[metric]['mean']:.2f}" for metric in METRICS]
-
-
-def _cameras(count: int | None) -> str:
-    return "" if count is None else f", as {count} camera(s) of four saw them"
 
 
 def _paper(figures: Sequence[float] | None) -> str:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from refiner_bench.streaming.delay import (
+    FilterTuning,
     delayed_one_euro,
     delayed_savitzky_golay,
-    tuned_filters,
     window_streams,
     with_running_shape,
 )
@@ -83,7 +83,7 @@ def test_filters_are_tuned_where_they_are_told():
     rng = np.random.default_rng(5)
     truth = rng.normal(0, 0.01, (300, 17, 3)).cumsum(axis=0)
     noisy = truth + rng.normal(0, 0.05, truth.shape)
-    found = tuned_filters(4, [(noisy, truth, 50.0)])
+    found = FilterTuning([(noisy, truth, 50.0)]).tune(4)
     for stream, settings in found.values():
         error = np.linalg.norm(stream(noisy, 50.0) - truth, axis=-1).mean()
         assert error < 0.6 * np.linalg.norm(noisy - truth, axis=-1).mean() and len(settings) == 2

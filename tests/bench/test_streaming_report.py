@@ -49,7 +49,7 @@ def report(mpjpe=48.0, ratio=15.0):
     return {
         "schema": "refiner-bench/streaming",
         "environment": {"processor": "a processor"},
-        "settings": {"config": "refiner-paper", "engine": "onnx", "threads": 2},
+        "settings": {"config": "refiner-paper", "engine": "onnx", "threads": 2, "data": "clips.json"},
         "latency": {
             "causal step": entry | {"faster_than_rival": {"ratio": ratio, "low": ratio - 0.5, "high": ratio + 0.5}},
             "window again": entry | {"faster_than_rival": even},

@@ -17,7 +17,7 @@ from refiner.runtime import Refiner
 from refiner.runtime.loading import open_engine
 from refiner.training.calibration import errors_and_signs
 from refiner_bench.accuracy.scores import LiftedClips
-from refiner_bench.streaming.delay import DELAYS, Array, tuned_filters, window_streams, with_running_shape
+from refiner_bench.streaming.delay import DELAYS, Array, FilterTuning, window_streams, with_running_shape
 
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 Tell = Callable[[str], None]
@@ -63,9 +63,10 @@ def delay_errors(
         table.add("causal", 0, poses)
         table.add("causal, one shape", 0, [with_running_shape(pose) for pose in poses])
     chosen: dict[str, dict[str, Any]] = {}
+    filters = FilterTuning(tuning)
     for delay in DELAYS:
         tell(f"filters, delay {delay}")
-        for name, (stream, settings) in tuned_filters(delay, tuning).items():
+        for name, (stream, settings) in filters.tune(delay).items():
             chosen.setdefault(name, {})[str(delay)] = settings
             poses = [root_relative(stream(pose, clip.fps)) for clip, pose in zip(clips, lifted, strict=True)]
             table.add(name, delay, poses)

@@ -72,10 +72,14 @@ def delayed_one_euro(delay: int, **settings: float) -> Stream:
     """The filter's answer ``delay`` frames later, taken for the frame."""
 
     def stream(pose: Array, fps: float) -> Array:
-        filtered = one_euro(pose, fps, **settings)
-        return filtered[np.minimum(np.arange(len(pose)) + delay, len(pose) - 1)]
+        return _later(one_euro(pose, fps, **settings), delay)
 
     return stream
+
+
+def _later(pose: Array, delay: int) -> Array:
+    later: Array = pose[np.minimum(np.arange(len(pose)) + delay, len(pose) - 1)]
+    return later
 
 
 def delayed_savitzky_golay(delay: int, window: int, order: int) -> Stream:
@@ -95,22 +99,43 @@ def delayed_savitzky_golay(delay: int, window: int, order: int) -> Stream:
     return stream
 
 
-def tuned_filters(delay: int, validation: Sequence[tuple[Array, Array, float]]) -> dict[str, tuple[Stream, Any]]:
-    """Name -> (the filter with the lowest MPJPE at this delay over ``(lifted, truth, fps)``, its settings)."""
-    made: dict[str, list[tuple[Stream, dict[str, float]]]] = {"One-Euro": [], "Savitzky-Golay": []}
-    for cutoff, beta in product(*ONE_EURO_GRID.values()):
-        made["One-Euro"].append(
-            (delayed_one_euro(delay, min_cutoff=cutoff, beta=beta), {"min_cutoff": cutoff, "beta": beta})
-        )
-    for window, order in product(*SAVITZKY_GOLAY_GRID.values()):
-        if window > order and window > delay:
-            settings = {"window": window, "order": order}
-            made["Savitzky-Golay"].append((delayed_savitzky_golay(delay, int(window), int(order)), settings))
+class FilterTuning:
+    """Finds the filters with the lowest MPJPE at a delay over validation ``(lifted, truth, fps)``."""
 
-    def error(stream: Stream) -> float:
-        sums = [
-            float(np.linalg.norm(stream(pose, fps) - truth, axis=-1).mean(1).sum()) for pose, truth, fps in validation
+    def __init__(self, validation: Sequence[tuple[Array, Array, float]]) -> None:
+        self._validation = validation
+        # The One-Euro filter knows no delay: filtered once, it is read at each.
+        self._one_euro = [
+            ({"min_cutoff": cutoff, "beta": beta}, [one_euro(pose, fps, cutoff, beta) for pose, _, fps in validation])
+            for cutoff, beta in product(*ONE_EURO_GRID.values())
         ]
-        return sum(sums) / sum(len(pose) for pose, _, _ in validation)
 
-    return {name: min(choices, key=lambda choice: error(choice[0])) for name, choices in made.items()}
+    def tune(self, delay: int) -> dict[str, tuple[Stream, dict[str, float]]]:
+        """Name -> (the filter, its settings)."""
+        _, chosen = min(
+            (self._error([_later(pose, delay) for pose in filtered]), place)
+            for place, (_, filtered) in enumerate(self._one_euro)
+        )
+        euro = self._one_euro[chosen][0]
+        golay = [
+            (int(window), int(order))
+            for window, order in product(*SAVITZKY_GOLAY_GRID.values())
+            if window > order and window > delay
+        ]
+        window, order = min(golay, key=lambda settings: self._error(self._streamed(delay, *settings)))
+        return {
+            "One-Euro": (delayed_one_euro(delay, **euro), euro),
+            "Savitzky-Golay": (delayed_savitzky_golay(delay, window, order), {"window": window, "order": order}),
+        }
+
+    def _streamed(self, delay: int, window: int, order: int) -> list[Array]:
+        stream = delayed_savitzky_golay(delay, window, order)
+        return [stream(pose, fps) for pose, _, fps in self._validation]
+
+    def _error(self, poses: Sequence[Array]) -> float:
+        truths = [truth for _, truth, _ in self._validation]
+        total = sum(
+            float(np.linalg.norm(pose - truth, axis=-1).mean(axis=1).sum())
+            for pose, truth in zip(poses, truths, strict=True)
+        )
+        return total / sum(map(len, truths))

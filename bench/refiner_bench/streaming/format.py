@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from refiner.evaluation.tables import markdown_table
+from refiner_bench.accuracy.clips import told_cameras
 
 METHODS = ("input", "One-Euro", "Savitzky-Golay", "window", "causal")
 ERRORS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}
@@ -23,7 +24,8 @@ def format_streaming(report: Mapping[str, Any]) -> str:
     ]
     if "delay" in report:
         parts += [
-            f"Errors of {report['delay']['frames']:,} frames of the test people, simulated detections, frame-wise "
+            f"Errors of {report['delay']['frames']:,} frames of the test people of {settings['data']}"
+            f"{told_cameras(settings.get('cameras'))}, simulated detections, frame-wise "
             "means; the input is the bundled lifter's, the delays are the refinement's own. One-Euro and "
             "Savitzky-Golay are tuned on the validation person for MPJPE at each delay. In brackets: with one body "
             "shape, learnt while the stream runs.",

@@ -20,6 +20,7 @@ from refiner.errors import UsageError
 from refiner.runtime.loading import BUNDLED, open_causal_engine, open_engine
 from refiner.runtime.streaming import RefinedFrame, StreamingRefiner
 from refiner.runtime.streaming.causal_backend import CausalBackend
+from refiner_bench.accuracy.clips import of_cameras
 from refiner_bench.engines import random_checkpoint
 from refiner_bench.report import new_report
 from refiner_bench.streaming.accuracy import delay_errors, measured_coverage
@@ -48,11 +49,12 @@ class StreamingOptions:
     hour: int = 0
     engine: str = "onnx"
     config: str = "refiner-paper"
+    cameras: int | None = None
 
     def check(self) -> None:
         """Raises UsageError."""
-        if min(self.frames, self.threads, *self.people) < 1 or self.hour < 0:
-            raise UsageError("frames, threads and people must be at least 1, and hour 0 or more")
+        if min(self.frames, self.threads, self.cameras or 1, *self.people) < 1 or self.hour < 0:
+            raise UsageError("frames, threads, people and cameras must be at least 1, and hour 0 or more")
 
 
 def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tell: Tell) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tel
         "engine": options.engine,
         "config": options.config,
         "data": None if folder is None else folder.description.name,
+        "cameras": options.cameras,
     }
     report = new_report("streaming", settings)
     with tempfile.TemporaryDirectory() as name:
@@ -83,7 +86,7 @@ def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tel
             lifter, window, bundled = (
                 BUNDLED / f"{kind}.safetensors" for kind in ("lifter", "refiner", "refiner-causal")
             )
-            test, validation = folder.clips("test"), folder.clips("validation")
+            test, validation = (of_cameras(folder.clips(part), options.cameras) for part in ("test", "validation"))
             report["delay"] = delay_errors(test, validation, lifter, window, bundled, place, tell)
             report["coverage"] = {
                 kind: measured_coverage(test, lifter, checkpoint, place)
