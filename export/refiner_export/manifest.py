@@ -81,6 +81,9 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "values_at": layout.values_at,
             "keys_at": layout.keys_at,
         }
+    if "uncertainty" in config:
+        # Streams give each joint a standard deviation from it.
+        manifest["uncertainty"] = config["uncertainty"]
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
     if source.steps is not None:

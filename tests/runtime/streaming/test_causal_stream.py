@@ -14,6 +14,7 @@ from stand_ins import OffsetLifter, motion
 
 from refiner import Lifter, Refiner, StreamingRefiner
 from refiner.data.synthetic import synthetic_folder
+from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
 from refiner.runtime import open_causal_engine
 from refiner.runtime.loading import BUNDLED
@@ -31,6 +32,8 @@ def checkpoint(tmp_path_factory):
     """A small causal refiner with random weights that move joints by centimetres."""
     words = ["model.causal=true", "model.dim=16", "model.heads=2", "model.mlp_ratio=2", f"frames={BAND}"]
     config = dataclasses.asdict(load_config("refiner-small", words))
+    spread = JointUncertainty(np.tile([-2.5, 0.3, 0.1], (17, 1)), np.tile([1.2, 2.5], (17, 1)))
+    config["uncertainty"] = spread.to_config()
     torch.manual_seed(0)
     tensors = {f"model.{name}": value for name, value in build_model(config).state_dict().items()}
     path = tmp_path_factory.mktemp("causal") / "causal.safetensors"
@@ -144,7 +147,9 @@ def test_two_thousand_frames_are_the_offline_pass(checkpoint, tmp_path, engine):
 
         path = assemble(ExportOptions("onnx", tmp_path, checkpoint), tmp_path, Clock()).target
     offline = Refiner.load(checkpoint, threads=1).refine(pixels, poses, SIZE)
-    found = streamed(StreamingRefiner.load(path, threads=1, image_size=SIZE), pixels, poses)
+    live = StreamingRefiner.load(path, threads=1, image_size=SIZE)
+    found = streamed(live, pixels, poses)
+    assert JointUncertainty.from_config(live.metadata["uncertainty"]).coefficients[3, 0] == -2.5
     assert np.abs(offline - poses).max() > 0.005
     assert np.abs(np.stack([frame.pose_3d for frame in found]) - offline).max() < 1e-5
 
