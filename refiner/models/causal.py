@@ -157,24 +157,24 @@ class StepAttention(nn.Module):
         source = self.source
         rows, joints, dim = x.shape
         heads, width, half = source.heads, source.width, source.dim // 2
+        # Two dimensions for the one product with a bias, which engines fuse there.
         mixed = source.layer_norm(x).reshape(-1, dim) @ source.weight + source.bias
-        spatial = mixed[:, : 3 * half].reshape(rows, joints, 3 * heads, width).transpose(1, 2)
-        query, key, value = spatial.split(heads, dim=1)
+        spatial, *temporal = torch.split(mixed, [3 * half, half, half, half], dim=1)
+        spatial = spatial.reshape(rows, joints, 3 * heads, width).transpose(1, 2)
+        query, key, value = torch.split(spatial, heads, dim=1)
         over_joints = functional.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
-        value, key, query = (
-            part.reshape(rows, joints * heads, 1, width) for part in mixed[:, 3 * half :].split(half, dim=1)
-        )
+        value, key, query = (part.reshape(rows, joints * heads, 1, width) for part in temporal)
         before = query @ keys.transpose(2, 3) + unseen
         now = (query * key).sum(dim=-1, keepdim=True)
         weights = torch.cat([before, now], dim=-1).softmax(dim=-1)
         weights_before, weight_now = torch.split(weights, [keys.shape[2], 1], dim=-1)
         over_frames = weights_before @ values + weight_now * value
-        joined = torch.cat([over_joints.reshape(-1, half), over_frames.reshape(-1, half)], dim=-1)
+        shape = (rows, joints, half)
+        joined = torch.cat([over_joints.reshape(shape), over_frames.reshape(shape)], dim=-1)
         grid = torch.cat([recent, mixed[:, dim : 2 * dim].reshape(rows, 1, joints, dim)], dim=1).permute(0, 3, 1, 2)
         local = functional.conv2d(grid, source.local_weight, source.local_bias, padding=(0, 1), groups=dim)
-        joined = joined + local.permute(0, 2, 3, 1).reshape(-1, dim)
-        projected = (joined @ source.proj_weight).reshape(rows, joints, dim) + source.proj_bias
-        return x + projected, mixed
+        joined = joined + local.permute(0, 2, 3, 1).reshape(rows, joints, dim)
+        return x + (joined @ source.proj_weight + source.proj_bias), mixed
 
 
 class CarriedStep(nn.Module):
