@@ -207,11 +207,12 @@ class CausalState(StreamCounts):
     def advance(self, rows: NDArray[np.bool_]) -> None:
         """Take in what the pass left for ``rows`` ``(rows,)``, and count it."""
         slots = self.counts % self.layout.slots
-        if rows.all() and (slots == slots[0]).all():
-            self._write(slice(None), int(slots[0]))
-        else:
-            for slot in set(slots[rows].tolist()):
-                self._write(np.flatnonzero(rows & (slots == slot)), slot)
+        for slot in set(slots[rows].tolist()):
+            found = np.flatnonzero(rows & (slots == slot))
+            first, last = int(found[0]), int(found[-1])
+            # Mostly neighbours: all streams, or all of a step.
+            together = last - first + 1 == len(found)
+            self._write(slice(first, last + 1) if together else found, slot)
         for name, kept in self._pending.items():
             going_on = rows[: len(kept)]
             kept[going_on] = self._next[f"next_{name}"][going_on]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refiner.causal_state import PENDING, StateLayout
+from refiner.causal_state import PENDING, RECENT, StateLayout
+from refiner.diffusion.ddim import run_ddim
 from refiner.errors import ConfigError
 from refiner.models.inference_form import InferenceSTCAttention, inference_form
 from refiner.models.pose_denoiser import DenoisingBlock
@@ -39,6 +40,8 @@ class CausalStep(nn.Module):
     tensors of ``StateLayout.fresh``.
     """
 
+    coefficients: Tensor
+
     def __init__(self, refiner: UnrolledRefiner, streams: int = 1, pipelined: bool = False) -> None:
         super().__init__()
         denoiser = refiner.denoiser
@@ -61,6 +64,9 @@ class CausalStep(nn.Module):
             width=first.width,
             pipelined=pipelined,
         )
+        # Of a pipelined pass, [4, rows, 1, 1].
+        steps = torch.tensor([step[1:] for step in refiner.schedule], dtype=torch.float32)
+        self.register_buffer("coefficients", steps.T.repeat_interleave(streams, 1)[..., None, None], persistent=False)
         self.attentions = nn.ModuleList(
             StepAttention(attention)  # type: ignore[arg-type]
             for block in blocks
@@ -74,37 +80,34 @@ class CausalStep(nn.Module):
         unseen = ((1.0 - seen) * UNSEEN)[:, None, None, :]
         if self.layout.pipelined:
             return self._pipelined(screen, root, start, unseen, state)
-        caches, pose = state, start
         entries: list[Tensor] = []
-        for step in self.refiner.schedule:
-            times = [getattr(self.refiner, f"time_{step.time}_{index}") for index in self._block_indices()]
-            error, fresh = self._denoise(pose, screen, times, unseen, caches)
-            caches, entries = caches[3 * len(self.attentions) :], [*entries, *fresh]
-            clean = (pose - step.noise * error) * step.scale
-            pose = step.next_clean * clean + step.next_noise * error
-        return with_root(pose, root), *entries
+
+        def predict_error(noisy: Tensor, time: int) -> Tensor:
+            first = 3 * len(entries)
+            caches = state[first : first + 3 * len(self.attentions)]
+            error, fresh = self._denoise(noisy, screen, self._times(time), unseen, caches)
+            entries.extend(fresh)
+            return error
+
+        return with_root(run_ddim(predict_error, start, self.refiner.schedule), root), *entries
 
     def _pipelined(
         self, screen: Tensor, root: Tensor, start: Tensor, unseen: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """The rows are those of the K steps, one after the other, each of all streams."""
         pending_2d, pending_3d, pending_root, *caches = state
-        streams, schedule = self.layout.streams, self.refiner.schedule
         pose, screens = torch.cat([start, pending_3d]), torch.cat([screen, pending_2d])
+        of_steps = [self._times(step.time) for step in self.refiner.schedule]
+        streams = self.layout.streams
         times = [
-            torch.cat(
-                [getattr(self.refiner, f"time_{step.time}_{index}").expand(streams, 1, 1, -1) for step in schedule]
-            )
-            for index in self._block_indices()
+            torch.cat([time.expand(streams, -1, -1, -1) for time in of_block])
+            for of_block in zip(*of_steps, strict=True)
         ]
         error, entries = self._denoise(pose, screens, times, unseen, tuple(caches))
-
-        def each(name: str) -> Tensor:  # [rows, 1, 1]
-            values = torch.tensor([getattr(step, name) for step in schedule], dtype=pose.dtype, device=pose.device)
-            return values.repeat_interleave(streams)[:, None, None]
-
-        clean = (pose - each("noise") * error) * each("scale")
-        following = each("next_clean") * clean + each("next_noise") * error
+        # Of each row's own step; the last one's clean pose is what comes out.
+        noise, scale, next_clean, next_noise = self.coefficients.unbind()
+        clean = (pose - noise * error) * scale
+        following = next_clean * clean + next_noise * error
         roots = torch.cat([root, pending_root])
         waiting = len(following) - streams
         return (
@@ -136,8 +139,9 @@ class CausalStep(nn.Module):
             x = x + block.mlp(block.layer_norm(x))
         return denoiser.head(x) * self.refiner.error_scale, entries
 
-    def _block_indices(self) -> range:
-        return range(len(self.refiner.denoiser.blocks))
+    def _times(self, time: int) -> list[Tensor]:
+        """The time embeddings of a step, ``[1, 1, 1, C]`` for every block."""
+        return [getattr(self.refiner, f"time_{time}_{index}") for index in range(len(self.refiner.denoiser.blocks))]
 
 
 class StepAttention(nn.Module):
@@ -198,7 +202,7 @@ class CarriedStep(nn.Module):
         waiting = len(PENDING) if layout.pipelined else 0
         pending, caches = list(state[:waiting]), list(state[waiting:])
         # Slot n is first filled by frame n: the frame before is there where slot 0 is, the one before that where 1 is.
-        there = seen[:, [1, 0], None, None]
+        there = seen[:, :RECENT].flip(1)[..., None, None]
         for place in range(2, len(caches), 3):
             caches[place] = caches[place] * there
         refined, *fresh = self.step(pose_2d, pose_3d, image_size, seen, *pending, *caches)
