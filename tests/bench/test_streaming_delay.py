@@ -86,7 +86,8 @@ def test_filters_are_tuned_where_they_are_told():
     found = FilterTuning([(noisy, truth, 50.0)]).tune(4)
     for stream, settings in found.values():
         error = np.linalg.norm(stream(noisy, 50.0) - truth, axis=-1).mean()
-        assert error < 0.6 * np.linalg.norm(noisy - truth, axis=-1).mean() and len(settings) == 2
+        assert error < 0.6 * np.linalg.norm(noisy - truth, axis=-1).mean() and len(settings) >= 2
+    assert found["One-Euro"][1]["shift"] in (0, 1, 2, 4)
     assert found["Savitzky-Golay"][1]["window"] > 4
 
 

@@ -112,9 +112,12 @@ class FilterTuning:
 
     def tune(self, delay: int) -> dict[str, tuple[Stream, dict[str, float]]]:
         """Name -> (the filter, its settings)."""
-        _, chosen = min(
-            (self._error([_later(pose, delay) for pose in filtered]), place)
+        # A filter that may wait need not: its answer may be read at any time up to the delay.
+        shifts = [shift for shift in DELAYS if shift <= delay]
+        _, shift, chosen = min(
+            (self._error([_later(pose, shift) for pose in filtered]), shift, place)
             for place, (_, filtered) in enumerate(self._one_euro)
+            for shift in shifts
         )
         euro = self._one_euro[chosen][0]
         golay = [
@@ -124,7 +127,7 @@ class FilterTuning:
         ]
         window, order = min(golay, key=lambda settings: self._error(self._streamed(delay, *settings)))
         return {
-            "One-Euro": (delayed_one_euro(delay, **euro), euro),
+            "One-Euro": (delayed_one_euro(shift, **euro), euro | {"shift": float(shift)}),
             "Savitzky-Golay": (delayed_savitzky_golay(delay, window, order), {"window": window, "order": order}),
         }
 
