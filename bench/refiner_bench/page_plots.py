@@ -160,14 +160,15 @@ def _streaming(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     errors, drawn = report["delay"]["errors"], []
     for metric, label in (("mpjpe", "MPJPE, mm"), ("acceleration_error", "acceleration error, mm/frame^2")):
-        figure, axis = _figure(8, 4)
+        figure, axis = _figure(9, 4)
         for method, colour in STREAMED.items():
             for name, style in ((method, "-"), (f"{method}, one shape", "--")):
                 points = sorted((int(delay), entry[metric]) for delay, entry in errors.get(name, {}).items())
                 if points:
                     shape = "s" if len(points) == 1 else "o"
                     axis.plot(*zip(*points, strict=True), style, marker=shape, color=colour, markersize=5, label=name)
-        axis.legend(frameon=False, fontsize=7, ncols=2)
+        # Beside the curves, which leave no room among them.
+        figure.legend(frameon=False, fontsize=7, loc="outside right center")
         axis.set(xlabel="delay, frames at 50 a second", ylabel=label, ylim=(0, None) if metric != "mpjpe" else None)
         drawn.append((f"{label} against delay", _svg(figure)))
     return drawn
