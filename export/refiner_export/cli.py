@@ -56,6 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--flip-test", action="store_true", help="average with the mirrored pass, in the same batch")
     model.add_argument("--steps", metavar="K", type=int, help="denoising steps (default: the checkpoint's)")
+    model.add_argument(
+        "--hypotheses",
+        metavar="H",
+        type=int,
+        help="of a diffusion lifter, whose mean it gives (default: the checkpoint's)",
+    )
     model.add_argument("--frames", metavar="T", type=int, help="frames of a window (default: the checkpoint's)")
     engine = parser.add_argument_group("the engine")
     engine.add_argument("--precision", metavar="P", default="fp32", help=f"{', '.join(PRECISIONS)} (default: fp32)")
@@ -175,6 +181,7 @@ def options_of(arguments: argparse.Namespace) -> Any:
         precision=arguments.precision,
         frames=arguments.frames,
         steps=arguments.steps,
+        hypotheses=arguments.hypotheses,
         batch=Batch.parse(arguments.batch),
         flip_test=arguments.flip_test,
         opset=arguments.opset,

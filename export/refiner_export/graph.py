@@ -20,7 +20,7 @@ from onnx_ir.passes.common import (
 )
 
 from refiner.errors import ExportError, UsageError
-from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner, stc
+from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner, stc
 from refiner.runtime.engine import INPUTS, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
 from refiner_export.options import DEFAULT_OPSET, OPSETS
@@ -28,7 +28,7 @@ from refiner_export.options import DEFAULT_OPSET, OPSETS
 # The exporter takes an example batch of 0 or 1 for a constant.
 EXAMPLE_BATCH = 2
 
-Exportable = UnrolledRefiner | LiftingModule | LiftingRefiner | MirroredPass
+Exportable = UnrolledRefiner | LiftingModule | LiftingRefiner | MirroredPass | SmoothingModule
 
 
 def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch: int | None = None) -> onnx.ModelProto:
@@ -42,6 +42,10 @@ def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch
     names = INPUTS[kind]
     examples = example_inputs(kind, module.frames, fixed_batch or EXAMPLE_BATCH)
     batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes: tuple[Any, ...] = tuple({0: batch} for _ in names)
+    if isinstance(module, MirroredPass):
+        # It takes all but the first of its inputs as one tuple.
+        shapes = (shapes[0], shapes[1:])
     try:
         with _plain_attention(), quiet_exporter():
             program = torch.onnx.export(
@@ -52,7 +56,7 @@ def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=None if fixed_batch else tuple({0: batch} for _ in names),
+                dynamic_shapes=None if fixed_batch else shapes,
                 custom_translation_table={
                     torch.ops.aten.scaled_dot_product_attention.default: _attention_of(opset),
                 },
@@ -85,6 +89,7 @@ def example_inputs(kind: str, frames: int, batch: int) -> tuple[torch.Tensor, ..
         "pose_2d": 200 + 600 * torch.rand(batch, frames, joints, 2, generator=generator),
         "pose_3d": torch.randn(batch, frames, joints, 3, generator=generator),
         "image_size": torch.tensor([[1000.0, 1002.0]] * batch),
+        "action": torch.zeros(batch, 1),
     }
     return tuple(every[name] for name in INPUTS[kind])
 

@@ -18,6 +18,7 @@ from refiner.machine import processor_name
 from refiner.runtime.artefact import SCHEMA, sha256_of
 from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
 from refiner.skeleton import JOINT_NAMES, PARENTS
+from refiner.training.checkpoints import is_diffusion_lifter
 from refiner_export.gpu import device_at_hand
 from refiner_export.graph import count_nodes
 from refiner_export.options import ExportOptions
@@ -35,6 +36,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         "pose_3d": [batch, frames, joints, 3],
         "refined_pose_3d": [batch, frames, joints, 3],
         "image_size": [batch, 2],
+        "action": [batch, 1],
     }
     output = OUTPUTS[source.kind]
     manifest: dict[str, Any] = {
@@ -55,6 +57,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "pose_2d": "pixels",
             "pose_3d": "metres, camera axes (x right, y down, z away)",
             "image_size": "width, height in pixels",
+            "action": "place among actions, behind them unknown, below 0 to be guessed from the 2D poses",
         },
         "inputs": {name: {"type": "float32", "shape": shapes[name]} for name in INPUTS[source.kind]},
         "outputs": {output: {"type": "float32", "shape": shapes[output]}},
@@ -72,12 +75,15 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         }
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
+    if source.actions:
+        manifest["actions"] = list(source.actions)
     if source.steps is not None:
-        manifest |= {
-            "steps": source.steps,
-            "timesteps": ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1],
-            "diffusion": config["diffusion"],
-        }
+        manifest["steps"] = source.steps
+    if is_diffusion_lifter(config):
+        manifest["sampling"] = config["sampling"]
+    elif source.steps is not None and "diffusion" in config:
+        timesteps = ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1]
+        manifest |= {"timesteps": timesteps, "diffusion": config["diffusion"]}
     return manifest
 
 

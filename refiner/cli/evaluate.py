@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner.actions import UNKNOWN_ACTION
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner.errors import MissingComponentError, UsageError
 
@@ -88,6 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--engine", metavar="ENGINE", help="what runs the models, like torch-compile (default: by file)"
     )
     models.add_argument("--steps", metavar="K", type=_count, help="denoising steps (default: the checkpoint's)")
+    models.add_argument(
+        "--action",
+        choices=["guess", "unknown", "label"],
+        help="what a lifter with prompts is told: what it guesses from the 2D poses (default), nothing, or the "
+        "archive's own label, which nobody has outside of a test",
+    )
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     models.add_argument(
         "--pool-shape",
@@ -153,9 +160,13 @@ def _command(arguments: argparse.Namespace) -> None:
         flip_test=arguments.flip_test,
         pool_shape=arguments.pool_shape,
     )
+    if arguments.action is not None and not lifter.actions:
+        raise UsageError("--action is for a lifter with prompts (FinePOSE); this one knows no actions: leave it out")
     noise_model = _noise_model(arguments)
     data = _load_data(arguments)
     fps = data.record["fps"]
+    if lifter.actions:
+        data.record["description"] += f"; the lifter is told the action by {arguments.action or 'guess'}"
     compared: list[tuple[int, Familiarity]] = []
 
     def refine(pose_2d: Any, pose_3d: Any, size: tuple[int, int]) -> Any:
@@ -167,7 +178,9 @@ def _command(arguments: argparse.Namespace) -> None:
     with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
             data.clips,
-            lift=lambda pose_2d, size: lifter.lift(pose_2d, size, fps=fps),
+            lift=lambda clip: lifter.lift(
+                clip.pose_2d, clip.image_size, fps=fps, action=_told(arguments.action, clip, lifter.actions)
+            ),
             refine=refine,
             noise_model=noise_model,
             on_clip=advance,
@@ -186,7 +199,8 @@ def _command(arguments: argparse.Namespace) -> None:
             "steps": arguments.steps,
             "engine": arguments.engine,
             "limit_clips": arguments.limit_clips,
-        },
+        }
+        | ({"action": arguments.action or "guess"} if lifter.actions else {}),
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
         familiarity=merge_familiarity(compared),
@@ -313,20 +327,31 @@ def _open_source(arguments: argparse.Namespace) -> tuple[MotionFolder, Detection
     return folder, folder.detections if detections is None else detections, archive.name
 
 
+def _told(mode: str | None, clip: CameraClip, actions: tuple[str, ...]) -> str | None:
+    """What the lifter is told of a clip; an action that has no prompt is an unknown one."""
+    if mode in (None, "guess"):
+        return None
+    return clip.action if mode == "label" and clip.action in actions else UNKNOWN_ACTION
+
+
 def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
-    """The refiner's noise model; None for an exported graph without ``--noise-model``, which carries none."""
+    """The refiner's noise model; None for an exported graph without ``--noise-model`` and for SmoothNet, which carry
+    none."""
     from refiner.runtime.loading import BUNDLED
 
     path = arguments.noise_model or arguments.refiner or BUNDLED / "refiner.safetensors"
     if arguments.noise_model is None and Path(path).suffix == ".onnx":
         return None
     try:
-        from refiner.training.checkpoints import load_noise_model
+        from refiner.training.checkpoints import NOISE_PREFIX, load_checkpoint, noise_model_of
     except ModuleNotFoundError as error:
         raise MissingComponentError(
             f"reading the noise model of {path} needs PyTorch: pip install 'refiner[train]'"
         ) from error
-    return load_noise_model(path)
+    checkpoint = load_checkpoint(path, "refiner")
+    if arguments.noise_model is None and not checkpoint.state(NOISE_PREFIX):
+        return None
+    return noise_model_of(checkpoint)
 
 
 def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:

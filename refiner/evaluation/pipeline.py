@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LIFTER, POOLED, LINEAR, REFINED = "lifter", "lifter, one shape", "linear mean", "refined"
 
 ImageSize = tuple[int, int]
-Lift = Callable[[NDArray[Any], ImageSize], NDArray[Any]]
+Lift = Callable[["CameraClip"], NDArray[Any]]
 Refine = Callable[[NDArray[Any], NDArray[Any], ImageSize], NDArray[Any]]
 
 
@@ -47,8 +47,8 @@ def score_models(
     """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order;
     ``pooled`` adds the lifter's poses with one body shape a clip, what that alone achieves.
 
-    ``lift(pose_2d, image_size)`` takes a whole clip in pixels and returns root-relative metres, one pose per
-    frame; ``refine(pose_2d, pose_3d, image_size)`` likewise. ``on_clip`` is called after each clip.
+    ``lift(clip)`` returns root-relative metres, one pose per frame, of the clip's 2D poses; ``refine(pose_2d, pose_3d,
+    image_size)`` takes a whole clip in pixels and metres, and gives as many. ``on_clip`` is called after each clip.
     """
     evaluators = {LIFTER: Evaluator()}
     if pooled:
@@ -57,7 +57,7 @@ def score_models(
         evaluators[LINEAR] = Evaluator()
     evaluators[REFINED] = Evaluator()
     for clip in clips:
-        lifted = root_relative(lift(clip.pose_2d, clip.image_size))
+        lifted = root_relative(lift(clip))
         poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
         if pooled:
             poses[POOLED] = pool_checked(lifted)

@@ -21,15 +21,21 @@ DEFAULT_FPS = 50.0
 ANY_BATCH = 2**31 - 1
 
 # The names and the order of an engine's inputs, and the name of its output; graphs have the same.
-# "lifter-refiner" is a lifter with a refiner behind it in one graph.
+# "action-lifter" is a lifter that is told the action (FinePOSE); "lifter-refiner" one with a refiner behind it.
 INPUTS = {
     "refiner": ["pose_2d", "pose_3d", "image_size"],
     "lifter": ["pose_2d", "image_size"],
+    "action-lifter": ["pose_2d", "image_size", "action"],
     "lifter-refiner": ["pose_2d", "image_size"],
 }
-OUTPUTS = {"refiner": "refined_pose_3d", "lifter": "pose_3d", "lifter-refiner": "refined_pose_3d"}
+OUTPUTS = {
+    "refiner": "refined_pose_3d",
+    "lifter": "pose_3d",
+    "action-lifter": "pose_3d",
+    "lifter-refiner": "refined_pose_3d",
+}
 # Which kinds of model can be loaded as a `Refiner` and as a `Lifter`.
-SAME_ROLE = {"refiner": ("refiner",), "lifter": ("lifter", "lifter-refiner")}
+SAME_ROLE = {"refiner": ("refiner",), "lifter": ("lifter", "action-lifter", "lifter-refiner")}
 
 
 class RefinerEngine(Protocol):
@@ -60,8 +66,12 @@ class LifterEngine(Protocol):
     largest_batch: int
     metadata: dict[str, Any]
 
-    def __call__(self, pose_2d: Array, image_size: Array) -> Array:
-        """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0."""
+    def __call__(self, pose_2d: Array, image_size: Array, *action: Array) -> Array:
+        """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0.
+
+        Where ``metadata["actions"]`` names some, ``(B, 1)`` more: a place among them, behind them the unknown action,
+        below 0 where it is to be guessed.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from refiner.errors import MissingComponentError
 from refiner.runtime.engine import ANY_BATCH, config_fps
 from refiner.runtime.replay import on_arrays
+from refiner.runtime.stitching import DEFAULT_BATCH
 
 
 class TorchEngine:
@@ -42,7 +43,7 @@ class TorchEngine:
                 f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, load an .onnx "
                 "file instead, which needs 'refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
             ) from error
-        from refiner.models import UnrolledRefiner
+        from refiner.models import LiftingModule
         from refiner.models.inference_form import inference_form
         from refiner.training.checkpoints import input_model_of, load_checkpoint, module_of
 
@@ -57,7 +58,12 @@ class TorchEngine:
         self.fps = config_fps(module.config)
         name = "torch-compile" if compiled else "torch"
         self.metadata: dict[str, Any] = {**module.config, "engine": name, "device": device}
-        if isinstance(module, UnrolledRefiner):
+        if isinstance(module, LiftingModule):
+            self.metadata |= {"actions": list(module.actions)} if module.actions else {}
+            if hasattr(module.lifter, "poses_per_window"):
+                # A diffusion lifter makes many poses of one window.
+                self.largest_batch = max(1, DEFAULT_BATCH // int(module.lifter.poses_per_window))  # type: ignore[arg-type]
+        else:
             self.metadata["steps"] = module.steps
         # Eager on the CPU the native kernel beats the reordered PyTorch operations.
         run: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)

@@ -204,3 +204,51 @@ def test_a_table_of_the_paper_takes_reports(capsys, tmp_path):
     assert "| depth 8" in capsys.readouterr().out
     (tmp_path / "no-report.json").write_text("{}")
     assert main(["--table", "I", "--reports", str(tmp_path / "no-report.json")]) == 5
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory):
+    """An untrained lifter with prompts, and an untrained SmoothNet."""
+    import dataclasses
+
+    from refiner.training.checkpoints import build_model, save_checkpoint
+    from refiner.training.config import config_from_dict
+
+    torch.manual_seed(2)
+    text = {"actions": ["Walking", "Sitting"], "width": 16, "layers": 1, "heads": 2, "encoder_layers": 1}
+    text |= {"encoder_hidden": 16, "encoder_heads": 2, "classifier": 8}
+    model = {"dim": 16, "blocks": 1, "heads": 2, "mlp_ratio": 2}
+    contents = {
+        "lifter": {"model": model | {"architecture": "finepose", "root": "zeroed"}, "text": text},
+        "refiner": {"model": model | {"architecture": "smoothnet", "hidden": 8}},
+    }
+    paths = {}
+    for kind, content in contents.items():
+        config = dataclasses.asdict(config_from_dict({"kind": kind, "frames": 27, **content}))
+        state = build_model(config).state_dict()
+        # Not the fresh values: the layer behind the text starts at 0.
+        tensors = {f"model.{name}": value + 0.3 * torch.randn_like(value) for name, value in state.items()}
+        paths[kind] = tmp_path_factory.mktemp("prompted") / f"{kind}.safetensors"
+        save_checkpoint(paths[kind], config | {"data_description": DESCRIPTION}, tensors)
+    return paths
+
+
+def test_a_lifter_with_prompts_is_told_the_action_three_ways(prompted, capsys, tmp_path):
+    common = ["--synthetic", "3", "--limit-clips", "1", "--quiet", "--resamples", "10"]
+    common += ["--lifter", str(prompted["lifter"]), "--refiner", str(prompted["refiner"])]
+    found = {}
+    for mode in ("guess", "unknown", "label"):
+        assert main([*common, "--action", mode, "--json", str(tmp_path / f"{mode}.json")]) == 0
+        report = load_report(tmp_path / f"{mode}.json")
+        assert report["settings"]["action"] == mode and f"told the action by {mode}" in report["data"]["description"]
+        # SmoothNet has no noise model.
+        assert report["columns"] == ["lifter", "refined"] and report["models"]["lifter"]["text"]["prompts"] == "full"
+        found[mode] = report["metrics"]["mpjpe"]["frame_mean"]["lifter"]
+    assert found["unknown"] != found["label"]
+    capsys.readouterr()
+
+
+def test_a_lifter_without_prompts_is_told_nothing(models, capsys):
+    arguments = ["--synthetic", "3", "--lifter", str(models["lifter"]), "--refiner", str(models["refiner"])]
+    assert main([*arguments, "--action", "label"]) == 2
+    assert "knows no actions" in capsys.readouterr().err

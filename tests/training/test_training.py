@@ -187,7 +187,7 @@ def test_cross_fitting_lifts_nobody_by_a_lifter_that_saw_them(people, tiny, tmp_
     monkeypatch.setattr(
         runs,
         "lift_sequences",
-        lambda model, frames, pose_2d: used.append((model, len(pose_2d))) or np.zeros((*pose_2d.shape[:-1], 3)),
+        lambda model, frames, pose_2d, root: used.append((model, len(pose_2d))) or np.zeros((*pose_2d.shape[:-1], 3)),
     )
     runs.cross_fitted_lift(config, ["S1", "S2"])(windows)
     assert [count for _, count in used] == [int((windows.subjects == who).sum()) for who in ("S1", "S2")]

@@ -7,12 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from refiner.actions import UNKNOWN_ACTION  # noqa: E402
 from refiner.diffusion.clean_pose import draw_noises  # noqa: E402
 from refiner.errors import CheckpointError, ConfigError, UsageError  # noqa: E402
 from refiner.models import FinePOSE, PromptedLifter, from_published  # noqa: E402
 from refiner.models.finepose import (  # noqa: E402
     PROMPT_SETS,
-    UNKNOWN_ACTION,
     ActionClassifier,
     CachedText,
     FinePoseDenoiser,
