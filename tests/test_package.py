@@ -23,6 +23,7 @@ COMMANDS = {
     "refiner-refine": "refiner.cli.refine",
     "refiner-evaluate": "refiner.cli.evaluate",
     "refiner-demo": "refiner.cli.demo",
+    "refiner-convert": "refiner.cli.convert",
     "refiner-export": "refiner_export.cli",
     "refiner-bench": "refiner_bench.cli",
 }
