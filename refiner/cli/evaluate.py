@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from refiner.data import CameraClip, Detections, MotionFolder
     from refiner.diffusion import ConditionalGaussian
     from refiner.diffusion.familiarity import Familiarity
+    from refiner.runtime import Lifter, Refiner
 
 PROGRAM = "refiner-evaluate"
 DESCRIPTION = """\
@@ -34,6 +35,8 @@ examples:
                                                        Human3.6M, S9 and S11, with its CPN detections
   refiner-evaluate --subjects validation --lifter lifter.safetensors --refiner refiner.safetensors
 
+  refiner-evaluate --mpi-inf-3dhp FOLDER --annotation univ_annot3
+                                                       PCK, AUC and MPJPE of MPI-INF-3DHP's six sequences
   refiner-evaluate --table I --reports result.json     the paper's table, our figures beside the paper's
 
 FOLDER holds one data_3d_*.npz in VideoPose3D's layout and a clips.json with the frame rate and the split.
@@ -57,6 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--synthetic", metavar="SEED", type=_seed, help="score built-in synthetic motion of this seed instead"
+    )
+    source.add_argument(
+        "--mpi-inf-3dhp", metavar="FOLDER", help="MPI-INF-3DHP's test set (TS1 to TS6) by its own protocol instead"
+    )
+    data.add_argument(
+        "--annotation",
+        choices=["annot3", "univ_annot3"],
+        help="with --mpi-inf-3dhp: which of its 3D poses is the truth; people as they are, or scaled to one size",
     )
     data.add_argument(
         "--dataset", choices=["human36m"], help="take Human3.6M's split instead of the folder's clips.json"
@@ -94,6 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["guess", "unknown", "label"],
         help="what a lifter with prompts is told: what it guesses from the 2D poses (default), nothing, or the "
         "archive's own label, which nobody has outside of a test",
+    )
+    models.add_argument(
+        "--hypotheses",
+        action="store_true",
+        help="of a diffusion lifter's checkpoint: also score the joints that are projected nearest to the detections, "
+        "and the best hypotheses, which only an oracle can choose",
     )
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     models.add_argument(
@@ -146,20 +163,15 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.table is not None or arguments.reports:
         _print_table(arguments)
         return
+    if arguments.mpi_inf_3dhp is not None or arguments.annotation is not None:
+        _score_3dhp(arguments)
+        return
     from refiner.diffusion.familiarity import merge_familiarity
     from refiner.evaluation.pipeline import score_models
     from refiner.evaluation.report import build_report, format_report, write_report
-    from refiner.runtime import Lifter, Refiner
 
     # The models first: they are quick to refuse, and the clips are not quick to make.
-    lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
-    refiner = Refiner.load(
-        arguments.refiner,
-        engine=arguments.engine,
-        steps=arguments.steps,
-        flip_test=arguments.flip_test,
-        pool_shape=arguments.pool_shape,
-    )
+    lifter, refiner = _load_models(arguments)
     if arguments.action is not None and not lifter.actions:
         raise UsageError("--action is for a lifter with prompts (FinePOSE); this one knows no actions: leave it out")
     noise_model = _noise_model(arguments)
@@ -175,16 +187,20 @@ def _command(arguments: argparse.Namespace) -> None:
             compared.append((len(pose_3d), familiar))
         return refiner.refine(pose_2d, pose_3d, size, fps=fps)
 
+    def told(clip: CameraClip) -> dict[str, Any]:
+        return {"fps": fps, "action": _told(arguments.action, clip, lifter.actions)}
+
     with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
             data.clips,
-            lift=lambda clip: lifter.lift(
-                clip.pose_2d, clip.image_size, fps=fps, action=_told(arguments.action, clip, lifter.actions)
-            ),
+            lift=lambda clip: lifter.lift(clip.pose_2d, clip.image_size, **told(clip)),
             refine=refine,
             noise_model=noise_model,
             on_clip=advance,
             pooled=arguments.pool_shape,
+            hypothesise=(lambda clip: lifter.hypotheses(clip.pose_2d, clip.image_size, **told(clip)))
+            if arguments.hypotheses
+            else None,
         )
     report = build_report(
         columns,
@@ -210,6 +226,41 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         write_report(arguments.json, report)
     print(format_report(report, markdown=arguments.markdown), end="")
+
+
+def _load_models(arguments: argparse.Namespace) -> tuple[Lifter, Refiner]:
+    from refiner.runtime import Lifter, Refiner
+
+    lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
+    refiner = Refiner.load(
+        arguments.refiner,
+        engine=arguments.engine,
+        steps=arguments.steps,
+        flip_test=arguments.flip_test,
+        pool_shape=arguments.pool_shape,
+    )
+    return lifter, refiner
+
+
+def _score_3dhp(arguments: argparse.Namespace) -> None:
+    from refiner.data import load_test_set
+    from refiner.evaluation.mpi_inf_3dhp import evaluate_3dhp, format_3dhp
+
+    if arguments.mpi_inf_3dhp is None or arguments.annotation is None:
+        raise UsageError(
+            "--mpi-inf-3dhp and --annotation go together: a figure is nothing without the annotation's name"
+        )
+    if arguments.action not in (None, "guess", "unknown"):
+        raise UsageError("MPI-INF-3DHP's sequences have no labels of actions; --action guess or unknown")
+    if arguments.json is not None or arguments.hypotheses:
+        raise UsageError(
+            "--json and --hypotheses are not for --mpi-inf-3dhp, whose result is the table that is printed"
+        )
+    sequences = load_test_set(arguments.mpi_inf_3dhp, arguments.annotation)
+    lifter, refiner = _load_models(arguments)
+    action = UNKNOWN_ACTION if lifter.actions and arguments.action == "unknown" else None
+    scored = evaluate_3dhp(sequences, lambda pose, size: lifter.lift(pose, size, action=action), refiner.refine)
+    print(format_3dhp(scored, markdown=arguments.markdown), end="")
 
 
 def _print_table(arguments: argparse.Namespace) -> None:

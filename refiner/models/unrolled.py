@@ -12,6 +12,7 @@ from refiner.camera import normalise_screen
 from refiner.diffusion.ddim import ddim_schedule, run_ddim
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
+from refiner.models.d3dp import SampledLifter
 from refiner.models.mirror import Mirror
 from refiner.models.pose_denoiser import PoseDenoiser
 
@@ -109,9 +110,17 @@ class LiftingModule(nn.Module):
 
     def forward(self, pose_2d: Tensor, image_size: Tensor, action: Tensor | None = None) -> Tensor:
         """``action`` ``[B, 1]``: numbers of actions, behind them the unknown one, below 0 where it is to be guessed."""
-        screen = normalise_screen(pose_2d, image_size)
-        given = () if action is None else (action[:, 0].round().long(),)
-        return root_at_zero(self.lifter(screen, *given), self.root)
+        return root_at_zero(self.lifter(normalise_screen(pose_2d, image_size), *_numbers(action)), self.root)
+
+    def hypotheses(self, pose_2d: Tensor, image_size: Tensor, action: Tensor | None = None) -> Tensor:
+        """All hypotheses of a diffusion lifter, whose mean `forward` gives: ``[B, T, J, 2]`` -> ``[B, H, T, J, 3]``."""
+        assert isinstance(self.lifter, SampledLifter)
+        poses = self.lifter.hypotheses(normalise_screen(pose_2d, image_size), *_numbers(action))
+        return root_at_zero(poses, self.root)
+
+
+def _numbers(action: Tensor | None) -> tuple[Tensor, ...]:
+    return () if action is None else (action[:, 0].round().long(),)
 
 
 def root_at_zero(pose_3d: Tensor, how: str = "subtracted") -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ class TorchEngine:
     """
 
     least_batch, largest_batch = 1, ANY_BATCH
+    # Of a diffusion lifter: its call's arguments -> ``(B, H, T, J, 3)``.
+    hypotheses: Callable[..., NDArray[np.float32]] | None = None
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class TorchEngine:
                 f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, load an .onnx "
                 "file instead, which needs 'refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
             ) from error
-        from refiner.models import LiftingModule
+        from refiner.models import LiftingModule, SampledLifter
         from refiner.models.inference_form import inference_form
         from refiner.training.checkpoints import input_model_of, load_checkpoint, module_of
 
@@ -60,9 +63,10 @@ class TorchEngine:
         self.metadata: dict[str, Any] = {**module.config, "engine": name, "device": device}
         if isinstance(module, LiftingModule):
             self.metadata |= {"actions": list(module.actions)} if module.actions else {}
-            if hasattr(module.lifter, "poses_per_window"):
-                # A diffusion lifter makes many poses of one window.
-                self.largest_batch = max(1, DEFAULT_BATCH // int(module.lifter.poses_per_window))  # type: ignore[arg-type]
+            if isinstance(module.lifter, SampledLifter):
+                # It makes many poses of one window.
+                self.largest_batch = max(1, DEFAULT_BATCH // module.lifter.poses_per_window)
+                self.hypotheses = on_arrays(module.to(device).hypotheses, torch.device(device))
         else:
             self.metadata["steps"] = module.steps
         # Eager on the CPU the native kernel beats the reordered PyTorch operations.

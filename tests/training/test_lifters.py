@@ -329,3 +329,18 @@ def test_a_lifter_is_told_names_it_knows(lifter_config, people, tmp_path):
     plain = Lifter.load(train_lifter(lifter_config("mixste"), people, tmp_path / "plain", quiet=True))
     with pytest.raises(UsageError, match="knows no actions"):
         plain.lift(clip.pose_2d, clip.image_size, action="Walking")
+
+
+def test_hypotheses_of_a_clip_and_their_mean(lifter_config, people, tmp_path):
+    from refiner.errors import UsageError
+
+    lifter = Lifter.load(train_lifter(lifter_config("d3dp"), people, tmp_path / "run", quiet=True))
+    clip = people.clips("validation")[0]
+    poses = lifter.hypotheses(clip.pose_2d, clip.image_size)
+    assert poses.shape == (2, clip.frames, 17, 3) and np.abs(poses[0] - poses[1]).max() > 1e-3
+    np.testing.assert_allclose(poses.mean(axis=0), lifter.lift(clip.pose_2d, clip.image_size), atol=1e-5)
+    slower = lifter.hypotheses(clip.pose_2d[::2], clip.image_size, fps=25.0)
+    assert slower.shape == (2, len(clip.pose_2d[::2]), 17, 3)
+    plain = Lifter.load(train_lifter(lifter_config("mixste"), people, tmp_path / "plain", quiet=True))
+    with pytest.raises(UsageError, match="this lifter gives one pose"):
+        plain.hypotheses(clip.pose_2d, clip.image_size)
