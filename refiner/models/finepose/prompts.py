@@ -137,6 +137,11 @@ class PromptedText(nn.Module):
         every = (*self.actions, UNKNOWN_ACTION)
         tokens = np.array([prompt_tokens(prompts, vocabulary, action) for action in every], dtype=np.int64)
         ends = [self._end(vocabulary, row, action) for row, action in zip(tokens, every, strict=True)]
+        if max(ends) >= self.length:
+            raise ConfigError(
+                f"the published end of a text, at {max(ends)}, lies behind the {self.length} tokens of these prompts; "
+                "take the full prompts, which the published code has, or published = false"
+            )
         self.register_buffer("tokens", torch.from_numpy(tokens), persistent=False)
         self.register_buffer("end_of", torch.tensor(ends), persistent=False)
 
