@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from refiner.diffusion.clean_pose import LIMIT, TIMESTEPS, clean_pose_schedule, draw_noises, sample_clean_pose
 from refiner.diffusion.schedule import cosine_schedule
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, UsageError
 from refiner.models.mirror import Mirror
 from refiner.models.mixste import SpatioTemporalBlocks
 from refiner.models.pose_denoiser import timestep_embedding
@@ -46,8 +46,13 @@ class CleanPoseDenoiser(SpatioTemporalBlocks):
         return projected
 
     def condition(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """What `denoise` takes beside the poses, one row a window; nothing here. FinePOSE makes it of actions."""
-        return given
+        """What `denoise` takes beside the poses, one row a window: nothing here, of actions in FinePOSE.
+
+        Raises UsageError where something is given that it has no use for.
+        """
+        if given:
+            raise UsageError("this diffusion lifter has no prompts: it cannot be told the action")
+        return ()
 
     def denoise(self, noisy_pose_3d: Tensor, pose_2d: Tensor, time: Tensor, *condition: Tensor) -> Tensor:
         """``[N, H, T, J, 3]`` metres, ``[N, T, J, 2]`` normalised, ``[N or 1, C]`` -> ``[N, H, T, J, 3]``.

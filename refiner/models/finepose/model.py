@@ -63,10 +63,10 @@ class FinePoseDenoiser(CleanPoseDenoiser):
     def condition(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Action numbers ``[N]`` -> the projected text ``[N, C]`` and, with FPC, keys and values ``[N, L, C]``.
 
-        Every action of a batch is read once. Without a text side nothing is given and nothing comes out.
+        Every action of a batch is read once. Without a text side nothing may be given and nothing comes out.
         """
         if self.text is None:
-            return ()
+            return super().condition(*given)
         (actions,) = given
         different, rows = torch.unique(actions, return_inverse=True)
         features = self.text_ln(self.textTransEncoder(self.text.features(different)))
