@@ -13,7 +13,7 @@ import refiner
 from refiner import Refiner, RefinerError, native
 from refiner.evaluation import p_mpjpe
 
-COMMANDS = ("refiner-train", "refiner-refine", "refiner-evaluate", "refiner-export", "refiner-bench", "refiner-demo")
+COMMANDS = tuple(f"refiner-{name}" for name in ("train", "refine", "evaluate", "convert", "export", "bench", "demo"))
 PACKAGED = (
     "py.typed",
     "data/human36m_cameras.json",

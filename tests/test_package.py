@@ -25,6 +25,7 @@ COMMANDS = {
     "refiner-stream": "refiner.cli.stream",
     "refiner-calibrate": "refiner.cli.calibrate",
     "refiner-demo": "refiner.cli.demo",
+    "refiner-convert": "refiner.cli.convert",
     "refiner-export": "refiner_export.cli",
     "refiner-bench": "refiner_bench.cli",
 }

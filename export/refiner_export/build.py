@@ -202,7 +202,8 @@ def _calibration_windows(source: Source, options: ExportOptions) -> tuple[NDArra
     from refiner_export.gate import gate_windows
 
     enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * _calibration_batch(options)))
-    return gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train").of_kind(source.kind)
+    windows = gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train")
+    return windows.of_kind(source.kind, len(source.actions))
 
 
 def _float32_branches(source: Source, options: ExportOptions) -> list[str]:
@@ -330,6 +331,7 @@ def command_line(options: ExportOptions) -> str:
     given = {
         "--frames": options.frames,
         "--steps": options.steps,
+        "--hypotheses": options.hypotheses,
         "--batch": None if options.batch == Batch() else options.batch,
         "--streams": options.streams,
         "--opset": None if options.opset == DEFAULT_OPSET else options.opset,

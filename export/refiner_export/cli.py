@@ -57,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--flip-test", action="store_true", help="average with the mirrored pass, in the same batch")
     model.add_argument("--steps", metavar="K", type=int, help="denoising steps (default: the checkpoint's)")
+    model.add_argument(
+        "--hypotheses",
+        metavar="H",
+        type=int,
+        help="of a diffusion lifter, whose mean it gives (default: the checkpoint's)",
+    )
     model.add_argument("--frames", metavar="T", type=int, help="frames of a window (default: the checkpoint's)")
     model.add_argument("--streams", metavar="N", type=int, help="causal refiner: streams at a time (default: 1)")
     model.add_argument(
@@ -182,6 +188,7 @@ def options_of(arguments: argparse.Namespace) -> Any:
         precision=arguments.precision,
         frames=arguments.frames,
         steps=arguments.steps,
+        hypotheses=arguments.hypotheses,
         batch=Batch.parse(arguments.batch),
         flip_test=arguments.flip_test,
         streams=arguments.streams,

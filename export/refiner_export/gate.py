@@ -42,8 +42,10 @@ class GateWindows:
     real: bool = False
     wild: int = 0
 
-    def of_kind(self, kind: str) -> tuple[Array, ...]:
-        return tuple(getattr(self, name) for name in INPUTS[kind])
+    def of_kind(self, kind: str, actions: int = 0) -> tuple[Array, ...]:
+        """The inputs of a kind of model; one that knows actions is told each in turn, the unknown one, and none."""
+        told = (np.arange(len(self.truth)) % (actions + 2) - 1).astype(np.float32)[:, None]
+        return tuple(told if name == "action" else getattr(self, name) for name in INPUTS[kind])
 
 
 def gate_windows(options: ExportOptions, frames: int, seed: int = SEED, part: Part = "validation") -> GateWindows:

@@ -21,7 +21,7 @@ from onnx_ir.passes.common import (
 
 from refiner.causal_state import CAUSAL, StateLayout, step_inputs, step_outputs
 from refiner.errors import ExportError, UsageError
-from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner, stc
+from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner, stc
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.runtime.engine import INPUTS, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
@@ -30,7 +30,7 @@ from refiner_export.options import DEFAULT_OPSET, OPSETS
 # The exporter takes an example batch of 0 or 1 for a constant.
 EXAMPLE_BATCH = 2
 
-Exportable = UnrolledRefiner | LiftingModule | LiftingRefiner | MirroredPass
+Exportable = UnrolledRefiner | LiftingModule | LiftingRefiner | MirroredPass | SmoothingModule
 
 
 def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch: int | None = None) -> onnx.ModelProto:
@@ -44,7 +44,12 @@ def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch
     names = INPUTS[kind]
     examples = example_inputs(kind, module.frames, fixed_batch or EXAMPLE_BATCH)
     batch = torch.export.Dim("batch", min=1, max=65536)
-    shapes = None if fixed_batch else tuple({0: batch} for _ in names)
+    shapes: Any = None
+    if not fixed_batch:
+        shapes = tuple({0: batch} for _ in names)
+        if isinstance(module, MirroredPass):
+            # It takes all but the first of its inputs as one tuple.
+            shapes = (shapes[0], shapes[1:])
     return _exported(module, kind, examples, names, [OUTPUTS[kind]], opset, shapes)
 
 
@@ -118,6 +123,7 @@ def example_inputs(kind: str, frames: int, batch: int) -> tuple[torch.Tensor, ..
         "pose_2d": 200 + 600 * torch.rand(batch, frames, joints, 2, generator=generator),
         "pose_3d": torch.randn(batch, frames, joints, 3, generator=generator),
         "image_size": torch.tensor([[1000.0, 1002.0]] * batch),
+        "action": torch.zeros(batch, 1),
     }
     return tuple(every[name] for name in INPUTS[kind])
 

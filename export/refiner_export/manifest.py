@@ -21,6 +21,7 @@ from refiner.runtime.artefact import SCHEMA, sha256_of
 from refiner.runtime.causal import layout_entry
 from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
 from refiner.skeleton import JOINT_NAMES, PARENTS
+from refiner.training.checkpoints import is_diffusion_lifter
 from refiner_export.gpu import device_at_hand
 from refiner_export.graph import count_nodes
 from refiner_export.options import Batch, ExportOptions
@@ -55,6 +56,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "pose_2d": "pixels",
             "pose_3d": "metres, camera axes (x right, y down, z away)",
             "image_size": "width, height in pixels",
+            "action": "place among actions, behind them unknown, below 0 to be guessed from the 2D poses",
         },
         "inputs": {name: {"type": "float32", "shape": shape} for name, shape in inputs.items()},
         "outputs": {name: {"type": "float32", "shape": shape} for name, shape in outputs.items()},
@@ -86,12 +88,15 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         manifest["uncertainty"] = config["uncertainty"]
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
+    if source.actions:
+        manifest["actions"] = list(source.actions)
     if source.steps is not None:
-        manifest |= {
-            "steps": source.steps,
-            "timesteps": ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1],
-            "diffusion": config["diffusion"],
-        }
+        manifest["steps"] = source.steps
+    if is_diffusion_lifter(config):
+        manifest["sampling"] = config["sampling"]
+    elif source.steps is not None and "diffusion" in config:
+        timesteps = ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1]
+        manifest |= {"timesteps": timesteps, "diffusion": config["diffusion"]}
     return manifest
 
 
@@ -108,6 +113,7 @@ def _tensors(source: Source, options: ExportOptions) -> tuple[dict[str, list[Any
         "pose_3d": [batch, frames, joints, 3],
         "refined_pose_3d": [batch, frames, joints, 3],
         "image_size": [batch, 2],
+        "action": [batch, 1],
     }
     return {name: shapes[name] for name in INPUTS[source.kind]}, {output: shapes[output]}
 

@@ -94,6 +94,7 @@ class ExportOptions:
     windows: int = DEFAULT_WINDOWS
     tolerance_mm: float | None = None
     data: Path | None = None
+    hypotheses: int | None = None  # of a diffusion lifter
 
     def check(self) -> None:
         """Raises UsageError for what does not go together."""
@@ -122,6 +123,8 @@ class ExportOptions:
             raise UsageError(f"--opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
         if self.steps is not None and self.steps < 1:
             raise UsageError(f"--steps {self.steps}: expected at least 1")
+        if self.hypotheses is not None and self.hypotheses < 1:
+            raise UsageError(f"--hypotheses {self.hypotheses}: expected at least 1")
         if self.workspace_mb is not None and self.workspace_mb < 1:
             raise UsageError(f"--workspace-mb {self.workspace_mb}: expected at least 1")
         if self.data is not None and not self.data.is_dir():
@@ -131,10 +134,14 @@ class ExportOptions:
 
     def facts(self) -> dict[str, Any]:
         """Everything that the artefact's bytes follow from, besides the checkpoints and the versions."""
-        model = ("frames", "steps", "flip_test", "streams", "pipelined")
+        model = ("frames", "steps", "hypotheses", "flip_test", "streams", "pipelined")
         names = ("engine", "precision", *model, "opset", "compute_capability", "device")
         facts = {name: getattr(self, name) for name in names}
-        return facts | {"batch": dataclasses.astuple(self.batch), "workspace_mb": self.workspace_mb}
+        return facts | {
+            "batch": dataclasses.astuple(self.batch),
+            "device": self.device,
+            "workspace_mb": self.workspace_mb,
+        }
 
     def mean_tolerance_mm(self) -> float:
         if self.tolerance_mm is not None:

@@ -46,7 +46,7 @@ def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict
     windows = gate_windows(options, source.frames)
     if options.precision == "fp32":
         windows = with_wild_windows(windows)
-    inputs, sizes = windows.of_kind(source.kind), batch_sizes(options)
+    inputs, sizes = windows.of_kind(source.kind, len(source.actions)), batch_sizes(options)
     expected = run_batches(reference(source.reference), inputs, sizes)
     parity: dict[str, Any] = {
         "reference": "PyTorch float32, the module as it was trained",

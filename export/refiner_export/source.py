@@ -8,10 +8,10 @@ from typing import Any
 
 from refiner.causal_state import CAUSAL
 from refiner.errors import UsageError
-from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner
+from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import inference_form
-from refiner.training.checkpoints import load_checkpoint, module_of
+from refiner.training.checkpoints import Runnable, is_diffusion_lifter, load_checkpoint, module_of
 from refiner_export.graph import Exportable
 from refiner_export.options import ON_GPU, Batch, ExportOptions
 
@@ -20,8 +20,9 @@ from refiner_export.options import ON_GPU, Batch, ExportOptions
 class Source:
     """``reference``: the model as it was trained. ``module``: the same in inference form, to be traced.
 
-    ``kind``: "refiner", "lifter", "lifter-refiner" or "causal-refiner", whose module is one frame with its state, where
-    the reference takes whole sequences. ``config``: the (refining) checkpoint's.
+    ``kind``: one of `refiner.runtime.engine.INPUTS`; the module of a "causal-refiner" is one frame with its state,
+    where the reference takes whole sequences. ``config``: the (refining) checkpoint's. ``steps``: K of what is sampled
+    or refined. ``actions``: the names of those that the graph can be told.
     """
 
     kind: str
@@ -32,17 +33,22 @@ class Source:
     trained_frames: int
     steps: int | None
     lifter_config: dict[str, Any] | None
+    actions: tuple[str, ...] = ()
 
 
 def read_source(options: ExportOptions) -> Source:
     """Read what ``options`` name. Raises CheckpointError, ConfigError and UsageError."""
     read = load_checkpoint(options.checkpoint)
     kind = str(read.config["kind"])
-    if kind == "lifter" and options.steps is not None:
+    if kind == "lifter" and not is_diffusion_lifter(read.config) and options.steps is not None:
         raise UsageError(f"{options.checkpoint} holds a lifter, which has no denoising steps; leave --steps out")
     if kind == "lifter" and options.lifter is not None:
         raise UsageError(f"{options.checkpoint} holds a lifter; --with-lifter puts one in front of a refiner")
-    plain = module_of(read, options.steps, str(options.checkpoint))
+    sampled = load_checkpoint(options.lifter, "lifter") if options.lifter is not None else read
+    if options.hypotheses is not None and not is_diffusion_lifter(sampled.config):
+        raise UsageError(f"{options.lifter or options.checkpoint} has no hypotheses; leave --hypotheses out")
+    hypotheses = options.hypotheses if options.lifter is None else None
+    plain = module_of(read, options.steps, str(options.checkpoint), hypotheses)
     if isinstance(plain, UnrolledRefiner) and plain.reach is not None:
         return _causal_source(plain, options)
     if options.streams is not None or options.pipelined:
@@ -50,19 +56,34 @@ def read_source(options: ExportOptions) -> Source:
             f"{options.checkpoint} takes windows; --streams and --pipelined are for causal refiners: train one with "
             "refiner-train refiner --config refiner-small-causal"
         )
-    module: Exportable = _with_frames(plain, options.frames)
+    module: Exportable = _with_frames(plain, options.frames, options.checkpoint)
     trained = int(read.config["frames"])
-    steps = module.steps if isinstance(module, UnrolledRefiner) else None
-    lifter_config = None
+    lifter_config: dict[str, Any] | None = None
+    actions: tuple[str, ...] = ()
     if options.lifter is not None:
-        assert isinstance(module, UnrolledRefiner)
-        lifter_checkpoint = load_checkpoint(options.lifter, "lifter")
-        lifter = _with_frames(module_of(lifter_checkpoint, None, str(options.lifter)), options.frames)
+        if not isinstance(module, UnrolledRefiner):
+            raise UsageError(f"{options.checkpoint} is no D3PRefiner; --with-lifter puts a lifter in front of one")
+        found = module_of(sampled, None, str(options.lifter), options.hypotheses)
+        lifter = _with_frames(found, options.frames, options.lifter)
         assert isinstance(lifter, LiftingModule)
-        module, kind, lifter_config = LiftingRefiner(lifter, module), "lifter-refiner", lifter_checkpoint.config
+        module, kind, lifter_config = LiftingRefiner(lifter, module), "lifter-refiner", sampled.config
+    elif isinstance(module, LiftingModule) and module.actions:
+        kind, actions = "action-lifter", module.actions
     if options.flip_test:
+        if is_diffusion_lifter(sampled.config):
+            raise UsageError("a diffusion lifter averages with the mirrored pass in every step; leave --flip-test out")
         module = MirroredPass(module)  # type: ignore[arg-type]
-    return Source(kind, read.config, module, inference_form(module), module.frames, trained, steps, lifter_config)
+    return Source(
+        kind,
+        module.config,
+        module,
+        inference_form(module),
+        module.frames,
+        trained,
+        _steps_of(module),
+        lifter_config,
+        actions,
+    )
 
 
 def _causal_source(module: UnrolledRefiner, options: ExportOptions) -> Source:
@@ -87,10 +108,20 @@ def _causal_source(module: UnrolledRefiner, options: ExportOptions) -> Source:
     return Source(CAUSAL, module.config, module, whole.eval(), module.frames, module.frames, module.steps, None)
 
 
-def _with_frames(module: UnrolledRefiner | LiftingModule, frames: int | None) -> UnrolledRefiner | LiftingModule:
-    """The attention takes any number of frames; how good it is at another than the trained one is another matter."""
-    if frames is not None:
-        module.frames = frames
+def _steps_of(module: Exportable) -> int | None:
+    if isinstance(module, LiftingModule):
+        return int(module.config["sampling"]["steps"]) if is_diffusion_lifter(module.config) else None
+    steps: int | None = getattr(module, "steps", None)
+    return steps
+
+
+def _with_frames(module: Runnable, frames: int | None, path: Path) -> Runnable:
+    """STC attention takes any number of frames; how good it is at another than the trained one is another matter."""
+    if frames is None or frames == module.frames:
+        return module
+    if isinstance(module, SmoothingModule) or hasattr(getattr(module, "lifter", None), "frames"):
+        raise UsageError(f"{path} has learnt the positions of {module.frames} frames and takes no other number")
+    module.frames = frames
     return module
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner.actions import UNKNOWN_ACTION
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner.errors import MissingComponentError, UsageError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from refiner.data import CameraClip, Detections, MotionFolder
     from refiner.diffusion import ConditionalGaussian
     from refiner.diffusion.familiarity import Familiarity
+    from refiner.runtime import Lifter, Refiner
 
 PROGRAM = "refiner-evaluate"
 DESCRIPTION = """\
@@ -33,6 +35,8 @@ examples:
                                                        Human3.6M, S9 and S11, with its CPN detections
   refiner-evaluate --subjects validation --lifter lifter.safetensors --refiner refiner.safetensors
 
+  refiner-evaluate --mpi-inf-3dhp FOLDER --annotation univ_annot3
+                                                       PCK, AUC and MPJPE of MPI-INF-3DHP's six sequences
   refiner-evaluate --table I --reports result.json     the paper's table, our figures beside the paper's
 
 FOLDER holds one data_3d_*.npz in VideoPose3D's layout and a clips.json with the frame rate and the split.
@@ -56,6 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--synthetic", metavar="SEED", type=_seed, help="score built-in synthetic motion of this seed instead"
+    )
+    source.add_argument(
+        "--mpi-inf-3dhp", metavar="FOLDER", help="MPI-INF-3DHP's test set (TS1 to TS6) by its own protocol instead"
+    )
+    data.add_argument(
+        "--annotation",
+        choices=["annot3", "univ_annot3"],
+        help="with --mpi-inf-3dhp: which of its 3D poses is the truth; people as they are, or scaled to one size",
     )
     data.add_argument(
         "--dataset", choices=["human36m"], help="take Human3.6M's split instead of the folder's clips.json"
@@ -88,6 +100,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--engine", metavar="ENGINE", help="what runs the models, like torch-compile (default: by file)"
     )
     models.add_argument("--steps", metavar="K", type=_count, help="denoising steps (default: the checkpoint's)")
+    models.add_argument(
+        "--action",
+        choices=["guess", "unknown", "label"],
+        help="what a lifter with prompts is told: what it guesses from the 2D poses (default), nothing, or the "
+        "archive's own label, which nobody has outside of a test",
+    )
+    models.add_argument(
+        "--hypotheses",
+        action="store_true",
+        help="of a diffusion lifter's checkpoint: also score the joints that are projected nearest to the detections, "
+        "and the best hypotheses, which only an oracle can choose",
+    )
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     models.add_argument(
         "--pool-shape",
@@ -139,23 +163,22 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.table is not None or arguments.reports:
         _print_table(arguments)
         return
+    if arguments.mpi_inf_3dhp is not None or arguments.annotation is not None:
+        _score_3dhp(arguments)
+        return
     from refiner.diffusion.familiarity import merge_familiarity
     from refiner.evaluation.pipeline import ExampleCurve, score_models
     from refiner.evaluation.report import build_report, format_report, write_report
-    from refiner.runtime import Lifter, Refiner
 
     # The models first: they are quick to refuse, and the clips are not quick to make.
-    lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
-    refiner = Refiner.load(
-        arguments.refiner,
-        engine=arguments.engine,
-        steps=arguments.steps,
-        flip_test=arguments.flip_test,
-        pool_shape=arguments.pool_shape,
-    )
+    lifter, refiner = _load_models(arguments)
+    if arguments.action is not None and not lifter.actions:
+        raise UsageError("--action is for a lifter with prompts (FinePOSE); this one knows no actions: leave it out")
     noise_model = _noise_model(arguments)
     data = _load_data(arguments)
     fps = data.record["fps"]
+    if lifter.actions:
+        data.record["description"] += f"; the lifter is told the action by {arguments.action or 'guess'}"
     compared: list[tuple[int, Familiarity]] = []
     example = ExampleCurve()
 
@@ -165,15 +188,21 @@ def _command(arguments: argparse.Namespace) -> None:
             compared.append((len(pose_3d), familiar))
         return refiner.refine(pose_2d, pose_3d, size, fps=fps)
 
+    def told(clip: CameraClip) -> dict[str, Any]:
+        return {"fps": fps, "action": _told(arguments.action, clip, lifter.actions)}
+
     with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
             data.clips,
-            lift=lambda pose_2d, size: lifter.lift(pose_2d, size, fps=fps),
+            lift=lambda clip: lifter.lift(clip.pose_2d, clip.image_size, **told(clip)),
             refine=refine,
             noise_model=noise_model,
             on_clip=advance,
             pooled=arguments.pool_shape,
             example=example,
+            hypothesise=(lambda clip: lifter.hypotheses(clip.pose_2d, clip.image_size, **told(clip)))
+            if arguments.hypotheses
+            else None,
         )
     report = build_report(
         columns,
@@ -188,7 +217,8 @@ def _command(arguments: argparse.Namespace) -> None:
             "steps": arguments.steps,
             "engine": arguments.engine,
             "limit_clips": arguments.limit_clips,
-        },
+        }
+        | ({"action": arguments.action or "guess"} if lifter.actions else {}),
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
         familiarity=merge_familiarity(compared),
@@ -199,6 +229,41 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         write_report(arguments.json, report)
     print(format_report(report, markdown=arguments.markdown), end="")
+
+
+def _load_models(arguments: argparse.Namespace) -> tuple[Lifter, Refiner]:
+    from refiner.runtime import Lifter, Refiner
+
+    lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
+    refiner = Refiner.load(
+        arguments.refiner,
+        engine=arguments.engine,
+        steps=arguments.steps,
+        flip_test=arguments.flip_test,
+        pool_shape=arguments.pool_shape,
+    )
+    return lifter, refiner
+
+
+def _score_3dhp(arguments: argparse.Namespace) -> None:
+    from refiner.data import load_test_set
+    from refiner.evaluation.mpi_inf_3dhp import evaluate_3dhp, format_3dhp
+
+    if arguments.mpi_inf_3dhp is None or arguments.annotation is None:
+        raise UsageError(
+            "--mpi-inf-3dhp and --annotation go together: a figure is nothing without the annotation's name"
+        )
+    if arguments.action not in (None, "guess", "unknown"):
+        raise UsageError("MPI-INF-3DHP's sequences have no labels of actions; --action guess or unknown")
+    if arguments.json is not None or arguments.hypotheses:
+        raise UsageError(
+            "--json and --hypotheses are not for --mpi-inf-3dhp, whose result is the table that is printed"
+        )
+    sequences = load_test_set(arguments.mpi_inf_3dhp, arguments.annotation)
+    lifter, refiner = _load_models(arguments)
+    action = UNKNOWN_ACTION if lifter.actions and arguments.action == "unknown" else None
+    scored = evaluate_3dhp(sequences, lambda pose, size: lifter.lift(pose, size, action=action), refiner.refine)
+    print(format_3dhp(scored, markdown=arguments.markdown), end="")
 
 
 def _print_table(arguments: argparse.Namespace) -> None:
@@ -316,20 +381,31 @@ def _open_source(arguments: argparse.Namespace) -> tuple[MotionFolder, Detection
     return folder, folder.detections if detections is None else detections, archive.name
 
 
+def _told(mode: str | None, clip: CameraClip, actions: tuple[str, ...]) -> str | None:
+    """What the lifter is told of a clip; an action that has no prompt is an unknown one."""
+    if mode in (None, "guess"):
+        return None
+    return clip.action if mode == "label" and clip.action in actions else UNKNOWN_ACTION
+
+
 def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
-    """The refiner's noise model; None for an exported graph without ``--noise-model``, which carries none."""
+    """The refiner's noise model; None for an exported graph without ``--noise-model`` and for SmoothNet, which carry
+    none."""
     from refiner.runtime.loading import BUNDLED
 
     path = arguments.noise_model or arguments.refiner or BUNDLED / "refiner.safetensors"
     if arguments.noise_model is None and Path(path).suffix == ".onnx":
         return None
     try:
-        from refiner.training.checkpoints import load_noise_model
+        from refiner.training.checkpoints import NOISE_PREFIX, load_checkpoint, noise_model_of
     except ModuleNotFoundError as error:
         raise MissingComponentError(
             f"reading the noise model of {path} needs PyTorch: pip install 'refiner[train]'"
         ) from error
-    return load_noise_model(path)
+    checkpoint = load_checkpoint(path, "refiner")
+    if arguments.noise_model is None and not checkpoint.state(NOISE_PREFIX):
+        return None
+    return noise_model_of(checkpoint)
 
 
 def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:

@@ -19,14 +19,17 @@ examples:
   refiner-train refiner --config refiner-small --set training.steps=2000 --set model.dim=96 ...
   refiner-train refiner --config refiner-small-causal --start-from runs/refiner/best.safetensors \
                 --data FOLDER --lifter runs/lifter/best.safetensors --output runs/causal
+  refiner-train lifter --config finepose-small --set text.prompts=AL --data FOLDER --output runs/finepose-al
   refiner-train refiner --config refiner-small --from-predictions mine.npz --validation-person Ann --output runs/mine
 
 FILE of --from-predictions holds one row a frame: pose_2d (F, 17, 2) pixels, pose_3d and target_3d (F, 17, 3) metres in
 camera axes, clip (F,) and person (F,) as numbers or names; and image_size (2,) or (F, 2), and fps. Predictions of
 people whom the estimator was not trained on serve best.
 
---config is a TOML file, or one of the bundled: lifter-small, lifter-paper, refiner-small, refiner-small-correlated
-(what the bundled refiner was trained with), refiner-small-causal (for streams, frame by frame), refiner-paper.
+--config is a TOML file, or one of the bundled. Lifters: lifter-small and lifter-paper (STCFormer), mixste-, d3dp- and
+finepose-small and -paper. Refiners: refiner-small, refiner-small-correlated (what the bundled refiner was trained
+with), refiner-small-causal (for streams, frame by frame), refiner-paper; smoothnet-small and -paper, which look at the
+lifter's 3D poses alone.
 A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
 the validation person's MPJPE is OUTPUT/best.safetensors, that at the end OUTPUT/last.safetensors, the curve
 OUTPUT/history.json.

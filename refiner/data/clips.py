@@ -34,7 +34,8 @@ class CameraClip:
 
     ``key`` is the clip's name in the archive (``Walking 1``), ``action`` what it counts under (``Walking``).
     ``pose_2d`` and ``pose_2d_clean`` ``(F, 17, 2)`` float32 pixels, detected and projected; ``pose_3d``
-    ``(F, 17, 3)`` float32 metres in camera axes, relative to the root; ``image_size`` (width, height).
+    ``(F, 17, 3)`` float32 metres in camera axes, relative to the root; ``image_size`` (width, height). ``lens``: the
+    calibrated camera, where the clip was made with one.
     """
 
     subject: str
@@ -46,6 +47,7 @@ class CameraClip:
     pose_3d: NDArray[np.float32] = field(repr=False)
     image_size: tuple[int, int]
     fps: float
+    lens: Camera | None = field(default=None, repr=False)
 
     @property
     def frames(self) -> int:
@@ -104,6 +106,7 @@ def camera_clips(
                         pose_3d=(points - points[:, :1]).astype(np.float32),
                         image_size=camera.image_size,
                         fps=fps,
+                        lens=camera,
                     )
                 )
     return clips

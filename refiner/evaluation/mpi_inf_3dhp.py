@@ -6,7 +6,7 @@ The published evaluation is MATLAB code; this is the same in Python. Poses are i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from refiner.data.mpi_inf_3dhp import SEQUENCES, Annotation, Sequence3dhp
 from refiner.errors import EmptySequenceError, InputError, LengthError, ShapeError
 from refiner.evaluation.metrics import auc, mpjpe, pck, root_relative
+from refiner.evaluation.tables import markdown_table, text_table
 from refiner.skeleton import MPI_INF_3DHP, from_h36m17, to_h36m17
 
 ROOT = MPI_INF_3DHP.joint_names.index("pelvis")
@@ -24,6 +25,7 @@ PCK_THRESHOLD_MM = 150.0
 AUC_THRESHOLDS_MM = tuple(float(bound) for bound in range(0, 151, 5))
 
 Lift = Callable[[NDArray[Any], tuple[int, int]], NDArray[Any]]
+Refine = Callable[[NDArray[Any], NDArray[Any], tuple[int, int]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,45 @@ def score_sequence(sequence: Sequence3dhp, prediction: ArrayLike) -> SequenceSco
         raise type(error)(f"{sequence.name}: {error}") from error
 
 
-def evaluate_3dhp(sequences: Iterable[Sequence3dhp], lift: Lift) -> Result3dhp:
-    """Score a lifter on the annotated 2D poses.
+def evaluate_3dhp(sequences: Iterable[Sequence3dhp], lift: Lift, refine: Refine | None = None) -> dict[str, Result3dhp]:
+    """Score a lifter on the annotated 2D poses, and a refiner behind it: "lifter" and "refined".
 
     ``lift(pose_2d, image_size)`` takes ``(F, 17, 2)`` pixels in Human3.6M's joints, which all models here have, and
-    returns ``(F, 17, 3)`` metres; the conversion between the two joint sets is exact. As in the field's evaluations a
-    sequence is lifted whole, its frames that are not valid included. Raises InputError where a sequence comes twice or
-    with another annotation, EmptySequenceError for none.
+    returns ``(F, 17, 3)`` metres, ``refine(pose_2d, pose_3d, image_size)`` as many; the conversion between the two
+    joint sets is exact. As in the field's evaluations a sequence is lifted whole, its frames that are not valid
+    included, and at the model's own frame rate: the files do not state theirs. Raises InputError where a sequence comes
+    twice or with another annotation, EmptySequenceError for none.
     """
-    scores: list[SequenceScore3dhp] = []
+    labels = ["lifter"] if refine is None else ["lifter", "refined"]
+    scores: dict[str, list[SequenceScore3dhp]] = {label: [] for label in labels}
     for sequence in sequences:
-        if any(score.name == sequence.name or score.annotation != sequence.annotation for score in scores):
+        if any(score.name == sequence.name or score.annotation != sequence.annotation for score in scores["lifter"]):
             raise InputError(f"{sequence.name} comes twice, or its annotation differs from that of the others")
-        lifted = lift(to_h36m17(sequence.pose_2d, MPI_INF_3DHP), sequence.image_size)
-        scores.append(score_sequence(sequence, from_h36m17(lifted, MPI_INF_3DHP)))
-    if not scores:
+        pose_2d = to_h36m17(sequence.pose_2d, MPI_INF_3DHP)
+        poses = {"lifter": lift(pose_2d, sequence.image_size)}
+        if refine is not None:
+            poses["refined"] = refine(pose_2d, poses["lifter"], sequence.image_size)
+        for label, pose in poses.items():
+            scores[label].append(score_sequence(sequence, from_h36m17(pose, MPI_INF_3DHP)))
+    if not scores["lifter"]:
         raise EmptySequenceError("there is nothing to evaluate: no sequence was given")
-    return Result3dhp(tuple(scores))
+    return {label: Result3dhp(tuple(found)) for label, found in scores.items()}
+
+
+def format_3dhp(results: Mapping[str, Result3dhp], markdown: bool = False) -> str:
+    """Scores of several columns ("lifter", "refined") on the same sequences, for people."""
+    first = next(iter(results.values()))
+    named = [(score.name, score.frames, index) for index, score in enumerate(first.sequences)]
+    rows = []
+    for name, frames, index in [*named, ("mean", sum(score.frames for score in first.sequences), None)]:
+        found = [result if index is None else result.sequences[index] for result in results.values()]
+        values = [f"{getattr(entry, key):.1f}" for key in ("pck", "auc", "mpjpe_mm") for entry in found]
+        rows.append([name, str(frames), *values])
+    header = ["sequence", "valid frames"]
+    header += [f"{metric}, {label}" for metric in ("PCK %", "AUC %", "MPJPE mm") for label in results]
+    note = "" if first.complete else f" Not all of {', '.join(SEQUENCES)} are here: no mean of the papers' kind."
+    return (
+        f"MPI-INF-3DHP, test set, {first.annotation}, annotated 2D; the mean is that of the sequences.{note}\n\n"
+        + (markdown_table if markdown else text_table)(header, rows)
+        + "\n"
+    )

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.camera import normalise_screen
+from refiner.errors import UsageError
 from refiner.evaluation.metrics import mpjpe, root_relative
+from refiner.evaluation.oracles import ORACLE_JOINTS, ORACLE_POSE, oracle_best_joints, oracle_best_pose
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence
+from refiner.hypotheses import joints_by_reprojection
 from refiner.shape import pool_checked
 
 if TYPE_CHECKING:
@@ -18,9 +21,10 @@ if TYPE_CHECKING:
     from refiner.diffusion import ConditionalGaussian
 
 LIFTER, POOLED, LINEAR, REFINED = "lifter", "lifter, one shape", "linear mean", "refined"
+BY_REPROJECTION = "by reprojection"
 
 ImageSize = tuple[int, int]
-Lift = Callable[[NDArray[Any], ImageSize], NDArray[Any]]
+Lift = Callable[["CameraClip"], NDArray[Any]]
 Refine = Callable[[NDArray[Any], NDArray[Any], ImageSize], NDArray[Any]]
 
 # Frames of the sequence whose errors a report shows one by one.
@@ -74,26 +78,34 @@ def score_models(
     noise_model: ConditionalGaussian | None = None,
     on_clip: Callable[[CameraClip], None] | None = None,
     pooled: bool = False,
+    hypothesise: Lift | None = None,
     example: ExampleCurve | None = None,
 ) -> dict[str, EvaluationResult]:
     """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order;
     ``pooled`` adds the lifter's poses with one body shape a clip, what that alone achieves.
 
-    ``lift(pose_2d, image_size)`` takes a whole clip in pixels and returns root-relative metres, one pose per
-    frame; ``refine(pose_2d, pose_3d, image_size)`` likewise. ``on_clip`` is called after each clip; ``example`` keeps
-    the curves of one.
+    ``hypothesise(clip)`` ``-> (H, F, 17, 3)``: of a diffusion lifter, whose mean is the lifter's column; adds what the
+    joints that are projected nearest give, without ground truth, and two oracles, which see it.
+
+    ``lift(clip)`` returns root-relative metres, one pose per frame, of the clip's 2D poses; ``refine(pose_2d, pose_3d,
+    image_size)`` takes a whole clip in pixels and metres, and gives as many. ``on_clip`` is called after each clip;
+    ``example`` keeps the curves of one.
     """
     evaluators = {LIFTER: Evaluator()}
     if pooled:
         evaluators[POOLED] = Evaluator()
+    if hypothesise is not None:
+        evaluators |= {name: Evaluator() for name in (BY_REPROJECTION, ORACLE_POSE, ORACLE_JOINTS)}
     if noise_model is not None:
         evaluators[LINEAR] = Evaluator()
     evaluators[REFINED] = Evaluator()
     for clip in clips:
-        lifted = root_relative(lift(clip.pose_2d, clip.image_size))
+        lifted = root_relative(lift(clip))
         poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
         if pooled:
             poses[POOLED] = pool_checked(lifted)
+        if hypothesise is not None:
+            poses |= _of_hypotheses(hypothesise(clip), clip)
         if noise_model is not None:
             poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
         for label, evaluator in evaluators.items():
@@ -103,3 +115,13 @@ def score_models(
         if on_clip is not None:
             on_clip(clip)
     return {label: evaluator.result() for label, evaluator in evaluators.items()}
+
+
+def _of_hypotheses(hypotheses: NDArray[Any], clip: CameraClip) -> dict[str, NDArray[Any]]:
+    if clip.lens is None:
+        raise UsageError(f"{clip.subject} {clip.key} comes without a camera, so that nothing can be projected")
+    return {
+        BY_REPROJECTION: joints_by_reprojection(hypotheses, clip.pose_2d, clip.lens),
+        ORACLE_POSE: oracle_best_pose(hypotheses, clip.pose_3d),
+        ORACLE_JOINTS: oracle_best_joints(hypotheses, clip.pose_3d),
+    }

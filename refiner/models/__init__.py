@@ -16,6 +16,7 @@ from refiner.models.finepose import FinePOSE, PromptedLifter
 from refiner.models.mixste import MixSTE
 from refiner.models.pose_denoiser import PoseDenoiser
 from refiner.models.published import from_published
+from refiner.models.smoothnet import SmoothingModule, SmoothNet
 from refiner.models.stcformer import STCFormer
 from refiner.models.unrolled import LiftingModule, LiftingRefiner, MirroredPass, UnrolledRefiner
 
@@ -30,6 +31,8 @@ __all__ = [
     "PromptedLifter",
     "STCFormer",
     "SampledLifter",
+    "SmoothNet",
+    "SmoothingModule",
     "UnrolledRefiner",
     "from_published",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from refiner.diffusion.clean_pose import LIMIT, TIMESTEPS, clean_pose_schedule, draw_noises, sample_clean_pose
 from refiner.diffusion.schedule import cosine_schedule
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, UsageError
 from refiner.models.mirror import Mirror
 from refiner.models.mixste import SpatioTemporalBlocks
 from refiner.models.pose_denoiser import timestep_embedding
@@ -46,8 +46,13 @@ class CleanPoseDenoiser(SpatioTemporalBlocks):
         return projected
 
     def condition(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """What `denoise` takes beside the poses, one row a window; nothing here. FinePOSE makes it of actions."""
-        return given
+        """What `denoise` takes beside the poses, one row a window: nothing here, of actions in FinePOSE.
+
+        Raises UsageError where something is given that it has no use for.
+        """
+        if given:
+            raise UsageError("this diffusion lifter has no prompts: it cannot be told the action")
+        return ()
 
     def denoise(self, noisy_pose_3d: Tensor, pose_2d: Tensor, time: Tensor, *condition: Tensor) -> Tensor:
         """``[N, H, T, J, 3]`` metres, ``[N, T, J, 2]`` normalised, ``[N or 1, C]`` -> ``[N, H, T, J, 3]``.
@@ -158,11 +163,14 @@ class HypothesisSampler(nn.Module):
             if not self.flip:
                 return self.model.pose_estimator.denoise(noisy, screen, embedded, *rows)
             both = torch.cat([noisy, self.mirror(noisy)])
-            straight, turned = self.model.pose_estimator.denoise(both, screen, embedded, *rows).chunk(2)
+            clean = self.model.pose_estimator.denoise(both, screen, embedded, *rows)
+            # Slices, not chunks, whose length a tracer takes for a constant.
+            straight, turned = clean[: noisy.shape[0]], clean[noisy.shape[0] :]
             mean: Tensor = 0.5 * (straight + self.mirror(turned))
             return mean
 
-        drawn = list(noises.expand(-1, len(pose_2d), -1, -1, -1, -1))
+        # Not len(), which would fix the batch in a traced graph.
+        drawn = list(noises.expand(-1, pose_2d.shape[0], -1, -1, -1, -1))
         pose: Tensor = sample_clean_pose(predict, drawn, self.schedule, self.model.limit)
         return pose
 
@@ -191,6 +199,16 @@ class SampledLifter(nn.Module):
         self.sampler = HypothesisSampler(model, steps, eta, flip)
         drawn = torch.from_numpy(draw_noises(steps, hypotheses, model.frames, seed=seed))
         self.register_buffer("noises", drawn[:, None].to(model.signal.device), persistent=False)
+
+    @property
+    def poses_per_window(self) -> int:
+        """How many poses pass the network at once for each window: what a batch costs."""
+        return self.noises.shape[2] * (2 if self.sampler.flip else 1)
+
+    @property
+    def frames(self) -> int:
+        """T of the windows, the only one that it takes."""
+        return self.sampler.model.frames
 
     def hypotheses(self, pose_2d: Tensor, *condition: Tensor) -> Tensor:  # [B, T, J, 2] -> [B, H, T, J, 3]
         poses: Tensor = self.sampler(pose_2d, self.noises, *condition)

@@ -13,9 +13,9 @@ from refiner.causal_state import RECENT
 from refiner.diffusion.ddim import ddim_schedule, run_ddim
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
+from refiner.models.d3dp import SampledLifter
 from refiner.models.mirror import Mirror
 from refiner.models.pose_denoiser import PoseDenoiser
-from refiner.models.stcformer import STCFormer
 
 
 def without_root(error_scale: Tensor) -> Tensor:
@@ -110,15 +110,48 @@ class UnrolledRefiner(nn.Module):
 
 
 class LiftingModule(nn.Module):
-    """A lifter from pixels: ``[B, T, J, 2]`` pixels, ``[B, 2]`` image size -> ``[B, T, J, 3]`` metres, root at 0."""
+    """A lifter from pixels: ``[B, T, J, 2]`` pixels, ``[B, 2]`` image size -> ``[B, T, J, 3]`` metres, root at 0.
 
-    def __init__(self, lifter: STCFormer, frames: int, config: dict[str, Any]) -> None:
+    Args:
+        lifter: ``[B, T, J, 2]`` normalised -> ``[B, T, J, 3]``; with ``actions`` it takes their numbers too.
+        frames: T. config: the checkpoint's, which says how the root comes to 0 (see `root_at_zero`).
+    """
+
+    def __init__(self, lifter: nn.Module, frames: int, config: dict[str, Any]) -> None:
         super().__init__()
         self.lifter, self.frames, self.config = lifter, frames, config
+        self.root = str(config.get("model", {}).get("root", "subtracted"))
 
-    def forward(self, pose_2d: Tensor, image_size: Tensor) -> Tensor:
-        pose: Tensor = self.lifter(normalise_screen(pose_2d, image_size))
-        return pose - pose[..., :1, :]
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The names of the actions that it can be told; none for most lifters."""
+        return tuple(getattr(self.lifter, "actions", ()))
+
+    def forward(self, pose_2d: Tensor, image_size: Tensor, action: Tensor | None = None) -> Tensor:
+        """``action`` ``[B, 1]``: numbers of actions, behind them the unknown one, below 0 where it is to be guessed."""
+        return root_at_zero(self.lifter(normalise_screen(pose_2d, image_size), *_numbers(action)), self.root)
+
+    def hypotheses(self, pose_2d: Tensor, image_size: Tensor, action: Tensor | None = None) -> Tensor:
+        """All hypotheses of a diffusion lifter, whose mean `forward` gives: ``[B, T, J, 2]`` -> ``[B, H, T, J, 3]``."""
+        assert isinstance(self.lifter, SampledLifter)
+        poses = self.lifter.hypotheses(normalise_screen(pose_2d, image_size), *_numbers(action))
+        return root_at_zero(poses, self.root)
+
+
+def _numbers(action: Tensor | None) -> tuple[Tensor, ...]:
+    return () if action is None else (action[:, 0].round().long(),)
+
+
+def root_at_zero(pose_3d: Tensor, how: str = "subtracted") -> Tensor:
+    """``[..., J, 3]`` with its root at 0: "subtracted" from all joints, or "zeroed" alone.
+
+    A lifter whose loss sees the difference to the root is of the first kind. One that is trained with the root's own
+    error in the loss, as those of MixSTE, D3DP, FinePOSE and the published STCFormer are, has its joints relative to
+    the true root already, and its authors overwrite what it says of the root.
+    """
+    if how == "subtracted":
+        return pose_3d - pose_3d[..., :1, :]
+    return torch.cat([torch.zeros_like(pose_3d[..., :1, :]), pose_3d[..., 1:, :]], dim=-2)
 
 
 class LiftingRefiner(nn.Module):
@@ -161,6 +194,7 @@ class MirroredPass(nn.Module):
         both = [torch.cat([pose_2d, self.mirror.pixels(pose_2d, image_size)])]
         both += [torch.cat([pose, self.mirror(pose)]) for pose in poses]
         out = self.model(*both, torch.cat([image_size, image_size]))
-        straight, turned = out.chunk(2)
+        # Slices, not chunks, whose length a tracer may take for a constant.
+        straight, turned = out[: pose_2d.shape[0]], out[pose_2d.shape[0] :]
         mean: Tensor = 0.5 * (straight + self.mirror(turned))
         return mean

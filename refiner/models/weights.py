@@ -36,7 +36,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint at {file}; expected a .pth, .pt, .bin or .safetensors file")
     if file.suffix == ".safetensors":
-        return _read_safetensors(file)
+        return dict(read_safetensors(file)[0])
     _refuse_script(file)
     ignored = [(_Ignored, name) for name in IGNORED_GLOBALS]
     try:
@@ -87,17 +87,20 @@ def _refuse_script(file: Path) -> None:
                 )
 
 
-def _read_safetensors(file: Path) -> State:
+def read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
+    """The tensors of a file and its metadata. Raises CheckpointError where it is truncated or of another format."""
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
         raise MissingComponentError(f"reading {file} needs safetensors; run: pip install 'refiner[train]'") from error
     try:
-        content: State = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is no readable safetensors file ({error}); copy it again") from error
-    return content
+        raise CheckpointError(
+            f"{file} is no readable safetensors file ({error}); it may be truncated: copy or train it again"
+        ) from error
 
 
 def some(names: list[str], most: int = 6) -> str:

@@ -22,10 +22,11 @@ DEFAULT_FPS = 50.0
 ANY_BATCH = 2**31 - 1
 
 # The names and the order of an engine's inputs, and the name of its output; graphs have the same.
-# "lifter-refiner" is a lifter with a refiner behind it in one graph.
+# "action-lifter" is a lifter that is told the action (FinePOSE); "lifter-refiner" one with a refiner behind it.
 INPUTS = {
     "refiner": ["pose_2d", "pose_3d", "image_size"],
     "lifter": ["pose_2d", "image_size"],
+    "action-lifter": ["pose_2d", "image_size", "action"],
     "lifter-refiner": ["pose_2d", "image_size"],
     # One frame at a time; the state comes after these (`refiner.causal_state`).
     CAUSAL: ["pose_2d", "pose_3d", "image_size"],
@@ -33,11 +34,16 @@ INPUTS = {
 OUTPUTS = {
     "refiner": "refined_pose_3d",
     "lifter": "pose_3d",
+    "action-lifter": "pose_3d",
     "lifter-refiner": "refined_pose_3d",
     CAUSAL: "refined_pose_3d",
 }
 # Which kinds of model can be loaded as a `Refiner`, as a `Lifter` and for streams (`open_causal_engine`).
-SAME_ROLE = {"refiner": ("refiner",), "lifter": ("lifter", "lifter-refiner"), "causal": (CAUSAL,)}
+SAME_ROLE = {
+    "refiner": ("refiner",),
+    "lifter": ("lifter", "action-lifter", "lifter-refiner"),
+    "causal": (CAUSAL,),
+}
 
 
 class RefinerEngine(Protocol):
@@ -71,8 +77,12 @@ class LifterEngine(Protocol):
     largest_batch: int
     metadata: dict[str, Any]
 
-    def __call__(self, pose_2d: Array, image_size: Array) -> Array:
-        """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0."""
+    def __call__(self, pose_2d: Array, image_size: Array, *action: Array) -> Array:
+        """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0.
+
+        Where ``metadata["actions"]`` names some, ``(B, 1)`` more: a place among them, behind them the unknown action,
+        below 0 where it is to be guessed.
+        """
         ...
 
 

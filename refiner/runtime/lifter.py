@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.actions import GUESS, action_number
 from refiner.data.inputs import check_fps, check_image_size, check_pose_2d
 from refiner.data.resample import resample_back, resample_poses
+from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_windows
@@ -60,24 +63,83 @@ class Lifter(WindowModel[LifterEngine]):
         image_size: tuple[float, float],
         fps: float | None = None,
         joints: str = "h36m17",
+        action: str | None = None,
     ) -> NDArray[np.float32]:
         """``(F, J, 2)`` pixels -> ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip).
 
         ``image_size`` is (width, height) in pixels; ``fps`` the frame rate where it is not the model's;
-        ``joints`` the joint set of the input, the result is in Human3.6M's. The input is not changed. Raises an
-        InputError that says what is wrong with it, UsageError for an unknown joint set or frame rate.
+        ``joints`` the joint set of the input, the result is in Human3.6M's. ``action``: what is done, for a lifter that
+        knows `actions`: one of them or "unknown"; None lets it guess. The input is not changed. Raises an InputError
+        that says what is wrong with it, UsageError for an unknown joint set, frame rate or action.
         """
+        pixels, size, rate, told = self._prepare(pose_2d, image_size, fps, joints, action)
+        lifted = self._windows(self._engine, pixels, size, told)
+        if self.flip_test:
+            turned = self._windows(self._engine, mirror_pixels(pixels, size[0]), size, told)
+            lifted = (lifted + flip_pose(turned)) * np.float32(0.5)
+        return resample_back(lifted, self.fps, rate, len(np.asarray(pose_2d)))
+
+    def hypotheses(
+        self, pose_2d: ArrayLike, image_size: tuple[float, float], fps: float | None = None, action: str | None = None
+    ) -> NDArray[np.float32]:
+        """All hypotheses of a diffusion lifter, ``(H, F, 17, 3)``, of 2D poses in Human3.6M's joints.
+
+        `lift` gives their mean, and has the same arguments and errors.
+
+        `refiner.hypotheses` makes one pose of them. Raises UsageError for a lifter that has none, and for an exported
+        graph, which holds the mean alone.
+        """
+        engine = getattr(self._engine, "hypotheses", None)
+        if engine is None:
+            raise UsageError(
+                "this lifter gives one pose: hypotheses come of a checkpoint of D3DP or FinePOSE, in PyTorch"
+            )
+        pixels, size, rate, told = self._prepare(pose_2d, image_size, fps, "h36m17", action)
+
+        def frames_first(*given: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.moveaxis(engine(*given), 1, 2)
+
+        lifted = self._windows(frames_first, pixels, size, told)  # (F, H, 17, 3)
+        parts = [
+            resample_back(lifted[:, index], self.fps, rate, len(np.asarray(pose_2d)))
+            for index in range(lifted.shape[1])
+        ]
+        return np.stack(parts)
+
+    def _prepare(
+        self, pose_2d: ArrayLike, image_size: tuple[float, float], fps: float | None, joints: str, action: str | None
+    ) -> tuple[NDArray[np.float32], tuple[float, float], float, int | None]:
+        """Checked and in the model's joints and frame rate: pixels, the image's size, the input's rate, the action."""
+        told = self._told(action)
         size = check_image_size(image_size)
         rate = check_fps(fps, self.fps)
         given = to_h36m17(check_pose_2d(pose_2d, size, joint_set(joints)), joints)
-        pixels = resample_poses(given, rate, self.fps)
-        lifted = self._windows(pixels, size)
-        if self.flip_test:
-            lifted = (lifted + flip_pose(self._windows(mirror_pixels(pixels, size[0]), size))) * np.float32(0.5)
-        return resample_back(lifted, self.fps, rate, len(given))
+        return resample_poses(given, rate, self.fps), size, rate, told
 
-    def _windows(self, pixels: NDArray[np.float32], size: tuple[float, float]) -> NDArray[np.float32]:
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The names of the actions that the lifter can be told (FinePOSE); none for most lifters."""
+        return tuple(self._engine.metadata.get("actions", ()))
+
+    def _told(self, action: str | None) -> int | None:
+        """The number that the engine is given for an action; None where it takes none."""
+        if self.actions:
+            return GUESS if action is None else action_number(self.actions, action)
+        if action is not None:
+            raise UsageError(f"this lifter knows no actions; leave action={action!r} out")
+        return None
+
+    def _windows(
+        self,
+        engine: Callable[..., NDArray[np.float32]],
+        pixels: NDArray[np.float32],
+        size: tuple[float, float],
+        told: int | None,
+    ) -> NDArray[np.float32]:
         def model(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-            return self._engine(windows, np.tile(np.asarray(size, np.float32), (len(windows), 1)))
+            given = [np.tile(np.asarray(size, np.float32), (len(windows), 1))]
+            if told is not None:
+                given.append(np.full((len(windows), 1), told, np.float32))
+            return engine(windows, *given)
 
         return run_windows(model, (pixels,), self.frames, self.hop, self.batch, self._engine.least_batch)

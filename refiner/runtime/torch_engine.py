@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from refiner.diffusion.familiarity import InputModel
 from refiner.errors import MissingComponentError
 from refiner.runtime.engine import ANY_BATCH, config_fps
 from refiner.runtime.replay import on_arrays
+from refiner.runtime.stitching import DEFAULT_BATCH
 
 
 class TorchEngine:
@@ -26,6 +28,8 @@ class TorchEngine:
     """
 
     least_batch, largest_batch = 1, ANY_BATCH
+    # Of a diffusion lifter: its call's arguments -> ``(B, H, T, J, 3)``.
+    hypotheses: Callable[..., NDArray[np.float32]] | None = None
 
     def __init__(
         self,
@@ -39,16 +43,22 @@ class TorchEngine:
         module, self.inputs = open_module(path, role, steps, threads, device)
         import torch
 
-        from refiner.models import UnrolledRefiner
+        from refiner.models import LiftingModule, SampledLifter, UnrolledRefiner
         from refiner.models.inference_form import inference_form
 
         self.frames: int = module.frames
         self.fps = config_fps(module.config)
         name = "torch-compile" if compiled else "torch"
         self.metadata: dict[str, Any] = {**module.config, "engine": name, "device": device}
-        self.reach: int | None = None
-        if isinstance(module, UnrolledRefiner):
-            self.metadata["steps"], self.reach = module.steps, module.reach
+        self.reach: int | None = module.reach if isinstance(module, UnrolledRefiner) else None
+        if isinstance(module, LiftingModule):
+            self.metadata |= {"actions": list(module.actions)} if module.actions else {}
+            if isinstance(module.lifter, SampledLifter):
+                # It makes many poses of one window.
+                self.largest_batch = max(1, DEFAULT_BATCH // module.lifter.poses_per_window)
+                self.hypotheses = on_arrays(module.to(device).hypotheses, torch.device(device))
+        else:
+            self.metadata["steps"] = module.steps
         # Eager on the CPU the native kernel beats the reordered PyTorch operations.
         run: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
         self._call = on_arrays(torch.compile(run) if compiled else run, torch.device(device))

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.noise_model import ConditionalGaussian
-from refiner.errors import CheckpointError, MissingComponentError
+from refiner.errors import CheckpointError, ConfigError
 from refiner.files import atomic_path
-from refiner.models import LiftingModule, PoseDenoiser, STCFormer, UnrolledRefiner
+from refiner.models import LiftingModule, PoseDenoiser, SmoothingModule, SmoothNet, UnrolledRefiner
+from refiner.models.lifters import as_lifter, build_lifter
+from refiner.models.weights import read_safetensors
 
 FORMAT, VERSION = "refiner-checkpoint", "1"
 MODEL_PREFIX, NOISE_PREFIX, INPUTS_PREFIX = "model.", "noise.", "inputs."
@@ -62,21 +64,10 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
 
     Raises CheckpointError for a file that is missing, truncated, foreign or of another kind.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError as error:
-        raise MissingComponentError("checkpoints need safetensors; run: pip install 'refiner[train]'") from error
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint at {file}; expected a .safetensors file")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} is no readable safetensors file ({error}); it may be truncated: copy or train it again"
-        ) from error
+    tensors, metadata = read_safetensors(file)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
             f"{file} was not written by refiner: its metadata has format {metadata.get('format')!r}, "
@@ -109,41 +100,54 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("noise", {}).get("cross_fit"):
         names = [Path(path).name for path in config["noise"]["cross_fit"]]
         published["noise"] = {**config["noise"], "cross_fit": names}
+    if "text" in config:
+        files = {name: Path(config["text"][name]).name for name in ("file", "merges")}
+        published["text"] = {**config["text"], **files}
     return published
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
     """The network that a checkpoint's configuration names, with fresh weights. Raises CheckpointError."""
     try:
-        model = config["model"]
-        shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
         if config["kind"] == "lifter":
-            return STCFormer(dim=model["dim"], layers=model["blocks"], **shared)
+            return build_lifter(config)
+        model = config["model"]
+        if model.get("architecture", "default") == "smoothnet":
+            sizes = {name: model[name] for name in ("dim", "hidden", "blocks", "dropout")}
+            return SmoothNet(int(config["frames"]), **sizes)
+        shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
         band = config["frames"] if model.get("causal") else None
         return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], mlps=model.get("mlps", 1), band=band, **shared)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint's configuration does not describe a model: {error!r}") from error
 
 
-def load_module(
-    path: str | os.PathLike[str], steps: int | None = None, kind: str | None = None
-) -> UnrolledRefiner | LiftingModule:
-    """The runnable module of a checkpoint, in eval mode and float32; ``steps`` replaces a refiner's K."""
+Runnable = UnrolledRefiner | LiftingModule | SmoothingModule
+
+
+def load_module(path: str | os.PathLike[str], steps: int | None = None, kind: str | None = None) -> Runnable:
+    """The runnable module of a checkpoint, in eval mode and float32; ``steps`` replaces the K of a refiner or of a
+    diffusion lifter."""
     return module_of(load_checkpoint(path, kind), steps, str(path))
 
 
 def module_of(
-    checkpoint: Checkpoint, steps: int | None = None, where: str = "checkpoint"
-) -> UnrolledRefiner | LiftingModule:
-    """`load_module` for a checkpoint that is already read."""
-    config = checkpoint.config
+    checkpoint: Checkpoint, steps: int | None = None, where: str = "checkpoint", hypotheses: int | None = None
+) -> Runnable:
+    """`load_module` for a checkpoint that is already read; ``hypotheses`` replaces a diffusion lifter's H.
+
+    Raises CheckpointError where it does not fit its configuration, ConfigError for steps that it has none of.
+    """
+    config = _with_sampling(checkpoint.config, steps, hypotheses)
     model = build_model(config)
     try:
         model.load_state_dict(checkpoint.state())
         frames = int(config["frames"])
-        module: UnrolledRefiner | LiftingModule
-        if isinstance(model, STCFormer):
-            module = LiftingModule(model, frames, config)
+        module: Runnable
+        if config["kind"] == "lifter":
+            module = LiftingModule(as_lifter(model.eval(), config), frames, config)
+        elif isinstance(model, SmoothNet):
+            module = SmoothingModule(model, config)
         else:
             assert isinstance(model, PoseDenoiser)
             scale = checkpoint.tensors["error_scale"].float()
@@ -151,6 +155,22 @@ def module_of(
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{where} does not fit its own configuration: {error}") from error
     return module.eval().requires_grad_(False)
+
+
+def is_diffusion_lifter(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a lifter that is sampled in steps."""
+    return config["kind"] == "lifter" and config["model"].get("architecture", "default") in ("d3dp", "finepose")
+
+
+def _with_sampling(config: dict[str, Any], steps: int | None, hypotheses: int | None) -> dict[str, Any]:
+    """The configuration with other K and H of a diffusion lifter; a refiner's K is `UnrolledRefiner`'s business."""
+    given = {name: value for name, value in (("steps", steps), ("hypotheses", hypotheses)) if value is not None}
+    if is_diffusion_lifter(config):
+        return {**config, "sampling": {**config["sampling"], **given}} if given else config
+    refines = config["kind"] == "refiner" and config["model"].get("architecture", "default") != "smoothnet"
+    if hypotheses is not None or (steps is not None and not refines):
+        raise ConfigError(f"this {config['kind']} is not sampled: it has no {' and no '.join(given)} to choose")
+    return config
 
 
 def input_model_of(checkpoint: Checkpoint) -> InputModel | None:

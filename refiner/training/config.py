@@ -29,6 +29,17 @@ class ModelConfig:
     # A refiner alone: each frame sees the last ``frames`` frames, itself among them, and none that come after it, so
     # that a stream can be refined frame by frame.
     causal: bool = False
+    # "default": STCFormer for a lifter, PoseDenoiser for a refiner. MixSTE, D3DP and FinePOSE count pairs of blocks.
+    architecture: Literal["default", "stcformer", "mixste", "d3dp", "finepose", "pose-denoiser", "smoothnet"] = (
+        "default"
+    )
+    # Stochastic depth of MixSTE, D3DP and FinePOSE in training; 0.1 as published.
+    drop_path: float = 0.0
+    # How a lifter's root comes to 0, and whether the loss sees the root: "subtracted" and not, or "zeroed" and so.
+    root: Literal["subtracted", "zeroed"] = "subtracted"
+    # SmoothNet's width inside a block, and its dropout.
+    hidden: int = 256
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,69 @@ class DiffusionConfig:
     # Which t the windows are diffused to: any of them, or the K that the refiner will run (49 and 24 for K = 2). Near
     # t = 0 the error can hardly be told from a nearly clean pose, and only costs capacity.
     train_on: Literal["all", "inference"] = "all"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What a lifter is trained by: distances of joints (MPJPE), and what MixSTE adds to them."""
+
+    # Weights of the joints: all alike, or MixSTE's, which are largest at hands and feet.
+    joints: Literal["equal", "mixste"] = "equal"
+    # Times the mean weighted square of the prediction's own movement from frame to frame; MixSTE's is 0.5.
+    smoothness: float = 0.0
+    # Times the mean distance of predicted and true movement; MixSTE's is 2.
+    velocity: float = 0.0
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a diffusion lifter (D3DP, FinePOSE) is diffused and sampled; defaults are published but for K and H."""
+
+    timesteps: int = 1000
+    offset: float = 0.008
+    # Metres: poses are kept within this distance of the root, coordinate by coordinate.
+    limit: float = 1.1
+    # K and H. The published headline runs take 10 and 20; every pass costs K x H, and twice that with the flip.
+    steps: int = 1
+    hypotheses: int = 1
+    eta: float = 1.0
+    flip: bool = True
+    # Of the noise, which is part of the model that runs.
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """FinePOSE's text side."""
+
+    # Which prompts: the poster's ablation, see `refiner.models.finepose.PROMPT_SETS`.
+    prompts: Literal["none", "M", "S", "C", "AL", "full"] = "full"
+    # "clip": frozen, weights from `file` and tokens from `merges`; "small": trained from scratch; "cached": features
+    # from `file`, no tower at all.
+    tower: Literal["clip", "small", "cached"] = "small"
+    file: str = ""
+    merges: str = ""
+    # Of the tower; CLIP ViT-B/32's are 512, 12 and 8.
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    # Of the transformer behind it.
+    encoder_layers: int = 4
+    encoder_hidden: int = 2048
+    encoder_heads: int = 8
+    # The cross-attention and the stylisation.
+    fpc: bool = True
+    pts: bool = True
+    # As the authors' code is, defects included.
+    published: bool = False
+    # The actions that have a prompt; by default those of the training people's clips.
+    actions: tuple[str, ...] = ()
+    # Share of the windows whose action is called unknown, so that its prompt is learnt.
+    unknown: float = 0.15
+    # Width of the classifier that guesses the action, 0 for none; it is trained beside the rest.
+    classifier: int = 64
+    # Written by the training, not by hand: the tokens of CLIP's texts, or where cached ones end.
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +209,9 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -160,7 +237,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     for override in overrides or []:
-        _override(content, override)
+        apply_override(content, override)
     return config_from_dict(content, str(file))
 
 
@@ -170,7 +247,8 @@ def config_from_dict(content: dict[str, Any], where: str = "configuration") -> C
     return config
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Change one value of a configuration by ``section.key=value``, in place. Raises ConfigError."""
     name, _, value = override.partition("=")
     if not value:
         raise ConfigError(f"expected section.key=value, got {override!r}")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -46,6 +47,8 @@ def train(
     began, seen, running = time.perf_counter(), 0, torch.zeros(())
     model.train()
     for step in range(start, settings.steps):
+        # Whatever a network draws in training (dropout, stochastic depth) follows from the seed and the step too.
+        torch.manual_seed(int(np.random.SeedSequence([settings.seed, step]).generate_state(1)[0]))
         set_rate(optimiser, learning_rate(step, settings.steps, config.optimiser))
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(

@@ -15,24 +15,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from refiner.data.clips import MotionFolder
+from refiner.data.clips import MotionFolder, action_of
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
-from refiner.models import PoseDenoiser
-from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint
+from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
+from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint, module_of
 from refiner.training.config import Config
+from refiner.training.diffusion_lifter import DiffusionLifterTask
 from refiner.training.loop import train
-from refiner.training.noise_fit import FittedNoise, fit_noise
+from refiner.training.noise_fit import fit_noise
 from refiner.training.predictions import Predictions, PredictionSampler
+from refiner.training.smoothing import SmoothingTask
 from refiner.training.tasks import (
     LifterTask,
     RefinerTask,
+    Task,
     ValidationClips,
     ValidationWindows,
     lift_sequences,
     screen_and_truth,
 )
-from refiner.training.windows import Windows, WindowSampler
+from refiner.training.text import complete_text, fill_text
+from refiner.training.windows import Sampler, Windows, WindowSampler
 
 Lift = Callable[[Windows], NDArray[np.float32]]
 LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -44,10 +48,17 @@ def train_lifter(
     """Train a lifter on the training people, less those of ``without`` (for cross-fitting)."""
     _prepare(config, "lifter")
     people = [person for person in folder.description.train if person not in without]
+    config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
     validation = ValidationWindows.of_clips(folder.clips("validation", detected=_detected(config)), config.frames)
     torch.manual_seed(config.training.seed)
-    task = LifterTask(config, build_model(dataclasses.asdict(config)), validation)
+    model = build_model(dataclasses.asdict(config))
+    fill_text(model, config)
+    task: Task = (
+        DiffusionLifterTask(config, model, validation)
+        if isinstance(model, D3DP)
+        else LifterTask(config, model, validation)
+    )
     description = _describe(folder, people) | {"without": sorted(without)}
     return train(config, task, sampler, output, description, quiet)
 
@@ -61,14 +72,13 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
-    fitted = fit_noise(sampler, lift, config)
     validation = _validation(config, screen_and_truth(folder.clips("validation", detected=_detected(config))))
     lifted = validation.each(lifter, validation.pose_2d)
     description = _describe(folder, people) | {
         "lifter_sha256": hashlib.sha256(Path(config.lifter).read_bytes()).hexdigest(),
         "cross_fitted": bool(config.noise.cross_fit),
     }
-    task = _refiner_task(config, lift, fitted, validation, lifted)
+    task = _refiner_task(config, sampler, lift, validation, lifted)
     return train(config, task, sampler, output, description, quiet)
 
 
@@ -100,7 +110,6 @@ def train_refiner_on_predictions(
         assert windows.lifted is not None
         return windows.lifted
 
-    fitted = fit_noise(sampler, lift, config)
     description = {
         "name": predictions.name,
         "fps": predictions.fps,
@@ -108,7 +117,7 @@ def train_refiner_on_predictions(
         "validation": [validation_person],
         "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
     }
-    task = _refiner_task(config, lift, fitted, validation, lifted)
+    task = _refiner_task(config, sampler, lift, validation, lifted)
     return train(config, task, sampler, output, description, quiet)
 
 
@@ -118,14 +127,18 @@ def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) 
 
 
 def _refiner_task(
-    config: Config, lift: Lift, fitted: FittedNoise, validation: ValidationWindows | ValidationClips, lifted: Any
-) -> RefinerTask:
+    config: Config, sampler: Sampler, lift: Lift, validation: ValidationWindows | ValidationClips, lifted: Any
+) -> Task:
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
+    if isinstance(model, SmoothNet):
+        if isinstance(validation, ValidationClips):
+            raise ConfigError("SmoothNet sees whole windows; leave model.causal out")
+        return SmoothingTask(config, model, lift, validation, lifted)
     assert isinstance(model, PoseDenoiser)
     if config.start_from:
         start_from(model, config.start_from)
-    return RefinerTask(config, model, lift, fitted, validation, lifted)
+    return RefinerTask(config, model, lift, fit_noise(sampler, lift, config), validation, lifted)
 
 
 def start_from(model: PoseDenoiser, path: str) -> None:
@@ -174,10 +187,9 @@ def _plain_lift(lifter: LiftPoses) -> Lift:
 
 
 def _lifter_of(checkpoint: Checkpoint, config: Config) -> LiftPoses:
-    model = build_model(checkpoint.config)
-    model.load_state_dict(checkpoint.state())
-    model = model.to(config.training.device).eval().requires_grad_(False)
-    return partial(lift_sequences, model, int(checkpoint.config["frames"]))
+    module = module_of(checkpoint).to(config.training.device)
+    assert isinstance(module, LiftingModule)
+    return partial(lift_sequences, module.lifter, module.frames, root=module.root)
 
 
 def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> WindowSampler:

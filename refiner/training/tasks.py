@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,8 +22,9 @@ from refiner.diffusion.schedule import cosine_schedule
 from refiner.diffusion.temporal import correlate_in_time, temporal_factor
 from refiner.errors import TrainingError
 from refiner.models import PoseDenoiser
-from refiner.models.unrolled import without_root
+from refiner.models.unrolled import root_at_zero, without_root
 from refiner.training.config import Config, DiffusionConfig
+from refiner.training.losses import lifter_loss
 from refiner.training.noise_fit import FittedNoise
 from refiner.training.windows import Windows
 
@@ -48,9 +49,15 @@ class ValidationWindows:
 
     Args:
         pairs: of every clip the normalised 2D poses ``(F, 17, 2)`` and the true ones ``(F, 17, 3)``, root at 0.
+        actions: what is done in every clip, where the data says it.
     """
 
-    def __init__(self, pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], frames: int) -> None:
+    def __init__(
+        self,
+        pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+        frames: int,
+        actions: Sequence[str] | None = None,
+    ) -> None:
         pose_2d, pose_3d, scored = [], [], []
         for screen, truth in pairs:
             pose_2d.append(split_windows(screen, frames))
@@ -59,11 +66,14 @@ class ValidationWindows:
         self.pose_2d: NDArray[np.float32] = np.concatenate(pose_2d).astype(np.float32)
         self.pose_3d: NDArray[np.float32] = np.concatenate(pose_3d).astype(np.float32)
         self.scored: NDArray[np.bool_] = np.concatenate(scored)
+        # One name a window.
+        self.actions = None if actions is None else np.repeat(np.array(actions), [len(part) for part in pose_2d])
 
     @classmethod
     def of_clips(cls, clips: Iterable[CameraClip], frames: int) -> ValidationWindows:
         """Those of an archive's camera clips."""
-        return cls(screen_and_truth(clips), frames)
+        chosen = list(clips)
+        return cls(screen_and_truth(chosen), frames, [clip.action for clip in chosen])
 
     def each(self, function: Callable[..., NDArray[np.float32]], *values: Any) -> Any:
         """``function`` of what belongs to the windows, such as `pose_2d`: of all of them at once."""
@@ -108,47 +118,61 @@ def _frame_errors(predicted: NDArray[np.float32], truth: NDArray[np.float32]) ->
 
 
 @torch.no_grad()
-def lift_windows(model: nn.Module, pose_2d: NDArray[np.float32], batch: int = 64) -> NDArray[np.float32]:
-    """Run a lifter over ``(N, T, 17, 2)`` normalised windows -> ``(N, T, 17, 3)`` with the root at 0."""
+def lift_windows(
+    model: nn.Module,
+    pose_2d: NDArray[np.float32],
+    batch: int = 64,
+    actions: NDArray[np.int64] | None = None,
+    root: str = "subtracted",
+) -> NDArray[np.float32]:
+    """Run a lifter over ``(N, T, 17, 2)`` normalised windows -> ``(N, T, 17, 3)`` with the root at 0.
+
+    ``actions`` ``(N,)``: their numbers, for a lifter that takes them; ``root``: see `root_at_zero`.
+    """
     device = next(model.parameters()).device
+    # A diffusion lifter makes many poses of one window.
+    batch = max(1, batch // getattr(model, "poses_per_window", 1))
     lifted = []
     for start in range(0, len(pose_2d), batch):
-        pose = model(torch.from_numpy(pose_2d[start : start + batch]).to(device))
-        lifted.append((pose - pose[..., :1, :]).float().cpu().numpy())
+        rows = slice(start, start + batch)
+        given = () if actions is None else (torch.from_numpy(actions[rows]).to(device),)
+        pose = model(torch.from_numpy(pose_2d[rows]).to(device), *given)
+        lifted.append(root_at_zero(pose, root).float().cpu().numpy())
     return np.concatenate(lifted) if lifted else np.zeros((*pose_2d.shape[:-1], 3), np.float32)
 
 
-def lift_sequences(model: nn.Module, frames: int, pose_2d: NDArray[np.float32]) -> NDArray[np.float32]:
+def lift_sequences(
+    model: nn.Module, frames: int, pose_2d: NDArray[np.float32], root: str = "subtracted"
+) -> NDArray[np.float32]:
     """A lifter of windows of ``frames`` over ``(N, T, 17, 2)`` windows of another length, as the runtime lifts clips:
     in windows that overlap by half, blended -> ``(N, T, 17, 3)``."""
     if pose_2d.shape[1] == frames:
-        return lift_windows(model, pose_2d)
+        return lift_windows(model, pose_2d, root=root)
     if pose_2d.shape[1] < frames:
         raise TrainingError(f"windows of {pose_2d.shape[1]} frames are shorter than the lifter's {frames}")
     starts = window_starts(pose_2d.shape[1], frames, max(1, frames // 2))
     # [N, windows, frames, ...] -> the lifter -> [windows, frames, N, ...], which the merge takes for one sequence.
     cut = pose_2d[:, window_indices(starts, frames, pose_2d.shape[1])]
-    lifted = lift_windows(model, cut.reshape(-1, *cut.shape[2:])).reshape(*cut.shape[:-1], 3)
+    lifted = lift_windows(model, cut.reshape(-1, *cut.shape[2:]), root=root).reshape(*cut.shape[:-1], 3)
     merged: NDArray[np.float32] = merge_windows(np.moveaxis(lifted, 0, 2), starts, pose_2d.shape[1])
     return np.ascontiguousarray(np.moveaxis(merged, 1, 0))
 
 
 class LifterTask:
-    """MPJPE of the root-relative pose (STCFormer's loss)."""
+    """The loss of `refiner.training.losses`: by default MPJPE of the root-relative pose (STCFormer's)."""
 
     def __init__(self, config: Config, model: nn.Module, validation: ValidationWindows) -> None:
-        self.model, self.validation = model, validation
+        self.config, self.model, self.validation = config, model, validation
         self.device = torch.device(config.training.device)
 
     def loss(self, windows: Windows, step: int) -> Tensor:
         pose = self.model(torch.from_numpy(windows.pose_2d).to(self.device)).float()
         target = torch.from_numpy(windows.pose_3d).to(self.device)
-        error = (pose - pose[..., :1, :] - target)[..., 1:, :]
-        distance: Tensor = torch.linalg.vector_norm(error, dim=-1).mean()
-        return distance
+        return lifter_loss(pose, target, self.config.loss, self.config.model.root)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        return {"mpjpe_mm": self.validation.mpjpe_mm(lift_windows(model, self.validation.pose_2d))}
+        lifted = lift_windows(model, self.validation.pose_2d, root=self.config.model.root)
+        return {"mpjpe_mm": self.validation.mpjpe_mm(lifted)}
 
     def extra_tensors(self) -> dict[str, Tensor]:
         return {}

@@ -27,18 +27,21 @@ class Windows:
     """A batch: ``pose_2d`` ``(B, T, 17, 2)`` normalised, ``pose_3d`` ``(B, T, 17, 3)`` metres, root at 0.
 
     ``subjects`` ``(B,)`` says whose they are, which cross-fitting needs. ``lifted`` ``(B, T, 17, 3)``: the poses to
-    refine, where they come with the windows instead of from a lifter.
+    refine, where they come with the windows instead of from a lifter. ``actions`` ``(B,)``: what is done, where the
+    data says it.
     """
 
     pose_2d: Array
     pose_3d: Array
     subjects: NDArray[np.str_]
     lifted: Array | None = None
+    actions: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
 class _Clip:
     subject: str
+    action: str
     world: Array
     cameras: tuple[Camera, ...]
 
@@ -75,7 +78,7 @@ class WindowSampler:
             for key, world in folder.positions[subject].items():
                 if len(world) >= frames:
                     groups[subject, action_of(key)].append(len(clips))
-                    clips.append(_Clip(subject, world, tuple(cameras)))  # type: ignore[arg-type]
+                    clips.append(_Clip(subject, action_of(key), world, tuple(cameras)))  # type: ignore[arg-type]
                     weights.append(float(len(world) - frames + 1))
         if not clips:
             raise ConfigError(f"no clip of {', '.join(subjects)} has {frames} frames")
@@ -124,7 +127,10 @@ class WindowSampler:
         for row, camera in enumerate(views):
             pose_2d[row] = normalise_screen(pixels[row], camera.image_size)
         pose_2d[mirrored], pose_3d[mirrored] = flip_pose(pose_2d[mirrored]), flip_pose(pose_3d[mirrored])
-        return Windows(pose_2d, pose_3d, np.array([self._clips[index].subject for index in chosen]))
+        owners, actions = zip(
+            *((self._clips[index].subject, self._clips[index].action) for index in chosen), strict=True
+        )
+        return Windows(pose_2d, pose_3d, np.array(owners), actions=np.array(actions))
 
     def _reshape_bodies(self, world: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
         """Other people in the same motion: bone directions kept, bone lengths multiplied."""
@@ -159,7 +165,7 @@ def _synthetic_clips(frames: int, cameras: tuple[Camera, ...]) -> list[_Clip]:
     from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 
     return [
-        _Clip("synthetic", synthetic_motion(SYNTHETIC_SEED + person, action, max(250, frames)), cameras)
+        _Clip("synthetic", action, synthetic_motion(SYNTHETIC_SEED + person, action, max(250, frames)), cameras)
         for person in range(SYNTHETIC_PEOPLE)
         for action in SYNTHETIC_ACTIONS
     ]

@@ -78,6 +78,10 @@ def test_help_names_the_exit_codes(capsys):
         (["--synthetic", "1", "--dataset", "human36m"], "--dataset"),
         (["--json", "."], "is a folder"),
         (["--table", "V"], "invalid choice"),
+        (["--mpi-inf-3dhp", "x"], "go together"),
+        (["--annotation", "annot3"], "go together"),
+        (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--action", "label"], "no labels"),
+        (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--json", "y"], "not for --mpi-inf-3dhp"),
         (["--reports", "x.json"], "belongs to --table"),
         (["--table", "I", "--synthetic", "1"], "leave --synthetic out"),
     ],
@@ -210,3 +214,88 @@ def test_a_table_of_the_paper_takes_reports(capsys, tmp_path):
     assert "| depth 8" in capsys.readouterr().out
     (tmp_path / "no-report.json").write_text("{}")
     assert main(["--table", "I", "--reports", str(tmp_path / "no-report.json")]) == 5
+
+
+@pytest.fixture(scope="module")
+def prompted(tmp_path_factory):
+    """An untrained lifter with prompts, and an untrained SmoothNet."""
+    import dataclasses
+
+    from refiner.training.checkpoints import build_model, save_checkpoint
+    from refiner.training.config import config_from_dict
+
+    torch.manual_seed(2)
+    text = {"actions": ["Walking", "Sitting"], "width": 16, "layers": 1, "heads": 2, "encoder_layers": 1}
+    text |= {"encoder_hidden": 16, "encoder_heads": 2, "classifier": 8}
+    model = {"dim": 16, "blocks": 1, "heads": 2, "mlp_ratio": 2}
+    contents = {
+        "lifter": {"model": model | {"architecture": "finepose", "root": "zeroed"}, "text": text},
+        "refiner": {"kind": "refiner", "model": model | {"architecture": "smoothnet", "hidden": 8}},
+        "plain": {"model": model | {"architecture": "mixste"}},
+    }
+    contents["lifter"]["sampling"] = {"hypotheses": 3}
+    paths = {}
+    for kind, content in contents.items():
+        config = dataclasses.asdict(config_from_dict({"kind": "lifter", "frames": 27, **content}))
+        state = build_model(config).state_dict()
+        # Not the fresh values: the layer behind the text starts at 0.
+        tensors = {f"model.{name}": value + 0.3 * torch.randn_like(value) for name, value in state.items()}
+        paths[kind] = tmp_path_factory.mktemp("prompted") / f"{kind}.safetensors"
+        save_checkpoint(paths[kind], config | {"data_description": DESCRIPTION}, tensors)
+    return paths
+
+
+def test_a_lifter_with_prompts_is_told_the_action_three_ways(prompted, capsys, tmp_path):
+    common = ["--synthetic", "3", "--limit-clips", "1", "--quiet", "--resamples", "10"]
+    common += ["--lifter", str(prompted["lifter"]), "--refiner", str(prompted["refiner"])]
+    found = {}
+    for mode in ("guess", "unknown", "label"):
+        assert main([*common, "--action", mode, "--json", str(tmp_path / f"{mode}.json")]) == 0
+        report = load_report(tmp_path / f"{mode}.json")
+        assert report["settings"]["action"] == mode and f"told the action by {mode}" in report["data"]["description"]
+        # SmoothNet has no noise model.
+        assert report["columns"] == ["lifter", "refined"] and report["models"]["lifter"]["text"]["prompts"] == "full"
+        found[mode] = report["metrics"]["mpjpe"]["frame_mean"]["lifter"]
+    assert found["unknown"] != found["label"]
+    capsys.readouterr()
+
+
+def test_a_lifter_without_prompts_is_told_nothing(models, capsys):
+    arguments = ["--synthetic", "3", "--lifter", str(models["lifter"]), "--refiner", str(models["refiner"])]
+    assert main([*arguments, "--action", "label"]) == 2
+    assert "knows no actions" in capsys.readouterr().err
+
+
+def test_hypotheses_have_columns_and_oracles_are_called_so(prompted, capsys, tmp_path, monkeypatch):
+    from refiner.evaluation import pipeline
+    from refiner.hypotheses import mean_pose
+
+    # Random weights make poses that cannot be seen where they were detected.
+    monkeypatch.setattr(pipeline, "joints_by_reprojection", lambda poses, pose_2d, lens: mean_pose(poses))
+    common = ["--synthetic", "3", "--limit-clips", "1", "--quiet", "--resamples", "10", "--hypotheses"]
+    common += ["--refiner", str(prompted["refiner"]), "--json", str(tmp_path / "r.json")]
+    assert main([*common, "--lifter", str(prompted["lifter"])]) == 0
+    report = load_report(tmp_path / "r.json")
+    assert report["columns"] == ["lifter", "by reprojection", "oracle P-Best", "oracle J-Best", "refined"]
+    mean = {column: report["metrics"]["mpjpe"]["frame_mean"][column] for column in report["columns"]}
+    assert mean["oracle J-Best"] < mean["oracle P-Best"]
+    assert mean["by reprojection"] == pytest.approx(mean["lifter"], rel=1e-4)
+    assert main([*common, "--lifter", str(prompted["plain"])]) == 2
+    assert "this lifter gives one pose" in capsys.readouterr().err
+
+
+def test_mpi_inf_3dhp_is_scored_by_its_own_protocol(models, capsys, monkeypatch):
+    from refiner.data import mpi_inf_3dhp
+
+    rng = np.random.default_rng(4)
+    arrays = {
+        "annot2": 900 + 200 * rng.normal(size=(40, 1, 17, 2)),
+        "univ_annot3": rng.normal(0, 400, (40, 1, 17, 3)),
+        "valid_frame": np.arange(40) % 3 > 0,
+    }
+    sequences = [mpi_inf_3dhp.sequence_of(name, arrays, "univ_annot3", "a test") for name in mpi_inf_3dhp.SEQUENCES]
+    monkeypatch.setattr("refiner.data.load_test_set", lambda folder, annotation: sequences)
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"])]
+    assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3", *options]) == 0
+    text = capsys.readouterr().out
+    assert "univ_annot3" in text and "TS6" in text and "mean" in text and "PCK %, refined" in text

@@ -7,8 +7,8 @@ import pytest
 
 from refiner.data.mpi_inf_3dhp import Sequence3dhp
 from refiner.errors import EmptySequenceError, InputError, LengthError, NonFiniteError, ShapeError
-from refiner.evaluation.mpi_inf_3dhp import Result3dhp, evaluate_3dhp, score_sequence
-from refiner.skeleton import MPI_INF_3DHP, from_h36m17
+from refiner.evaluation.mpi_inf_3dhp import Result3dhp, evaluate_3dhp, format_3dhp, score_sequence
+from refiner.skeleton import MPI_INF_3DHP, from_h36m17, to_h36m17
 
 PELVIS, SPINE, HEAD = 14, 15, 16
 
@@ -104,14 +104,12 @@ def test_the_result_is_the_mean_of_the_sequences_not_of_the_frames():
 
     def lift(pose_2d, size):
         truth = next(s for s in sequences if len(s.valid) == len(pose_2d))
-        from refiner.skeleton import to_h36m17
-
         assert size == (2048, 2048)
         joints = np.full(17, errors[len(pose_2d)])
         joints[PELVIS] = 0.0
         return to_h36m17(off_by(truth, joints), MPI_INF_3DHP)
 
-    result = evaluate_3dhp(sequences, lift)
+    result = evaluate_3dhp(sequences, lift)["lifter"]
     assert result.complete and result.annotation == "annot3"
     assert result.mpjpe_mm == pytest.approx(np.mean([20.0 * n * 16 / 17 for n in range(1, 7)]), rel=1e-5)
     assert result.pck == 100.0
@@ -126,7 +124,7 @@ def test_a_lifter_sees_human36m_s_joints():
         seen.append(pose_2d)
         return np.concatenate([pose_2d, np.ones((len(pose_2d), 17, 1))], axis=-1) / 1000.0
 
-    result = evaluate_3dhp([truth], lift)
+    result = evaluate_3dhp([truth], lift)["lifter"]
     np.testing.assert_allclose(from_h36m17(seen[0], MPI_INF_3DHP), truth.pose_2d, rtol=1e-5, atol=1e-3)
     expected = np.concatenate([truth.pose_2d, np.ones((20, 17, 1))], axis=-1) / 1000.0
     assert result.sequences[0].mpjpe_mm == pytest.approx(score_sequence(truth, expected).mpjpe_mm, rel=1e-5)
@@ -152,3 +150,23 @@ def test_what_cannot_be_scored_is_named():
         evaluate_3dhp([truth, truth], lift)
     with pytest.raises(InputError, match="annotation differs"):
         evaluate_3dhp([truth, sequence("TS2", annotation="univ_annot3")], lift)
+
+
+def test_a_refiner_behind_the_lifter_and_the_table():
+    sequences = [sequence(f"TS{n}", seed=n, valid=[True] * 20) for n in range(1, 7)]
+    place = {s.pose_2d.tobytes(): s for s in sequences}
+
+    def lift(pose_2d, size):
+        truth = place[from_h36m17(pose_2d, MPI_INF_3DHP).tobytes()]
+        return to_h36m17(off_by(truth, [40.0] * 14 + [0.0, 40.0, 40.0]), MPI_INF_3DHP)
+
+    def refine(pose_2d, pose_3d, size):
+        moved = pose_3d.copy()
+        moved[:, 1:, 0] -= 0.01
+        return moved
+
+    scored = evaluate_3dhp(sequences, lift, refine)
+    assert [round(scored[label].mpjpe_mm, 2) for label in ("lifter", "refined")] == [37.65, 28.24]
+    text = format_3dhp(scored)
+    assert "annot3" in text and "MPJPE mm, refined" in text and "37.6" in text and "28.2" in text
+    assert "Not all of" in format_3dhp(evaluate_3dhp(sequences[:2], lift), markdown=True)

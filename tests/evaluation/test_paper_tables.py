@@ -99,6 +99,13 @@ def test_other_data_is_named_and_fills_the_mean_alone():
     assert "Other data than the paper's: the two cannot be compared." in text
 
 
+def test_settings_that_change_the_numbers_are_named():
+    mine = report() | {"settings": {"flip_test": True, "pool_shape": True, "steps": None}}
+    (note,) = paper_table("I", [("run", mine)]).notes
+    assert "averaged with the mirrored pass" in note and "one body shape" in note
+    assert "mirrored" not in paper_table("I", [("run", report())]).notes[0]
+
+
 def test_ground_truth_2d_goes_to_table_ii():
     mine = report(detections="ground-truth")
     assert len(rows_of(paper_table("II", [("run", mine)]), "ours")) == 2

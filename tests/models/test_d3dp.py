@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from refiner.diffusion import cosine_schedule  # noqa: E402
 from refiner.diffusion.clean_pose import draw_noises  # noqa: E402
-from refiner.errors import ConfigError  # noqa: E402
+from refiner.errors import ConfigError, UsageError  # noqa: E402
 from refiner.models import D3DP, SampledLifter, from_published  # noqa: E402
 from refiner.models.d3dp import CleanPoseDenoiser  # noqa: E402
 from refiner.skeleton import flip_pose  # noqa: E402
@@ -143,3 +143,5 @@ def test_impossible_sampling_is_refused(d3dp):
         SampledLifter(d3dp[0], steps=0, hypotheses=1)
     with pytest.raises(ConfigError, match="eta"):
         SampledLifter(d3dp[0], steps=1, hypotheses=1, eta=1.5)
+    with pytest.raises(UsageError, match="cannot be told the action"):
+        d3dp[0].sample(torch.from_numpy(windows(1)), torch.ones(1, 1, 1, FRAMES, 17, 3), torch.tensor([0, 1]))

@@ -13,13 +13,14 @@ from refiner.models import LiftingModule, UnrolledRefiner
 from refiner.runtime import Refiner
 from refiner.skeleton import LEFT, PARENTS, RIGHT
 from refiner.training.checkpoints import (
+    build_model,
     compress_checkpoint,
     load_checkpoint,
     load_module,
     load_noise_model,
     save_checkpoint,
 )
-from refiner.training.config import DataConfig, config_from_dict, load_config
+from refiner.training.config import CONFIG_FOLDER, DataConfig, config_from_dict, load_config
 from refiner.training.loop import BEST_FILE, LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.schedule import learning_rate
@@ -187,7 +188,7 @@ def test_cross_fitting_lifts_nobody_by_a_lifter_that_saw_them(people, tiny, tmp_
     monkeypatch.setattr(
         runs,
         "lift_sequences",
-        lambda model, frames, pose_2d: used.append((model, len(pose_2d))) or np.zeros((*pose_2d.shape[:-1], 3)),
+        lambda model, frames, pose_2d, root: used.append((model, len(pose_2d))) or np.zeros((*pose_2d.shape[:-1], 3)),
     )
     runs.cross_fitted_lift(config, ["S1", "S2"])(windows)
     assert [count for _, count in used] == [int((windows.subjects == who).sum()) for who in ("S1", "S2")]
@@ -275,3 +276,14 @@ def test_learning_rates():
     small = load_config("refiner-small").optimiser
     assert learning_rate(0, 20000, small) == pytest.approx(1e-3 / 200)
     assert learning_rate(20000, 20000, small) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CONFIG_FOLDER.glob("*.toml")))
+def test_every_bundled_configuration_describes_a_model(name):
+    config = load_config(name)
+    # CLIP's tokens and the archive's actions are found when it is trained.
+    text = dataclasses.replace(config.text, tower="small", actions=("Walking",))
+    with torch.device("meta"):
+        model = build_model(dataclasses.asdict(dataclasses.replace(config, text=text)))
+    assert sum(value.numel() for value in model.parameters()) > 10_000
+    assert name.endswith(("-paper", "-small", "-small-correlated", "-small-causal"))

@@ -5,7 +5,6 @@ from refiner.models.finepose.model import FinePOSE, FinePoseDenoiser, PromptedLi
 from refiner.models.finepose.prompts import (
     FULL_PROMPTS,
     PROMPT_SETS,
-    UNKNOWN_ACTION,
     CachedText,
     Prompt,
     PromptedText,
@@ -17,7 +16,6 @@ from refiner.models.finepose.vocabulary import ClipVocabulary, TokenTable, Vocab
 __all__ = [
     "FULL_PROMPTS",
     "PROMPT_SETS",
-    "UNKNOWN_ACTION",
     "ActionClassifier",
     "CachedText",
     "ClipVocabulary",

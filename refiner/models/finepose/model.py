@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from refiner.actions import action_number
 from refiner.models.d3dp import D3DP, CleanPoseDenoiser, SampledLifter
 from refiner.models.finepose.actions import ActionClassifier
 from refiner.models.finepose.conditioning import TextCrossAttention, tiled_rows
-from refiner.models.finepose.prompts import TextConditioner, action_number
+from refiner.models.finepose.prompts import TextConditioner
 
 
 class FinePoseDenoiser(CleanPoseDenoiser):
@@ -62,10 +63,10 @@ class FinePoseDenoiser(CleanPoseDenoiser):
     def condition(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Action numbers ``[N]`` -> the projected text ``[N, C]`` and, with FPC, keys and values ``[N, L, C]``.
 
-        Every action of a batch is read once. Without a text side nothing is given and nothing comes out.
+        Every action of a batch is read once. Without a text side nothing may be given and nothing comes out.
         """
         if self.text is None:
-            return ()
+            return super().condition(*given)
         (actions,) = given
         different, rows = torch.unique(actions, return_inverse=True)
         features = self.text_ln(self.textTransEncoder(self.text.features(different)))
@@ -80,11 +81,11 @@ class FinePoseDenoiser(CleanPoseDenoiser):
         if not condition:
             return super().denoise(noisy_pose_3d, pose_2d, time)
         projected, *keys_and_values = condition
-        embedding = time + projected if self.pts else time.expand(len(projected), -1)
+        embedding = time + projected if self.pts else time.expand(projected.shape[0], -1)
         tokens = self.embed_poses(noisy_pose_3d, pose_2d, embedding)
 
         def answer(x: Tensor) -> Tensor:
-            return self._attend_to_text(x, len(pose_2d), embedding if self.pts else None, *keys_and_values)
+            return self._attend_to_text(x, pose_2d.shape[0], embedding if self.pts else None, *keys_and_values)
 
         pose = self.regress(tokens, answer if self.temporal_cross_attn is not None else None)
         return pose.reshape(noisy_pose_3d.shape)
@@ -98,8 +99,8 @@ class FinePoseDenoiser(CleanPoseDenoiser):
             return answered.reshape(x.shape)  # type: ignore[no-any-return]
         poses, frames, joints, dim = x.shape
         by_joint = x.transpose(1, 2).reshape(poses * joints, frames, dim)
-        keys, values = (tiled_rows(given, len(by_joint) // windows) for given in (keys, values))
-        styles = None if embedding is None else embedding.repeat_interleave(len(by_joint) // windows, 0)
+        keys, values = (tiled_rows(given, by_joint.shape[0] // windows) for given in (keys, values))
+        styles = None if embedding is None else embedding.repeat_interleave(by_joint.shape[0] // windows, 0)
         answered = self.temporal_cross_attn(by_joint, keys, values, styles)
         return answered.reshape(poses, joints, frames, dim).transpose(1, 2)  # type: ignore[no-any-return]
 
@@ -140,9 +141,11 @@ class PromptedLifter(SampledLifter):
     """
 
     def __init__(self, model: FinePOSE, steps: int, hypotheses: int, **options: Any) -> None:
-        every = torch.arange(len(model.actions) + 1, device=model.signal.device)
-        with torch.no_grad():
-            constants = model.pose_estimator.condition(every)
+        constants: tuple[Tensor, ...] = ()
+        if model.actions:
+            every = torch.arange(len(model.actions) + 1, device=model.signal.device)
+            with torch.no_grad():
+                constants = model.pose_estimator.condition(every)
         light = _without_text(model)
         super().__init__(light, steps, hypotheses, **options)
         self.classifier = light.classifier

@@ -7,8 +7,11 @@ one sequence, which the tower reads at once.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -16,13 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from refiner.errors import ConfigError, UsageError
+from refiner.actions import UNKNOWN_ACTION
+from refiner.errors import CheckpointError, ConfigError
+from refiner.files import atomic_path
 from refiner.models.finepose.text_tower import TextTower
 from refiner.models.finepose.vocabulary import Vocabulary
+from refiner.models.weights import read_safetensors
 
 ACTION = "{action}"
-# The text of an action that nobody knows.
-UNKNOWN_ACTION = "unknown"
+# What a prompt says of an action that nobody knows.
 UNKNOWN_TEXT = "moving"
 CONTEXT_SPREAD = 0.02
 
@@ -132,6 +137,11 @@ class PromptedText(nn.Module):
         every = (*self.actions, UNKNOWN_ACTION)
         tokens = np.array([prompt_tokens(prompts, vocabulary, action) for action in every], dtype=np.int64)
         ends = [self._end(vocabulary, row, action) for row, action in zip(tokens, every, strict=True)]
+        if max(ends) >= self.length:
+            raise ConfigError(
+                f"the published end of a text, at {max(ends)}, lies behind the {self.length} tokens of these prompts; "
+                "take the full prompts, which the published code has, or published = false"
+            )
         self.register_buffer("tokens", torch.from_numpy(tokens), persistent=False)
         self.register_buffer("end_of", torch.tensor(ends), persistent=False)
 
@@ -167,7 +177,7 @@ class PromptedText(nn.Module):
 
 
 class CachedText(nn.Module):
-    """Text features that were computed before, so that no tower is needed; they are constants.
+    """Text features that were computed before, so that no tower is needed; they are not trained.
 
     Args:
         table: ``[actions + 1, L, W]``, the unknown action last. ends: ``[actions + 1]``. actions: their names.
@@ -175,7 +185,6 @@ class CachedText(nn.Module):
     Raises ConfigError where the three do not fit.
     """
 
-    table: Tensor
     end_of: Tensor
 
     def __init__(self, table: Tensor, ends: Tensor, actions: Sequence[str]) -> None:
@@ -186,7 +195,8 @@ class CachedText(nn.Module):
                 f"{len(actions)} actions and the unknown one"
             )
         self.actions, self.width = tuple(actions), table.shape[-1]
-        self.register_buffer("table", table.detach().float().clone(), persistent=False)
+        # A parameter, so that it is part of a checkpoint.
+        self.table = nn.Parameter(table.detach().float().clone(), requires_grad=False)
         self.register_buffer("end_of", ends.detach().clone(), persistent=False)
 
     @classmethod
@@ -195,6 +205,26 @@ class CachedText(nn.Module):
         every = torch.arange(len(text.actions) + 1)
         with torch.no_grad():
             return cls(text.features(every), text.ends(every), text.actions)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CachedText:
+        """What `save` wrote. Raises CheckpointError for another file."""
+        file = Path(path)
+        if not file.is_file():
+            raise CheckpointError(f"there are no cached texts at {file}; CachedText.of(...).save(FILE) writes them")
+        tensors, metadata = read_safetensors(file)
+        try:
+            return cls(tensors["table"], tensors["ends"], json.loads(metadata["actions"]))
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{file} holds no cached texts: it lacks {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write table, ends and names into one ``.safetensors`` file."""
+        from safetensors.torch import save_file
+
+        tensors = {"table": self.table.detach().cpu().contiguous(), "ends": self.end_of.cpu().contiguous()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, {"actions": json.dumps(self.actions)})
 
     def features(self, actions: Tensor) -> Tensor:
         return self.table[actions]
@@ -211,14 +241,3 @@ def prompt_tokens(prompts: Sequence[Prompt], vocabulary: Vocabulary, action: str
         marked = [vocabulary.start, *vocabulary.encode(text), vocabulary.end] if prompt.tokens else []
         tokens += (marked + [vocabulary.pad] * prompt.tokens)[: prompt.tokens]
     return tokens
-
-
-def action_number(actions: Sequence[str], action: str) -> int:
-    """The place of a name among the actions, or behind them for the unknown action. Raises UsageError."""
-    if action == UNKNOWN_ACTION:
-        return len(actions)
-    if action not in actions:
-        raise UsageError(
-            f"the model knows no action {action!r}; choose {UNKNOWN_ACTION} or one of {', '.join(actions)}"
-        )
-    return list(actions).index(action)

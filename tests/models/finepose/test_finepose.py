@@ -7,12 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from refiner.actions import UNKNOWN_ACTION  # noqa: E402
 from refiner.diffusion.clean_pose import draw_noises  # noqa: E402
 from refiner.errors import CheckpointError, ConfigError, UsageError  # noqa: E402
 from refiner.models import FinePOSE, PromptedLifter, from_published  # noqa: E402
 from refiner.models.finepose import (  # noqa: E402
     PROMPT_SETS,
-    UNKNOWN_ACTION,
     ActionClassifier,
     CachedText,
     FinePoseDenoiser,
@@ -261,6 +261,9 @@ def test_unknown_names_and_prompts_that_do_not_fit_are_refused():
         model.numbers(["Dancing"])
     with pytest.raises(ConfigError, match="77 tokens together, the text tower takes 1 to 40"):
         PromptedText(TextTower(WORDS.size, 16, 1, 2, length=40), WORDS, ACTIONS)
+    long = WordVocabulary(["a1b2c", "moving"])
+    with pytest.raises(ConfigError, match="at 6, lies behind the 4 tokens"):
+        PromptedText(TextTower(long.size, 16, 1, 2), long, ["a1b2c"], PROMPT_SETS["C"], published=True)
 
 
 def test_the_classifier_does_not_see_place_and_size():

@@ -1,0 +1,120 @@
+"""From a configuration to a lifter: the network that is trained, and the module that lifts with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from refiner.actions import UNKNOWN_ACTION
+from refiner.errors import CheckpointError, ConfigError
+from refiner.models.d3dp import D3DP, CleanPoseDenoiser, SampledLifter
+from refiner.models.finepose import (
+    PROMPT_SETS,
+    ActionClassifier,
+    CachedText,
+    FinePOSE,
+    FinePoseDenoiser,
+    PromptedLifter,
+    PromptedText,
+    TextTower,
+    TokenTable,
+    WordVocabulary,
+)
+from refiner.models.finepose.prompts import texts_of
+from refiner.models.mixste import MixSTE
+from refiner.models.stcformer import STCFormer
+
+# Of CLIP's text tower.
+CLIP_VOCABULARY = 49408
+
+
+def build_lifter(config: Mapping[str, Any]) -> nn.Module:
+    """The network of a lifter's configuration, with fresh weights. Raises KeyError for one that lacks a part."""
+    model = config["model"]
+    architecture = model.get("architecture", "default")
+    if architecture in ("default", "stcformer"):
+        return STCFormer(
+            dim=model["dim"],
+            layers=model["blocks"],
+            heads=model["heads"],
+            mlp_ratio=model["mlp_ratio"],
+            joint_embedding=model["joint_embedding"],
+        )
+    sizes = {
+        "dim": model["dim"],
+        "depth": model["blocks"],
+        "heads": model["heads"],
+        "mlp_ratio": model["mlp_ratio"],
+        "frames": int(config["frames"]),
+        "drop_path": model["drop_path"],
+    }
+    if architecture == "mixste":
+        return MixSTE(**sizes)
+    if architecture not in ("d3dp", "finepose"):
+        raise ConfigError(f"{architecture} is no lifter; expected stcformer, mixste, d3dp or finepose")
+    process = {name: config["sampling"][name] for name in ("timesteps", "offset", "limit")}
+    if architecture == "d3dp":
+        return D3DP(CleanPoseDenoiser(**sizes), **process)
+    return _build_finepose(sizes, process, config["text"])
+
+
+def as_lifter(network: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+    """What lifts with a trained network, ``(B, T, J, 2)`` normalised -> ``(B, T, J, 3)``: itself, or its sampler.
+
+    A diffusion lifter is sampled with the steps, hypotheses and noise that ``config["sampling"]`` names, and gives the
+    mean of its hypotheses; the text of FinePOSE is baked in as it is now.
+    """
+    if not isinstance(network, D3DP):
+        return network
+    options = {name: config["sampling"][name] for name in ("steps", "hypotheses", "eta", "flip", "seed")}
+    kind = PromptedLifter if isinstance(network, FinePOSE) else SampledLifter
+    return kind(network, **options).to(network.signal.device).eval()  # type: ignore[arg-type]
+
+
+def build_text(text: Mapping[str, Any]) -> PromptedText | CachedText | None:
+    """FinePOSE's text side as the ``text`` entry of a configuration describes it; None without prompts.
+
+    Of CLIP's tokens and of cached features it takes what `refiner.training.text` wrote into the configuration.
+    """
+    prompts, actions = PROMPT_SETS[text["prompts"]], text["actions"]
+    if not prompts:
+        return None
+    if text["tower"] == "cached":
+        return _empty_cache(text)
+    if text["tower"] == "small":
+        vocabulary: WordVocabulary | TokenTable = WordVocabulary(texts_of(prompts, actions))
+        tower = TextTower(vocabulary.size, text["width"], text["layers"], text["heads"])
+    else:
+        vocabulary = TokenTable(text["tokens"], CLIP_VOCABULARY)
+        tower = TextTower(CLIP_VOCABULARY, text["width"], text["layers"], text["heads"]).requires_grad_(False)
+    return PromptedText(tower, vocabulary, actions, prompts, text["published"])
+
+
+def _build_finepose(sizes: Mapping[str, Any], process: Mapping[str, Any], text: Mapping[str, Any]) -> FinePOSE:
+    side = build_text(text)
+    denoiser = FinePoseDenoiser(
+        side,
+        encoder_layers=text["encoder_layers"],
+        encoder_hidden=text["encoder_hidden"],
+        encoder_heads=text["encoder_heads"],
+        fpc=text["fpc"],
+        pts=text["pts"],
+        published=text["published"],
+        **sizes,
+    )
+    guessing = side is not None and text["classifier"] > 0
+    classifier = ActionClassifier(len(text["actions"]), text["classifier"]) if guessing else None
+    return FinePOSE(denoiser, classifier, **process)
+
+
+def _empty_cache(text: Mapping[str, Any]) -> CachedText:
+    """Features to be filled in from the checkpoint; ``tokens`` says how many there are and where texts end."""
+    rows = dict(row.rpartition(":")[::2] for row in text["tokens"])
+    try:
+        length, *ends = (int(rows[name]) for name in ("length", *text["actions"], UNKNOWN_ACTION))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"the configuration does not say where its cached texts end: {error}") from error
+    return CachedText(torch.zeros(len(ends), length, text["width"]), torch.tensor(ends), text["actions"])

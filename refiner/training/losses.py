@@ -1,0 +1,33 @@
+"""What lifters are trained by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from refiner.training.config import LossConfig
+
+# MixSTE's weights of Human3.6M's joints.
+MIXSTE_JOINT_WEIGHTS = (1.0, 1.0, 2.5, 2.5, 1.0, 2.5, 2.5, 1.0, 1.0, 1.0, 1.5, 1.5, 4.0, 4.0, 1.5, 4.0, 4.0)
+
+
+def lifter_loss(pose_3d: Tensor, target: Tensor, config: LossConfig, root: str) -> Tensor:
+    """Mean over windows, frames and joints of the weighted distance, in metres, and MixSTE's two terms of movement.
+
+    Args:
+        pose_3d, target: ``[B, T, J, 3]``, the target's root at 0.
+        config: the weights; all joints alike and no terms of movement is MPJPE.
+        root: "subtracted" compares poses relative to their own roots and leaves the root out, "zeroed" compares them
+            as they are, root included (see `refiner.models.unrolled.root_at_zero`).
+    """
+    weights = pose_3d.new_tensor(MIXSTE_JOINT_WEIGHTS if config.joints == "mixste" else [1.0] * target.shape[-2])
+    if root == "subtracted":
+        pose_3d, target, weights = (pose_3d - pose_3d[..., :1, :])[..., 1:, :], target[..., 1:, :], weights[1:]
+    # Not divided by the sum of the weights, as published.
+    loss: Tensor = (weights * torch.linalg.vector_norm(pose_3d - target, dim=-1)).mean()
+    if not (config.smoothness or config.velocity):
+        return loss
+    movement, true_movement = (pose.diff(dim=1) for pose in (pose_3d, target))
+    loss = loss + config.smoothness * (weights[:, None] * movement.square()).mean()
+    velocity: Tensor = torch.linalg.vector_norm(movement - true_movement, dim=-1).mean()
+    return loss + config.velocity * velocity

@@ -1,0 +1,130 @@
+"""A checkpoint that a lifter's authors published as one of ours, which every command takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from refiner.errors import ConfigError, UsageError
+from refiner.models import D3DP, FinePOSE, MixSTE, STCFormer, from_published
+from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, PromptedText, TokenTable
+from refiner.models.finepose.prompts import texts_of
+from refiner.models.mixste import SpatioTemporalBlocks
+from refiner.models.published import HUMAN36M_ACTIONS
+from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint
+from refiner.training.config import Config, apply_override, config_from_dict
+
+# All of them were trained on these people at this rate.
+TRAINED_ON: Mapping[str, Any] = {
+    "name": "Human3.6M (weights published by the authors)",
+    "fps": 50.0,
+    "train": ["S1", "S5", "S6", "S7", "S8"],
+    "validation": [],
+}
+
+
+def import_published(
+    name: str,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    frames: int | None = None,
+    merges: str | os.PathLike[str] | None = None,
+    clip: str | os.PathLike[str] | None = None,
+    published: bool = False,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """Read a published file and write it as a checkpoint; returns the configuration that is stored in it.
+
+    Args:
+        name, source, merges, clip, published: see `from_published`.
+        frames: of STCFormer's windows, which its file does not tell; the others know theirs.
+        overrides: ``section.key=value``, like sampling.steps=10.
+
+    Raises UsageError where frames are missing or contradict the file, CheckpointError, and ConfigError for a
+    configuration that the weights do not fit.
+    """
+    model = from_published(name, source, merges=merges, clip=clip, published=published)
+    content = {"kind": "lifter", "frames": _frames_of(model, frames), **_sections_of(model, published)}
+    if isinstance(model, FinePOSE):
+        content["text"]["tokens"] = list(_token_rows(model, merges))
+    for override in overrides:
+        apply_override(content, override)
+    config = config_from_dict(content)
+    stored = dataclasses.asdict(config)
+    own = build_model(stored).state_dict()
+    state = model.state_dict()
+    if {n: value.shape for n, value in own.items()} != {n: value.shape for n, value in state.items()}:
+        raise ConfigError(
+            f"{source} does not have the parts that a configuration can name"
+            + (f"; changed by {', '.join(overrides)}" if overrides else ", like a FinePOSE without one of its prompts")
+        )
+    tensors = {f"{MODEL_PREFIX}{n}": value for n, value in state.items()}
+    description = {**TRAINED_ON, "file": Path(source).name}
+    save_checkpoint(output, {**stored, "data_description": description}, tensors)
+    return config
+
+
+def _frames_of(model: nn.Module, frames: int | None) -> int:
+    if isinstance(model, STCFormer):
+        if frames is None:
+            raise UsageError("an STCFormer's file does not say for how many frames it was trained: give --frames")
+        return frames
+    known = model.frames
+    assert isinstance(known, int)
+    if frames not in (None, known):
+        raise UsageError(f"the file was trained for windows of {known} frames; leave --frames {frames} out")
+    return known
+
+
+def _sections_of(model: nn.Module, published: bool) -> dict[str, Any]:
+    """The sizes of a model as the sections of a configuration."""
+    if isinstance(model, STCFormer):
+        block: Any = model.stcformer.stc_block[0]
+        shape = {"heads": block.stc_att.heads, "mlp_ratio": len(block.mlp.fc1.weight) // block.stc_att.dim}
+        sizes = {"dim": block.stc_att.dim, "blocks": len(model.stcformer.stc_block), **shape}
+        return {"model": {"architecture": "stcformer", "root": "zeroed", **sizes}}
+    blocks = model.pose_estimator if isinstance(model, D3DP) else model
+    assert isinstance(blocks, SpatioTemporalBlocks)
+    first: Any = blocks.STEblocks[0]
+    sizes = {
+        "dim": blocks.dim,
+        "blocks": len(blocks.STEblocks),
+        "heads": first.attn.heads,
+        "mlp_ratio": len(first.mlp.fc1.weight) // blocks.dim,
+        "root": "zeroed",
+    }
+    if isinstance(model, MixSTE):
+        return {"model": {"architecture": "mixste", **sizes}}
+    assert isinstance(model, D3DP)
+    sampling = {"timesteps": model.timesteps}
+    if not isinstance(model, FinePOSE):
+        return {"model": {"architecture": "d3dp", **sizes}, "sampling": sampling}
+    denoiser = model.pose_estimator
+    text = denoiser.text
+    assert isinstance(text, PromptedText)
+    layer: Any = denoiser.textTransEncoder.layers[0]
+    tower: Any = text.clip_text.transformer.resblocks
+    told = {
+        "prompts": "full",
+        "tower": "clip",
+        "width": text.width,
+        "layers": len(tower),
+        "heads": tower[0].attn.num_heads,
+        "encoder_layers": len(denoiser.textTransEncoder.layers),
+        "encoder_hidden": layer.linear1.out_features,
+        "encoder_heads": layer.self_attn.num_heads,
+        "published": published,
+        "actions": list(text.actions),
+        "classifier": 0,
+    }
+    return {"model": {"architecture": "finepose", **sizes}, "sampling": sampling, "text": told}
+
+
+def _token_rows(model: FinePOSE, merges: str | os.PathLike[str] | None) -> tuple[str, ...]:
+    assert merges is not None  # from_published would have refused
+    return TokenTable.rows_of(ClipVocabulary.from_file(merges), texts_of(FULL_PROMPTS, HUMAN36M_ACTIONS))

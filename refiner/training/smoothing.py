@@ -1,0 +1,54 @@
+"""What SmoothNet is trained by: a lifter's poses against the true ones, in place and in acceleration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refiner.models import SmoothNet
+from refiner.training.config import Config
+from refiner.training.tasks import ValidationWindows, lift_windows
+from refiner.training.windows import Windows
+
+# Weight of the second differences beside the positions, as published.
+ACCELERATION_WEIGHT = 0.1
+
+
+class SmoothingTask:
+    """The published loss: mean absolute error of coordinates, and a tenth of that of their second differences.
+
+    Args:
+        lift: ``(windows) -> y_est``: the lifter's root-relative poses.
+        validation_lifted: those of the validation windows.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: SmoothNet,
+        lift: Any,
+        validation: ValidationWindows,
+        validation_lifted: NDArray[np.float32],
+    ) -> None:
+        self.model, self.lift, self.validation, self._lifted = model, lift, validation, validation_lifted
+        self.device = torch.device(config.training.device)
+        self._baseline = validation.mpjpe_mm(validation_lifted)
+
+    def loss(self, windows: Windows, step: int) -> Tensor:
+        smoothed = self.model(torch.from_numpy(self.lift(windows)).to(self.device)).float()
+        target = torch.from_numpy(windows.pose_3d).to(self.device)
+        acceleration, expected = (pose.diff(n=2, dim=1) for pose in (smoothed, target))
+        return functional.l1_loss(smoothed, target) + ACCELERATION_WEIGHT * functional.l1_loss(acceleration, expected)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        # A lifter's windows hold 2D poses, these 3D ones; they run alike.
+        smoothed = lift_windows(model, self._lifted)
+        return {"mpjpe_mm": self.validation.mpjpe_mm(smoothed), "lifter_mpjpe_mm": self._baseline}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        return {}
