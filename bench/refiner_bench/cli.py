@@ -17,6 +17,7 @@ examples:
   refiner-bench flops                                  the paper's Table IV: depths 4 6 8 10 at T = 27
   refiner-bench flops --frames 243 --depth 8 --json flops.json
   refiner-bench lifters                                the lifters at their published sizes
+  refiner-bench cards --accuracy bench/reports/accuracy-study.json   what each model costs, was trained on, and scores
   refiner-bench accuracy --quick                       every row of the accuracy study as a toy, in minutes
   refiner-bench accuracy --data FOLDER --jobs 2        the study itself: hours; interrupted, it goes on
   refiner-bench engines                                latency of a window in every engine, against a plain export
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_flops(commands)
     _add_lifters(commands)
+    _add_cards(commands)
     _add_train_step(commands)
     _add_native(commands)
     _add_engines(commands)
@@ -111,6 +113,42 @@ def _run_lifters(arguments: argparse.Namespace) -> None:
 
     report = lifters_report(with_torch=not arguments.no_torch)
     _publish(report, format_lifters(report), arguments)
+
+
+def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "cards",
+        help="cost, training data and accuracy of every bundled model and named configuration",
+        description="Parameters, FLOPs and latency in PyTorch of one window through every bundled model and every "
+        "named configuration, what the bundled ones were trained on, and what accuracy reports say of them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--accuracy", type=Path, nargs="+", default=[], metavar="REPORT", help="reports of refiner-bench accuracy"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads (default: 1)")
+    parser.add_argument("--rounds", type=int, default=10, help="timed calls (default: 10)")
+    parser.add_argument(
+        "--most-gflop", type=float, default=400.0, metavar="N", help="time none above N GFLOP a window (default: 400)"
+    )
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_cards)
+
+
+def _run_cards(arguments: argparse.Namespace) -> None:
+    _require_torch("cards needs PyTorch")
+    from refiner.errors import InputError, UsageError
+    from refiner_bench.cards import cards_report, format_cards
+    from refiner_bench.measures import read_report, report_kind
+
+    if min(arguments.threads, arguments.rounds) < 1:
+        raise UsageError(f"--threads and --rounds must be at least 1, got {arguments.threads} and {arguments.rounds}")
+    reports = [(path.name, read_report(path)) for path in arguments.accuracy]
+    for name, report in reports:
+        if report_kind(report) != "accuracy":
+            raise InputError(f"{name} is a report of {report_kind(report)}, not of accuracy")
+    report = cards_report(reports, arguments.threads, arguments.rounds, 1e9 * arguments.most_gflop)
+    _publish(report, format_cards(report), arguments)
 
 
 def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

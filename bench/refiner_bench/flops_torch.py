@@ -61,6 +61,13 @@ def build_lifter(size: LifterSize) -> torch.nn.Module:
     return D3DP(CleanPoseDenoiser(size.dim, depth=size.layers, **sizes)).eval()
 
 
+def count_flops(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    """FlopCounterMode's FLOPs of one call."""
+    with torch.no_grad(), _plain_operations(), _counter() as counter:
+        module(*inputs)
+    return int(counter.get_total_flops())
+
+
 def counted_operations() -> list[str]:
     """The operations of PoseDenoiser that FlopCounterMode counts."""
     model = build_denoiser(DenoiserSize(depth=2, dim=32, frames=3))

@@ -83,6 +83,14 @@ def _lifters(report: Mapping[str, Any]) -> Iterator[Measure]:
         yield Measure(f"{row['name']}, a window", row["macs"], "MAC", "count")
 
 
+def _cards(report: Mapping[str, Any]) -> Iterator[Measure]:
+    for row in report["rows"]:
+        yield Measure(f"{row['name']}, parameters", row["parameters"], "", "count")
+        yield Measure(f"{row['name']}, a window", row["window_flops"], "FLOP", "count")
+        if row["median_ms"] is not None:
+            yield Measure(f"{row['name']}, median", row["median_ms"], "ms", "time")
+
+
 def _engines(report: Mapping[str, Any]) -> Iterator[Measure]:
     for name, entry in report["contestants"].items():
         # Rounding differs from one version of an engine to the next; the gate of the export judges it.
@@ -173,6 +181,7 @@ def _ratio(name: str, ratio: Mapping[str, float]) -> Measure:
 _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Measure]]] = {
     "flops": _flops,
     "lifters": _lifters,
+    "cards": _cards,
     "sweep": _sweep,
     "engines": _engines,
     "native": _native,

@@ -134,6 +134,7 @@ def _format_evaluation(report: Mapping[str, Any]) -> str:
 _WRITERS = {
     "flops": ("refiner_bench.flops", "format_flops"),
     "lifters": ("refiner_bench.lifters", "format_lifters"),
+    "cards": ("refiner_bench.cards", "format_cards"),
     "sweep": ("refiner_bench.sweep", "format_sweep"),
     "engines": ("refiner_bench.engines", "format_engines"),
     "native": ("refiner_bench.native_kernels", "format_native"),
