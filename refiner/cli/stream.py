@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--threads", type=int, help="the engine's threads")
     model.add_argument("--pool-shape", action="store_true", help="keep each person's bones at one length")
+    model.add_argument("--smooth", action="store_true", help="a One-Euro filter behind the refiner: less tremble")
     model.add_argument("--image-size", nargs=2, type=float, metavar=("W", "H"), help="pixels (or in each frame)")
     model.add_argument(
         "--joints", choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33"], default="h36m17", help="joint set"
@@ -104,6 +105,7 @@ def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
             joints=arguments.joints,
             least_confidence=arguments.least_confidence,
             pool_shape=arguments.pool_shape,
+            smoothing=arguments.smooth,
         )
 
     return open_stream

@@ -17,7 +17,14 @@ from refiner.runtime import Refiner
 from refiner.runtime.loading import open_engine
 from refiner.training.calibration import errors_and_signs
 from refiner_bench.accuracy.scores import LiftedClips
-from refiner_bench.streaming.delay import DELAYS, Array, FilterTuning, window_streams, with_running_shape
+from refiner_bench.streaming.delay import (
+    DELAYS,
+    Array,
+    FilterTuning,
+    tuned_one_euro,
+    window_streams,
+    with_running_shape,
+)
 
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 Tell = Callable[[str], None]
@@ -35,17 +42,32 @@ def delay_errors(
     """Method -> delay in frames -> metric -> frame-wise mean, of the lifter's poses on ``clips``.
 
     The input is the lifter's offline output: what an estimator with a delay of its own would hand over; the delays are
-    those of the refinement. Filters are tuned for MPJPE at each delay on ``validation``.
+    those of the refinement. Filters are tuned for MPJPE at each delay on ``validation``; the one that smooths the
+    refiners' own output, for the causal one's.
     """
     lifting = LiftedClips(cache, 1)
-    tuning = [
-        (pose, clip.pose_3d, clip.fps)
-        for clip, pose in zip(validation, lifting.lift(lifter, validation, "validation"), strict=True)
-    ]
+    lifted = lifting.lift(lifter, validation, "validation")
+    tuning = [(pose, clip.pose_3d, clip.fps) for clip, pose in zip(validation, lifted, strict=True)]
+    chosen: dict[str, dict[str, Any]] = {}
+    smooth = None
+    if causal is not None:
+        tell("causal, validation")
+        refined = _refined(causal, validation, lifted)
+        smooth, settings = tuned_one_euro(
+            [(pose, clip.pose_3d, clip.fps) for clip, pose in zip(validation, refined, strict=True)]
+        )
+        chosen["smoothed"] = {"0": settings}
     lifted = lifting.lift(lifter, clips, "test")
     table = _Table(clips)
     table.add("input", 0, lifted)
     table.add("input, one shape", 0, [with_running_shape(pose) for pose in lifted])
+
+    def smoothed(method: str, delay: int, poses: Sequence[Array]) -> None:
+        if smooth is not None:
+            calm = [smooth(pose, clip.fps) for clip, pose in zip(clips, poses, strict=True)]
+            table.add(f"{method}, smoothed", delay, calm)
+            table.add(f"{method}, smoothed, one shape", delay, [with_running_shape(pose) for pose in calm])
+
     engine = open_engine(window, "refiner", threads=1)
     tell("windows")
     streams = [window_streams(engine, clip, pose, DELAYS) for clip, pose in zip(clips, lifted, strict=True)]
@@ -53,16 +75,13 @@ def delay_errors(
         poses = [found[delay] for found in streams]
         table.add("window", delay, poses)
         table.add("window, one shape", delay, [with_running_shape(pose) for pose in poses])
+        smoothed("window", delay, poses)
     if causal is not None:
         tell("causal")
-        refiner = Refiner.load(causal, threads=1)
-        poses = [
-            root_relative(refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps))
-            for clip, pose in zip(clips, lifted, strict=True)
-        ]
+        poses = _refined(causal, clips, lifted)
         table.add("causal", 0, poses)
         table.add("causal, one shape", 0, [with_running_shape(pose) for pose in poses])
-    chosen: dict[str, dict[str, Any]] = {}
+        smoothed("causal", 0, poses)
     filters = FilterTuning(tuning)
     for delay in DELAYS:
         tell(f"filters, delay {delay}")
@@ -72,6 +91,14 @@ def delay_errors(
             table.add(name, delay, poses)
             table.add(f"{name}, one shape", delay, [with_running_shape(pose) for pose in poses])
     return {"errors": table.rows, "filters": chosen, "frames": int(sum(len(pose) for pose in lifted))}
+
+
+def _refined(causal: Path, clips: Sequence[CameraClip], lifted: Sequence[Array]) -> list[Array]:
+    refiner = Refiner.load(causal, threads=1)
+    return [
+        root_relative(refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps))
+        for clip, pose in zip(clips, lifted, strict=True)
+    ]
 
 
 class _Table:

@@ -99,6 +99,12 @@ def delayed_savitzky_golay(delay: int, window: int, order: int) -> Stream:
     return stream
 
 
+def tuned_one_euro(sequences: Sequence[tuple[Array, Array, float]]) -> tuple[Stream, dict[str, float]]:
+    """The One-Euro filter with the least MPJPE over ``(pose, truth, fps)``, without delay, and its settings."""
+    stream, settings = FilterTuning(sequences).one_euro(0)
+    return stream, settings
+
+
 class FilterTuning:
     """Finds the filters with the lowest MPJPE at a delay over validation ``(lifted, truth, fps)``."""
 
@@ -110,8 +116,8 @@ class FilterTuning:
             for cutoff, beta in product(*ONE_EURO_GRID.values())
         ]
 
-    def tune(self, delay: int) -> dict[str, tuple[Stream, dict[str, float]]]:
-        """Name -> (the filter, its settings)."""
+    def one_euro(self, delay: int) -> tuple[Stream, dict[str, float]]:
+        """The best One-Euro filter that waits ``delay`` frames at most, and its settings."""
         # A filter that may wait need not: its answer may be read at any time up to the delay.
         shifts = [shift for shift in DELAYS if shift <= delay]
         _, shift, chosen = min(
@@ -120,6 +126,10 @@ class FilterTuning:
             for shift in shifts
         )
         euro = self._one_euro[chosen][0]
+        return delayed_one_euro(shift, **euro), euro | {"shift": float(shift)}
+
+    def tune(self, delay: int) -> dict[str, tuple[Stream, dict[str, float]]]:
+        """Name -> (the filter, its settings)."""
         golay = [
             (int(window), int(order))
             for window, order in product(*SAVITZKY_GOLAY_GRID.values())
@@ -127,7 +137,7 @@ class FilterTuning:
         ]
         window, order = min(golay, key=lambda settings: self._error(self._streamed(delay, *settings)))
         return {
-            "One-Euro": (delayed_one_euro(shift, **euro), euro | {"shift": float(shift)}),
+            "One-Euro": self.one_euro(delay),
             "Savitzky-Golay": (delayed_savitzky_golay(delay, window, order), {"window": window, "order": order}),
         }
 

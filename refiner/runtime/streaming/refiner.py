@@ -19,6 +19,7 @@ from refiner.runtime.streaming.backend import BeatInput, StreamBackend
 from refiner.runtime.streaming.causal_backend import CausalBackend
 from refiner.runtime.streaming.frames import RefinedFrame, StreamCounters
 from refiner.runtime.streaming.intake import observe
+from refiner.runtime.streaming.smoothing import Smoothing
 from refiner.runtime.streaming.track import Track
 from refiner.runtime.streaming.window_backend import WindowBackend
 from refiner.skeleton import joint_set
@@ -53,6 +54,8 @@ class StreamingRefiner:
             interpolated.
         forget_s: a person who was not seen for this long, by the newest time-stamp, makes room for another.
         pool_shape: give a person the same bones in every frame, learnt from the frames so far.
+        smoothing: filter what comes out by `refiner.runtime.streaming.smoothing.OneEuro`, for eyes rather than for
+            measures; True: with the defaults of `Smoothing`.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class StreamingRefiner:
         longest_gap_s: float = LONGEST_GAP_S,
         forget_s: float = FORGET_S,
         pool_shape: bool = False,
+        smoothing: Smoothing | bool = False,
     ) -> None:
         if not longest_gap_s > 0 or not forget_s >= longest_gap_s:
             raise UsageError(
@@ -74,6 +78,7 @@ class StreamingRefiner:
         self._joints = joint_set(joints)
         self._least_confidence, self._gap_s, self._forget_s = least_confidence, longest_gap_s, forget_s
         self._pool_shape = pool_shape
+        self._smoothing = (Smoothing() if smoothing else None) if isinstance(smoothing, bool) else smoothing
         self._uncertainty = JointUncertainty.from_config(backend.metadata.get("uncertainty"))
         self._tracks: dict[int, Track] = {}
         self._free = list(range(backend.slots))[::-1]
@@ -277,6 +282,7 @@ class StreamingRefiner:
             self._uncertainty,
             self.counters,
             self._pool_shape,
+            self._smoothing,
         )
         track.last_seen = timestamp
         self._tracks[person_id] = track

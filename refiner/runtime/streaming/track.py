@@ -14,6 +14,7 @@ from refiner.runtime.streaming.beats import BeatClock, Verdict
 from refiner.runtime.streaming.frames import FrameStatus, RefinedFrame, StreamCounters
 from refiner.runtime.streaming.intake import CompleteFrame, Infilling, Observation
 from refiner.runtime.streaming.shape import RunningShape
+from refiner.runtime.streaming.smoothing import OneEuro, Smoothing
 
 Array = NDArray[np.float32]
 
@@ -51,6 +52,7 @@ class Track:
     Args:
         person_id: whose. slot: the backend's place. fps, memory: the model's rate and window.
         longest_gap_s: see `BeatClock`. uncertainty: see there. counters: the stream's. pool_shape: see `RunningShape`.
+        smoothing: of `OneEuro`; None: none.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Track:
         uncertainty: JointUncertainty,
         counters: StreamCounters,
         pool_shape: bool,
+        smoothing: Smoothing | None = None,
     ) -> None:
         self.person_id, self.slot = person_id, slot
         self.last_seen = -np.inf
@@ -70,6 +73,7 @@ class Track:
         self._clock = BeatClock(fps, longest_gap_s)
         self._infilling = Infilling()
         self._shape = RunningShape() if pool_shape else None
+        self._smoother = None if smoothing is None else OneEuro(smoothing, fps)
         self._waiting: deque[_Waiting] = deque()
         self._last_pose: Array | None = None
         self._restart()
@@ -80,6 +84,10 @@ class Track:
         self._previous: CompleteFrame | None = None
         self._earlier: _Correction | None = None
         self._latest: _Correction | None = None
+        # The model's own pose of the latest beat, before it is smoothed and gets a shape.
+        self._own: Array | None = None
+        if self._smoother is not None:
+            self._smoother.reset()
         # Beats since which every joint was seen, and none was interpolated.
         self._guessed_until = -1
 
@@ -154,8 +162,11 @@ class Track:
     def take(self, output: BeatOutput) -> list[RefinedFrame]:
         """A refined beat -> the frames that waited for it."""
         refined = output.refined
-        speed = np.zeros(17) if self._latest is None else np.linalg.norm(refined - self._latest.refined, axis=-1)
+        speed = np.zeros(17) if self._own is None else np.linalg.norm(refined - self._own, axis=-1)
         std = self._uncertainty.std(np.linalg.norm(refined - output.given, axis=-1), speed)
+        self._own = refined
+        if self._smoother is not None:
+            refined = self._smoother.apply(refined)
         if self._shape is not None:
             refined = self._shape.apply(refined)
         self._earlier, self._latest = self._latest, _Correction(output.index, output.given, refined, std)
