@@ -113,6 +113,8 @@ def _native(report: Mapping[str, Any]) -> Iterator[Measure]:
         for peer, ratio in group["ratios"].items():
             if not peer.startswith("native"):
                 yield _ratio(f"{name.split(',')[0]}, speed over {peer}", ratio)
+        if "share_interval" in group:  # not in reports of before there was one
+            yield _ratio(f"{name.split(',')[0]}, share of the floor", group["share_interval"])
         for contestant, rate in group["rates"].items():
             yield Measure(f"{name.split(',')[0]}, {contestant}", rate, "1/s", "time", "higher")
     yield Measure("one pose from Python", report["single_pose_us"], "us", "time")
