@@ -39,6 +39,7 @@ def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_00
             "resamples": resamples,
         },
     )
+    report["title"] = table.title
     if runner.spec.data is not None and any(runner.spec.data.glob("data_3d_cmu*")):
         report["acknowledgement"] = CMU_ACKNOWLEDGEMENT
     report["rows"] = [_row(runner, row, collected, resamples) for row in present]
@@ -171,7 +172,7 @@ def format_accuracy(report: Mapping[str, Any]) -> str:
     settings = report["settings"]
     machine = report["environment"]
     head = [
-        "# Accuracy study",
+        f"# {report.get('title', 'Accuracy study')}",
         "",
         f"Data: {settings['archive']}; validation person {', '.join(settings['validation'])}, test people "
         f"{', '.join(settings['test'])}; seeds {', '.join(map(str, settings['seeds']))}; machine: "
@@ -187,7 +188,7 @@ def format_accuracy(report: Mapping[str, Any]) -> str:
     groups = dict.fromkeys(row["group"] for row in report["rows"])
     for group in groups:
         rows = [row for row in report["rows"] if row["group"] == group]
-        head += ["", f"## {group}", "", markdown_table(HEADINGS, [_cells(row) for row in rows])]
+        head += ["", f"## {group}", "", _filled_columns([HEADINGS, *(_cells(row) for row in rows)])]
     head += ["", "## MPJPE by action, test people", "", _by_action(report)]
     if report["missing"]:
         head += ["", f"Not run: {', '.join(report['missing'])}."]
@@ -214,6 +215,13 @@ HEADINGS = [
     "unusual frames",
     "jitter",
 ]
+
+
+def _filled_columns(table: Sequence[Sequence[str]]) -> str:
+    """Without the columns that have nothing to say about any row."""
+    columns = [column for column in zip(*table, strict=True) if any(column[1:])]
+    header, *rows = ([column[place] for column in columns] for place in range(len(table)))
+    return markdown_table(header, rows)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

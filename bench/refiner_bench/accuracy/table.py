@@ -1,6 +1,6 @@
 """The table of a study (TOML): which models are trained, and which are scored another way.
 
-[study]   frames, seeds
+[study]   title, seeds
 [budget]  overrides for every lifter and every refiner: how long they train
 [quick]   overrides that make them toys
 [data.X]  a variant of the scored data: cameras, detections, noise, frame rate
@@ -80,6 +80,7 @@ class Row:
 class Table:
     """A whole study; ``budget`` and ``toy`` are overrides by kind, before and after a row's own."""
 
+    title: str
     seeds: tuple[int, ...]
     budget: dict[str, tuple[str, ...]]
     toy: dict[str, tuple[str, ...]]
@@ -128,12 +129,13 @@ def load_table(path: Path = TABLE, quick: bool = False) -> Table:
     variants = {"default": Variant()}
     variants |= {name: _build(Variant, value, f"data.{name}") for name, value in content.get("data", {}).items()}
     rows = tuple(_build(Row, value, f"row {value.get('name', '?')}") for value in content.get("row", []))
-    seeds = tuple(content.get("study", {}).get("seeds", [0]))
+    study = content.get("study", {})
+    title, seeds = str(study.get("title", "Accuracy study")), tuple(study.get("seeds", [0]))
     budget, toy = (
         {kind: tuple(values) for kind, values in content.get(section, {}).items()}
         for section in ("budget", QUICK_TABLE_SECTION)
     )
-    table = Table(seeds, budget, toy if quick else {}, variants, rows)
+    table = Table(title, seeds, budget, toy if quick else {}, variants, rows)
     _check(table, path)
     return table
 
