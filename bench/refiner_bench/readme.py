@@ -92,6 +92,18 @@ def _study(reports: Reports) -> str:
     return markdown_table([*header, "with one body shape: MPJPE", "P-MPJPE"], rows)
 
 
+def _runs(reports: Reports) -> str:
+    """Every row of a table of runs, with what a refiner takes off its lifter."""
+    rows = []
+    for row in _one(reports)["rows"]:
+        gain = row["test"]["gains"].get("lifter")
+        cells = [_mean(row["test"]["metrics"], metric) for metric in METRICS]
+        gained = "" if gain is None else "{percent:.1f} % ({low:.1f} to {high:.1f})".format(**gain["mpjpe"])
+        rows.append([row["group"], row["title"], *cells, gained])
+    header = ["data", "test people, frame-wise mean", "MPJPE", "P-MPJPE", "acceleration error"]
+    return markdown_table([*header, "gain over its lifter, 95 % interval over clips"], rows)
+
+
 def _mean(metrics: Mapping[str, Any], metric: str) -> str:
     return f"{metrics[metric]['frame_mean']:.{2 if metric == 'acceleration_error' else 1}f}"
 
@@ -175,6 +187,7 @@ def _markdown_of(name: str) -> str:
 _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
     "study": ("accuracy", _study),
+    "runs": ("accuracy", _runs),
     "flops": ("flops", _flops),
     "engines": ("engines", _engines),
     "sweep": ("sweep", _sweep),
