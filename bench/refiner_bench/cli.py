@@ -307,7 +307,7 @@ def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, default=10_000, help="timed frames (default: 10000)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every engine (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every engine (default: 1)")
     parser.add_argument("--people", type=int, nargs="+", default=[1, 4, 16], help="people at a time (default: 1 4 16)")
     parser.add_argument(
         "--hour",

@@ -44,7 +44,7 @@ class StreamingOptions:
     """``frames`` timed steps; ``people`` at a time; ``threads`` of every engine; ``hour`` frames of one long stream."""
 
     frames: int = 10_000
-    threads: int = 2
+    threads: int = 1
     people: tuple[int, ...] = (1, 4, 16)
     hour: int = 0
     engine: str = "onnx"
