@@ -87,6 +87,8 @@ def artefact_name(kind: str, frames: int, steps: int | None, options: ExportOpti
     parts = [kind, f"f{frames}", "j17"]
     if steps is not None:
         parts.append(f"k{steps}")
+    if options.hypotheses is not None:
+        parts.append(f"h{options.hypotheses}")
     if options.flip_test:
         parts.append("flip")
     if options.streams is not None:

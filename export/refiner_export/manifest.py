@@ -88,13 +88,15 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         manifest["uncertainty"] = config["uncertainty"]
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
+        if is_diffusion_lifter(source.lifter_config):
+            manifest["lifter_sampling"] = source.lifter_config["sampling"]
     if source.actions:
         manifest["actions"] = list(source.actions)
     if source.steps is not None:
         manifest["steps"] = source.steps
     if is_diffusion_lifter(config):
         manifest["sampling"] = config["sampling"]
-    elif source.steps is not None and "diffusion" in config:
+    elif source.steps is not None and "diffusion" in config and config["model"].get("architecture") != "smoothnet":
         timesteps = ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1]
         manifest |= {"timesteps": timesteps, "diffusion": config["diffusion"]}
     return manifest

@@ -31,6 +31,8 @@ LOW_TYPES: dict[str, tuple[int, Any, int]] = {
     "fp16": (onnx.TensorProto.FLOAT16, np.float16, 18),
     "bf16": (onnx.TensorProto.BFLOAT16, ml_dtypes.bfloat16, 22),  # Conv is the last to take it
 }
+# x, y and z: how many numbers the last layer gives for a joint.
+COORDINATES = 3
 LAYOUT = frozenset(("Concat", "Reshape", "Slice", "Split", "Transpose"))
 # Below opset 20 Gelu is written out in these.
 ELEMENTWISE = frozenset(("Div", "Erf", "Gelu", "Mul"))
@@ -183,6 +185,28 @@ def _with_value_types(model: onnx.ModelProto) -> onnx.ModelProto:
     return inferred
 
 
+def _stream_norms(graph: onnx.GraphProto, constants: Collection[str]) -> set[str]:
+    """Outputs of norms that stand in the residual stream, as the shared ones of MixSTE do: what reads them, through
+    changes of layout and added constants alone, is a norm again. They begin no branch."""
+    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+
+    def reaches_norm(name: str) -> bool:
+        return any(
+            reader.op_type == "LayerNormalization"
+            or (
+                (reader.op_type in LAYOUT or (reader.op_type == "Add" and any(n in constants for n in reader.input)))
+                and reaches_norm(reader.output[0])
+            )
+            for reader in readers[name]
+        )
+
+    norms = (node.output[0] for node in graph.node if node.op_type == "LayerNormalization")
+    return {name for name in norms if reaches_norm(name)}
+
+
 def _roles_of(model: onnx.ModelProto) -> _Roles:
     graph = model.graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -190,6 +214,7 @@ def _roles_of(model: onnx.ModelProto) -> _Roles:
     # The channels of the networks in the graph: what they normalise over.
     widths = {shapes[node.input[1]][-1] for node in graph.node if node.op_type == "LayerNormalization"}
     outputs = {entry.name for entry in graph.output}
+    in_stream = _stream_norms(graph, shapes.keys())
     branches: dict[str, int] = {}  # tensor -> the branch that it belongs to
     kinds: dict[str, str] = {}
     branch_of: dict[str, int] = {}
@@ -197,15 +222,20 @@ def _roles_of(model: onnx.ModelProto) -> _Roles:
     for node in graph.node:
         data = floats.intersection(node.input)
         inside = bool(data) and data <= branches.keys() and outputs.isdisjoint(node.output)
+        constants = [shapes[name] for name in node.input if name in shapes]
+        if inside and node.op_type == "MatMul" and constants and constants[0][-1] == COORDINATES:
+            # Behind the last norm of MixSTE: no branch, but the end of the network.
+            kinds[node.output[0]] = LAST
+            continue
         if node.op_type == "LayerNormalization":
-            branches |= dict.fromkeys(node.output, begun)
-            begun += 1
+            if node.output[0] not in in_stream:
+                branches |= dict.fromkeys(node.output, begun)
+                begun += 1
         elif inside:
             branch = branches[min(data)]
             branches |= dict.fromkeys(node.output, branch)
             branch_of[node.output[0]] = branch
         if not floats.isdisjoint(node.output):
-            constants = [shapes[name] for name in node.input if name in shapes]
             ends_branch = not branches.keys().isdisjoint(data)
             kind = _kind_inside(node, constants) if inside else _kind_outside(node, constants, ends_branch, widths)
             kinds[node.output[0]] = kind

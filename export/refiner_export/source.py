@@ -11,6 +11,7 @@ from refiner.errors import UsageError
 from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import inference_form
+from refiner.models.mixste import SpatioTemporalBlocks
 from refiner.training.checkpoints import Runnable, is_diffusion_lifter, load_checkpoint, module_of
 from refiner_export.graph import Exportable
 from refiner_export.options import ON_GPU, Batch, ExportOptions
@@ -66,13 +67,14 @@ def read_source(options: ExportOptions) -> Source:
         found = module_of(sampled, None, str(options.lifter), options.hypotheses)
         lifter = _with_frames(found, options.frames, options.lifter)
         assert isinstance(lifter, LiftingModule)
-        module, kind, lifter_config = LiftingRefiner(lifter, module), "lifter-refiner", sampled.config
+        module, kind, lifter_config = LiftingRefiner(lifter, module), "lifter-refiner", lifter.config
     elif isinstance(module, LiftingModule) and module.actions:
         kind, actions = "action-lifter", module.actions
     if options.flip_test:
         if is_diffusion_lifter(sampled.config):
             raise UsageError("a diffusion lifter averages with the mirrored pass in every step; leave --flip-test out")
         module = MirroredPass(module)  # type: ignore[arg-type]
+    _check_precision(module, options)
     return Source(
         kind,
         module.config,
@@ -106,6 +108,18 @@ def _causal_source(module: UnrolledRefiner, options: ExportOptions) -> Source:
     on_gpu = options.device == "cuda" or options.engine in ON_GPU
     whole = CarriedStep(step) if on_gpu else step
     return Source(CAUSAL, module.config, module, whole.eval(), module.frames, module.frames, module.steps, None)
+
+
+def _check_precision(module: Exportable, options: ExportOptions) -> None:
+    """Raises UsageError where MixSTE's blocks, which have no branches to choose among, would not be typed as asked."""
+    chooses = options.precision == "bf16" and options.engine not in ("openvino", "torch")
+    if not chooses and not (options.engine == "aoti" and options.precision != "fp32"):
+        return
+    if any(isinstance(part, SpatioTemporalBlocks) for part in module.modules()):
+        raise UsageError(
+            f"--engine {options.engine} has no {options.precision} form of MixSTE's blocks (MixSTE, D3DP, FinePOSE); "
+            "take fp32, or fp16 with another engine"
+        )
 
 
 def _steps_of(module: Exportable) -> int | None:

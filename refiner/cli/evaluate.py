@@ -178,7 +178,11 @@ def _command(arguments: argparse.Namespace) -> None:
     data = _load_data(arguments)
     fps = data.record["fps"]
     if lifter.actions:
-        data.record["description"] += f"; the lifter is told the action by {arguments.action or 'guess'}"
+        guesses = lifter.metadata.get("text", {}).get("classifier", 1) > 0
+        mode = arguments.action or ("guess" if guesses else UNKNOWN_ACTION)
+        if mode == "guess" and not guesses:
+            raise UsageError("this lifter was trained without a classifier and cannot guess: --action unknown or label")
+        data.record["description"] += f"; the lifter is told the action by {mode}"
     compared: list[tuple[int, Familiarity]] = []
     example = ExampleCurve()
 
@@ -394,7 +398,7 @@ def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
     from refiner.runtime.loading import BUNDLED
 
     path = arguments.noise_model or arguments.refiner or BUNDLED / "refiner.safetensors"
-    if arguments.noise_model is None and Path(path).suffix == ".onnx":
+    if arguments.noise_model is None and Path(path).suffix != ".safetensors":
         return None
     try:
         from refiner.training.checkpoints import NOISE_PREFIX, load_checkpoint, noise_model_of

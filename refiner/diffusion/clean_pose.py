@@ -81,6 +81,11 @@ def sample_clean_pose(
 
 
 def draw_noises(steps: int, hypotheses: int, frames: int, joints: int = 17, seed: int = 0) -> NDArray[np.float32]:
-    """``(K, H, T, J, 3)`` standard normal numbers from ``seed``: what makes H hypotheses of a window."""
+    """``(K, H, T, J, 3)`` standard normal numbers from ``seed``: what makes H hypotheses of a window.
+
+    Raises ConfigError for a seed below 0.
+    """
+    if seed < 0:
+        raise ConfigError(f"sampling.seed must be 0 or more, got {seed}")
     rng = np.random.default_rng([seed, hypotheses])
     return rng.standard_normal((steps, hypotheses, frames, joints, 3), dtype=np.float32)

@@ -20,7 +20,8 @@ from refiner.evaluation.tables import markdown_table, text_table
 from refiner.skeleton import MPI_INF_3DHP, from_h36m17, to_h36m17
 
 ROOT = MPI_INF_3DHP.joint_names.index("pelvis")
-# Millimetres, so that the bounds are whole numbers: exactly 150 mm is not below 150 mm.
+# Millimetres, so that the bounds are whole numbers: exactly 150 mm is not below 150 mm, up to the rounding of positions
+# that come as float32 metres (0.001 mm).
 PCK_THRESHOLD_MM = 150.0
 AUC_THRESHOLDS_MM = tuple(float(bound) for bound in range(0, 151, 5))
 
@@ -88,7 +89,7 @@ def score_sequence(sequence: Sequence3dhp, prediction: ArrayLike) -> SequenceSco
         raise LengthError(f"{sequence.name}: {len(poses)} predicted frames, the sequence has {len(sequence.pose_3d)}")
     if not sequence.valid.any():
         raise EmptySequenceError(f"{sequence.name} has no valid frame")
-    # Millimetres in float64 before the root is taken off, so that no rounding of float32 metres enters.
+    # Float64 before the root is taken off: what float32 metres have lost is lost, but nothing is added to it.
     found, expected = (
         root_relative(side[sequence.valid].astype(np.float64) * 1000.0, ROOT) for side in (poses, sequence.pose_3d)
     )

@@ -46,10 +46,18 @@ TITLES = {
 LIFTERS = {"default": "STCFormer", "stcformer": "STCFormer", "mixste": "MixSTE", "d3dp": "D3DP", "finepose": "FinePOSE"}
 REFINERS = {"default": "D3PRefiner", "pose-denoiser": "D3PRefiner", "smoothnet": "SmoothNet"}
 # Table III by what the noise model's draws are, and the poster's ablation by the set of prompts.
-ABLATIONS = {"conditional": "base (full method)", "marginal": "without conditional noise model"}
+ABLATIONS = {
+    "conditional": "base (full method)",
+    "marginal": "without conditional noise model",
+    "observed": "on the lifter's own errors",
+}
 PROMPTS = {"none": "without prompts", "full": "FinePOSE"} | {name: f"{name}-Prompt" for name in ("M", "S", "C", "AL")}
 # What a report's settings add to its note.
-SETTINGS = {"flip_test": "averaged with the mirrored pass", "pool_shape": "refined poses with one body shape a clip"}
+SETTINGS = {
+    "flip_test": "averaged with the mirrored pass",
+    "pool_shape": "refined poses with one body shape a clip",
+    "limit_clips": "a few of the archive's clips alone",
+}
 # The columns of a report that have a row of their own.
 SCORED = ("lifter", "refined")
 
@@ -92,7 +100,15 @@ class _Ours:
 
     @property
     def detected(self) -> bool:
-        return bool(self.report["data"].get("detections") != "ground-truth")
+        # The field calls files of projected ground truth so.
+        name = Path(str(self.report["data"].get("detections"))).stem
+        return not (name in ("ground-truth", "gt") or name.endswith("_gt"))
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the refiner is D3PRefiner's."""
+        architecture = self.refiner.get("model", {}).get("architecture", "default")
+        return REFINERS.get(architecture) == REFINERS["default"]
 
     @property
     def method(self) -> str:
@@ -138,7 +154,7 @@ def paper_table(table: str, reports: Sequence[tuple[str, Mapping[str, Any]]] = (
     elif table == "FinePOSE":
         sections = _finepose_sections(ours)
     else:
-        ours = [entry for entry in ours if entry.detected and entry.column == "refined"]
+        ours = [entry for entry in ours if entry.detected and entry.column == "refined" and entry.denoises]
         sections = [_ablation(table, ours)]
     shown = {entry.note for entry in ours}
     notes = [_note(number, name, report) for number, (name, report) in enumerate(reports, start=1) if number in shown]
@@ -244,7 +260,9 @@ def _note(number: int, name: str, report: Mapping[str, Any]) -> str:
     for role in ("lifter", "refiner"):
         model = report["models"].get(role, {}).get("model", {})
         if model:
-            sizes.append(f"{role} of width {model.get('dim', '-')}, {model.get('blocks', '-')} blocks")
+            names = LIFTERS if role == "lifter" else REFINERS
+            name_of = names.get(model.get("architecture", "default"), f"another {role}")
+            sizes.append(f"{name_of} of width {model.get('dim', '-')}, {model.get('blocks', '-')} blocks")
     settings = report.get("settings", {})
     sizes += [told for name, told in SETTINGS.items() if settings.get(name)]
     other = "" if _on_human36m(report) else " Other data than the paper's: the two cannot be compared."

@@ -107,6 +107,8 @@ def from_published(
         raise CheckpointError(
             f"{where} is no {name} checkpoint: it has no {error.args[0]!r}; it holds {some(sorted(state))}"
         ) from error
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{where} is no {name} checkpoint: a tensor has an unexpected shape ({error})") from error
     load_exactly(model, state, f"{where}, read as {name}")
     return model.eval()
 
@@ -116,7 +118,7 @@ def published_state(content: Mapping[str, Any], where: str) -> State:
     found = content.get(MODEL_ENTRY, content)
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{where}: {MODEL_ENTRY} is a {type(found).__name__}, expected a state dict")
-    others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    others = [str(n) for n, value in found.items() if not (isinstance(n, str) and isinstance(value, Tensor))]
     if others:
         raise CheckpointError(f"{where} holds no state dict: {some(others)} are no tensors")
     parallel = all(name.startswith(PARALLEL_PREFIX) for name in found)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.actions import GUESS
 from refiner.causal_state import CAUSAL
 from refiner.diffusion.familiarity import InputModel
 
@@ -84,6 +85,12 @@ class LifterEngine(Protocol):
         below 0 where it is to be guessed.
         """
         ...
+
+
+def lift_unsaid(engine: LifterEngine, pose_2d: Array, image_size: Array) -> Array:
+    """Lift where nobody says the action: a lifter that takes one is left to guess. Arguments as for the engine."""
+    told = (np.full((len(pose_2d), 1), GUESS, np.float32),) if engine.metadata.get("actions") else ()
+    return engine(pose_2d, image_size, *told)
 
 
 def config_fps(config: dict[str, Any]) -> float:

@@ -100,6 +100,9 @@ class Lifter(WindowModel[LifterEngine]):
             return np.moveaxis(engine(*given), 1, 2)
 
         lifted = self._windows(frames_first, pixels, size, told)  # (F, H, 17, 3)
+        if self.flip_test:
+            turned = self._windows(frames_first, mirror_pixels(pixels, size[0]), size, told)
+            lifted = (lifted + flip_pose(turned)) * np.float32(0.5)
         parts = [
             resample_back(lifted[:, index], self.fps, rate, len(np.asarray(pose_2d)))
             for index in range(lifted.shape[1])

@@ -256,6 +256,8 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     target = content
     for section in sections:
         target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{override!r}: {section} is a value, not a section")
     try:
         target[key] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -14,6 +14,7 @@ from refiner.errors import ConfigError, UsageError
 from refiner.models import D3DP, FinePOSE, MixSTE, STCFormer, from_published
 from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, PromptedText, TokenTable
 from refiner.models.finepose.prompts import texts_of
+from refiner.models.lifters import as_lifter
 from refiner.models.mixste import SpatioTemporalBlocks
 from refiner.models.published import HUMAN36M_ACTIONS
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint
@@ -63,6 +64,7 @@ def import_published(
             f"{source} does not have the parts that a configuration can name"
             + (f"; changed by {', '.join(overrides)}" if overrides else ", like a FinePOSE without one of its prompts")
         )
+    as_lifter(model, stored)  # refuses steps, hypotheses and seeds that cannot be sampled
     tensors = {f"{MODEL_PREFIX}{n}": value for n, value in state.items()}
     description = {**TRAINED_ON, "file": Path(source).name}
     save_checkpoint(output, {**stored, "data_description": description}, tensors)
@@ -73,6 +75,8 @@ def _frames_of(model: nn.Module, frames: int | None) -> int:
     if isinstance(model, STCFormer):
         if frames is None:
             raise UsageError("an STCFormer's file does not say for how many frames it was trained: give --frames")
+        if frames < 1:
+            raise UsageError(f"--frames must be at least 1, got {frames}")
         return frames
     known = model.frames
     assert isinstance(known, int)

@@ -165,7 +165,7 @@ def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
     for index, path in enumerate(config.noise.cross_fit):
         checkpoint = load_checkpoint(path, "lifter")
         lifters.append(_lifter_of(checkpoint, config))
-        for person in checkpoint.config["data_description"]["without"]:
+        for person in checkpoint.config.get("data_description", {}).get("without", ()):
             of_person.setdefault(person, index)
     missing = [person for person in people if person not in of_person]
     if missing:

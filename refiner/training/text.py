@@ -13,7 +13,7 @@ from refiner.models import FinePOSE
 from refiner.models.finepose import PROMPT_SETS, CachedText, ClipVocabulary, PromptedText, TokenTable
 from refiner.models.finepose.prompts import texts_of
 from refiner.models.finepose.text_tower import tower_from_state
-from refiner.models.weights import read_weights
+from refiner.models.weights import load_exactly, read_weights
 from refiner.training.config import Config
 
 
@@ -58,6 +58,6 @@ def fill_text(model: nn.Module, config: Config) -> None:
     side = model.pose_estimator.text
     if isinstance(side, PromptedText) and config.text.tower == "clip":
         tower = tower_from_state(read_weights(config.text.file), config.text.file)
-        side.clip_text.load_state_dict(tower.state_dict())
+        load_exactly(side.clip_text, tower.state_dict(), f"{config.text.file}, read with text.width, layers and heads")
     elif isinstance(side, CachedText):
         side.load_state_dict(CachedText.load(config.text.file).state_dict())

@@ -153,3 +153,29 @@ def test_every_table_prints():
     assert "no report was given" in format_paper_table(paper_table("I"))
     with pytest.raises(UsageError, match="choose one of I, II, III, IV, FinePOSE"):
         paper_table("V")
+
+
+def test_another_refiner_is_no_row_of_the_denoisers_tables():
+    smooth = report(refiner={"model": {"architecture": "smoothnet", "dim": 512, "blocks": 5}})
+    for table in ("III", "IV"):
+        assert rows_of(paper_table(table, [("smooth.json", smooth)]), "ours") == []
+        assert len(rows_of(paper_table(table, [("ours.json", report())]), "ours")) == 1
+    assert any("SmoothNet" in row[0] for row in rows_of(paper_table("I", [("smooth.json", smooth)]), "ours"))
+
+
+@pytest.mark.parametrize("detections", ["ground-truth", "gt", "data_2d_h36m_gt.npz", "h36m_gt"])
+def test_projected_ground_truth_belongs_to_table_ii(detections):
+    entry = [("gt.json", report(detections=detections))]
+    assert rows_of(paper_table("I", entry), "ours") == [] and rows_of(paper_table("II", entry), "ours")
+
+
+def test_notes_name_the_networks_and_what_was_left_out():
+    part = report() | {"settings": {"limit_clips": 3}}
+    (note,) = paper_table("III", [("part.json", part)]).notes
+    assert "MixSTE of width 64" in note and "D3PRefiner of width 64" in note and "a few of the archive's clips" in note
+
+
+def test_the_lifters_own_errors_are_named_so():
+    own = report(refiner={"noise": {"errors": "observed"}})
+    (row,) = rows_of(paper_table("III", [("own.json", own)]), "ours")
+    assert row[0] == "on the lifter's own errors"

@@ -161,3 +161,48 @@ def test_mixste_with_the_mirrored_pass(lifters, export_to, tmp_path):
     result = export_to(tmp_path, checkpoint, flip_test=True, windows=4)
     expected = Lifter.load(checkpoint, flip_test=True).lift(clip(7, FRAMES), (1000, 1002))
     np.testing.assert_allclose(Lifter.load(result.path).lift(clip(7, FRAMES), (1000, 1002)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["mixste", "d3dp"])
+def test_last_layer_and_residual_sums_of_blocks_with_shared_norms_stay_in_float32(architecture, write_model, tmp_path):
+    from refiner_export.graph import trace
+    from refiner_export.options import ExportOptions
+    from refiner_export.precision import type_graph
+    from refiner_export.source import read_source
+
+    source = read_source(ExportOptions("onnx", tmp_path, write_model(architecture, model={"blocks": 2})))
+    kept = type_graph(trace(source.module, source.kind), "fp16").kept_float32
+    passes = {"mixste": 1, "d3dp": 2}[architecture]  # two steps; the mirrored pass lies in the same batch
+    # Two blocks over joints and two over frames, each with attention and MLP.
+    assert (kept["last layer"], kept["residual Add"]) == (passes, 8 * passes)
+
+
+def test_a_precision_that_would_not_be_made_is_refused(write_model, tmp_path):
+    from refiner_export.options import ExportOptions
+    from refiner_export.source import read_source
+
+    def asked(architecture, engine, precision, **options):
+        return ExportOptions(engine, tmp_path, write_model(architecture), precision=precision, **options)
+
+    for architecture in SECTIONS:
+        with pytest.raises(UsageError, match="no bf16 form of MixSTE's blocks"):
+            read_source(asked(architecture, "onnx", "bf16", device="cuda"))
+        with pytest.raises(UsageError, match="no fp16 form"):
+            read_source(asked(architecture, "aoti", "fp16"))
+        assert read_source(asked(architecture, "onnx", "fp16")).kind in ("lifter", "action-lifter")
+
+
+def test_an_exported_finepose_lifts_a_stream(lifters):
+    from refiner import StreamingRefiner
+
+    checkpoint, result = lifters["finepose"]
+    pixels, size = clip(3), (1000, 1000)
+    for lifter in (checkpoint, result.path):
+        live = StreamingRefiner.load(mode="causal", lifter=lifter, image_size=size, threads=1)
+        frames = [frame for n, pose in enumerate(pixels[:12]) for frame in live.push(pose, None, n / 50.0)]
+        assert len(frames) == 12 and all(np.isfinite(frame.pose_3d).all() for frame in frames)
+
+
+def test_names_tell_hypotheses_apart(lifters, export_to, tmp_path):
+    checkpoint, _ = lifters["d3dp"]
+    assert "-h2-" in export_to(tmp_path, checkpoint, hypotheses=2, windows=4).path.name

@@ -104,3 +104,29 @@ def test_the_command(published, merges, tmp_path, capsys):
     assert main(["mixste", str(output), "--merges", str(merges), "--output", str(output)]) == 2
     assert main(["mixste", str(tmp_path / "none.bin"), "--output", str(output)]) == 5
     assert main(["mixste", str(output), "--output", str(tmp_path / "x.pth")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "overrides", "error", "told"),
+    [
+        ("stcformer", 0, [], UsageError, "at least 1"),
+        ("d3dp", None, ["sampling.steps=2000"], ConfigError, "steps"),
+        ("d3dp", None, ["sampling.hypotheses=0"], ConfigError, "hypothesis"),
+        ("d3dp", None, ["sampling.seed=-1"], ConfigError, "seed"),
+        ("d3dp", None, ["frames.x=4"], ConfigError, "frames is a value"),
+    ],
+)
+def test_what_could_not_run_is_not_written(name, frames, overrides, error, told, published, tmp_path):
+    output = tmp_path / "ours.safetensors"
+    with pytest.raises(error, match=told):
+        import_published(name, published(name), output, frames=frames, overrides=overrides)
+    assert not output.exists()
+
+
+def test_files_of_another_kind_are_refused_in_words(tmp_path):
+    torch.save({1: torch.zeros(2)}, tmp_path / "numbers.bin")
+    with pytest.raises(CheckpointError, match="no state dict"):
+        from_published("mixste", tmp_path / "numbers.bin")
+    state = MixSTE(16, **SIZES).state_dict() | {"Spatial_pos_embed": torch.zeros(3)}
+    with pytest.raises(CheckpointError):
+        from_published("mixste", state)

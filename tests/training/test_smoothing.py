@@ -91,3 +91,17 @@ def test_it_trains_and_runs_where_a_refiner_does(tiny, people, tmp_path):
     assert refiner.steps == 1
     assert refiner.refine(clip.pose_2d, clip.pose_3d, clip.image_size).shape == clip.pose_3d.shape
     assert refiner.compare_input(clip.pose_2d, clip.pose_3d, clip.image_size) is None
+
+
+def test_it_is_validated_as_it_runs(tiny, people):
+    config = tiny("refiner", model={"architecture": "smoothnet"})
+    torch.manual_seed(1)
+    model = SmoothNet(9, dim=16, hidden=8, blocks=1)
+    validation = ValidationWindows.of_clips(people.clips("validation"), 9)
+    lifted = validation.pose_3d + np.random.default_rng(2).normal(0, 0.05, validation.pose_3d.shape).astype(np.float32)
+    lifted -= lifted[:, :, :1]
+    task = SmoothingTask(config, model, lambda _: lifted, validation, lifted)
+    module = SmoothingModule(model.eval(), dataclasses.asdict(config))
+    with torch.no_grad():
+        ran = module(torch.zeros(*lifted.shape[:3], 2), torch.from_numpy(lifted), torch.ones(len(lifted), 2)).numpy()
+    assert task.validate(model)["mpjpe_mm"] == pytest.approx(validation.mpjpe_mm(ran), rel=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 
 from refiner.errors import UsageError
 from refiner.runtime.causal import CausalEngine
-from refiner.runtime.engine import LifterEngine
+from refiner.runtime.engine import LifterEngine, lift_unsaid
 from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput
 
 
@@ -80,7 +80,7 @@ class CausalBackend:
     def _lift(self, entry: BeatInput) -> Array:
         assert self._lifter is not None and self._windows is not None
         window = self._windows[entry.slot].take(entry.pixels)
-        lifted: Array = self._lifter(window[None], entry.image_size[None])[0, -1]
+        lifted: Array = lift_unsaid(self._lifter, window[None], entry.image_size[None])[0, -1]
         return lifted - lifted[:1]
 
 

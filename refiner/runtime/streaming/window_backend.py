@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from refiner.data.windows import blend_weights
 from refiner.errors import UsageError
-from refiner.runtime.engine import LifterEngine, RefinerEngine
+from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_unsaid
 from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput
 
 
@@ -90,7 +90,7 @@ class WindowBackend:
         before = 0 if ends_here else window - known
         pixels, body = buffer.window(before, window - known - before)
         if self._lifter is not None:
-            body = self._lifter(pixels[None], buffer.image_size[None])[0]
+            body = lift_unsaid(self._lifter, pixels[None], buffer.image_size[None])[0]
         refined = self._engine(pixels[None], body[None], buffer.image_size[None])[0]
         places = slice(before, before + known)
         whole = known == window or ends_here
