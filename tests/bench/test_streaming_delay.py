@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from refiner_bench.accuracy.filters import ONE_EURO_GRID, one_euro
 from refiner_bench.streaming.delay import (
     FilterTuning,
+    calmest_one_euro,
     delayed_one_euro,
     delayed_savitzky_golay,
     window_streams,
@@ -97,3 +99,28 @@ def test_a_running_shape_comes_to_the_clips(clip):
     shaped, pooled = with_running_shape(pose), pool_shape(pose)
     assert np.abs(shaped[-50:] - pooled[-50:]).max() < 0.003  # bins of a millimetre, frames so far
     assert np.abs(shaped[:2] - pooled[:2]).max() < 0.2
+
+
+def test_the_calmest_filter_is_chosen_among_those_that_cost_little():
+    rng = np.random.default_rng(4)
+    truth = 0.02 * rng.normal(size=(300, 17, 3)).cumsum(axis=0)
+    noisy = truth + 0.01 * rng.normal(size=truth.shape)
+    stream, chosen = calmest_one_euro([(noisy, truth, 50.0)])
+
+    def position(pose):
+        return np.linalg.norm(pose - truth, axis=-1).mean()
+
+    def change(pose):
+        return np.linalg.norm(np.diff(pose - truth, 2, 0), axis=-1).mean()
+
+    limit = 1.005 * position(noisy)
+    every = [one_euro(noisy, 50.0, a, b) for a in ONE_EURO_GRID["min_cutoff"] for b in ONE_EURO_GRID["beta"]]
+    allowed = [pose for pose in every if position(pose) <= limit]
+    assert 0 < len(allowed) < len(every)
+    assert change(stream(noisy, 50.0)) == pytest.approx(min(change(pose) for pose in allowed))
+    assert set(chosen) == {"min_cutoff", "beta"}
+    # Where every filter costs more, the one that costs least.
+    still, _ = calmest_one_euro([(truth, truth, 50.0)])
+    assert position(still(truth, 50.0)) == pytest.approx(
+        min(position(one_euro(truth, 50.0, a, b)) for a in ONE_EURO_GRID["min_cutoff"] for b in ONE_EURO_GRID["beta"])
+    )

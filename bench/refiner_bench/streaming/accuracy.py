@@ -21,7 +21,7 @@ from refiner_bench.streaming.delay import (
     DELAYS,
     Array,
     FilterTuning,
-    tuned_one_euro,
+    calmest_one_euro,
     window_streams,
     with_running_shape,
 )
@@ -42,32 +42,17 @@ def delay_errors(
     """Method -> delay in frames -> metric -> frame-wise mean, of the lifter's poses on ``clips``.
 
     The input is the lifter's offline output: what an estimator with a delay of its own would hand over; the delays are
-    those of the refinement. Filters are tuned for MPJPE at each delay on ``validation``; the one that smooths the
-    refiners' own output, for the causal one's.
+    those of the refinement. Filters are tuned for MPJPE at each delay on ``validation``; what smooths
+    the causal refiner's own output is chosen there too, see `calmest_one_euro`.
     """
     lifting = LiftedClips(cache, 1)
     lifted = lifting.lift(lifter, validation, "validation")
     tuning = [(pose, clip.pose_3d, clip.fps) for clip, pose in zip(validation, lifted, strict=True)]
     chosen: dict[str, dict[str, Any]] = {}
-    smooth = None
-    if causal is not None:
-        tell("causal, validation")
-        refined = _refined(causal, validation, lifted)
-        smooth, settings = tuned_one_euro(
-            [(pose, clip.pose_3d, clip.fps) for clip, pose in zip(validation, refined, strict=True)]
-        )
-        chosen["smoothed"] = {"0": settings}
     lifted = lifting.lift(lifter, clips, "test")
     table = _Table(clips)
     table.add("input", 0, lifted)
     table.add("input, one shape", 0, [with_running_shape(pose) for pose in lifted])
-
-    def smoothed(method: str, delay: int, poses: Sequence[Array]) -> None:
-        if smooth is not None:
-            calm = [smooth(pose, clip.fps) for clip, pose in zip(clips, poses, strict=True)]
-            table.add(f"{method}, smoothed", delay, calm)
-            table.add(f"{method}, smoothed, one shape", delay, [with_running_shape(pose) for pose in calm])
-
     engine = open_engine(window, "refiner", threads=1)
     tell("windows")
     streams = [window_streams(engine, clip, pose, DELAYS) for clip, pose in zip(clips, lifted, strict=True)]
@@ -75,13 +60,20 @@ def delay_errors(
         poses = [found[delay] for found in streams]
         table.add("window", delay, poses)
         table.add("window, one shape", delay, [with_running_shape(pose) for pose in poses])
-        smoothed("window", delay, poses)
     if causal is not None:
         tell("causal")
         poses = _refined(causal, clips, lifted)
         table.add("causal", 0, poses)
         table.add("causal, one shape", 0, [with_running_shape(pose) for pose in poses])
-        smoothed("causal", 0, poses)
+        tell("causal, smoothed")
+        refined = _refined(causal, validation, lifting.lift(lifter, validation, "validation"))
+        smooth, settings = calmest_one_euro(
+            [(pose, clip.pose_3d, clip.fps) for clip, pose in zip(validation, refined, strict=True)]
+        )
+        chosen["causal, smoothed"] = {"0": settings}
+        calm = [smooth(pose, clip.fps) for clip, pose in zip(clips, poses, strict=True)]
+        table.add("causal, smoothed", 0, calm)
+        table.add("causal, smoothed, one shape", 0, [with_running_shape(pose) for pose in calm])
     filters = FilterTuning(tuning)
     for delay in DELAYS:
         tell(f"filters, delay {delay}")

@@ -8,7 +8,7 @@ from typing import Any
 from refiner.evaluation.tables import markdown_table
 from refiner_bench.accuracy.clips import told_cameras
 
-METHODS = ("input", "One-Euro", "Savitzky-Golay", "window", "window, smoothed", "causal", "causal, smoothed")
+METHODS = ("input", "One-Euro", "Savitzky-Golay", "window", "causal", "causal, smoothed")
 ERRORS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}
 
 
@@ -27,9 +27,9 @@ def format_streaming(report: Mapping[str, Any]) -> str:
             f"Errors of {report['delay']['frames']:,} frames of the test people of {settings['data']}"
             f"{told_cameras(settings.get('cameras'))}, simulated detections, frame-wise "
             "means; the input is the bundled lifter's, the delays are the refinement's own. One-Euro and "
-            "Savitzky-Golay are tuned on the validation person for MPJPE at each delay; smoothed: by a One-Euro filter "
-            "that is tuned likewise for the causal refiner. In brackets: with one body shape, learnt while the stream "
-            "runs.",
+            "Savitzky-Golay are tuned on the validation person for MPJPE at each delay; smoothed: by the One-Euro "
+            "filter that is calmest there for half a percent of MPJPE at most. In brackets: with one body shape, "
+            "learnt while the stream runs.",
             *(f"{title}:\n\n{delay_table(report, metric)}" for metric, title in ERRORS.items()),
             coverage_line(report),
         ]
