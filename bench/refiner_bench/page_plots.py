@@ -180,6 +180,7 @@ STREAMED = {
     "Savitzky-Golay": "#6a8f3c",
     "window": AFTER,
     "causal": BEFORE,
+    "causal, smoothed": "#8a4fb5",
 }
 
 
