@@ -319,6 +319,7 @@ def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--engine", default="onnx", choices=["onnx", "openvino"], help="default: onnx")
     parser.add_argument("--cameras", type=int, metavar="N", help="score N cameras of each clip (default: all)")
     parser.add_argument("--config", default="refiner-paper", help="size of the model (default: refiner-paper)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw error against delay into this folder")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
     _add_outputs(parser)
     parser.set_defaults(run=_run_streaming)
@@ -343,6 +344,10 @@ def _run_streaming(arguments: argparse.Namespace) -> None:
     data = arguments.data or data_folder_from_env()
     folder = None if data is None else open_motion_folder(data)
     report = streaming_report(options, folder, lambda line: print(line, file=sys.stderr, flush=True))
+    if arguments.pictures is not None:
+        from refiner_bench.page_plots import draw_plots
+
+        draw_plots(report, arguments.pictures)
     _publish(report, format_streaming(report), arguments)
 
 

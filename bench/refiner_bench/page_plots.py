@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 
 from refiner.errors import MissingComponentError
+from refiner.files import atomic_write_text
 from refiner_bench.measures import report_kind
 
 BEFORE, AFTER, QUIET = "#d1602b", "#1f6fb4", "#888888"
+
+
+def draw_plots(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The plots of a report as SVG files ``KIND-N.svg``; returns them. Raises MissingComponentError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for number, (_, markup) in enumerate(plots_of(report), start=1):
+        drawn.append(folder / f"{report_kind(report)}-{number}.svg")
+        atomic_write_text(drawn[-1], markup + "\n")
+    return drawn
 
 
 def plots_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -166,7 +177,9 @@ def _streaming(report: Mapping[str, Any]) -> list[tuple[str, str]]:
                 points = sorted((int(delay), entry[metric]) for delay, entry in errors.get(name, {}).items())
                 if points:
                     shape = "s" if len(points) == 1 else "o"
-                    axis.plot(*zip(*points, strict=True), style, marker=shape, color=colour, markersize=5, label=name)
+                    fill = colour if style == "-" else "white"
+                    looks = {"marker": shape, "color": colour, "markersize": 5, "markerfacecolor": fill}
+                    axis.plot(*zip(*points, strict=True), style, label=name, **looks)
         # Beside the curves, which leave no room among them.
         figure.legend(frameon=False, fontsize=7, loc="outside right center")
         axis.set(xlabel="delay, frames at 50 a second", ylabel=label, ylim=(0, None) if metric != "mpjpe" else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 from refiner_bench.cli import main
 from refiner_bench.compare import compare_reports, regressions
 from refiner_bench.measures import measures
-from refiner_bench.page_plots import plots_of
+from refiner_bench.page_plots import draw_plots, plots_of
 from refiner_bench.streaming.format import delay_table, format_streaming
 from refiner_bench.streaming.latency import in_turns, percentiles, spin, summary
 
@@ -105,3 +106,12 @@ def test_a_slower_step_and_a_worse_stream_are_caught():
     assert names == ["streaming: causal step, speed over the window again"]
     assert len(regressions(compare_reports(report(), report(mpjpe=48.1)))) == 12
     assert len(measures(report())) == 3 * 2 + 1 + 4 * 3
+
+
+def test_error_against_delay_is_drawn(tmp_path):
+    content = json.loads((Path(__file__).parents[2] / "bench" / "reports" / "streaming.json").read_text())
+    files = draw_plots(content, tmp_path / "new")
+    assert [file.name for file in files] == ["streaming-1.svg", "streaming-2.svg"]
+    for file in files:
+        text = file.read_text()
+        assert text.startswith("<svg") and "delay, frames at 50 a second" in text and "causal, smoothed" in text
