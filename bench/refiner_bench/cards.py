@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from refiner.evaluation.paper_tables import LIFTERS, REFINERS
 from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT
 from refiner.evaluation.tables import markdown_table
 from refiner.models import LiftingModule
 from refiner.runtime.loading import BUNDLED
 from refiner.training.checkpoints import (
-    MODEL_PREFIX,
     Checkpoint,
     Runnable,
     build_model,
@@ -22,23 +22,14 @@ from refiner.training.checkpoints import (
     load_checkpoint,
     module_of,
 )
-from refiner.training.config import CONFIG_FOLDER, load_config
+from refiner.training.config import CONFIG_FOLDER
+from refiner_bench.accuracy.report import gain_text
 from refiner_bench.flops_torch import count_flops
 from refiner_bench.report import new_report
 from refiner_bench.timing import interleaved
+from refiner_bench.untrained import untrained
 
-ARCHITECTURES = {
-    ("lifter", "default"): "STCFormer",
-    ("refiner", "default"): "D3PRefiner's PoseDenoiser",
-    ("lifter", "stcformer"): "STCFormer",
-    ("lifter", "mixste"): "MixSTE",
-    ("lifter", "d3dp"): "D3DP",
-    ("lifter", "finepose"): "FinePOSE",
-    ("refiner", "pose-denoiser"): "D3PRefiner's PoseDenoiser",
-    ("refiner", "smoothnet"): "SmoothNet",
-}
-# An action for the text side of configurations that find theirs in the archive.
-ANY_ACTION = "Walking"
+NETWORKS = {"lifter": LIFTERS, "refiner": REFINERS}
 WARM_UP = 1
 
 
@@ -64,16 +55,6 @@ def cards_report(
     return report
 
 
-def untrained(name: str) -> Checkpoint:
-    """A named configuration with random weights; its text side is the small one and knows one action."""
-    config = load_config(name)
-    text = dataclasses.replace(config.text, tower="small", actions=(ANY_ACTION,))
-    described = dataclasses.asdict(dataclasses.replace(config, text=text))
-    torch.manual_seed(0)
-    tensors = {MODEL_PREFIX + key: value for key, value in build_model(described).state_dict().items()}
-    return Checkpoint(described, tensors | {"error_scale": torch.full((51,), 0.03)})
-
-
 def _card(
     name: str,
     checkpoint: Checkpoint,
@@ -88,7 +69,7 @@ def _card(
         "name": name,
         "bundled": bundled,
         "kind": config["kind"],
-        "architecture": ARCHITECTURES[config["kind"], config["model"].get("architecture", "default")],
+        "architecture": NETWORKS[config["kind"]][config["model"].get("architecture", "default")],
         "frames": int(config["frames"]),
         "parameters": sum(value.numel() for value in build_model(config).parameters()),
         "passes": passes,
@@ -211,7 +192,7 @@ def score_table(report: Mapping[str, Any]) -> str:
             score["title"],
             f"{score['mpjpe']:.1f}",
             f"{score['p_mpjpe']:.1f}",
-            _gain(score["gain"]),
+            gain_text(score["gain"]),
             score["report"],
         ]
         for row in report["rows"]
@@ -219,10 +200,6 @@ def score_table(report: Mapping[str, Any]) -> str:
     ]
     header = ["model", "as", "MPJPE", "P-MPJPE", "gain over its lifter, %", "report"]
     return markdown_table(header, rows) if rows else "No accuracy report was given."
-
-
-def _gain(gain: Mapping[str, Any] | None) -> str:
-    return "" if gain is None else "{percent:.1f} ({low:.1f} to {high:.1f})".format(**gain)
 
 
 def training_notes(report: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,11 +22,11 @@ from refiner.evaluation.tables import markdown_table
 from refiner.models import UnrolledRefiner
 from refiner.runtime.engine import INPUTS
 from refiner.runtime.loading import open_engine
-from refiner.training.checkpoints import build_model, load_checkpoint, module_of, save_checkpoint
-from refiner.training.config import load_config
+from refiner.training.checkpoints import load_checkpoint, module_of
 from refiner_bench.naive_model import naive_form
 from refiner_bench.report import new_report
-from refiner_bench.timing import Run, interleaved, product_rate, ratio_interval
+from refiner_bench.timing import Run, best_rate, interleaved, large_product, ratio_interval
+from refiner_bench.untrained import random_checkpoint
 
 PEER = "plain export in ONNX Runtime"
 # Engine and precision, in the order of the report.
@@ -167,15 +166,6 @@ def _bytes_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix != ".json")
 
 
-def random_checkpoint(path: Path, config_name: str = "refiner-paper", overrides: Sequence[str] = ()) -> Path:
-    """A refiner with random weights, by default of the paper's size."""
-    config = dataclasses.asdict(load_config(config_name, list(overrides)))
-    torch.manual_seed(0)
-    tensors = {f"model.{name}": value for name, value in build_model(config).state_dict().items()}
-    save_checkpoint(path, config, tensors | {"error_scale": torch.full((51,), 0.03)})
-    return path
-
-
 def _batch(engine: str, batch: int) -> Batch:
     return Batch() if engine == "torch" else Batch(batch, batch, batch)
 
@@ -214,7 +204,7 @@ def _floors(module: UnrolledRefiner, batch: int) -> dict[str, float]:
     flops = 2.0 * tokens * dim * dim * blocks * module.steps * (2 * 4 + 2 * ratio)
     floors = {"gflop": flops / 1e9}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        floors[f"{name}_ms"] = 1000.0 * flops / product_rate(dtype)
+        floors[f"{name}_ms"] = 1000.0 * flops / best_rate(*large_product(dtype))
     return floors
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,30 +25,25 @@ def measure_denoiser(size: DenoiserSize) -> dict[str, int]:
     timesteps = torch.tensor([24])
     with torch.no_grad():
         times = model.project_time(timesteps)
-        with _plain_operations(), _counter() as whole:
-            model(pose_3d, pose_2d, timesteps)
-        with _plain_operations(), _counter() as exported:
-            model.denoise(pose_3d, pose_2d, times)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "window_with_time_path": whole.get_total_flops(),
-        "window_without_time_path": exported.get_total_flops(),
+        "window_with_time_path": count_flops(model, (pose_3d, pose_2d, timesteps)),
+        "window_without_time_path": count_flops(model.denoise, (pose_3d, pose_2d, times)),
     }
 
 
 def measure_lifter(size: LifterSize) -> dict[str, int]:
     """Parameters and FlopCounterMode's multiply-adds of one window; nothing is computed (the meta device)."""
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"):
         model = build_lifter(size)
         pose_2d = torch.randn(1, size.frames, size.joints, 2)
         inputs: tuple[torch.Tensor, ...] = (pose_2d,)
         if size.architecture == "d3dp":
             inputs = (torch.randn(1, size.frames, size.joints, 3), pose_2d, torch.tensor([999]))
-        with _plain_operations(), _counter() as counter:
-            model(*inputs)
+        flops = count_flops(model, inputs)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": counter.get_total_flops() // 2,
+        "macs": flops // 2,
     }
 
 
@@ -61,10 +57,10 @@ def build_lifter(size: LifterSize) -> torch.nn.Module:
     return D3DP(CleanPoseDenoiser(size.dim, depth=size.layers, **sizes)).eval()
 
 
-def count_flops(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+def count_flops(run: Callable[..., Any], inputs: Sequence[Any]) -> int:
     """FlopCounterMode's FLOPs of one call."""
     with torch.no_grad(), _plain_operations(), _counter() as counter:
-        module(*inputs)
+        run(*inputs)
     return int(counter.get_total_flops())
 
 

@@ -12,7 +12,7 @@ from refiner import native
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner_bench.report import new_report
-from refiner_bench.timing import Run, interleaved, product_rate, ratio_interval
+from refiner_bench.timing import Run, best_rate, interleaved, large_copy, large_product, ratio_interval
 
 JOINTS, ERROR, CONDITION = 17, 51, 85
 # SciPy aligns one pose a call: so many of them tell its rate.
@@ -52,8 +52,9 @@ def native_report(items: int, rounds: int, threads: int) -> dict[str, Any]:
         size, flops = traffic[name]
         by_memory = floors["copy_bytes_per_s"] / size < floors["flops_per_s"] / flops
         # What the machine does at best takes its turn too: a share of it holds whatever the machine's clock did.
-        at_best = _copying(size) if by_memory else _multiplying(flops)
-        rates = interleaved({**contestants, AT_BEST: at_best}, rounds, turn_s=TURN_S)
+        amount, run = large_copy() if by_memory else large_product(torch.float32)
+        at_best = {AT_BEST: (amount // (size if by_memory else flops), run)}
+        rates = interleaved(contestants | at_best, rounds, turn_s=TURN_S)
         ours, best = np.array(rates["native"]), np.array(rates.pop(AT_BEST))
         share = ratio_interval(ours / best)
         report["groups"][name] = {
@@ -73,31 +74,11 @@ def machine_floors(threads: int) -> dict[str, float]:
     """What the machine does at best: bytes copied per second (read and written) and float32 operations of a product."""
     import torch
 
-    source = torch.ones(64 * 2**20 // 4)
-    target = torch.empty_like(source)
-    copies = []
-    for _ in range(10):
-        began = time.perf_counter()
-        target.copy_(source)
-        copies.append(2 * source.numel() * 4 / (time.perf_counter() - began))
-    return {"copy_bytes_per_s": max(copies), "flops_per_s": product_rate(torch.float32), "threads": threads}
-
-
-def _copying(size: int) -> tuple[int, Run]:
-    """A large copy as items of ``size`` bytes read and written."""
-    import torch
-
-    source = torch.ones(64 * 2**20 // 4)
-    target = torch.empty_like(source)
-    return 2 * source.numel() * 4 // size, lambda: target.copy_(source)
-
-
-def _multiplying(flops: int) -> tuple[int, Run]:
-    """A large float32 product as items of ``flops`` operations."""
-    import torch
-
-    left, right = torch.ones(1024, 1024), torch.ones(1024, 1024)
-    return 2 * 1024**3 // flops, lambda: torch.mm(left, right)
+    return {
+        "copy_bytes_per_s": best_rate(*large_copy()),
+        "flops_per_s": best_rate(*large_product(torch.float32)),
+        "threads": threads,
+    }
 
 
 def _alignments(rng: np.random.Generator, items: int, threads: int) -> dict[str, tuple[int, Run]]:

@@ -25,9 +25,10 @@ from refiner.evaluation.tables import markdown_table
 from refiner.training.checkpoints import load_checkpoint
 from refiner_bench.accuracy.clips import of_cameras, told_cameras
 from refiner_bench.counts import PAPER_TABLE_IV, DenoiserSize, window_flops
-from refiner_bench.engines import PEER, measure_engines, random_checkpoint
+from refiner_bench.engines import PEER, measure_engines
 from refiner_bench.report import new_report
-from refiner_bench.timing import product_rate
+from refiner_bench.timing import best_rate, large_product
+from refiner_bench.untrained import random_checkpoint
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DEPTHS = (4, 6, 8, 10)
@@ -97,7 +98,7 @@ def sweep_report(
     settings = dataclasses.asdict(options)
     del settings["checkpoints"], settings["runs"]
     report = new_report("sweep", settings | {"data": None if folder is None else folder.description.name})
-    report["products_per_s"] = product_rate(torch.float32)
+    report["products_per_s"] = best_rate(*large_product(torch.float32))
     for row in rows:
         row["floor_ms"] = 1000.0 * options.batch * row["window_flops"] / report["products_per_s"]
     report["rows"] = rows

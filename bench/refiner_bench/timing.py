@@ -64,14 +64,23 @@ def ratio_interval(ratios: NDArray[np.float64]) -> dict[str, float]:
     return {"ratio": middle, "low": float(low), "high": float(high)}
 
 
-def product_rate(dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product in ``dtype``, the best of ten."""
+def large_product(dtype: torch.dtype) -> tuple[int, Run]:
+    """A large matrix product in ``dtype``: its operations, and what runs it."""
     import torch
 
     left, right = torch.ones(1024, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    rates = []
-    for _ in range(10):
-        began = time.perf_counter()
-        torch.mm(left, right)
-        rates.append(2 * 1024**3 / (time.perf_counter() - began))
-    return max(rates)
+    return 2 * 1024**3, lambda: torch.mm(left, right)
+
+
+def large_copy() -> tuple[int, Run]:
+    """A copy of 64 MiB: the bytes that it reads and writes, and what runs it."""
+    import torch
+
+    source = torch.ones(64 * 2**20 // 4)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4, lambda: target.copy_(source)
+
+
+def best_rate(amount: int, run: Run) -> float:
+    """``amount`` per second of the fastest of ten runs."""
+    return amount / min(_timed(run) for _ in range(10))

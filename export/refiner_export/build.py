@@ -128,8 +128,7 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
         if source.frames != source.trained_frames:
             clock.report(f"  note: trained on windows of {source.trained_frames} frames, exported for {source.frames}")
     float32_branches: list[str] = []
-    # OpenVINO and PyTorch's own engine decide by themselves what bf16 is.
-    if options.precision == "bf16" and options.engine not in ("openvino", "torch"):
+    if options.chooses_branches:
         with clock.stage("measuring which branches bf16 leaves in float32"):
             float32_branches = _float32_branches(source, options)
         clock.report(f"  in float32: {', '.join(float32_branches) or 'none'}")

@@ -21,7 +21,7 @@ from refiner.runtime.artefact import SCHEMA, sha256_of
 from refiner.runtime.causal import layout_entry
 from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
 from refiner.skeleton import JOINT_NAMES, PARENTS
-from refiner.training.checkpoints import is_diffusion_lifter
+from refiner.training.checkpoints import is_denoiser, is_diffusion_lifter
 from refiner_export.gpu import device_at_hand
 from refiner_export.graph import count_nodes
 from refiner_export.options import Batch, ExportOptions
@@ -96,7 +96,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         manifest["steps"] = source.steps
     if is_diffusion_lifter(config):
         manifest["sampling"] = config["sampling"]
-    elif source.steps is not None and "diffusion" in config and config["model"].get("architecture") != "smoothnet":
+    elif source.steps is not None and is_denoiser(config):
         timesteps = ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1]
         manifest |= {"timesteps": timesteps, "diffusion": config["diffusion"]}
     return manifest

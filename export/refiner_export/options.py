@@ -132,6 +132,11 @@ class ExportOptions:
         if self.tolerance_mm is not None and not 0 < self.tolerance_mm < math.inf:
             raise UsageError(f"--tolerance-mm {self.tolerance_mm}: expected a length above 0")
 
+    @property
+    def chooses_branches(self) -> bool:
+        """Whether branches are left in float32; OpenVINO and PyTorch's own engine decide by themselves what bf16 is."""
+        return self.precision == "bf16" and self.engine not in ("openvino", "torch")
+
     def facts(self) -> dict[str, Any]:
         """Everything that the artefact's bytes follow from, besides the checkpoints and the versions."""
         model = ("frames", "steps", "hypotheses", "flip_test", "streams", "pipelined")
@@ -139,7 +144,6 @@ class ExportOptions:
         facts = {name: getattr(self, name) for name in names}
         return facts | {
             "batch": dataclasses.astuple(self.batch),
-            "device": self.device,
             "workspace_mb": self.workspace_mb,
         }
 

@@ -112,8 +112,7 @@ def _causal_source(module: UnrolledRefiner, options: ExportOptions) -> Source:
 
 def _check_precision(module: Exportable, options: ExportOptions) -> None:
     """Raises UsageError where MixSTE's blocks, which have no branches to choose among, would not be typed as asked."""
-    chooses = options.precision == "bf16" and options.engine not in ("openvino", "torch")
-    if not chooses and not (options.engine == "aoti" and options.precision != "fp32"):
+    if not options.chooses_branches and not (options.engine == "aoti" and options.precision != "fp32"):
         return
     if any(isinstance(part, SpatioTemporalBlocks) for part in module.modules()):
         raise UsageError(

@@ -172,16 +172,11 @@ def _command(arguments: argparse.Namespace) -> None:
 
     # The models first: they are quick to refuse, and the clips are not quick to make.
     lifter, refiner = _load_models(arguments)
-    if arguments.action is not None and not lifter.actions:
-        raise UsageError("--action is for a lifter with prompts (FinePOSE); this one knows no actions: leave it out")
+    mode = _action_mode(arguments.action, lifter)
     noise_model = _noise_model(arguments)
     data = _load_data(arguments)
     fps = data.record["fps"]
-    if lifter.actions:
-        guesses = lifter.metadata.get("text", {}).get("classifier", 1) > 0
-        mode = arguments.action or ("guess" if guesses else UNKNOWN_ACTION)
-        if mode == "guess" and not guesses:
-            raise UsageError("this lifter was trained without a classifier and cannot guess: --action unknown or label")
+    if mode is not None:
         data.record["description"] += f"; the lifter is told the action by {mode}"
     compared: list[tuple[int, Familiarity]] = []
     example = ExampleCurve()
@@ -193,7 +188,7 @@ def _command(arguments: argparse.Namespace) -> None:
         return refiner.refine(pose_2d, pose_3d, size, fps=fps)
 
     def told(clip: CameraClip) -> dict[str, Any]:
-        return {"fps": fps, "action": _told(arguments.action, clip, lifter.actions)}
+        return {"fps": fps, "action": _told(mode, clip, lifter.actions)}
 
     with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
@@ -222,7 +217,7 @@ def _command(arguments: argparse.Namespace) -> None:
             "engine": arguments.engine,
             "limit_clips": arguments.limit_clips,
         }
-        | ({"action": arguments.action or "guess"} if lifter.actions else {}),
+        | ({} if mode is None else {"action": mode}),
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
         familiarity=merge_familiarity(compared),
@@ -265,7 +260,7 @@ def _score_3dhp(arguments: argparse.Namespace) -> None:
         )
     sequences = load_test_set(arguments.mpi_inf_3dhp, arguments.annotation)
     lifter, refiner = _load_models(arguments)
-    action = UNKNOWN_ACTION if lifter.actions and arguments.action == "unknown" else None
+    action = UNKNOWN_ACTION if _action_mode(arguments.action, lifter) == UNKNOWN_ACTION else None
     scored = evaluate_3dhp(sequences, lambda pose, size: lifter.lift(pose, size, action=action), refiner.refine)
     print(format_3dhp(scored, markdown=arguments.markdown), end="")
 
@@ -383,6 +378,22 @@ def _open_source(arguments: argparse.Namespace) -> tuple[MotionFolder, Detection
     # Opening it made sure that there is exactly one.
     archive = next(Path(arguments.data or os.environ[DATA_VARIABLE]).glob("data_3d_*.npz"))
     return folder, folder.detections if detections is None else detections, archive.name
+
+
+def _action_mode(asked: str | None, lifter: Lifter) -> str | None:
+    """How the lifter comes by an action: "guess", "unknown" or "label"; None for one that knows none.
+
+    Raises UsageError for what it cannot be asked."""
+    if not lifter.actions:
+        if asked is not None:
+            raise UsageError(
+                "--action is for a lifter with prompts (FinePOSE); this one knows no actions: leave it out"
+            )
+        return None
+    guesses = lifter.metadata.get("text", {}).get("classifier", 1) > 0
+    if asked == "guess" and not guesses:
+        raise UsageError("this lifter was trained without a classifier and cannot guess: --action unknown or label")
+    return asked or ("guess" if guesses else UNKNOWN_ACTION)
 
 
 def _told(mode: str | None, clip: CameraClip, actions: tuple[str, ...]) -> str | None:

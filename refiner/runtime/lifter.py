@@ -74,9 +74,6 @@ class Lifter(WindowModel[LifterEngine]):
         """
         pixels, size, rate, told = self._prepare(pose_2d, image_size, fps, joints, action)
         lifted = self._windows(self._engine, pixels, size, told)
-        if self.flip_test:
-            turned = self._windows(self._engine, mirror_pixels(pixels, size[0]), size, told)
-            lifted = (lifted + flip_pose(turned)) * np.float32(0.5)
         return resample_back(lifted, self.fps, rate, len(np.asarray(pose_2d)))
 
     def hypotheses(
@@ -100,9 +97,6 @@ class Lifter(WindowModel[LifterEngine]):
             return np.moveaxis(engine(*given), 1, 2)
 
         lifted = self._windows(frames_first, pixels, size, told)  # (F, H, 17, 3)
-        if self.flip_test:
-            turned = self._windows(frames_first, mirror_pixels(pixels, size[0]), size, told)
-            lifted = (lifted + flip_pose(turned)) * np.float32(0.5)
         parts = [
             resample_back(lifted[:, index], self.fps, rate, len(np.asarray(pose_2d)))
             for index in range(lifted.shape[1])
@@ -139,10 +133,18 @@ class Lifter(WindowModel[LifterEngine]):
         size: tuple[float, float],
         told: int | None,
     ) -> NDArray[np.float32]:
+        """What ``engine`` makes of the windows, stitched; with the flip test, the mean with the mirrored pass."""
+
         def model(windows: NDArray[np.float32]) -> NDArray[np.float32]:
             given = [np.tile(np.asarray(size, np.float32), (len(windows), 1))]
             if told is not None:
                 given.append(np.full((len(windows), 1), told, np.float32))
             return engine(windows, *given)
 
-        return run_windows(model, (pixels,), self.frames, self.hop, self.batch, self._engine.least_batch)
+        def run(given: NDArray[np.float32]) -> NDArray[np.float32]:
+            return run_windows(model, (given,), self.frames, self.hop, self.batch, self._engine.least_batch)
+
+        lifted = run(pixels)
+        if self.flip_test:
+            lifted = (lifted + flip_pose(run(mirror_pixels(pixels, size[0])))) * np.float32(0.5)
+        return lifted

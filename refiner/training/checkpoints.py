@@ -112,7 +112,7 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
         if config["kind"] == "lifter":
             return build_lifter(config)
         model = config["model"]
-        if model.get("architecture", "default") == "smoothnet":
+        if not is_denoiser(config):
             sizes = {name: model[name] for name in ("dim", "hidden", "blocks", "dropout")}
             return SmoothNet(int(config["frames"]), **sizes)
         shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
@@ -162,13 +162,17 @@ def is_diffusion_lifter(config: Mapping[str, Any]) -> bool:
     return config["kind"] == "lifter" and config["model"].get("architecture", "default") in ("d3dp", "finepose")
 
 
+def is_denoiser(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is of a refiner that denoises in steps; SmoothNet does not."""
+    return bool(config["kind"] == "refiner" and config["model"].get("architecture", "default") != "smoothnet")
+
+
 def _with_sampling(config: dict[str, Any], steps: int | None, hypotheses: int | None) -> dict[str, Any]:
     """The configuration with other K and H of a diffusion lifter; a refiner's K is `UnrolledRefiner`'s business."""
     given = {name: value for name, value in (("steps", steps), ("hypotheses", hypotheses)) if value is not None}
     if is_diffusion_lifter(config):
         return {**config, "sampling": {**config["sampling"], **given}} if given else config
-    refines = config["kind"] == "refiner" and config["model"].get("architecture", "default") != "smoothnet"
-    if hypotheses is not None or (steps is not None and not refines):
+    if hypotheses is not None or (steps is not None and not is_denoiser(config)):
         raise ConfigError(f"this {config['kind']} is not sampled: it has no {' and no '.join(given)} to choose")
     return config
 

@@ -9,11 +9,12 @@ import pytest
 pytest.importorskip("torch")
 
 import refiner_bench.cards as cards
-from refiner_bench.cards import cards_report, format_cards, untrained, window_flops
+from refiner_bench.cards import cards_report, format_cards, window_flops
 from refiner_bench.counts import DenoiserSize
 from refiner_bench.counts import window_flops as denoiser_flops
 from refiner_bench.lifter_counts import LifterSize, lifter_macs, lifter_parameters
 from refiner_bench.measures import measures
+from refiner_bench.untrained import untrained
 
 from refiner.training.config import CONFIG_FOLDER
 

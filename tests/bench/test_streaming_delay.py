@@ -9,7 +9,6 @@ import pytest
 from refiner_bench.accuracy.filters import ONE_EURO_GRID, one_euro
 from refiner_bench.streaming.delay import (
     FilterTuning,
-    calmest_one_euro,
     delayed_one_euro,
     delayed_savitzky_golay,
     window_streams,
@@ -105,7 +104,7 @@ def test_the_calmest_filter_is_chosen_among_those_that_cost_little():
     rng = np.random.default_rng(4)
     truth = 0.02 * rng.normal(size=(300, 17, 3)).cumsum(axis=0)
     noisy = truth + 0.01 * rng.normal(size=truth.shape)
-    stream, chosen = calmest_one_euro([(noisy, truth, 50.0)])
+    stream, chosen = FilterTuning([(noisy, truth, 50.0)]).calmest_one_euro()
 
     def position(pose):
         return np.linalg.norm(pose - truth, axis=-1).mean()
@@ -120,7 +119,7 @@ def test_the_calmest_filter_is_chosen_among_those_that_cost_little():
     assert change(stream(noisy, 50.0)) == pytest.approx(min(change(pose) for pose in allowed))
     assert set(chosen) == {"min_cutoff", "beta"}
     # Where every filter costs more, the one that costs least.
-    still, _ = calmest_one_euro([(truth, truth, 50.0)])
+    still, _ = FilterTuning([(truth, truth, 50.0)]).calmest_one_euro()
     assert position(still(truth, 50.0)) == pytest.approx(
         min(position(one_euro(truth, 50.0, a, b)) for a in ONE_EURO_GRID["min_cutoff"] for b in ONE_EURO_GRID["beta"])
     )

@@ -10,6 +10,8 @@ import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
+from refiner.runtime.streaming.smoothing import OneEuro, Smoothing
+
 Filter = Callable[[NDArray[Any], float], NDArray[Any]]
 
 # Grids wide enough that the best lies inside; see the report for the choice.
@@ -18,23 +20,10 @@ ONE_EURO_GRID: Grid = {"min_cutoff": (0.5, 1.0, 2.0, 4.0, 8.0), "beta": (0.0, 1.
 SAVITZKY_GOLAY_GRID: Grid = {"window": (5, 9, 13, 17, 25, 35), "order": (1, 2, 3)}
 
 
-def one_euro(pose: NDArray[Any], fps: float, min_cutoff: float, beta: float, d_cutoff: float = 1.0) -> NDArray[Any]:
-    """The One-Euro filter (Casiez et al., CHI 2012) on every coordinate of ``(F, J, 3)`` metres; causal.
-
-    ``min_cutoff`` and ``d_cutoff`` in Hz, ``beta`` in Hz per m/s.
-    """
-
-    def weight(cutoff: Any) -> Any:
-        return 1.0 / (1.0 + fps / (2.0 * np.pi * cutoff))
-
-    filtered = np.array(pose, dtype=np.float64)
-    speed = np.zeros(pose.shape[1:])
-    for frame in range(1, len(pose)):
-        raw = (pose[frame] - filtered[frame - 1]) * fps
-        speed = speed + weight(d_cutoff) * (raw - speed)
-        gain = weight(min_cutoff + beta * np.abs(speed))
-        filtered[frame] = filtered[frame - 1] + gain * (pose[frame] - filtered[frame - 1])
-    return filtered
+def one_euro(pose: NDArray[Any], fps: float, min_cutoff: float, beta: float) -> NDArray[Any]:
+    """`OneEuro` over ``(F, J, 3)`` metres, in float64; causal."""
+    euro = OneEuro(Smoothing(min_cutoff, beta), fps)
+    return np.stack([euro.apply(frame) for frame in np.asarray(pose, np.float64)])
 
 
 def savitzky_golay(pose: NDArray[Any], fps: float, window: int, order: int) -> NDArray[Any]:

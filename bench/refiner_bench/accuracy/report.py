@@ -229,7 +229,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     star = "" if training is None or training["plateau"] or row["checkpoint"] else "*"
     metrics = {metric: test["metrics"][metric]["frame_mean"] for metric in GAIN_METRICS}
     told = test["extra"].get("input")
-    gains = [_percent(test["gains"].get("lifter", {}).get(metric)) for metric in GAIN_METRICS]
+    gains = [gain_text(test["gains"].get("lifter", {}).get(metric)) for metric in GAIN_METRICS]
     return [
         row["name"] + star,
         row["title"],
@@ -241,14 +241,15 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{metrics['p_mpjpe']:.1f}",
         f"{metrics['acceleration_error']:.2f}",
         *gains,
-        _percent(test["gains"].get("linear", {}).get("mpjpe")),
-        _percent(test["gains"].get("single-lifter", {}).get("mpjpe")),
+        gain_text(test["gains"].get("linear", {}).get("mpjpe")),
+        gain_text(test["gains"].get("single-lifter", {}).get("mpjpe")),
         "" if not told else f"{100 * told['unusual_share']:.1f} %",
         "" if not told else f"x {told['jitter_ratio']:.2f}",
     ]
 
 
-def _percent(gain: Mapping[str, Any] | None) -> str:
+def gain_text(gain: Mapping[str, Any] | None) -> str:
+    """A gain with its interval in percent; nothing for none."""
     return "" if gain is None else f"{gain['percent']:.1f} ({gain['low']:.1f} to {gain['high']:.1f})"
 
 

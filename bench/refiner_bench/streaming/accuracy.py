@@ -21,7 +21,6 @@ from refiner_bench.streaming.delay import (
     DELAYS,
     Array,
     FilterTuning,
-    calmest_one_euro,
     window_streams,
     with_running_shape,
 )
@@ -43,7 +42,7 @@ def delay_errors(
 
     The input is the lifter's offline output: what an estimator with a delay of its own would hand over; the delays are
     those of the refinement. Filters are tuned for MPJPE at each delay on ``validation``; what smooths
-    the causal refiner's own output is chosen there too, see `calmest_one_euro`.
+    the causal refiner's own output is chosen there too, see `FilterTuning`.
     """
     lifting = LiftedClips(cache, 1)
     lifted = lifting.lift(lifter, validation, "validation")
@@ -67,9 +66,8 @@ def delay_errors(
         table.add("causal, one shape", 0, [with_running_shape(pose) for pose in poses])
         tell("causal, smoothed")
         refined = _refined(causal, validation, lifting.lift(lifter, validation, "validation"))
-        smooth, settings = calmest_one_euro(
-            [(pose, clip.pose_3d, clip.fps) for clip, pose in zip(validation, refined, strict=True)]
-        )
+        pairs = zip(validation, refined, strict=True)
+        smooth, settings = FilterTuning([(pose, clip.pose_3d, clip.fps) for clip, pose in pairs]).calmest_one_euro()
         chosen["causal, smoothed"] = {"0": settings}
         calm = [smooth(pose, clip.fps) for clip, pose in zip(clips, poses, strict=True)]
         table.add("causal, smoothed", 0, calm)

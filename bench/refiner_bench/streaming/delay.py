@@ -101,28 +101,8 @@ def delayed_savitzky_golay(delay: int, window: int, order: int) -> Stream:
     return stream
 
 
-def calmest_one_euro(sequences: Sequence[tuple[Array, Array, float]]) -> tuple[Stream, dict[str, float]]:
-    """The One-Euro filter without delay with the least acceleration error over ``(pose, truth, fps)`` among those that
-    cost less than `SMOOTHING_COST` of the MPJPE, and its settings."""
-
-    def errors(poses: Sequence[Array]) -> tuple[float, float]:
-        pairs = [(pose, truth) for pose, (_, truth, _) in zip(poses, sequences, strict=True)]
-        position = sum(float(np.linalg.norm(pose - truth, axis=-1).mean(axis=1).sum()) for pose, truth in pairs)
-        change = sum(float(np.linalg.norm(np.diff(pose - truth, 2, 0), axis=-1).sum()) for pose, truth in pairs)
-        return position, change
-
-    limit = (1.0 + SMOOTHING_COST) * errors([pose for pose, _, _ in sequences])[0]
-    found = []
-    for cutoff, beta in product(*ONE_EURO_GRID.values()):
-        position, change = errors([one_euro(pose, fps, cutoff, beta) for pose, _, fps in sequences])
-        # Where all of them cost more, the cheapest.
-        found.append((max(position, limit), change, {"min_cutoff": cutoff, "beta": beta}))
-    chosen = min(found, key=lambda entry: entry[:2])[2]
-    return delayed_one_euro(0, **chosen), chosen
-
-
 class FilterTuning:
-    """Finds the filters with the lowest MPJPE at a delay over validation ``(lifted, truth, fps)``."""
+    """Finds the filters with the lowest MPJPE at a delay, or the calmest, over validation ``(pose, truth, fps)``."""
 
     def __init__(self, validation: Sequence[tuple[Array, Array, float]]) -> None:
         self._validation = validation
@@ -144,6 +124,15 @@ class FilterTuning:
         euro = self._one_euro[chosen][0]
         return delayed_one_euro(shift, **euro), euro | {"shift": float(shift)}
 
+    def calmest_one_euro(self) -> tuple[Stream, dict[str, float]]:
+        """The One-Euro filter without delay with the least acceleration error among those that cost less than
+        `SMOOTHING_COST` of the MPJPE, and its settings."""
+        limit = (1.0 + SMOOTHING_COST) * self._error([pose for pose, _, _ in self._validation])
+        # Where all of them cost more, the cheapest.
+        scores = [(max(self._error(poses), limit), self._tremor(poses)) for _, poses in self._one_euro]
+        chosen = self._one_euro[scores.index(min(scores))][0]
+        return delayed_one_euro(0, **chosen), chosen
+
     def tune(self, delay: int) -> dict[str, tuple[Stream, dict[str, float]]]:
         """Name -> (the filter, its settings)."""
         golay = [
@@ -162,9 +151,13 @@ class FilterTuning:
         return [stream(pose, fps) for pose, _, fps in self._validation]
 
     def _error(self, poses: Sequence[Array]) -> float:
-        truths = [truth for _, truth, _ in self._validation]
-        total = sum(
-            float(np.linalg.norm(pose - truth, axis=-1).mean(axis=1).sum())
-            for pose, truth in zip(poses, truths, strict=True)
-        )
-        return total / sum(map(len, truths))
+        """MPJPE in metres, frame-wise."""
+        total = sum(float(np.linalg.norm(difference, axis=-1).mean(axis=1).sum()) for difference in self._off(poses))
+        return total / sum(map(len, poses))
+
+    def _tremor(self, poses: Sequence[Array]) -> float:
+        """The sum of all acceleration errors: what there is to compare of filters on the same frames."""
+        return sum(float(np.linalg.norm(np.diff(off, 2, 0), axis=-1).sum()) for off in self._off(poses))
+
+    def _off(self, poses: Sequence[Array]) -> list[Array]:
+        return [pose - truth for pose, (_, truth, _) in zip(poses, self._validation, strict=True)]

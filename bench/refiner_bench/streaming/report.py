@@ -21,10 +21,10 @@ from refiner.runtime.loading import BUNDLED, open_causal_engine, open_engine
 from refiner.runtime.streaming import RefinedFrame, StreamingRefiner
 from refiner.runtime.streaming.causal_backend import CausalBackend
 from refiner_bench.accuracy.clips import of_cameras
-from refiner_bench.engines import random_checkpoint
 from refiner_bench.report import new_report
 from refiner_bench.streaming.accuracy import delay_errors, measured_coverage
 from refiner_bench.streaming.latency import TURN, in_turns, percentiles, spin, summary
+from refiner_bench.untrained import random_checkpoint
 
 Tell = Callable[[str], None]
 STEP, WINDOW, EMPTY, PUSH, PIPELINED = (

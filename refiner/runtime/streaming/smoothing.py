@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ConfigError
 
-Array = NDArray[np.float32]
+Float = TypeVar("Float", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class OneEuro:
         """The next pose is the first one."""
         self._filtered: NDArray[np.float64] | None = None
 
-    def apply(self, pose: Array) -> Array:
-        """``(17, 3)`` metres, the next frame -> the same, smoothed; the first one is its own answer."""
+    def apply(self, pose: NDArray[Float]) -> NDArray[Float]:
+        """``(J, 3)`` metres, the next frame -> the same, smoothed; the first one is its own answer."""
         if self._filtered is None:
             self._filtered, self._speed = pose.astype(np.float64), np.zeros(pose.shape)
             return pose
@@ -56,7 +57,7 @@ class OneEuro:
         step = pose - self._filtered
         self._speed += self._weight(settings.speed_cutoff) * (step * self._fps - self._speed)
         self._filtered += self._weight(settings.min_cutoff + settings.beta * np.abs(self._speed)) * step
-        return self._filtered.astype(np.float32)
+        return self._filtered.astype(pose.dtype)
 
     def _weight(self, cutoff: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
         return 1.0 / (1.0 + self._fps / (2.0 * np.pi * cutoff))
