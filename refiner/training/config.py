@@ -172,6 +172,9 @@ class TrainingConfig:
     # is whole are trained, too. 0: ``frames``.
     window: int = 0
     seed: int = 0
+    # Of a refiner whose lifter is far dearer than itself, a diffusion lifter: so many batches are drawn and lifted, for
+    # the fit of the noise model too, and come again and again with fresh noise. 0: every batch is a new one.
+    distinct_batches: int = 0
     ema: float = 0.999
     validate_every: int = 1000
     threads: int = 0  # 0: PyTorch's default

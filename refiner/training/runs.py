@@ -19,9 +19,10 @@ from refiner.data.clips import MotionFolder, action_of
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
-from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint, module_of
+from refiner.training.checkpoints import Checkpoint, build_model, is_denoiser, load_checkpoint, module_of
 from refiner.training.config import Config
 from refiner.training.diffusion_lifter import DiffusionLifterTask
+from refiner.training.kept import KeptBatches, Lift, lifted_already
 from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
 from refiner.training.predictions import Predictions, PredictionSampler
@@ -38,7 +39,6 @@ from refiner.training.tasks import (
 from refiner.training.text import complete_text, fill_text
 from refiner.training.windows import Sampler, Windows, WindowSampler
 
-Lift = Callable[[Windows], NDArray[np.float32]]
 LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -74,12 +74,15 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
     validation = _validation(config, screen_and_truth(folder.clips("validation", detected=_detected(config))))
     lifted = validation.each(lifter, validation.pose_2d)
+    source: Sampler = sampler
+    if config.training.distinct_batches:
+        source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
     description = _describe(folder, people) | {
         "lifter_sha256": hashlib.sha256(Path(config.lifter).read_bytes()).hexdigest(),
         "cross_fitted": bool(config.noise.cross_fit),
     }
-    task = _refiner_task(config, sampler, lift, validation, lifted)
-    return train(config, task, sampler, output, description, quiet)
+    task = _refiner_task(config, source, lift, validation, lifted)
+    return train(config, task, source, output, description, quiet)
 
 
 def train_refiner_on_predictions(
@@ -105,11 +108,6 @@ def train_refiner_on_predictions(
         if config.model.causal
         else np.concatenate([split_windows(clip.lifted, config.frames) for clip in kept])
     )
-
-    def lift(windows: Windows) -> NDArray[np.float32]:
-        assert windows.lifted is not None
-        return windows.lifted
-
     description = {
         "name": predictions.name,
         "fps": predictions.fps,
@@ -117,7 +115,7 @@ def train_refiner_on_predictions(
         "validation": [validation_person],
         "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
     }
-    task = _refiner_task(config, sampler, lift, validation, lifted)
+    task = _refiner_task(config, sampler, lifted_already, validation, lifted)
     return train(config, task, sampler, output, description, quiet)
 
 
@@ -216,6 +214,15 @@ def _prepare(config: Config, kind: str) -> None:
         raise ConfigError(f"the configuration is for a {config.kind}, the command trains a {kind}")
     if kind == "lifter" and (config.model.causal or config.start_from):
         raise ConfigError("model.causal and start_from are of refiners: a lifter's configuration has neither")
+    kept = config.training.distinct_batches
+    if kept < 0 or (kept and kind == "lifter"):
+        raise ConfigError(f"training.distinct_batches is {kept}; expected 0, or for a refiner a number of batches")
+    frames = kept * config.training.batch * config.window
+    if 0 < frames < config.noise.fit_frames and is_denoiser(dataclasses.asdict(config)):
+        raise ConfigError(
+            f"training.distinct_batches = {kept} are {frames:,} frames, and noise.fit_frames asks for "
+            f"{config.noise.fit_frames:,}: take more batches, or a fit on fewer frames"
+        )
     if config.window < config.frames or (config.window > config.frames and not config.model.causal):
         raise ConfigError(
             f"training.window is {config.window} with frames = {config.frames}; expected 0, or for a causal refiner "
