@@ -20,3 +20,14 @@ def action_number(actions: Sequence[str], action: str) -> int:
             f"the model knows no action {action!r}; choose {UNKNOWN_ACTION} or one of {', '.join(actions)}"
         )
     return list(actions).index(action)
+
+
+def told_action(mode: str | None, label: str, actions: Sequence[str]) -> str | None:
+    """What a lifter with ``actions`` is told of a clip whose action is ``label``, for `Lifter.lift`.
+
+    ``mode`` "label": the label, or that the action is unknown where it has no prompt; "unknown": that it is; "guess" or
+    None: nothing, so that it guesses.
+    """
+    if mode in (None, "guess"):
+        return None
+    return label if mode == "label" and label in actions else UNKNOWN_ACTION

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refiner.actions import UNKNOWN_ACTION
+from refiner.actions import UNKNOWN_ACTION, told_action
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner.errors import MissingComponentError, UsageError
 
@@ -188,7 +188,7 @@ def _command(arguments: argparse.Namespace) -> None:
         return refiner.refine(pose_2d, pose_3d, size, fps=fps)
 
     def told(clip: CameraClip) -> dict[str, Any]:
-        return {"fps": fps, "action": _told(mode, clip, lifter.actions)}
+        return {"fps": fps, "action": told_action(mode, clip.action, lifter.actions)}
 
     with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
@@ -394,13 +394,6 @@ def _action_mode(asked: str | None, lifter: Lifter) -> str | None:
     if asked == "guess" and not guesses:
         raise UsageError("this lifter was trained without a classifier and cannot guess: --action unknown or label")
     return asked or ("guess" if guesses else UNKNOWN_ACTION)
-
-
-def _told(mode: str | None, clip: CameraClip, actions: tuple[str, ...]) -> str | None:
-    """What the lifter is told of a clip; an action that has no prompt is an unknown one."""
-    if mode in (None, "guess"):
-        return None
-    return clip.action if mode == "label" and clip.action in actions else UNKNOWN_ACTION
 
 
 def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:

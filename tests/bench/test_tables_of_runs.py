@@ -52,10 +52,13 @@ def test_the_lifters_table_has_every_pair_at_every_length():
 def test_lifters_their_refiner_and_smoothnet_run_as_toys(tmp_path, capsys):
     (file,) = (file for file in TABLES if file.stem == "lifters")
     rows = ["stcformer-refined", "mixste-refined", "finepose-refined", "mixste-smoothed", "d3dp", "mixste-gt-refined"]
+    rows += ["finepose-unknown", "finepose-label"]
     out = tmp_path / "report.json"
     arguments = ["--table", str(file), "--rows", *rows, "--jobs", "1", "--output", str(tmp_path / "runs")]
     assert main(["accuracy", "--quick", *arguments, "--json", str(out)]) == 0
     report = json.loads(out.read_text())
     assert set(rows) <= {row["name"] for row in report["rows"]} and "mixste-243" in report["missing"]
+    scored = {row["name"]: row["test"]["metrics"]["mpjpe"]["frame_mean"] for row in report["rows"]}
+    assert len({scored[name] for name in ("finepose", "finepose-unknown", "finepose-label")}) == 3
     text = capsys.readouterr().out
     assert "# The lifters and what refines them" in text and "MPJPE gain over the control" not in text

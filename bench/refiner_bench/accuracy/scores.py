@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.actions import told_action
 from refiner.data import CameraClip
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, SequenceScore
@@ -85,21 +86,28 @@ class LiftedClips:
         self.cache, self.threads = cache, threads
         self._kept: dict[str, list[NDArray[np.float32]]] = {}
 
-    def lift(self, checkpoint: Path, clips: Sequence[CameraClip], name: str) -> list[NDArray[np.float32]]:
-        """``(F, 17, 3)`` root-relative metres of every clip; ``name`` tells the lists of clips apart."""
+    def lift(
+        self, checkpoint: Path, clips: Sequence[CameraClip], name: str, mode: str = ""
+    ) -> list[NDArray[np.float32]]:
+        """``(F, 17, 3)`` root-relative metres of every clip; ``name`` tells the lists of clips apart, ``mode`` says
+        how a lifter with prompts comes by the action (see `refiner.actions.told_action`)."""
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
-        stem = f"{digest}-{name}"
+        stem = "-".join(part for part in (digest, name, mode) if part)
         if stem not in self._kept:
-            self._kept = {stem: self._read_or_lift(self.cache / f"{stem}.npz", checkpoint, clips)}
+            self._kept = {stem: self._read_or_lift(self.cache / f"{stem}.npz", checkpoint, clips, mode)}
         return self._kept[stem]
 
-    def _read_or_lift(self, file: Path, checkpoint: Path, clips: Sequence[CameraClip]) -> list[NDArray[np.float32]]:
+    def _read_or_lift(
+        self, file: Path, checkpoint: Path, clips: Sequence[CameraClip], mode: str
+    ) -> list[NDArray[np.float32]]:
         ends = np.cumsum([clip.frames for clip in clips])
         if not file.is_file():
             lifter = Lifter.load(checkpoint, threads=self.threads)
-            poses = np.concatenate(
-                [root_relative(lifter.lift(clip.pose_2d, clip.image_size, fps=clip.fps)) for clip in clips]
-            )
+            parts = []
+            for clip in clips:
+                action = told_action(mode, clip.action, lifter.actions) if mode else None
+                parts.append(root_relative(lifter.lift(clip.pose_2d, clip.image_size, clip.fps, action=action)))
+            poses = np.concatenate(parts)
             with atomic_path(file) as temporary, temporary.open("wb") as opened:
                 np.savez(opened, poses=poses.astype(np.float32))
         with np.load(file) as archive:

@@ -168,6 +168,8 @@ class Runner:
         ]
         if row.pool_shape:
             facts.append("one shape")
+        if row.action:
+            facts.append(row.action)
         return hashlib.sha256(json.dumps([facts, digests]).encode()).hexdigest()
 
     def _part(self, part: Part, data: str) -> list[CameraClip]:
@@ -189,7 +191,7 @@ class Runner:
         scored = []
         for part in PARTS:
             clips = self._part(part, row.data)
-            lifted = self._lifted.lift(lifter, clips, f"{part}-{row.data}")
+            lifted = self._lifted.lift(lifter, clips, f"{part}-{row.data}", row.action)
             scores = score_clips(clips, lifted, refine, part, row.data)
             extra = dict(settings)
             if refiner is not None:
@@ -210,7 +212,7 @@ class Runner:
         if row.method in ("one-euro", "savitzky-golay"):
             # Tuned on what it is scored on, but of the validation person.
             clips = self._part("validation", row.data)
-            lifted = self._lifted.lift(self.checkpoint(row.lifter, seed), clips, f"validation-{row.data}")
+            lifted = self._lifted.lift(self.checkpoint(row.lifter, seed), clips, f"validation-{row.data}", row.action)
             poses = [(pose, clip.pose_3d, clip.fps) for pose, clip in zip(lifted, clips, strict=True)]
             smooth, settings, error = tune(row.method, poses)
             return (lambda clip, pose: smooth(pose, clip.fps)), {"settings": settings, "validation_mm": error}

@@ -59,6 +59,8 @@ class Row:
     # One body shape a clip (`refiner.shape`), whatever the method.
     pool_shape: bool = False
     data: str = "default"
+    # What a lifter with prompts is told: by default what it guesses; that the action is unknown; the archive's label.
+    action: Literal["", "unknown", "label"] = ""
     # A bundled model's name or a file (with its suffix) instead of training.
     checkpoint: str = ""
     # Which checkpoint counts: the end of the schedule, or the best on the validation person.
