@@ -128,7 +128,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--reports",
         metavar="PATH",
         nargs="+",
-        help="with --table: reports that --json wrote, or folders of them, to stand beside the paper's figures",
+        help="with --table: reports that --json or refiner-bench accuracy wrote, or folders of them, to stand beside "
+        "the paper's figures",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="also write the report as JSON")
@@ -268,7 +269,7 @@ def _score_3dhp(arguments: argparse.Namespace) -> None:
 def _print_table(arguments: argparse.Namespace) -> None:
     from refiner.errors import ArchiveError
     from refiner.evaluation.paper_tables import format_paper_table, paper_table
-    from refiner.evaluation.report import load_report
+    from refiner.evaluation.study_rows import load_reports
 
     if arguments.table is None:
         raise UsageError("--reports belongs to --table, which says what they stand beside")
@@ -280,7 +281,7 @@ def _print_table(arguments: argparse.Namespace) -> None:
     for path in map(Path, arguments.reports or ()):
         for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
             try:
-                reports.append((file.stem, load_report(file)))
+                reports += load_reports(file)
             except ArchiveError:
                 # A folder of reports holds other files too; a file that was named must be one.
                 if not path.is_dir():
@@ -326,7 +327,13 @@ def _progress(frames: int, quiet: bool) -> Iterator[Callable[[CameraClip], None]
 def _load_data(arguments: argparse.Namespace) -> _Data:
     """The camera clips that the options name, and the words for them."""
     from refiner.data import camera_clips
-    from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT, describe_people, limit_clips, select_people
+    from refiner.evaluation.selection import (
+        acknowledgement_of,
+        describe_archive,
+        describe_people,
+        limit_clips,
+        select_people,
+    )
 
     folder, detections, name = _open_source(arguments)
     parts = folder.description
@@ -340,11 +347,9 @@ def _load_data(arguments: argparse.Namespace) -> _Data:
         source = f"simulated detections, seed {seed}"
     else:
         source = "ground-truth 2D" if detections is None else f"detections {Path(arguments.detections).name}"
-    is_cmu = name.startswith("data_3d_cmu")
-    remark = " (CMU motion capture; not comparable with Human3.6M's tables)" if is_cmu else ""
     whom = f"people {', '.join(people)}" if arguments.synthetic is not None else describe_people(people, split)
     record = {
-        "description": f"{name}{remark}, {whom}; {source}; {parts.fps:g} frames/s",
+        "description": f"{describe_archive(name)}, {whom}; {source}; {parts.fps:g} frames/s",
         "archive": name,
         "people": people,
         "detections": arguments.detections,
@@ -353,7 +358,7 @@ def _load_data(arguments: argparse.Namespace) -> _Data:
         "fps": parts.fps,
     }
     clips = camera_clips(positions, folder.cameras, list(positions), detections, detector, seed, parts.fps)
-    return _Data(clips, record, CMU_ACKNOWLEDGEMENT if is_cmu else None)
+    return _Data(clips, record, acknowledgement_of(name))
 
 
 def _open_source(arguments: argparse.Namespace) -> tuple[MotionFolder, Detections | None, str]:

@@ -17,6 +17,20 @@ CMU_ACKNOWLEDGEMENT = (
 )
 
 
+def describe_archive(name: str) -> str:
+    """An archive's file by name, and what must be said of it wherever its figures stand."""
+    return f"{name} (CMU motion capture; not comparable with Human3.6M's tables)" if _is_cmu(name) else name
+
+
+def acknowledgement_of(name: str) -> str | None:
+    """Whom to thank for an archive, by its file's name."""
+    return CMU_ACKNOWLEDGEMENT if _is_cmu(name) else None
+
+
+def _is_cmu(name: str) -> bool:
+    return name.startswith("data_3d_cmu")
+
+
 def select_people(choice: str, split: Mapping[str, Sequence[str]], positions: Positions) -> list[str]:
     """The people that ``choice`` names: a key of ``split`` (train, validation, test) or names with commas.
 

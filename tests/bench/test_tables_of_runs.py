@@ -14,6 +14,8 @@ from refiner_bench.accuracy.table import load_table  # noqa: E402
 from refiner_bench.cli import main  # noqa: E402
 from refiner_bench.untrained import describe  # noqa: E402
 
+from refiner.evaluation.paper_tables import format_paper_table, paper_table  # noqa: E402
+from refiner.evaluation.study_rows import load_reports  # noqa: E402
 from refiner.training.checkpoints import build_model  # noqa: E402
 from refiner.training.config import load_config  # noqa: E402
 
@@ -58,6 +60,10 @@ def test_lifters_their_refiner_and_smoothnet_run_as_toys(tmp_path, capsys):
     assert main(["accuracy", "--quick", *arguments, "--json", str(out)]) == 0
     report = json.loads(out.read_text())
     assert set(rows) <= {row["name"] for row in report["rows"]} and "mixste-243" in report["missing"]
+    entered = dict(load_reports(out))
+    assert "report, finepose-refined" in entered and "report, finepose-label" not in entered
+    table = format_paper_table(paper_table("II", list(entered.items())))
+    assert "MixSTE + D3PRefiner" in table and "report, mixste-gt: " in table and "Not of this table: " in table
     scored = {row["name"]: row["test"]["metrics"]["mpjpe"]["frame_mean"] for row in report["rows"]}
     assert len({scored[name] for name in ("finepose", "finepose-unknown", "finepose-label")}) == 3
     text = capsys.readouterr().out

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
-from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT
+from refiner.evaluation.selection import acknowledgement_of, describe_archive
 from refiner.evaluation.tables import markdown_table
 from refiner_bench.accuracy.scores import Scores, read_scores
 from refiner_bench.accuracy.study import PARTS, SCORES_FILE, Runner
@@ -31,7 +32,7 @@ def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_00
     report = new_report(
         "accuracy",
         {
-            "archive": "built-in synthetic motion" if runner.spec.data is None else description.name,
+            "archive": _archive(runner.spec.data),
             "validation": list(description.validation),
             "test": list(description.test),
             "seeds": list(seeds),
@@ -40,11 +41,20 @@ def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_00
         },
     )
     report["title"] = table.title
-    if runner.spec.data is not None and any(runner.spec.data.glob("data_3d_cmu*")):
-        report["acknowledgement"] = CMU_ACKNOWLEDGEMENT
+    report["variants"] = {name: asdict(variant) for name, variant in table.variants.items()}
+    thanks = acknowledgement_of(report["settings"]["archive"])
+    if thanks is not None:
+        report["acknowledgement"] = thanks
     report["rows"] = [_row(runner, row, collected, resamples) for row in present]
     report["missing"] = [row.name for row in table.rows if row not in present]
     return report
+
+
+def _archive(data: Path | None) -> str:
+    if data is None:
+        return "built-in synthetic motion"
+    # Opening the folder made sure that there is exactly one.
+    return next(data.glob("data_3d_*.npz")).name
 
 
 def _collect(runner: Runner, row: Row, seeds: Sequence[int]) -> dict[int, list[Scores]]:
@@ -154,7 +164,18 @@ def _training(runner: Runner, row: Row, seed: int) -> dict[str, Any] | None:
         "wall_s": metrics["wall_s"],
         "validation_curve": curve,
         "plateau": at_plateau(curve),
+        "model": _model(config),
     }
+
+
+def _model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What says which network it is, as in the reports of refiner-evaluate."""
+    kept = {name: config[name] for name in ("kind", "model", "frames", "noise", "sampling") if name in config}
+    if config["kind"] == "refiner":
+        kept["steps"] = config["diffusion"]["steps"]
+    if "text" in config:
+        kept["text"] = {"prompts": config["text"]["prompts"]}
+    return kept
 
 
 def at_plateau(curve: Sequence[Sequence[float]]) -> bool:
@@ -174,8 +195,8 @@ def format_accuracy(report: Mapping[str, Any]) -> str:
     head = [
         f"# {report.get('title', 'Accuracy study')}",
         "",
-        f"Data: {settings['archive']}; validation person {', '.join(settings['validation'])}, test people "
-        f"{', '.join(settings['test'])}; seeds {', '.join(map(str, settings['seeds']))}; machine: "
+        f"Data: {describe_archive(settings['archive'])}; validation person {', '.join(settings['validation'])}, test "
+        f"people {', '.join(settings['test'])}; seeds {', '.join(map(str, settings['seeds']))}; machine: "
         f"{machine['processor']}, {machine['logical_processors']} processors.",
         "",
         "Frame-wise means in mm (acceleration: mm/frame^2). Gains are of the test people against the row's own lifter "

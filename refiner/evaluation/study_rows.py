@@ -1,0 +1,72 @@
+"""Reports that stand in the papers' tables: of `refiner-evaluate`, and the rows of ones of `refiner-bench accuracy`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import ArchiveError
+from refiner.evaluation.report import load_report
+from refiner.evaluation.selection import describe_archive
+
+STUDY_SCHEMA, STUDY_VERSION = "refiner-bench/accuracy", 1
+
+
+def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and contents: one of a report of `refiner-evaluate`, one for each trained row of an accuracy report.
+
+    Raises ArchiveError for a file that is neither.
+    """
+    file = Path(path)
+    try:
+        study = json.loads(file.read_text(encoding="utf-8"))
+        found = study.get("schema"), study.get("schema_version")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError):
+        found = None, None
+    if found == (STUDY_SCHEMA, STUDY_VERSION):
+        if "variants" not in study:
+            raise ArchiveError(f"{path}: does not say what its rows were scored on; write it again (--report-only)")
+        return list(rows_as_reports(file.stem, study))
+    return [(file.stem, load_report(file))]
+
+
+def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every lifter and every refiner of an accuracy report as what `refiner.evaluation.paper_tables` reads of a report
+    of `refiner-evaluate`. Rows that score another row's model in another way are left out."""
+    rows = {row["name"]: row for row in study["rows"]}
+    for row in study["rows"]:
+        if row["kind"] == "score" or (row["kind"] == "refiner" and row["lifter"] not in rows):
+            continue
+        refines = row["kind"] == "refiner"
+        column = "refined" if refines else "lifter"
+        models = {"lifter": rows[row["lifter"]] if refines else row} | ({"refiner": row} if refines else {})
+        report = {
+            "data": _data(study, row),
+            "models": {role: owner["training"]["model"] for role, owner in models.items()},
+            "columns": [column],
+            "metrics": {
+                metric: {
+                    "action_mean": {column: row["test"]["metrics"][metric]["action_mean"]},
+                    "per_action": {column: row["test"]["per_action"][metric]},
+                }
+                for metric in ("mpjpe", "p_mpjpe")
+            },
+        }
+        yield f"{name}, {row['name']}", report
+
+
+def _data(study: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    archive, people = study["settings"]["archive"], ", ".join(study["settings"]["test"])
+    detections, training = study["variants"][row["data"]]["detections"], row["training"]
+    told = "simulated detections" if detections == "simulated" else "ground-truth 2D"
+    steps = f"{training['steps']:,} steps of training"
+    if not (row["checkpoint"] or training["plateau"]):
+        steps += ", at whose end it was still getting better"
+    return {
+        "archive": archive,
+        "description": f"{describe_archive(archive)}, test people {people}; {told}; {steps}",
+        "detections": detections,
+    }
