@@ -13,6 +13,7 @@ from typing import Any
 
 from refiner.errors import InputError
 from refiner.evaluation.tables import markdown_table
+from refiner_bench.accuracy.report import gain_text
 from refiner_bench.measures import read_report, report_kind
 
 BLOCK = re.compile(r"(?P<head><!-- figures (?P<kind>\S+) (?P<pattern>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -24,6 +25,8 @@ STUDY_ROWS = {
     "single-lifter": "the control: one larger lifter",
     "bundled": "lifter and refiner",
 }
+# The group of its rows on inputs that the refiner was not trained on.
+TRANSFER = "Transfer"
 
 Reports = Sequence[tuple[str, Mapping[str, Any]]]
 
@@ -90,6 +93,21 @@ def _study(reports: Reports) -> str:
         rows.append([title, *cells])
     header = ["test people, frame-wise mean", "MPJPE", "P-MPJPE", "acceleration error"]
     return markdown_table([*header, "with one body shape: MPJPE", "P-MPJPE"], rows)
+
+
+def _transfer(reports: Reports) -> str:
+    """What the refiner of the study does to inputs that it was not trained on."""
+    rows = []
+    for row in _one(reports)["rows"]:
+        if row["group"] != TRANSFER or row["kind"] != "score":
+            continue
+        gains, told = row["test"]["gains"]["lifter"], row["test"]["extra"].get("input")
+        cells = [_mean(row["test"]["metrics"], "mpjpe"), *(gain_text(gains[metric]) for metric in METRICS)]
+        rows.append([row["title"], *cells, "" if told is None else f"{100 * told['unusual_share']:.0f} %"])
+    if not rows:
+        raise InputError(f"the study has no row of {TRANSFER!r}")
+    header = ["input, test people", "refined MPJPE, mm", "gain over the lifter, %: MPJPE", "P-MPJPE", "acceleration"]
+    return markdown_table([*header, "unusual frames"], rows)
 
 
 def _runs(reports: Reports) -> str:
@@ -187,6 +205,7 @@ def _markdown_of(name: str) -> str:
 _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
     "study": ("accuracy", _study),
+    "transfer": ("accuracy", _transfer),
     "runs": ("accuracy", _runs),
     "flops": ("flops", _flops),
     "engines": ("engines", _engines),

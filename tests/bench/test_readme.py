@@ -74,6 +74,16 @@ def test_gains_and_means_are_those_of_the_evaluation():
     assert float(row[4].split()[0]) == pytest.approx(100 * (1 - after / before), abs=0.05)
 
 
+def test_inputs_of_another_kind_stand_with_their_gains():
+    report = json.loads((REPORTS / "accuracy-study.json").read_text())
+    (row,) = (row for row in report["rows"] if row["name"] == "new-cameras")
+    text = with_figures("<!-- figures transfer bench/reports/accuracy-study.json -->\n<!-- end -->", ROOT)
+    (line,) = (line for line in cells(text) if line[0] == row["title"])
+    gain = row["test"]["gains"]["lifter"]["p_mpjpe"]
+    assert line[1] == f"{row['test']['metrics']['mpjpe']['frame_mean']:.1f}"
+    assert line[3] == f"{gain['percent']:.1f} ({gain['low']:.1f} to {gain['high']:.1f})"
+
+
 @pytest.mark.parametrize(
     ("block", "told"),
     [
@@ -81,6 +91,7 @@ def test_gains_and_means_are_those_of_the_evaluation():
         ("<!-- figures flops nothing.json -->\n<!-- end -->", "names no report"),
         ("<!-- figures salad bench/reports/flops.json -->\n<!-- end -->", "no table of 'salad'"),
         ("<!-- figures study bench/reports/flops.json -->\n<!-- end -->", "is a report of flops, not of accuracy"),
+        ("<!-- figures transfer bench/reports/accuracy-lifters.json -->\n<!-- end -->", "no row of 'Transfer'"),
         ("<!-- figures flops bench/reports/fl*.json -->\n<!-- end -->", None),
         ("<!-- figures evaluation bench/reports/accuracy-cmu-*.json -->\n<!-- end -->", "takes one report"),
     ],
