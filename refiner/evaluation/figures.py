@@ -41,9 +41,10 @@ def before_after_figure(
     for pose, colour, label in ((before, BEFORE, "lifter"), (after, AFTER, "refined")):
         distance = mpjpe(pose, clip.pose_3d) * 1000
         axes.plot(seconds, distance, color=colour, linewidth=1.2, label=f"{label}: mean {distance.mean():.1f} mm")
-    axes.set(xlabel="time, s", ylabel="MPJPE, mm", title=f"{clip.action}, camera {clip.camera}", xlim=(0, seconds[-1]))
+    axes.set(xlabel="time, s", ylabel="MPJPE, mm", xlim=(0, seconds[-1]))
+    axes.set_title(f"{clip.action}, camera {clip.camera}", loc="left")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False)  # above, where it hides nothing
     axes.spines[["top", "right"]].set_visible(False)
     for column, frame in enumerate(np.linspace(0, clip.frames - 1, 5).astype(int)[1:4]):
         view = figure.add_subplot(grid[1, column], projection="3d")

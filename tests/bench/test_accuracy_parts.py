@@ -10,12 +10,14 @@ pytest.importorskip("torch")
 from refiner_bench.accuracy.clips import scaled_detector, study_clips
 from refiner_bench.accuracy.filters import one_euro, savitzky_golay, tune
 from refiner_bench.accuracy.report import at_plateau, pooled
-from refiner_bench.accuracy.scores import score_clips
+from refiner_bench.accuracy.scores import Scores, score_clips
+from refiner_bench.accuracy.skeletons import middling
 from refiner_bench.accuracy.table import Variant, load_table
 
 from refiner.data import DetectorModel
 from refiner.data.synthetic import synthetic_folder
 from refiner.errors import ConfigError
+from refiner.evaluation.protocol import SequenceScore
 from refiner.training.config import load_config
 
 RNG = np.random.default_rng(3)
@@ -176,3 +178,15 @@ def test_seeds_are_pooled_frame_by_frame(folder):
 )
 def test_a_plateau_is_where_the_last_quarter_gains_nothing(errors, expected):
     assert at_plateau([[100 * (i + 1), error] for i, error in enumerate(errors)]) is expected
+
+
+def test_the_clip_that_is_drawn_has_the_median_gain():
+    def scored(errors):
+        return tuple(
+            SequenceScore(str(place), "S1", "Walking", "1", 10, {"mpjpe": 10 * error}, {"mpjpe": 10})
+            for place, error in enumerate(errors)
+        )
+
+    # Gains of 10, -50, 40, 20 and 0 percent.
+    scores = Scores("test", "default", scored([45, 75, 30, 40, 50]), scored([50] * 5), None)
+    assert middling(scores) == 0

@@ -73,11 +73,14 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
                 bar.write(f"{name}, seed {seed}: {seconds:.0f} s", file=sys.stderr)
 
             run_study(spec, arguments.rows, seeds, jobs, done)
-    report = accuracy_report(Runner(spec, *spec.load()), seeds)
+    runner = Runner(spec, *spec.load())
+    report = accuracy_report(runner, seeds)
     text = format_accuracy(report)
     write_report(report, text, arguments.json, arguments.markdown)
     if arguments.pictures is not None:
         from refiner_bench.accuracy.plots import draw_study
+        from refiner_bench.accuracy.skeletons import draw_skeletons
 
         draw_study(report, arguments.pictures)
+        draw_skeletons(runner, seeds[0], arguments.pictures)
     print(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,37 @@ def draw_study(report: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     rows = {row["name"]: row for row in report["rows"]}
     drawn = [_gains(rows, folder), _curves(rows, folder)]
-    compared = [rows[name] for name in ("lifter", *[n for n, r in rows.items() if r["detail"]]) if name in rows]
-    if len(compared) > 1:
-        drawn += [_histograms(compared, folder), _by_joint(compared, folder), _by_camera(compared, folder)]
-    drawn += [_by_place(compared, folder)] if any("by_place" in row["test"]["extra"] for row in compared) else []
-    drawn += [_premise(row, folder) for row in compared if "premise" in row["test"]["extra"]][:1]
+    refined = [row for row in rows.values() if row["detail"]]
+    if refined:
+        series = _before_and_after(refined, rows)
+        drawn += [_histograms(series, folder), _by_joint(series, folder), _by_camera(series, folder)]
+    drawn += [_by_place(refined, folder)] if any("by_place" in row["test"]["extra"] for row in refined) else []
+    drawn += [_premise(row, folder) for row in refined if "premise" in row["test"]["extra"]][:1]
     return drawn
+
+
+@dataclass(frozen=True)
+class _Series:
+    """A row to compare with others: refiners in full colours, their lifters pale and dashed."""
+
+    row: Mapping[str, Any]
+    colour: str
+    before: bool
+
+    @property
+    def alpha(self) -> float:
+        return 0.4 if self.before else 1.0
+
+
+def _before_and_after(refined: Sequence[Mapping[str, Any]], rows: Mapping[str, Any]) -> list[_Series]:
+    """Every lifter, followed by its refiners; a lifter has the colour of the first."""
+    series: list[_Series] = []
+    for index, row in enumerate(refined):
+        colour = f"C{index}"
+        if row["lifter"] in rows and row["lifter"] not in [known.row["name"] for known in series]:
+            series.append(_Series(rows[row["lifter"]], colour, before=True))
+        series.append(_Series(row, colour, before=False))
+    return series
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -81,43 +107,46 @@ def _curves(rows: Mapping[str, Any], folder: Path) -> Path:
     return _save(figure, folder / "learning-curves.png")
 
 
-def _histograms(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+def _histograms(series: Sequence[_Series], folder: Path) -> Path:
     """The paper's Fig. 4: how many frames have which error, before and after."""
     figure, axis = _axes(9, 4.5)
-    for row in rows:
-        found = row["test"]["distributions"]
+    for entry in series:
+        name, found = entry.row["name"], entry.row["test"]["distributions"]
         share = np.array(found["histogram"]) / sum(found["histogram"])
-        label = f"{row['name']}: {100 * found['below_30']:.1f} % below 30 mm, {100 * found['above_35']:.1f} % above 35"
-        axis.stairs(100 * share[:-1], HISTOGRAM_EDGES, linewidth=1.6, label=label)
+        label = f"{name}: {100 * found['below_30']:.1f} % below 30 mm, {100 * found['above_35']:.1f} % above 35"
+        style = "--" if entry.before else "-"
+        axis.stairs(100 * share[:-1], HISTOGRAM_EDGES, linewidth=1.6, color=entry.colour, linestyle=style, label=label)
     axis.set(xlabel="MPJPE of a frame, mm", ylabel="% of the frames", xlim=(0, 200))
     axis.legend(frameon=False)
     return _save(figure, folder / "error-histogram.png")
 
 
-def _by_joint(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
-    figure, axis = _axes(11, 4.2)
-    width = 0.8 / len(rows)
-    for index, row in enumerate(rows):
-        places = np.arange(len(JOINT_NAMES)) + (index - (len(rows) - 1) / 2) * width
-        axis.bar(places, row["test"]["distributions"]["by_joint"], width, label=row["name"])
-    axis.set_xticks(range(len(JOINT_NAMES)), JOINT_NAMES, rotation=45, ha="right")
+def _by_joint(series: Sequence[_Series], folder: Path) -> Path:
+    figure, axis = _axes(11, 4.6)
+    errors = [entry.row["test"]["distributions"]["by_joint"] for entry in series]
+    _bars(axis, series, list(JOINT_NAMES), errors)
+    axis.tick_params("x", rotation=45)
     axis.set(ylabel="error, mm")
-    axis.legend(frameon=False)
     return _save(figure, folder / "error-by-joint.png")
 
 
-def _by_camera(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
-    figure, axis = _axes(8, 4)
-    cameras = list(rows[0]["test"]["distributions"]["by_camera"])
-    width = 0.8 / len(rows)
-    for index, row in enumerate(rows):
-        found = row["test"]["distributions"]["by_camera"]
-        places = np.arange(len(cameras)) + (index - (len(rows) - 1) / 2) * width
-        axis.bar(places, [found.get(camera, np.nan) for camera in cameras], width, label=row["name"])
-    axis.set_xticks(range(len(cameras)), cameras)
+def _by_camera(series: Sequence[_Series], folder: Path) -> Path:
+    figure, axis = _axes(8, 4.4)
+    found = [entry.row["test"]["distributions"]["by_camera"] for entry in series]
+    cameras = list(found[0])
+    _bars(axis, series, cameras, [[errors.get(camera, np.nan) for camera in cameras] for errors in found])
     axis.set(ylabel="MPJPE, mm", xlabel="camera")
-    axis.legend(frameon=False)
     return _save(figure, folder / "error-by-camera.png")
+
+
+def _bars(axis: Any, series: Sequence[_Series], names: Sequence[str], values: Sequence[Sequence[float]]) -> None:
+    """A group of bars for each name; the legend above them, where it hides none."""
+    width = 0.8 / len(series)
+    for index, (entry, heights) in enumerate(zip(series, values, strict=True)):
+        places = np.arange(len(names)) + (index - (len(series) - 1) / 2) * width
+        axis.bar(places, heights, width, color=entry.colour, alpha=entry.alpha, label=entry.row["name"])
+    axis.set_xticks(range(len(names)), names)
+    axis.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _by_place(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:

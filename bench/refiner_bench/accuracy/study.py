@@ -203,6 +203,25 @@ class Runner:
             scored.append(dataclasses.replace(scores, extra=extra))
         return scored
 
+    def test_scores(self, row: Row, seed: int) -> Scores | None:
+        """Of the test people, where the row has been scored."""
+        file = self.place(row, seed) / SCORES_FILE
+        if not file.is_file():
+            return None
+        scores = read_scores(file, self._score_key(row, seed))
+        return None if scores is None else scores[PARTS.index("test")]
+
+    def refined_test_clip(
+        self, row: Row, seed: int, index: int
+    ) -> tuple[CameraClip, NDArray[np.float32], NDArray[np.float32]]:
+        """A test clip of a refiner's row, the lifter's poses of it and the refined ones, root-relative."""
+        clips = self._part("test", row.data)
+        lifted = self._lifted.lift(self.checkpoint(row.lifter, seed), clips, f"test-{row.data}", row.action)
+        clip, before = clips[index], lifted[index]
+        refiner = Refiner.load(self.checkpoint(row.name, seed), threads=self.spec.threads)
+        after = refiner.refine(clip.pose_2d, before, clip.image_size, fps=clip.fps)
+        return clip, before, root_relative(after)
+
     def _method(self, row: Row, seed: int, refiner: Refiner | None) -> tuple[Refine | None, dict[str, Any]]:
         """What the row does to lifted poses (None: nothing), and the settings that were chosen for it."""
         if row.kind == "lifter" or row.method == "none":
