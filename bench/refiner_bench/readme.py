@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refiner.errors import InputError
+from refiner.evaluation.paper_tables import TITLES, format_paper_table, paper_table
+from refiner.evaluation.study_rows import rows_as_reports
 from refiner.evaluation.tables import markdown_table
 from refiner_bench.accuracy.report import gain_text
 from refiner_bench.measures import read_report, report_kind
@@ -202,6 +205,12 @@ def _markdown_of(name: str) -> str:
 
 
 # What a block may ask for: the kind of its reports, and what writes the table.
+def _paper_table(table: str, reports: Reports) -> str:
+    """A table of a paper with the rows of an accuracy report beside its own."""
+    ours = [entry for name, report in reports for entry in rows_as_reports(Path(name).stem, report)]
+    return format_paper_table(paper_table(table, ours), markdown=True).rstrip()
+
+
 _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
     "study": ("accuracy", _study),
@@ -212,4 +221,5 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "sweep": ("sweep", _sweep),
     "streaming-latency": ("streaming", _streaming_latency),
     "streaming-delay": ("streaming", _streaming_delay),
+    **{f"paper-table-{name}": ("accuracy", partial(_paper_table, name)) for name in TITLES},
 }

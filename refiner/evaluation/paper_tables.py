@@ -224,6 +224,8 @@ def _ablated(entry: _Ours) -> str:
     noise, steps = entry.refiner.get("noise", {}).get("errors"), entry.refiner.get("steps")
     if noise == "observed" and steps == 1:
         return "without diffusion"
+    if noise == "conditional" and entry.refiner["noise"].get("time", "white") != "white":
+        return "noise correlated in time (ours)"
     return ABLATIONS.get(noise, "not said how its errors were drawn")
 
 

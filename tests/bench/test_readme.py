@@ -21,8 +21,9 @@ def cells(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
 
 
-def test_the_readme_is_that_of_the_committed_reports(capsys):
-    assert main(["readme", "--check", str(ROOT / "README.md")]) == 0, capsys.readouterr().out
+@pytest.mark.parametrize("file", [ROOT / "README.md", REPORTS / "tables.md"], ids=lambda file: file.name)
+def test_tables_are_those_of_the_committed_reports(file, capsys):
+    assert main(["readme", "--check", str(file)]) == 0, capsys.readouterr().out
 
 
 def test_every_link_of_the_readme_leads_somewhere():

@@ -120,6 +120,7 @@ def test_ground_truth_2d_goes_to_table_ii():
         ({"noise": {"errors": "marginal"}}, "without conditional noise model"),
         ({"noise": {"errors": "observed"}, "steps": 1}, "without diffusion"),
         ({"noise": {}}, "not said how its errors were drawn"),
+        ({"noise": {"errors": "conditional", "time": "full"}}, "noise correlated in time (ours)"),
     ],
 )
 def test_the_ablation_is_told_from_the_refiner(refiner, name):
@@ -129,7 +130,7 @@ def test_the_ablation_is_told_from_the_refiner(refiner, name):
     assert mine[0] == name
     # Behind the paper's row of that name.
     before = rows[rows.index(mine) - 1]
-    assert before[0] == name or name.startswith("not said")
+    assert before[0] == name or name.startswith(("not said", "noise correlated"))
 
 
 def test_depths_stand_beside_the_paper_s():
