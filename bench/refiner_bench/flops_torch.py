@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refiner.models import D3DP, MixSTE, PoseDenoiser, STCFormer
 from refiner.models.d3dp import CleanPoseDenoiser
-from refiner.models.stc import attention_backend, set_attention_backend
+from refiner.models.fused import attention_backend, set_attention_backend
 from refiner_bench.counts import DenoiserSize
 from refiner_bench.lifter_counts import LifterSize
 

@@ -32,7 +32,7 @@ def train_step_report(
     import torch
     from torch import nn
 
-    from refiner.models import PoseDenoiser, STCFormer, stc
+    from refiner.models import PoseDenoiser, STCFormer, fused
     from refiner.training.runs import keep_large_blocks
 
     keep_large_blocks()
@@ -54,13 +54,13 @@ def train_step_report(
         (model(*inputs) - pose_3d).square().mean().backward()
         optimiser.step()
 
-    speeds: dict[stc.Backend, list[float]] = {"plain": [], "fused": []}
-    previous = stc.attention_backend()
+    speeds: dict[fused.Backend, list[float]] = {"plain": [], "fused": []}
+    previous = fused.attention_backend()
     try:
         for number in range(rounds + 1):
-            order: list[stc.Backend] = ["plain", "fused"] if number % 2 else ["fused", "plain"]
+            order: list[fused.Backend] = ["plain", "fused"] if number % 2 else ["fused", "plain"]
             for backend in order:
-                stc.set_attention_backend(backend)
+                fused.set_attention_backend(backend)
                 step()
                 began = time.perf_counter()
                 for _ in range(steps):
@@ -69,11 +69,11 @@ def train_step_report(
                     speeds[backend].append(batch * steps / (time.perf_counter() - began))
         shares = {}
         for backend in speeds:
-            stc.set_attention_backend(backend)
+            fused.set_attention_backend(backend)
             shares[backend] = _shares(step)
         noise = _noise_costs(batch, rounds, steps, step) if kind == "refiner" else None
     finally:
-        stc.set_attention_backend(previous)
+        fused.set_attention_backend(previous)
     ratios = np.array(speeds["fused"]) / np.array(speeds["plain"])
     draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios))).mean(axis=1)
     settings = {

@@ -15,6 +15,16 @@ namespace {
 
 using Array = py::array_t<float, py::array::c_style>;
 
+// Raises for a number of heads or a width that the kernels were not compiled for.
+void require_variant(int64_t heads, int64_t width) {
+    const bool known_heads = heads == 2 || heads == 4 || heads == 8 || heads == 16;
+    const bool known_width = width == 2 || width == 4 || width == 6 || width == 8 || width == 12 || width == 16;
+    if (!known_heads || !known_width) {
+        throw std::invalid_argument("the kernel has no variant for " + std::to_string(heads) + " heads of width " +
+                                    std::to_string(width));
+    }
+}
+
 StcShape read_shape(const Array& qkv, const Array& convolution, int64_t band, float scale, int threads) {
     if (qkv.ndim() != 4 || convolution.ndim() != 4 || convolution.shape(0) != 2 || convolution.shape(1) != 9) {
         throw std::invalid_argument("expected qkv [B, T, J, 6 D H] and convolution [2, 9, D, H]");
@@ -22,13 +32,8 @@ StcShape read_shape(const Array& qkv, const Array& convolution, int64_t band, fl
     if (band < 0) throw std::invalid_argument("the band must be 0 (none) or a number of frames");
     const StcShape s{qkv.shape(0),         qkv.shape(1), qkv.shape(2), convolution.shape(2),
                      convolution.shape(3), band,         scale,        threads};
-    const bool heads = s.heads == 2 || s.heads == 4 || s.heads == 8 || s.heads == 16;
-    const bool width =
-        s.width == 2 || s.width == 4 || s.width == 6 || s.width == 8 || s.width == 12 || s.width == 16;
-    if (!heads || !width || qkv.shape(3) != 6 * s.width * s.heads) {
-        throw std::invalid_argument("the kernel has no variant for " + std::to_string(s.heads) +
-                                    " heads of width " + std::to_string(s.width));
-    }
+    require_variant(s.heads, s.width);
+    if (qkv.shape(3) != 6 * s.width * s.heads) throw std::invalid_argument("qkv must be [B, T, J, 6 D H]");
     return s;
 }
 
@@ -59,6 +64,34 @@ void backward(const Array& qkv, const Array& convolution, const Array& grad_out,
     select_stc_kernels().backward(s, inputs[0], inputs[1], inputs[2], targets[0], targets[1], targets[2]);
 }
 
+RowsShape read_rows(const Array& qkv, int64_t heads, float scale, int threads) {
+    if (qkv.ndim() != 3 || heads < 1 || qkv.shape(2) % (3 * heads) != 0) {
+        throw std::invalid_argument("expected qkv [N, L, 3 D H]");
+    }
+    const RowsShape s{qkv.shape(0), qkv.shape(1), qkv.shape(2) / (3 * heads), heads, scale, threads};
+    require_variant(s.heads, s.width);
+    return s;
+}
+
+void rows_forward(const Array& qkv, Array out, int64_t heads, float scale, int threads) {
+    const RowsShape s = read_rows(qkv, heads, scale, threads);
+    require(out.size() * 3 == qkv.size(), "out must be [N, L, D H]");
+    const float* source = qkv.data();
+    float* target = out.mutable_data();
+    py::gil_scoped_release release;
+    select_stc_kernels().rows_forward(s, source, target);
+}
+
+void rows_backward(const Array& qkv, const Array& grad_out, Array grad_qkv, int64_t heads, float scale,
+                   int threads) {
+    const RowsShape s = read_rows(qkv, heads, scale, threads);
+    require(grad_out.size() * 3 == qkv.size() && grad_qkv.size() == qkv.size(), "gradients must match qkv");
+    const float* inputs[] = {qkv.data(), grad_out.data()};
+    float* target = grad_qkv.mutable_data();
+    py::gil_scoped_release release;
+    select_stc_kernels().rows_backward(s, inputs[0], inputs[1], target);
+}
+
 }  // namespace
 
 // noconvert: a silent copy of an output array would lose the result.
@@ -70,6 +103,10 @@ void bind_stc_attention(py::module_& m) {
           py::arg("grad_out").noconvert(), py::arg("grad_qkv").noconvert(),
           py::arg("grad_convolution").noconvert(), py::arg("grad_bias").noconvert(), py::arg("scale"),
           py::arg("threads"), py::arg("band"));
+    m.def("rows_attention_forward", &rows_forward, py::arg("qkv").noconvert(), py::arg("out").noconvert(),
+          py::arg("heads"), py::arg("scale"), py::arg("threads"));
+    m.def("rows_attention_backward", &rows_backward, py::arg("qkv").noconvert(), py::arg("grad_out").noconvert(),
+          py::arg("grad_qkv").noconvert(), py::arg("heads"), py::arg("scale"), py::arg("threads"));
 }
 
 }  // namespace refiner

@@ -310,9 +310,37 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
     }
 }
 
+template <int H, int D>
+void rows_forward(const RowsShape& s, const float* qkv, float* out) {
+    constexpr int64_t kPart = int64_t{D} * H;
+    const Row row{s.length, 3 * kPart, kPart, 0};
+    parallel_for(0, s.rows, 8, s.threads, [&](int64_t begin, int64_t end) {
+        const Buffer scratch(s.length * H);
+        for (int64_t n = begin; n < end; ++n) {
+            attend_row<H, D>(row, s.scale, qkv + n * s.length * 3 * kPart, out + n * s.length * kPart,
+                             scratch.data);
+        }
+    });
+}
+
+template <int H, int D>
+void rows_backward(const RowsShape& s, const float* qkv, const float* grad_out, float* grad_qkv) {
+    constexpr int64_t kPart = int64_t{D} * H;
+    const Row row{s.length, 3 * kPart, kPart, 0};
+    const int64_t size = s.length * 3 * kPart;
+    parallel_for(0, s.rows, 8, s.threads, [&](int64_t begin, int64_t end) {
+        const Buffer scratch(2 * s.length * H);
+        for (int64_t n = begin; n < end; ++n) {
+            std::memset(grad_qkv + n * size, 0, size * sizeof(float));
+            attend_row_backward<H, D>(row, s.scale, qkv + n * size, grad_out + n * s.length * kPart,
+                                      grad_qkv + n * size, scratch.data);
+        }
+    });
+}
+
 // Calls `visit.template operator()<H, D>()` for the shape; the bindings have checked that it is one of these.
-template <int H, typename Visit>
-void with_width(const StcShape& s, Visit&& visit) {
+template <int H, typename Shape, typename Visit>
+void with_width(const Shape& s, Visit&& visit) {
     switch (s.width) {
         case 2:
             return visit.template operator()<H, 2>();
@@ -331,8 +359,8 @@ void with_width(const StcShape& s, Visit&& visit) {
     }
 }
 
-template <typename Visit>
-void with_shape(const StcShape& s, Visit&& visit) {
+template <typename Shape, typename Visit>
+void with_shape(const Shape& s, Visit&& visit) {
     switch (s.heads) {
         case 2:
             return with_width<2>(s, visit);
@@ -373,6 +401,27 @@ struct BackwardCall {
     }
 };
 
+struct RowsForwardCall {
+    const RowsShape& s;
+    const float* qkv;
+    float* out;
+    template <int H, int D>
+    void operator()() {
+        rows_forward<H, D>(s, qkv, out);
+    }
+};
+
+struct RowsBackwardCall {
+    const RowsShape& s;
+    const float* qkv;
+    const float* grad_out;
+    float* grad_qkv;
+    template <int H, int D>
+    void operator()() {
+        rows_backward<H, D>(s, qkv, grad_out, grad_qkv);
+    }
+};
+
 void run_forward(const StcShape& s, const float* qkv, const float* convolution, const float* bias, float* out) {
     with_shape(s, ForwardCall{s, qkv, convolution, bias, out});
 }
@@ -382,8 +431,16 @@ void run_backward(const StcShape& s, const float* qkv, const float* convolution,
     with_shape(s, BackwardCall{s, qkv, convolution, grad_out, grad_qkv, grad_convolution, grad_bias});
 }
 
+void run_rows_forward(const RowsShape& s, const float* qkv, float* out) {
+    with_shape(s, RowsForwardCall{s, qkv, out});
+}
+
+void run_rows_backward(const RowsShape& s, const float* qkv, const float* grad_out, float* grad_qkv) {
+    with_shape(s, RowsBackwardCall{s, qkv, grad_out, grad_qkv});
+}
+
 }  // namespace
 
-StcKernels stc_kernels() { return {run_forward, run_backward}; }
+StcKernels stc_kernels() { return {run_forward, run_backward, run_rows_forward, run_rows_backward}; }
 
 }  // namespace refiner::REFINER_ISA_NAMESPACE

@@ -8,6 +8,10 @@
 //   out          [B, T, J, 2, D, H]
 // With a band N > 0 time is causal: frame t attends to the frames t - N + 1 to t, and the three rows of taps fall
 // on t - 2, t - 1 and t instead of t - 1, t and t + 1.
+//
+// Beside it plain self-attention of N rows of L tokens (the blocks of MixSTE):
+//   qkv          [N, L, 3 (q, k, v), D, H]
+//   out          [N, L, D, H]
 #pragma once
 
 #include <cstdint>
@@ -27,14 +31,28 @@ struct StcShape {
     int threads;    // 0: the default of parallel_for
 };
 
+struct RowsShape {
+    int64_t rows;
+    int64_t length;
+    int64_t width;  // D
+    int64_t heads;  // H
+    float scale;
+    int threads;
+};
+
 using StcForward = void (*)(const StcShape&, const float* qkv, const float* convolution, const float* bias,
                             float* out);
 using StcBackward = void (*)(const StcShape&, const float* qkv, const float* convolution, const float* grad_out,
                              float* grad_qkv, float* grad_convolution, float* grad_bias);
 
+using RowsForward = void (*)(const RowsShape&, const float* qkv, float* out);
+using RowsBackward = void (*)(const RowsShape&, const float* qkv, const float* grad_out, float* grad_qkv);
+
 struct StcKernels {
     StcForward forward;
     StcBackward backward;
+    RowsForward rows_forward;
+    RowsBackward rows_backward;
 };
 
 REFINER_DECLARE_VARIANTS(StcKernels, stc_kernels)

@@ -21,7 +21,7 @@ from onnx_ir.passes.common import (
 
 from refiner.causal_state import CAUSAL, StateLayout, step_inputs, step_outputs
 from refiner.errors import ExportError, UsageError
-from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner, stc
+from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner, fused
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.runtime.engine import INPUTS, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
@@ -158,12 +158,12 @@ def _attention_of(opset: int) -> Any:
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
     """Trace PyTorch operations, not the native kernel."""
-    previous = stc.attention_backend()
-    stc.set_attention_backend("plain")
+    previous = fused.attention_backend()
+    fused.set_attention_backend("plain")
     try:
         yield
     finally:
-        stc.set_attention_backend(previous)
+        fused.set_attention_backend(previous)
 
 
 @contextlib.contextmanager

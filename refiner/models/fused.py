@@ -1,4 +1,5 @@
-"""The fused STC attention of the native extension as a differentiable PyTorch operation (CPU, float32).
+"""The attention kernels of the native extension as differentiable PyTorch operations (CPU, float32): STC attention,
+and the self-attention of rows of tokens that MixSTE is made of.
 
 Training at the widths that a CPU can train is bound by thousands of 17 x 17 and 27 x 27 attention matrices with
 heads of 4 to 16 channels, for which batched matrix products are mostly overhead. The kernel keeps one channel of
@@ -7,13 +8,55 @@ every head in one vector register and does attention, convolution and bias in on
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from refiner.errors import ConfigError
+
+Backend = Literal["auto", "fused", "plain"]
+_backend: Backend = "auto"
+
 SUPPORTED_HEADS = (2, 4, 8, 16)
 SUPPORTED_WIDTHS = (2, 4, 6, 8, 12, 16)  # of a head's half
+
+
+def set_attention_backend(backend: Backend) -> None:
+    """Choose how the attention of every model of this process is computed.
+
+    "plain": PyTorch operations, any device, traceable. "fused": the native CPU kernels, forward and backward in
+    one pass each; raises where they do not apply. "auto" (default): the kernels where they apply.
+    """
+    global _backend
+    if backend not in ("auto", "fused", "plain"):
+        raise ConfigError(f"attention backend must be 'auto', 'fused' or 'plain', got {backend!r}")
+    _backend = backend
+
+
+def attention_backend() -> Backend:
+    """The backend chosen by `set_attention_backend`."""
+    return _backend
+
+
+def takes_kernel(x: Tensor, heads: int, width: int) -> bool:
+    """Whether attention over ``x`` goes to the kernels, by the chosen backend.
+
+    Raises ConfigError where that is "fused" and they do not apply.
+    """
+    if _backend != "plain" and fused_supported(x, heads, width):
+        return True
+    if _backend == "fused":
+        raise ConfigError(
+            f"the attention kernels take float32 CPU tensors, {_listed(SUPPORTED_HEADS)} heads and "
+            f"{_listed(SUPPORTED_WIDTHS)} channels a head (of STC attention: in each half); got {x.dtype} on "
+            f"{x.device}, {heads} heads of {width}"
+        )
+    return False
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}"
 
 
 def fused_supported(x: Tensor, heads: int, head_dim: int) -> bool:
@@ -46,12 +89,19 @@ def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float
     return result
 
 
+def fused_self_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
+    """Softmax attention of the tokens of a row to each other: ``[N, L, 3 width heads]``, ordered (q | k | v, width,
+    heads) -> ``[N, L, width heads]``. ``scale``: factor of the scores."""
+    result: Tensor = _FusedSelfAttention.apply(qkv, heads, scale)  # type: ignore[no-untyped-call]
+    return result
+
+
 def _native() -> Any:
     try:
         from refiner import _native
     except ImportError:
         return None
-    return _native if hasattr(_native, "stc_attention_forward") else None
+    return _native if hasattr(_native, "rows_attention_forward") else None
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -80,6 +130,25 @@ class _FusedAttention(torch.autograd.Function):
             ctx.band,
         )
         return grad_qkv, grad_convolution, grad_bias, None, None
+
+
+class _FusedSelfAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, heads: int, scale: float) -> Tensor:
+        qkv = qkv.contiguous()
+        out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
+        _native().rows_attention_forward(*_arrays(qkv, out), heads, scale, torch.get_num_threads())
+        ctx.save_for_backward(qkv)
+        ctx.heads, ctx.scale = heads, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (qkv,) = ctx.saved_tensors
+        grad_qkv = torch.empty_like(qkv)
+        arrays = _arrays(qkv, gradients[0].contiguous(), grad_qkv)
+        _native().rows_attention_backward(*arrays, ctx.heads, ctx.scale, torch.get_num_threads())
+        return grad_qkv, None, None
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.errors import ConfigError, ShapeError
+from refiner.models.fused import fused_self_attention, takes_kernel
 
 # Published: 1e-6 in the blocks and the two shared norms, PyTorch's 1e-5 in the head.
 BLOCK_EPS = 1e-6
@@ -17,6 +18,9 @@ BLOCK_EPS = 1e-6
 class SelfAttention(nn.Module):
     """Multi-head attention ``(N, L, C)`` -> ``(N, L, C)``; the rows of ``qkv`` are ordered (q, k, v), each by head."""
 
+    _kernel_rows: Tensor
+    _kernel_columns: Tensor
+
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
@@ -24,14 +28,27 @@ class SelfAttention(nn.Module):
         self.heads, self.width = heads, dim // heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+        # Where the channels of the kernel stand: it wants heads innermost, so that one vector register holds one
+        # channel of every head.
+        columns = torch.arange(dim).reshape(heads, self.width).T.flatten()
+        self.register_buffer("_kernel_columns", columns, persistent=False)
+        self.register_buffer("_kernel_rows", torch.cat([columns + part * dim for part in range(3)]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, L, C]
+        if takes_kernel(x, self.heads, self.width):
+            return self._fused(x)
         rows, length, dim = x.shape
         split = self.qkv(x).reshape(rows, length, 3 * self.heads, self.width).transpose(1, 2)
         query, key, value = split.split(self.heads, dim=1)
         mixed = functional.scaled_dot_product_attention(query, key, value, scale=self.width**-0.5)
         projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(rows, length, dim))
         return projected
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """The same by the native kernel: all reordering is done on the weights, none on the activations."""
+        qkv = functional.linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
+        mixed = fused_self_attention(qkv, self.heads, self.width**-0.5)
+        return functional.linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
 
 
 class BiasedFeedForward(nn.Module):

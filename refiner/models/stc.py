@@ -13,39 +13,17 @@ left out, because that term is scaled by 1e-4 and 1e-9 and so has no effect that
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.errors import ConfigError
-from refiner.models.fused import fused_attention, fused_supported
+from refiner.models.fused import fused_attention, takes_kernel
 
 # The body part of each Human3.6M joint: torso, right leg, left leg, left arm, right arm (STCFormer's table).
 PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
 PART_SCALE_SPATIAL = 1e-4
 PART_SCALE_TEMPORAL = 1e-9
-
-Backend = Literal["auto", "fused", "plain"]
-_backend: Backend = "auto"
-
-
-def set_attention_backend(backend: Backend) -> None:
-    """Choose how every STC attention of this process is computed.
-
-    "plain": PyTorch operations, any device, traceable. "fused": the native CPU kernel, forward and backward in
-    one pass each; raises where it does not apply. "auto" (default): the kernel where it applies.
-    """
-    global _backend
-    if backend not in ("auto", "fused", "plain"):
-        raise ConfigError(f"attention backend must be 'auto', 'fused' or 'plain', got {backend!r}")
-    _backend = backend
-
-
-def attention_backend() -> Backend:
-    """The backend chosen by `set_attention_backend`."""
-    return _backend
 
 
 class STCAttention(nn.Module):
@@ -83,14 +61,8 @@ class STCAttention(nn.Module):
         self.register_buffer("_kernel_columns", kernel_columns, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
-        if _backend != "plain" and fused_supported(x, self.heads, self.head_dim):
-            return x + self._fused(self.layer_norm(x))
-        if _backend == "fused":
-            raise ConfigError(
-                "the fused attention kernel takes float32 CPU tensors, 2, 4, 8 or 16 heads and a width of 4, 8, 12, "
-                f"16, 24 or 32 a head; got {x.dtype} on {x.device}, {self.heads} heads of {2 * self.head_dim}"
-            )
-        return x + self._plain(self.layer_norm(x))
+        mix = self._fused if takes_kernel(x, self.heads, self.head_dim) else self._plain
+        return x + mix(self.layer_norm(x))
 
     def _plain(self, x: Tensor) -> Tensor:
         batch, frames, joints, _ = x.shape

@@ -14,7 +14,7 @@ from refiner_bench.counts import (
 from refiner_bench.flops_torch import build_denoiser, counted_operations, measure_denoiser
 
 from refiner.errors import UsageError
-from refiner.models.stc import attention_backend, set_attention_backend
+from refiner.models.fused import attention_backend, set_attention_backend
 
 SIZES = [
     DenoiserSize(depth=2, dim=32, heads=2, mlp_ratio=3, frames=5),

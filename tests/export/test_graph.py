@@ -12,7 +12,7 @@ from refiner_export.gate import parity_windows
 from refiner_export.graph import count_nodes, trace
 
 from refiner.errors import ArtefactError, ExportError, UsageError
-from refiner.models import MirroredPass, stc
+from refiner.models import MirroredPass, fused
 from refiner.models.inference_form import inference_form
 from refiner.runtime import Lifter, Refiner
 from refiner.runtime.onnx_engine import OnnxEngine
@@ -154,14 +154,14 @@ def test_lifter_and_refiner_in_one_graph(exported, tmp_path, export_to):
 
 def test_tracing_leaves_the_attention_backend(write_checkpoint, monkeypatch):
     def refuse(*args, **kwargs):
-        assert stc.attention_backend() == "plain"
+        assert fused.attention_backend() == "plain"
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(torch.onnx, "export", refuse)
-    before = stc.attention_backend()
+    before = fused.attention_backend()
     with pytest.raises(ExportError, match="lifter could not be traced: no such operator"):
         trace(load_module(write_checkpoint("lifter")), "lifter")
-    assert stc.attention_backend() == before
+    assert fused.attention_backend() == before
 
 
 def test_operator_sets(write_checkpoint):

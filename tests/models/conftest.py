@@ -20,11 +20,11 @@ _erf = np.vectorize(erf)
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    from refiner.models import stc
+    from refiner.models import fused
 
     torch.manual_seed(1)
     yield
-    stc.set_attention_backend("auto")
+    fused.set_attention_backend("auto")
 
 
 def linear(x, state, name):

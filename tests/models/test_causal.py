@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from refiner.errors import ConfigError  # noqa: E402
-from refiner.models import PoseDenoiser, UnrolledRefiner, stc  # noqa: E402
+from refiner.models import PoseDenoiser, UnrolledRefiner, fused, stc  # noqa: E402
 from refiner.models.inference_form import inference_form  # noqa: E402
 
 
@@ -55,14 +55,14 @@ def test_causal_attention_is_the_one_written_out(way, frames, band):
         with torch.no_grad():
             found = inference_form(torch.nn.Sequential(module))(x)
     else:
-        stc.set_attention_backend(way)
+        fused.set_attention_backend(way)
         found = module(x)
     torch.testing.assert_close(found.double(), causal_attention(module, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["plain", "fused"])
 def test_no_frame_sees_what_comes_after_it_or_lies_too_far_back(backend):
-    stc.set_attention_backend(backend)
+    fused.set_attention_backend(backend)
     band, frames, changed = 4, 40, 12
     model = PoseDenoiser(dim=16, blocks=1, heads=2, band=band)
     noisy, screen, times = torch.randn(2, frames, 17, 3), torch.randn(2, frames, 17, 2), torch.tensor([49, 24])

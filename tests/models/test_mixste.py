@@ -8,7 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from refiner.errors import ConfigError, ShapeError  # noqa: E402
-from refiner.models import MixSTE, from_published  # noqa: E402
+from refiner.models import MixSTE, from_published, fused  # noqa: E402
+from refiner.models.mixste import SelfAttention  # noqa: E402
 
 
 def test_it_has_the_published_layout_and_size(layouts):
@@ -18,8 +19,10 @@ def test_it_has_the_published_layout_and_size(layouts):
     assert sum(value.numel() for value in state.values()) == 33_783_811
 
 
+@pytest.mark.parametrize("backend", ["plain", "fused"])
 @pytest.mark.parametrize(("dim", "depth", "frames", "heads", "mlp_ratio"), [(32, 3, 9, 8, 2), (24, 1, 5, 4, 3)])
-def test_it_is_the_straight_line_pass(layouts, random_state, in_float64, dim, depth, frames, heads, mlp_ratio):
+def test_it_is_the_straight_line_pass(layouts, random_state, in_float64, dim, depth, frames, heads, mlp_ratio, backend):
+    fused.set_attention_backend(backend)
     state = random_state(layouts.mixste(dim, depth, frames, mlp_ratio=mlp_ratio))
     model = from_published("mixste", state, heads=heads)
     pose_2d = torch.randn(3, frames, 17, 2, generator=torch.Generator().manual_seed(2))
@@ -56,3 +59,78 @@ def test_stochastic_depth_keeps_the_mean_and_is_for_training_alone():
     torch.testing.assert_close(thinned[thinned != 0], (branch / 0.6)[thinned != 0])
     assert abs(thinned.mean() - branch.mean()) < 0.03
     assert torch.equal(block.eval()._sometimes(branch), branch)
+
+
+def attention_in_float64(module, x):
+    """From the definition, one head at a time."""
+    weights = {name: value.detach().double().numpy() for name, value in module.state_dict().items()}
+    tokens = x.detach().double().numpy()
+    qkv = tokens @ weights["qkv.weight"].T + weights["qkv.bias"]
+    query, key, value = np.split(qkv, 3, axis=-1)
+    mixed = []
+    for head in range(module.heads):
+        part = slice(head * module.width, (head + 1) * module.width)
+        scores = query[..., part] @ key[..., part].swapaxes(-1, -2) * module.width**-0.5
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed.append(shares / shares.sum(axis=-1, keepdims=True) @ value[..., part])
+    return np.concatenate(mixed, axis=-1) @ weights["proj.weight"].T + weights["proj.bias"]
+
+
+@pytest.mark.parametrize("backend", ["plain", "fused"])
+@pytest.mark.parametrize(
+    ("dim", "heads", "rows", "length", "spread"),
+    [(64, 8, 20, 17, 2.0), (64, 8, 7, 81, 2.0), (256, 16, 3, 27, 1.0), (8, 4, 5, 1, 2.0), (32, 2, 9, 5, 60.0)],
+)
+def test_attention_is_its_definition(backend, dim, heads, rows, length, spread):
+    torch.manual_seed(dim + length)
+    module, x = SelfAttention(dim, heads), spread * torch.randn(rows, length, dim)
+    fused.set_attention_backend(backend)
+    found = module(x).detach().numpy()
+    expected = attention_in_float64(module, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_s_gradients_are_the_plain_ones(threads):
+    previous = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        module = SelfAttention(64, 8)
+        x, weight = 2.0 * torch.randn(40, 27, 64), torch.randn(40, 27, 64)
+        gradients = {}
+        for backend in ("plain", "fused"):
+            fused.set_attention_backend(backend)
+            module.zero_grad()
+            leaf = x.clone().requires_grad_()
+            (module(leaf) * weight).sum().backward()
+            gradients[backend] = {"x": leaf.grad, **{name: p.grad for name, p in module.named_parameters()}}
+        for name, plain in gradients["plain"].items():
+            # The gradient of the keys' bias is 0, but for rounding.
+            difference = (gradients["fused"][name] - plain).abs().max()
+            assert plain.abs().max() > 1e-3 and difference <= 5e-6 * plain.abs().max(), name
+    finally:
+        torch.set_num_threads(previous)
+
+
+def test_rows_do_not_touch_each_other_and_none_is_fine():
+    fused.set_attention_backend("fused")
+    module = SelfAttention(32, 4)
+    x = torch.randn(6, 9, 32)
+    clean = module(x)
+    x[2, 3, 4] = float("nan")
+    spoilt = module(x)
+    kept = [0, 1, 3, 4, 5]
+    assert torch.equal(spoilt[kept], clean[kept]) and spoilt[2].isnan().all()
+    empty = torch.randn(0, 9, 32, requires_grad=True)
+    module(empty).sum().backward()
+    assert module(empty).shape == (0, 9, 32) and empty.grad is not None
+
+
+def test_sizes_without_a_kernel_run_as_plain_operations():
+    module, x = SelfAttention(48, 3), torch.randn(2, 5, 48)
+    found = module(x)
+    fused.set_attention_backend("fused")
+    with pytest.raises(ConfigError, match="attention kernels take"):
+        module(x)
+    fused.set_attention_backend("plain")
+    assert torch.equal(found, module(x))

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from refiner.errors import ConfigError  # noqa: E402
-from refiner.models import LiftingModule, PoseDenoiser, STCFormer, UnrolledRefiner, stc  # noqa: E402
+from refiner.models import LiftingModule, PoseDenoiser, STCFormer, UnrolledRefiner, fused, stc  # noqa: E402
 from refiner.models.pose_denoiser import timestep_embedding  # noqa: E402
 
 CONFIG = {"diffusion": {"timesteps": 50, "steps": 2, "offset": 0.008, "terminal": "zero"}}
@@ -68,7 +68,7 @@ def test_attention_is_the_published_one(backend, dim, heads, frames):
     module = stc.STCAttention(dim, heads)
     torch.nn.init.normal_(module.emb.weight, std=1000.0)  # large enough for its 1e-4 to show
     x = 2.0 * torch.randn(3, frames, 17, dim)
-    stc.set_attention_backend(backend)
+    fused.set_attention_backend(backend)
     torch.testing.assert_close(module(x), published_attention(module, x), rtol=1e-5, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_the_fused_gradients_are_the_plain_ones(threads, band):
         x, weight = 2.0 * torch.randn(5, 27, 17, 64), torch.randn(5, 27, 17, 64)
         gradients = {}
         for backend in ("plain", "fused"):
-            stc.set_attention_backend(backend)
+            fused.set_attention_backend(backend)
             module.zero_grad()
             leaf = x.clone().requires_grad_()
             (module(leaf) * weight).sum().backward()
@@ -95,7 +95,7 @@ def test_the_fused_gradients_are_the_plain_ones(threads, band):
 
 def test_the_fused_gradients_by_finite_differences():
     module = stc.STCAttention(16, 2)
-    stc.set_attention_backend("fused")
+    fused.set_attention_backend("fused")
     x, direction, weight = torch.randn(3, 2, 4, 17, 16).unbind(0)
     leaf = x.clone().requires_grad_()
     (module(leaf) * weight).sum().backward()
@@ -107,7 +107,7 @@ def test_the_fused_gradients_by_finite_differences():
 
 def test_nan_does_not_leave_its_window():
     module = stc.STCAttention(64, 8)
-    stc.set_attention_backend("fused")
+    fused.set_attention_backend("fused")
     x = torch.randn(2, 9, 17, 64)
     clean = module(x)
     x[1, 3, 4, 5] = float("nan")
@@ -116,24 +116,24 @@ def test_nan_does_not_leave_its_window():
 
 
 def test_the_fused_backend_refuses_what_it_cannot():
-    stc.set_attention_backend("fused")
-    with pytest.raises(ConfigError, match="fused attention kernel takes"):
+    fused.set_attention_backend("fused")
+    with pytest.raises(ConfigError, match="attention kernels take"):
         stc.STCAttention(48, 3)(torch.randn(1, 2, 17, 48))
     with pytest.raises(ConfigError, match="multiple of 2 x heads"):
         stc.STCAttention(50, 8)
     with pytest.raises(ConfigError, match="backend"):
-        stc.set_attention_backend("quick")  # type: ignore[arg-type]
+        fused.set_attention_backend("quick")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("dim", "heads"), [(16, 8), (80, 8), (48, 3), (128, 2)])
 def test_sizes_without_a_kernel_run_as_plain_operations(dim, heads):
     module, x = stc.STCAttention(dim, heads), torch.randn(2, 5, 17, dim)
-    stc.set_attention_backend("auto")
+    fused.set_attention_backend("auto")
     found = module(x)
-    stc.set_attention_backend("fused")
-    with pytest.raises(ConfigError, match="fused attention kernel takes"):
+    fused.set_attention_backend("fused")
+    with pytest.raises(ConfigError, match="attention kernels take"):
         module(x)
-    stc.set_attention_backend("plain")
+    fused.set_attention_backend("plain")
     assert torch.equal(found, module(x))
 
 
