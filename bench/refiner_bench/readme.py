@@ -120,8 +120,9 @@ def _runs(reports: Reports) -> str:
         gain = row["test"]["gains"].get("lifter")
         cells = [_mean(row["test"]["metrics"], metric) for metric in METRICS]
         gained = "" if gain is None else "{percent:.1f} % ({low:.1f} to {high:.1f})".format(**gain["mpjpe"])
-        rows.append([row["group"], row["title"], *cells, gained])
-    header = ["data", "test people, frame-wise mean", "MPJPE", "P-MPJPE", "acceleration error"]
+        trained = "" if row["training"] is None else f"{row['training']['steps']:,}"
+        rows.append([row["group"], row["title"], trained, *cells, gained])
+    header = ["data", "test people, frame-wise mean", "steps", "MPJPE", "P-MPJPE", "acceleration error"]
     return markdown_table([*header, "gain over its lifter, 95 % interval over clips"], rows)
 
 
@@ -204,13 +205,13 @@ def _markdown_of(name: str) -> str:
     return name.removesuffix(".json") + ".md"
 
 
-# What a block may ask for: the kind of its reports, and what writes the table.
 def _paper_table(table: str, reports: Reports) -> str:
     """A table of a paper with the rows of an accuracy report beside its own."""
     ours = [entry for name, report in reports for entry in rows_as_reports(Path(name).stem, report)]
     return format_paper_table(paper_table(table, ours), markdown=True).rstrip()
 
 
+# What a block may ask for: the kind of its reports, and what writes the table.
 _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
     "study": ("accuracy", _study),

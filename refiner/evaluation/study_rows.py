@@ -27,15 +27,16 @@ def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError):
         found = None, None
     if found == (STUDY_SCHEMA, STUDY_VERSION):
-        if "variants" not in study:
-            raise ArchiveError(f"{path}: does not say what its rows were scored on; write it again (--report-only)")
         return list(rows_as_reports(file.stem, study))
     return [(file.stem, load_report(file))]
 
 
 def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every lifter and every refiner of an accuracy report as what `refiner.evaluation.paper_tables` reads of a report
-    of `refiner-evaluate`. Rows that score another row's model in another way are left out."""
+    of `refiner-evaluate`. Rows that score another row's model in another way are left out. Raises ArchiveError for a
+    report that does not say enough."""
+    if "variants" not in study:
+        raise ArchiveError(f"{name} does not say what its rows were scored on; write it again (--report-only)")
     rows = {row["name"]: row for row in study["rows"]}
     for row in study["rows"]:
         if row["kind"] == "score" or (row["kind"] == "refiner" and row["lifter"] not in rows):
@@ -67,6 +68,6 @@ def _data(study: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
         steps += ", at whose end it was still getting better"
     return {
         "archive": archive,
-        "description": f"{describe_archive(archive)}, test people {people}; {told}; {steps}",
+        "description": f"{row['title']}: {describe_archive(archive)}, test people {people}; {told}; {steps}",
         "detections": detections,
     }

@@ -6,6 +6,7 @@ import dataclasses
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -173,7 +174,8 @@ class TrainingConfig:
     window: int = 0
     seed: int = 0
     # Of a refiner whose lifter is far dearer than itself, a diffusion lifter: so many batches are drawn and lifted, for
-    # the fit of the noise model too, and come again and again with fresh noise. 0: every batch is a new one.
+    # the fit of the noise model too (noise.fit_frames must not ask for more), and come again and again with fresh
+    # noise. 0: every batch is a new one.
     distinct_batches: int = 0
     ema: float = 0.999
     validate_every: int = 1000
@@ -248,6 +250,21 @@ def config_from_dict(content: dict[str, Any], where: str = "configuration") -> C
     """The inverse of `dataclasses.asdict`. Raises ConfigError."""
     config: Config = _build(Config, content, where)
     return config
+
+
+def same_configuration(stored: Mapping[str, Any], config: Config) -> bool:
+    """Whether a run or a checkpoint was made with ``config``.
+
+    What the format has gained since counts with its default; what training fills in of the text side (actions, tokens)
+    does not count where ``config`` leaves it open.
+    """
+    known = {entry.name for entry in dataclasses.fields(Config)}
+    try:
+        before = config_from_dict({name: value for name, value in stored.items() if name in known})
+    except ConfigError:
+        return False
+    opened = {name: getattr(config.text, name) for name in ("actions", "tokens") if not getattr(config.text, name)}
+    return dataclasses.replace(before, text=dataclasses.replace(before.text, **opened)) == config
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

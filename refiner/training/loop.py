@@ -16,7 +16,7 @@ from tqdm import tqdm
 from refiner.errors import CheckpointError, TrainingError
 from refiner.files import atomic_path, atomic_write_text
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
-from refiner.training.config import Config
+from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser, set_rate
 from refiner.training.schedule import MovingAverage, learning_rate
 from refiner.training.tasks import Task
@@ -163,7 +163,7 @@ class _Run:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"cannot resume from {file} ({error}); remove it to start again") from error
-        if header["config"] != json.loads(json.dumps(self.config)):
+        if not same_configuration(header["config"], config_from_dict(self.config)):
             raise TrainingError(
                 f"{self.folder} holds a run with another configuration; choose another --output, or remove it"
             )

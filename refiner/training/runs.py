@@ -100,6 +100,8 @@ def train_refiner_on_predictions(
             f"{', '.join(predictions.people)}"
         )
     settings = config.training
+    if settings.distinct_batches:
+        raise ConfigError("training.distinct_batches is for lifters that run: predictions are there already")
     sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
     kept = predictions.of([validation_person])
     validation = _validation(config, [(clip.screen, clip.truth) for clip in kept])

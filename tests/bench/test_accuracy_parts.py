@@ -12,11 +12,12 @@ from refiner_bench.accuracy.filters import one_euro, savitzky_golay, tune
 from refiner_bench.accuracy.report import at_plateau, pooled
 from refiner_bench.accuracy.scores import Scores, score_clips
 from refiner_bench.accuracy.skeletons import middling
-from refiner_bench.accuracy.table import Variant, load_table
+from refiner_bench.accuracy.study import Spec, claim_folder
+from refiner_bench.accuracy.table import TABLE, Variant, load_table
 
 from refiner.data import DetectorModel
 from refiner.data.synthetic import synthetic_folder
-from refiner.errors import ConfigError
+from refiner.errors import ConfigError, UsageError
 from refiner.evaluation.protocol import SequenceScore
 from refiner.training.config import load_config
 
@@ -187,6 +188,52 @@ def test_the_clip_that_is_drawn_has_the_median_gain():
             for place, error in enumerate(errors)
         )
 
-    # Gains of 10, -50, 40, 20 and 0 percent.
-    scores = Scores("test", "default", scored([45, 75, 30, 40, 50]), scored([50] * 5), None)
-    assert middling(scores) == 0
+    # Gains of -50, 40, 20, 10 and 0 percent.
+    scores = Scores("test", "default", scored([75, 30, 40, 45, 50]), scored([50] * 5), None)
+    assert middling(scores) == 3
+
+
+def test_a_folder_of_runs_is_of_one_archive(tmp_path):
+    def spec(data, quick=False):
+        return Spec(TABLE, data, tmp_path / "runs", quick, 1)
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"data_3d_{name}.npz").touch()
+    claim_folder(spec(tmp_path / "a"))
+    claim_folder(spec(tmp_path / "a"))
+    with pytest.raises(UsageError, match=r"runs on data_3d_a.npz; choose another --output"):
+        claim_folder(spec(tmp_path / "b"))
+    with pytest.raises(UsageError, match=r"data_3d_a.npz"):
+        claim_folder(spec(None, quick=True))
+
+
+ROW = """
+[[row]]
+name = "lifter"
+title = "a lifter"
+group = "x"
+kind = "lifter"
+config = "CONFIG"
+[[row]]
+name = "told"
+title = "told"
+group = "x"
+kind = "score"
+method = "none"
+lifter = "lifter"
+action = "ACTION"
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "action", "error"),
+    [("finepose-small", "labels", "expected unknown or label"), ("mixste-small", "label", "its lifter no prompts")],
+)
+def test_an_action_is_for_a_lifter_with_prompts(tmp_path, config, action, error):
+    file = tmp_path / "table.toml"
+    file.write_text(ROW.replace("CONFIG", "finepose-small").replace("ACTION", "label"))
+    assert load_table(file).row("told").action == "label"
+    file.write_text(ROW.replace("CONFIG", config).replace("ACTION", action))
+    with pytest.raises(ConfigError, match=error):
+        load_table(file)

@@ -59,8 +59,14 @@ def test_the_score_of_a_row_is_that_of_the_runtime(study):
 
 def test_pictures_are_drawn(study):
     names = {path.name for path in (study / "pictures").iterdir()}
-    assert {"gains.png", "learning-curves.png", "error-histogram.png", "premise.png", "error-by-place.png"} <= names
-    assert {"skeletons-full.png", "skeletons-full-noise.png", "error-by-joint.png", "error-by-camera.png"} <= names
+    assert {
+        "gains.png",
+        "learning-curves.png",
+        "error-histogram.png",
+        "premise-full.png",
+        "error-by-place.png",
+    } <= names
+    assert {"premise-full.png", "skeletons-full.png", "skeletons-full-noise.png", "error-by-joint.png"} <= names
 
 
 def test_a_second_call_trains_nothing(study, monkeypatch, capsys):

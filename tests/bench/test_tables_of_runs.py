@@ -64,6 +64,8 @@ def test_lifters_their_refiner_and_smoothnet_run_as_toys(tmp_path, capsys):
     assert "report, finepose-refined" in entered and "report, finepose-label" not in entered
     table = format_paper_table(paper_table("II", list(entered.items())))
     assert "MixSTE + D3PRefiner" in table and "report, mixste-gt: " in table and "Not of this table: " in table
+    gains = {row["name"]: row["test"]["gains"].get("lifter") for row in report["rows"]}
+    assert gains["finepose-label"]["mpjpe"]["percent"] != 0 and gains["finepose"] is None
     scored = {row["name"]: row["test"]["metrics"]["mpjpe"]["frame_mean"] for row in report["rows"]}
     assert len({scored[name] for name in ("finepose", "finepose-unknown", "finepose-label")}) == 3
     text = capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from refiner.errors import ConfigError
 from refiner.training import runs
@@ -32,7 +33,7 @@ def test_every_batch_is_lifted_once_and_comes_again(people):
     assert len(lifts) == 3
 
 
-def test_a_refiner_trains_on_few_batches_and_resumes(people, tiny, tmp_path, monkeypatch):
+def test_a_refiner_trains_on_few_batches(people, tiny, tmp_path, monkeypatch):
     lifter = train_lifter(tiny("lifter"), people, tmp_path / "lifter", quiet=True)
     lifted = []
     plain = runs._plain_lift
@@ -47,8 +48,27 @@ def test_a_refiner_trains_on_few_batches_and_resumes(people, tiny, tmp_path, mon
     # The fit of the noise model sees the same batches of 36 frames as the 24 steps.
     assert lifted == 12 * [4]
     assert load_checkpoint(path).config["training"]["distinct_batches"] == 12
-    again = train_refiner(config, people, tmp_path / "refiner", quiet=True)
-    assert again == path and lifted == 24 * [4]
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(people, tiny, tmp_path, monkeypatch):
+    lifter = train_lifter(tiny("lifter"), people, tmp_path / "lifter", quiet=True)
+    settings = {"distinct_batches": 12, "steps": 24, "validate_every": 12}
+    config = tiny("refiner", lifter=str(lifter), training=settings)
+    whole = load_checkpoint(train_refiner(config, people, tmp_path / "whole", quiet=True).with_name("last.safetensors"))
+    batch = KeptBatches.batch
+
+    def interrupted(self, step):
+        if step == 15:
+            raise KeyboardInterrupt
+        return batch(self, step)
+
+    monkeypatch.setattr(KeptBatches, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_refiner(config, people, tmp_path / "parts", quiet=True)
+    monkeypatch.setattr(KeptBatches, "batch", batch)
+    parts = load_checkpoint(train_refiner(config, people, tmp_path / "parts", quiet=True).with_name("last.safetensors"))
+    assert whole.tensors.keys() == parts.tensors.keys()
+    assert all(torch.equal(whole.tensors[name], parts.tensors[name]) for name in whole.tensors)
 
 
 # Two batches are 72 frames, and the noise model is fitted on 400.

@@ -45,7 +45,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
     from refiner.errors import UsageError
     from refiner_bench.accuracy.report import accuracy_report, format_accuracy
-    from refiner_bench.accuracy.study import Runner, Spec, check_request, default_jobs, run_study
+    from refiner_bench.accuracy.study import Runner, Spec, check_request, claim_folder, default_jobs, run_study
     from refiner_bench.accuracy.table import TABLE, load_table
     from refiner_bench.report import write_report
 
@@ -64,6 +64,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     seeds = arguments.seeds or list(table.seeds)
     check_request(jobs, seeds)
     spec = Spec(source.resolve(), data, arguments.output.resolve(), arguments.quick, arguments.threads)
+    claim_folder(spec)
     if not arguments.report_only:
         total = len(table.select(arguments.rows)) * len(seeds)
         with tqdm(total=total, unit="row", file=sys.stderr, disable=None) as bar:

@@ -32,7 +32,7 @@ def draw_study(report: Mapping[str, Any], folder: Path) -> list[Path]:
         series = _before_and_after(refined, rows)
         drawn += [_histograms(series, folder), _by_joint(series, folder), _by_camera(series, folder)]
     drawn += [_by_place(refined, folder)] if any("by_place" in row["test"]["extra"] for row in refined) else []
-    drawn += [_premise(row, folder) for row in refined if "premise" in row["test"]["extra"]][:1]
+    drawn += [_premise(row, folder) for row in refined if "premise" in row["test"]["extra"]]
     return drawn
 
 
@@ -161,7 +161,7 @@ def _by_place(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
 
 
 def _premise(row: Mapping[str, Any], folder: Path) -> Path:
-    """The residuals of unseen people against the Gaussian that was fitted, and how long they last."""
+    """The residuals of unseen people against the Gaussian that a row was fitted with, and how long they last."""
     found = row["test"]["extra"]["premise"]
     figure, (left, right) = _axes(12, 4.2, columns=2)
     edges = np.array(found["edges"])
@@ -175,4 +175,4 @@ def _premise(row: Mapping[str, Any], folder: Path) -> Path:
     right.axhline(0, color=AFTER, label="drawn frame by frame (the paper)")
     right.set(xlabel="frames apart", ylabel="correlation of the residuals", ylim=(-0.1, 1.05))
     right.legend(frameon=False)
-    return _save(figure, folder / "premise.png")
+    return _save(figure, folder / f"premise-{row['name']}.png")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
 from refiner.evaluation.selection import acknowledgement_of, describe_archive
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.accuracy.scores import Scores, read_scores
-from refiner_bench.accuracy.study import PARTS, SCORES_FILE, Runner
+from refiner_bench.accuracy.scores import Scores
+from refiner_bench.accuracy.study import PARTS, Runner
 from refiner_bench.accuracy.table import Row
 from refiner_bench.report import new_report
 
@@ -32,7 +30,7 @@ def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_00
     report = new_report(
         "accuracy",
         {
-            "archive": _archive(runner.spec.data),
+            "archive": runner.spec.archive,
             "validation": list(description.validation),
             "test": list(description.test),
             "seeds": list(seeds),
@@ -50,21 +48,9 @@ def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_00
     return report
 
 
-def _archive(data: Path | None) -> str:
-    if data is None:
-        return "built-in synthetic motion"
-    # Opening the folder made sure that there is exactly one.
-    return next(data.glob("data_3d_*.npz")).name
-
-
 def _collect(runner: Runner, row: Row, seeds: Sequence[int]) -> dict[int, list[Scores]]:
-    """seed -> scores, of the seeds that are there and fit the checkpoints that are there."""
-    found = {}
-    for seed in seeds:
-        file = runner.place(row, seed) / SCORES_FILE
-        if file.is_file() and (scores := read_scores(file, json.loads(file.read_text())["key"])):
-            found[seed] = scores
-    return found
+    """seed -> scores, of the seeds that are there and fit the table and the checkpoints that are there."""
+    return {seed: scores for seed in seeds if (scores := runner.scores(row, seed)) is not None}
 
 
 def _row(runner: Runner, row: Row, collected: Mapping[str, dict[int, list[Scores]]], resamples: int) -> dict[str, Any]:
@@ -93,7 +79,12 @@ def _gains(row: Row, collected: Mapping[str, dict[int, list[Scores]]], index: in
     mean alone, the published method, the control."""
     own = collected[row.name]
     pairs: dict[str, tuple[list[EvaluationResult], list[EvaluationResult]]] = {}
-    if row.kind != "lifter":
+    if row.action:
+        # Nothing is done to the lifter's poses: what it is told is what differs from its own row.
+        common = [seed for seed in own if seed in collected[row.lifter]]
+        if common:
+            pairs["lifter"] = (_results(collected[row.lifter], common, index), _results(own, common, index))
+    elif row.kind != "lifter":
         pairs["lifter"] = ([EvaluationResult(own[seed][index].before) for seed in own], _results(own, own, index))
     for rival in ("linear", "full", "single-lifter"):
         common = [seed for seed in own if seed in collected.get(rival, {})]
@@ -172,6 +163,7 @@ def _model(config: Mapping[str, Any]) -> dict[str, Any]:
     """What says which network it is, as in the reports of refiner-evaluate."""
     kept = {name: config[name] for name in ("kind", "model", "frames", "noise", "sampling") if name in config}
     if config["kind"] == "refiner":
+        kept["diffusion"] = config["diffusion"]
         kept["steps"] = config["diffusion"]["steps"]
     if "text" in config:
         kept["text"] = {"prompts": config["text"]["prompts"]}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from refiner.data import CameraClip
 from refiner.evaluation.figures import before_after_figure
 from refiner_bench.accuracy.scores import Scores
-from refiner_bench.accuracy.study import Runner
+from refiner_bench.accuracy.study import PARTS, Runner
 
 SECONDS = 10.0
 
@@ -21,9 +21,9 @@ def draw_skeletons(runner: Runner, seed: int, folder: Path) -> list[Path]:
     """``skeletons-ROW.png`` of every row with ``detail`` that has been trained and scored."""
     drawn = []
     for row in runner.table.rows:
-        if row.kind != "refiner" or not row.detail or (scores := runner.test_scores(row, seed)) is None:
+        if row.kind != "refiner" or not row.detail or (found := runner.scores(row, seed)) is None:
             continue
-        clip, before, after = runner.refined_test_clip(row, seed, middling(scores))
+        clip, before, after = runner.refined_test_clip(row, seed, middling(found[PARTS.index("test")]))
         shown = _first_seconds(clip)
         frames = shown.frames
         drawn.append(before_after_figure(folder / f"skeletons-{row.name}.png", shown, before[:frames], after[:frames]))

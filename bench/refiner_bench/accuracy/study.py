@@ -22,9 +22,10 @@ from refiner.data import CameraClip, MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.familiarity import merge_familiarity
-from refiner.errors import UsageError
+from refiner.errors import TrainingError, UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import linear_correction
+from refiner.files import atomic_write_text
 from refiner.runtime import Refiner
 from refiner.shape import pool_checked
 from refiner_bench.accuracy.clips import study_clips
@@ -36,6 +37,7 @@ from refiner_bench.accuracy.table import Row, Table, load_table
 PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDS = 3
 SCORES_FILE = "scores.json"
+FOLDER_FILE = "study.json"
 # Raised whenever what is scored changes, so that old scores are not taken for new ones.
 SCORES_VERSION = 2
 QUICK_SYNTHETIC_SEED = 11
@@ -51,12 +53,34 @@ class Spec:
     quick: bool
     threads: int
 
+    @property
+    def archive(self) -> str:
+        """What the data is called in reports."""
+        if self.data is None:
+            return "built-in synthetic motion"
+        return next((path.name for path in self.data.glob("data_3d_*.npz")), self.data.name)
+
     def load(self) -> tuple[Table, MotionFolder]:
         table = load_table(self.table, self.quick)
         if self.data is None:
             actions = ("Walking", "Waving")
             return table, synthetic_folder(QUICK_SYNTHETIC_SEED, subjects=6, frames=250, actions=actions)
         return table, open_motion_folder(self.data)
+
+
+def claim_folder(spec: Spec) -> None:
+    """Note in the runs' folder what its runs are of. Raises UsageError where they are of something else: checkpoints,
+    lifted poses and scores there would be taken for this study's."""
+    facts = {"archive": spec.archive, "quick": spec.quick}
+    file = spec.output / FOLDER_FILE
+    if not file.is_file():
+        spec.output.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(file, json.dumps(facts) + "\n")
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found != facts:
+        told = f"{found['archive']}{', toys (--quick)' if found['quick'] else ''}"
+        raise UsageError(f"{spec.output} holds runs on {told}; choose another --output, or remove it")
 
 
 def run_study(
@@ -134,31 +158,42 @@ class Runner:
     def _train(self, row: Row, seed: int) -> None:
         import torch
 
-        from refiner.training.config import load_config
-        from refiner.training.loop import HISTORY_FILE
+        from refiner.training.checkpoints import load_checkpoint, without_folders
+        from refiner.training.config import config_from_dict, load_config, same_configuration
+        from refiner.training.loop import HISTORY_FILE, LAST_FILE
         from refiner.training.runs import train_lifter, train_refiner
 
         fixed = [f"training.seed={seed}", f"training.threads={self.spec.threads}"]
         config = load_config(row.config, [*self.table.overrides(row), *fixed])
         place = self.place(row, seed)
+        if row.kind == "refiner":
+            folds = tuple(str(self.checkpoint(name, seed)) for name in row.cross_fit)
+            noise = dataclasses.replace(config.noise, cross_fit=folds)
+            config = dataclasses.replace(config, lifter=str(self.checkpoint(row.lifter, seed)), noise=noise)
         history = place / HISTORY_FILE
         if history.is_file() and json.loads(history.read_text())[-1]["step"] == config.training.steps:
+            wanted = config_from_dict(without_folders(dataclasses.asdict(config)))
+            if not same_configuration(load_checkpoint(place / LAST_FILE).config, wanted):
+                raise TrainingError(
+                    f"{place} holds a run with another configuration; choose another --output, or remove it"
+                )
             return
         torch.set_num_threads(self.spec.threads)
         if row.kind == "lifter":
             people = self.folder.description.train
             train_lifter(config, self.folder, place, people[row.fold :: FOLDS] if row.fold >= 0 else ())
             return
-        folds = tuple(str(self.checkpoint(name, seed)) for name in row.cross_fit)
-        noise = dataclasses.replace(config.noise, cross_fit=folds)
-        config = dataclasses.replace(config, lifter=str(self.checkpoint(row.lifter, seed)), noise=noise)
         train_refiner(config, self.folder, place)
+
+    def _checkpoints(self, row: Row) -> list[str]:
+        """The rows whose checkpoints a row's scores follow from."""
+        used = [name for name in dict.fromkeys((row.name, row.lifter, row.of)) if name]
+        return [name for name in used if self.table.row(name).kind != "score"]
 
     def _score_key(self, row: Row, seed: int) -> str:
         """Names all that a row's scores follow from: its own lines and the checkpoints that it uses."""
-        used = [name for name in dict.fromkeys((row.name, row.lifter, row.of)) if name]
-        used = [name for name in used if self.table.row(name).kind != "score"]
-        digests = [hashlib.sha256(self.checkpoint(name, seed).read_bytes()).hexdigest() for name in used]
+        paths = [self.checkpoint(name, seed) for name in self._checkpoints(row)]
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
         facts: list[Any] = [
             SCORES_VERSION,
             row.method,
@@ -180,14 +215,8 @@ class Runner:
     def _score(self, row: Row, seed: int) -> list[Scores]:
         """Of every part; the models are loaded, and the filters tuned, once for all of them."""
         lifter = self.checkpoint(row.name if row.kind == "lifter" else row.lifter, seed)
-        refiner = None
-        if row.kind != "lifter" and row.method == "refine":
-            refiner = Refiner.load(
-                self.checkpoint(row.of or row.name, seed), steps=row.steps or None, threads=self.spec.threads
-            )
-        refine, settings = self._method(row, seed, refiner)
-        if row.pool_shape:
-            refine = _with_one_shape(refine)
+        refiner = self._refiner(row, seed)
+        refine, settings = self._refine(row, seed, refiner)
         scored = []
         for part in PARTS:
             clips = self._part(part, row.data)
@@ -203,13 +232,13 @@ class Runner:
             scored.append(dataclasses.replace(scores, extra=extra))
         return scored
 
-    def test_scores(self, row: Row, seed: int) -> Scores | None:
-        """Of the test people, where the row has been scored."""
+    def scores(self, row: Row, seed: int) -> list[Scores] | None:
+        """Of every part, where the row has been scored as the table says, with the checkpoints that are there."""
         file = self.place(row, seed) / SCORES_FILE
-        if not file.is_file():
+        needed = [self.checkpoint(name, seed) for name in self._checkpoints(row)]
+        if not file.is_file() or not all(path.is_file() for path in needed):
             return None
-        scores = read_scores(file, self._score_key(row, seed))
-        return None if scores is None else scores[PARTS.index("test")]
+        return read_scores(file, self._score_key(row, seed))
 
     def refined_test_clip(
         self, row: Row, seed: int, index: int
@@ -218,9 +247,20 @@ class Runner:
         clips = self._part("test", row.data)
         lifted = self._lifted.lift(self.checkpoint(row.lifter, seed), clips, f"test-{row.data}", row.action)
         clip, before = clips[index], lifted[index]
-        refiner = Refiner.load(self.checkpoint(row.name, seed), threads=self.spec.threads)
-        after = refiner.refine(clip.pose_2d, before, clip.image_size, fps=clip.fps)
-        return clip, before, root_relative(after)
+        refine = self._refine(row, seed, self._refiner(row, seed))[0]
+        assert refine is not None
+        return clip, before, root_relative(refine(clip, before))
+
+    def _refiner(self, row: Row, seed: int) -> Refiner | None:
+        if row.kind == "lifter" or row.method != "refine":
+            return None
+        checkpoint = self.checkpoint(row.of or row.name, seed)
+        return Refiner.load(checkpoint, steps=row.steps or None, threads=self.spec.threads)
+
+    def _refine(self, row: Row, seed: int, refiner: Refiner | None) -> tuple[Refine | None, dict[str, Any]]:
+        """`_method`, and one body shape where the row asks for it."""
+        refine, settings = self._method(row, seed, refiner)
+        return (_with_one_shape(refine) if row.pool_shape else refine), settings
 
     def _method(self, row: Row, seed: int, refiner: Refiner | None) -> tuple[Refine | None, dict[str, Any]]:
         """What the row does to lifted poses (None: nothing), and the settings that were chosen for it."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+import typing
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from refiner.errors import ConfigError
+from refiner.training.config import load_config
 
 TABLE = Path(__file__).with_name("study.toml")
 QUICK_TABLE_SECTION = "quick"
@@ -162,9 +164,18 @@ def _check(table: Table, path: Path) -> None:
         missing = [name for name in row.needs() if name not in names]
         if missing:
             raise ConfigError(f"{path}: row {row.name} needs {', '.join(missing)}, which is not in the table")
+        if row.action not in typing.get_args(typing.get_type_hints(Row)["action"]):
+            raise ConfigError(f"{path}: row {row.name} has the action {row.action!r}; expected unknown or label")
+        if row.action and not _has_prompts(table.row(row.lifter or row.name)):
+            raise ConfigError(f"{path}: row {row.name} has an action, and its lifter no prompts (finepose)")
         if row.data not in table.variants:
             raise ConfigError(f"{path}: row {row.name} has the data variant {row.data!r}, which is not there")
         if row.kind == "refiner" and not row.lifter:
             raise ConfigError(f"{path}: row {row.name} is a refiner and names no lifter")
         if row.kind == "score" and (not row.lifter or (row.method in ("refine", "linear") and not row.of)):
             raise ConfigError(f"{path}: row {row.name} needs a lifter, and the row `of` whose refiner it scores")
+
+
+def _has_prompts(lifter: Row) -> bool:
+    """Whether a row's lifter takes actions, as far as the table says: a file may hold anything."""
+    return bool(lifter.checkpoint) or load_config(lifter.config).model.architecture == "finepose"
