@@ -160,7 +160,12 @@ def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "profile where the time goes.",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", choices=["refiner", "lifter"], default="refiner", help="default: refiner")
+    parser.add_argument(
+        "--model",
+        choices=["refiner", "lifter", "mixste"],
+        default="refiner",
+        help="default: refiner; lifter: STCFormer",
+    )
     parser.add_argument("--dim", type=int, default=64, help="width C (default: 64)")
     parser.add_argument("--batch", type=int, default=12, help="windows of a step (default: 12)")
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds of each backend (default: 10)")

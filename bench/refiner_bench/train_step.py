@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,13 @@ from refiner.errors import UsageError
 from refiner_bench.native_kernels import CONDITION, ERROR, random_gaussian
 from refiner_bench.report import new_report
 from refiner_bench.timing import Run, interleaved, ratio_interval
+
+if TYPE_CHECKING:
+    import torch
+
+
+# Of a model: pairs of blocks of MixSTE.
+BLOCKS = {"refiner": 2, "lifter": 4, "mixste": 3}
 
 
 def train_step_report(
@@ -30,9 +37,8 @@ def train_step_report(
             f"{steps} and {threads}"
         )
     import torch
-    from torch import nn
 
-    from refiner.models import PoseDenoiser, STCFormer, fused
+    from refiner.models import fused
     from refiner.training.runs import keep_large_blocks
 
     keep_large_blocks()
@@ -40,13 +46,10 @@ def train_step_report(
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     pose_2d, pose_3d = torch.randn(batch, 27, 17, 2), torch.randn(batch, 27, 17, 3)
-    model: nn.Module
+    inputs: tuple[torch.Tensor, ...] = (pose_2d,)
     if kind == "refiner":
-        model = PoseDenoiser(dim, 2, joint_embedding=True)
-        inputs: tuple[torch.Tensor, ...] = (pose_3d, pose_2d, torch.randint(0, 50, (batch,)))
-    else:
-        model = STCFormer(dim, 4, joint_embedding=True)
-        inputs = (pose_2d,)
+        inputs = (pose_3d, pose_2d, torch.randint(0, 50, (batch,)))
+    model = _model(kind, dim)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
 
     def step() -> None:
@@ -79,7 +82,7 @@ def train_step_report(
     settings = {
         "model": kind,
         "dim": dim,
-        "blocks": 2 if kind == "refiner" else 4,
+        "blocks": BLOCKS[kind],
         "frames": 27,
         "batch": batch,
         "rounds": rounds,
@@ -94,6 +97,17 @@ def train_step_report(
         "time_shares": shares,
         "noise": noise,
     }
+
+
+def _model(kind: str, dim: int) -> torch.nn.Module:
+    """Of the small configurations' depth: PoseDenoiser, STCFormer ("lifter") or MixSTE."""
+    from refiner.models import MixSTE, PoseDenoiser, STCFormer
+
+    if kind == "refiner":
+        return PoseDenoiser(dim, BLOCKS[kind], joint_embedding=True)
+    if kind == "mixste":
+        return MixSTE(dim, BLOCKS[kind], frames=27)
+    return STCFormer(dim, BLOCKS[kind], joint_embedding=True)
 
 
 DRAWS = 50  # of the noise alone, in a round
@@ -139,8 +153,9 @@ def _noise_costs(batch: int, rounds: int, steps: int, step: Run) -> dict[str, An
 
 
 GROUPS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_scaled_dot_product"),
-    "fused attention": ("_FusedAttention", "_FusedAttentionBackward"),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "PyTorch's attention": ("aten::_scaled_dot_product",),
+    "fused attention": ("_FusedAttention", "_FusedSelfAttention"),
     "GELU": ("aten::gelu",),
     "layer norm": ("aten::native_layer_norm",),
     "convolution": (

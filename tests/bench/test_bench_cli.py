@@ -58,6 +58,17 @@ def test_unwritable_report_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     assert "error:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("model", ["lifter", "mixste"])
+def test_the_training_step_of_a_lifter(tmp_path: Path, model: str) -> None:
+    path = tmp_path / "step.json"
+    arguments = ["--model", model, "--dim", "32", "--batch", "1", "--rounds", "1", "--steps", "1", "--threads", "1"]
+    assert main(["train-step", *arguments, "--json", str(path)]) == 0
+    report = json.loads(path.read_text())
+    assert report["settings"]["model"] == model and report["noise"] is None
+    assert "fused attention" in report["time_shares"]["fused"]
+    assert "PyTorch's attention" in report["time_shares"]["plain"]
+
+
 @pytest.mark.slow
 def test_train_step_reports_both_backends(tmp_path: Path) -> None:
     path = tmp_path / "step.json"
