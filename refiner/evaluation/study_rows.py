@@ -68,6 +68,6 @@ def _data(study: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
         steps += ", at whose end it was still getting better"
     return {
         "archive": archive,
-        "description": f"{row['title']}: {describe_archive(archive)}, test people {people}; {told}; {steps}",
+        "description": f"{describe_archive(archive)}, test people {people}; {told}; {row['title']}, {steps}",
         "detections": detections,
     }
