@@ -26,8 +26,8 @@ def told_action(mode: str | None, label: str, actions: Sequence[str]) -> str | N
     """What a lifter with ``actions`` is told of a clip whose action is ``label``, for `Lifter.lift`.
 
     ``mode`` "label": the label, or that the action is unknown where it has no prompt; "unknown": that it is; "guess" or
-    None: nothing, so that it guesses.
+    none: nothing, so that it guesses.
     """
-    if mode in (None, "guess"):
+    if not mode or mode == "guess":
         return None
     return label if mode == "label" and label in actions else UNKNOWN_ACTION

@@ -23,9 +23,8 @@ from refiner.training.checkpoints import (
     module_of,
 )
 from refiner.training.config import CONFIG_FOLDER
-from refiner_bench.accuracy.report import gain_text
 from refiner_bench.flops_torch import count_flops
-from refiner_bench.report import new_report
+from refiner_bench.report import gain_text, new_report
 from refiner_bench.timing import interleaved
 from refiner_bench.untrained import untrained
 

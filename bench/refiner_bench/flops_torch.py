@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refiner.models import D3DP, MixSTE, PoseDenoiser, STCFormer
 from refiner.models.d3dp import CleanPoseDenoiser
-from refiner.models.fused import attention_backend, set_attention_backend
+from refiner.models.fused import attention_by
 from refiner_bench.counts import DenoiserSize
 from refiner_bench.lifter_counts import LifterSize
 
@@ -86,10 +86,5 @@ def _counter() -> FlopCounterMode:
 @contextmanager
 def _plain_operations() -> Iterator[None]:
     """The counter sees neither into the native kernel nor into every fused attention of PyTorch's."""
-    before = attention_backend()
-    set_attention_backend("plain")
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        set_attention_backend(before)
+    with attention_by("plain"), sdpa_kernel(SDPBackend.MATH):
+        yield

@@ -16,8 +16,8 @@ from refiner.errors import InputError
 from refiner.evaluation.paper_tables import TITLES, format_paper_table, paper_table
 from refiner.evaluation.study_rows import rows_as_reports
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.accuracy.report import gain_text
 from refiner_bench.measures import read_report, report_kind
+from refiner_bench.report import gain_text
 
 BLOCK = re.compile(r"(?P<head><!-- figures (?P<kind>\S+) (?P<pattern>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
@@ -119,7 +119,7 @@ def _runs(reports: Reports) -> str:
     for row in _one(reports)["rows"]:
         gain = row["test"]["gains"].get("lifter")
         cells = [_mean(row["test"]["metrics"], metric) for metric in METRICS]
-        gained = "" if gain is None else "{percent:.1f} % ({low:.1f} to {high:.1f})".format(**gain["mpjpe"])
+        gained = "" if gain is None else gain_text(gain["mpjpe"], " %")
         trained = "" if row["training"] is None else f"{row['training']['steps']:,}"
         rows.append([row["group"], row["title"], trained, *cells, gained])
     header = ["data", "test people, frame-wise mean", "steps", "MPJPE", "P-MPJPE", "acceleration error"]

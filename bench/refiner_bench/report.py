@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,6 +48,11 @@ def write_report(report: dict[str, Any], text: str, json_path: Path | None, mark
         atomic_write_text(json_path, json.dumps(report, indent=2, allow_nan=False) + "\n")
     if markdown_path is not None:
         atomic_write_text(markdown_path, text + "\n")
+
+
+def gain_text(gain: Mapping[str, Any] | None, unit: str = "") -> str:
+    """A gain in percent with its interval; nothing for none."""
+    return "" if gain is None else f"{gain['percent']:.1f}{unit} ({gain['low']:.1f} to {gain['high']:.1f})"
 
 
 def _version(package: str) -> str | None:

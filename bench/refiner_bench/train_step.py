@@ -58,25 +58,22 @@ def train_step_report(
         optimiser.step()
 
     speeds: dict[fused.Backend, list[float]] = {"plain": [], "fused": []}
-    previous = fused.attention_backend()
-    try:
-        for number in range(rounds + 1):
-            order: list[fused.Backend] = ["plain", "fused"] if number % 2 else ["fused", "plain"]
-            for backend in order:
-                fused.set_attention_backend(backend)
+    for number in range(rounds + 1):
+        order: list[fused.Backend] = ["plain", "fused"] if number % 2 else ["fused", "plain"]
+        for backend in order:
+            with fused.attention_by(backend):
                 step()
                 began = time.perf_counter()
                 for _ in range(steps):
                     step()
                 if number:  # the first round warms up
                     speeds[backend].append(batch * steps / (time.perf_counter() - began))
-        shares = {}
-        for backend in speeds:
-            fused.set_attention_backend(backend)
+    shares = {}
+    for backend in speeds:
+        with fused.attention_by(backend):
             shares[backend] = _shares(step)
+    with fused.attention_by("fused"):
         noise = _noise_costs(batch, rounds, steps, step) if kind == "refiner" else None
-    finally:
-        fused.set_attention_backend(previous)
     ratios = np.array(speeds["fused"]) / np.array(speeds["plain"])
     draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios))).mean(axis=1)
     settings = {

@@ -81,7 +81,7 @@ def _exported(
     shapes: Any,
 ) -> onnx.ModelProto:
     try:
-        with _plain_attention(), quiet_exporter():
+        with fused.attention_by("plain"), quiet_exporter():
             program = torch.onnx.export(
                 module,
                 examples,
@@ -153,17 +153,6 @@ def _attention_of(opset: int) -> Any:
         return op.MatMul(op.Softmax(scores, axis=-1), value)
 
     return attention
-
-
-@contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Trace PyTorch operations, not the native kernel."""
-    previous = fused.attention_backend()
-    fused.set_attention_backend("plain")
-    try:
-        yield
-    finally:
-        fused.set_attention_backend(previous)
 
 
 @contextlib.contextmanager

@@ -103,10 +103,19 @@ def write_report(path: str | os.PathLike[str], report: Mapping[str, Any]) -> Non
 
 def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a report back. Raises ArchiveError when the file is no report of a version that this code knows."""
+    return checked_report(path, read_json(path))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a report's file holds, whatever it is. Raises ArchiveError."""
     try:
-        loaded = json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArchiveError(f"{path}: cannot be read as an evaluation report: {error}") from error
+
+
+def checked_report(path: str | os.PathLike[str], loaded: Any) -> dict[str, Any]:
+    """The content of ``path`` as a report. Raises ArchiveError when it is none of a version that this code knows."""
     found = (loaded.get("format"), loaded.get("version")) if isinstance(loaded, dict) else (None, None)
     if found != (REPORT_FORMAT, REPORT_VERSION):
         raise ArchiveError(

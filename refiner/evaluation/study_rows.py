@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError
-from refiner.evaluation.report import load_report
+from refiner.evaluation.report import checked_report, read_json
 from refiner.evaluation.selection import describe_archive
 
-STUDY_SCHEMA, STUDY_VERSION = "refiner-bench/accuracy", 1
+STUDY_FORMAT = "refiner-bench/accuracy", 1
 
 
 def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -20,15 +19,10 @@ def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]
 
     Raises ArchiveError for a file that is neither.
     """
-    file = Path(path)
-    try:
-        study = json.loads(file.read_text(encoding="utf-8"))
-        found = study.get("schema"), study.get("schema_version")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError):
-        found = None, None
-    if found == (STUDY_SCHEMA, STUDY_VERSION):
-        return list(rows_as_reports(file.stem, study))
-    return [(file.stem, load_report(file))]
+    name, content = Path(path).stem, read_json(path)
+    if isinstance(content, dict) and (content.get("schema"), content.get("schema_version")) == STUDY_FORMAT:
+        return list(rows_as_reports(name, content))
+    return [(name, checked_report(path, content))]
 
 
 def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

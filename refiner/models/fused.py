@@ -8,6 +8,8 @@ every head in one vector register and does attention, convolution and bias in on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -37,6 +39,17 @@ def set_attention_backend(backend: Backend) -> None:
 def attention_backend() -> Backend:
     """The backend chosen by `set_attention_backend`."""
     return _backend
+
+
+@contextmanager
+def attention_by(backend: Backend) -> Iterator[None]:
+    """`set_attention_backend` for a while."""
+    before = _backend
+    set_attention_backend(backend)
+    try:
+        yield
+    finally:
+        set_attention_backend(before)
 
 
 def takes_kernel(x: Tensor, heads: int, width: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,12 @@ def _validate(config: Config, task: Task, average: MovingAverage) -> dict[str, f
     return task.validate(averaged)
 
 
+def refuse_other_run(folder: Path, stored: Mapping[str, Any], config: Config) -> None:
+    """Raises TrainingError where what is stored in a run's folder was not made with ``config``."""
+    if not same_configuration(stored, config):
+        raise TrainingError(f"{folder} holds a run with another configuration; choose another --output, or remove it")
+
+
 class _Run:
     """What a run keeps in its folder."""
 
@@ -163,10 +170,7 @@ class _Run:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"cannot resume from {file} ({error}); remove it to start again") from error
-        if not same_configuration(header["config"], config_from_dict(self.config)):
-            raise TrainingError(
-                f"{self.folder} holds a run with another configuration; choose another --output, or remove it"
-            )
+        refuse_other_run(self.folder, header["config"], config_from_dict(self.config))
         model.load_state_dict({name: tensors[f"model.{name}"] for name, _ in model.named_parameters()})
         for name, value in average.values.items():
             value.copy_(tensors[f"average.{name}"])

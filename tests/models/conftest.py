@@ -27,6 +27,46 @@ def _seeded():
     fused.set_attention_backend("auto")
 
 
+@pytest.fixture
+def gradients_by_backend():
+    """``(module, x, weight, threads)`` -> for "plain" and "fused" the gradients of ``(module(x) * weight).sum()``."""
+    from refiner.models import fused
+
+    previous = torch.get_num_threads()
+
+    def compute(module, x, weight, threads):
+        torch.set_num_threads(threads)
+        gradients = {}
+        for backend in ("plain", "fused"):
+            fused.set_attention_backend(backend)
+            module.zero_grad()
+            leaf = x.clone().requires_grad_()
+            (module(leaf) * weight).sum().backward()
+            gradients[backend] = {"x": leaf.grad, **{name: p.grad for name, p in module.named_parameters()}}
+        return gradients["plain"], gradients["fused"]
+
+    yield compute
+    torch.set_num_threads(previous)
+
+
+@pytest.fixture
+def assert_runs_as_plain_operations():
+    """Of a module of a size that has no kernel, and an input."""
+    from refiner.errors import ConfigError
+    from refiner.models import fused
+
+    def check(module, x):
+        fused.set_attention_backend("auto")
+        found = module(x)
+        fused.set_attention_backend("fused")
+        with pytest.raises(ConfigError, match="attention kernels take"):
+            module(x)
+        fused.set_attention_backend("plain")
+        assert torch.equal(found, module(x))
+
+    return check
+
+
 def linear(x, state, name):
     bias = state.get(f"{name}.bias")
     return x @ state[f"{name}.weight"].T + (0.0 if bias is None else bias)

@@ -61,55 +61,30 @@ def test_stochastic_depth_keeps_the_mean_and_is_for_training_alone():
     assert torch.equal(block.eval()._sometimes(branch), branch)
 
 
-def attention_in_float64(module, x):
-    """From the definition, one head at a time."""
-    weights = {name: value.detach().double().numpy() for name, value in module.state_dict().items()}
-    tokens = x.detach().double().numpy()
-    qkv = tokens @ weights["qkv.weight"].T + weights["qkv.bias"]
-    query, key, value = np.split(qkv, 3, axis=-1)
-    mixed = []
-    for head in range(module.heads):
-        part = slice(head * module.width, (head + 1) * module.width)
-        scores = query[..., part] @ key[..., part].swapaxes(-1, -2) * module.width**-0.5
-        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        mixed.append(shares / shares.sum(axis=-1, keepdims=True) @ value[..., part])
-    return np.concatenate(mixed, axis=-1) @ weights["proj.weight"].T + weights["proj.bias"]
-
-
 @pytest.mark.parametrize("backend", ["plain", "fused"])
 @pytest.mark.parametrize(
     ("dim", "heads", "rows", "length", "spread"),
     [(64, 8, 20, 17, 2.0), (64, 8, 7, 81, 2.0), (256, 16, 3, 27, 1.0), (8, 4, 5, 1, 2.0), (32, 2, 9, 5, 60.0)],
 )
-def test_attention_is_its_definition(backend, dim, heads, rows, length, spread):
+def test_attention_is_its_definition(layouts, in_float64, backend, dim, heads, rows, length, spread):
     torch.manual_seed(dim + length)
     module, x = SelfAttention(dim, heads), spread * torch.randn(rows, length, dim)
     fused.set_attention_backend(backend)
     found = module(x).detach().numpy()
-    expected = attention_in_float64(module, x)
+    weights = in_float64(module.state_dict())
+    query, key, value = np.split(layouts.linear(x.double().numpy(), weights, "qkv"), 3, axis=-1)
+    expected = layouts.linear(layouts.attend(query, key, value, heads), weights, "proj")
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_kernel_s_gradients_are_the_plain_ones(threads):
-    previous = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        module = SelfAttention(64, 8)
-        x, weight = 2.0 * torch.randn(40, 27, 64), torch.randn(40, 27, 64)
-        gradients = {}
-        for backend in ("plain", "fused"):
-            fused.set_attention_backend(backend)
-            module.zero_grad()
-            leaf = x.clone().requires_grad_()
-            (module(leaf) * weight).sum().backward()
-            gradients[backend] = {"x": leaf.grad, **{name: p.grad for name, p in module.named_parameters()}}
-        for name, plain in gradients["plain"].items():
-            # The gradient of the keys' bias is 0, but for rounding.
-            difference = (gradients["fused"][name] - plain).abs().max()
-            assert plain.abs().max() > 1e-3 and difference <= 5e-6 * plain.abs().max(), name
-    finally:
-        torch.set_num_threads(previous)
+def test_the_kernel_s_gradients_are_the_plain_ones(gradients_by_backend, threads):
+    x, weight = 2.0 * torch.randn(40, 27, 64), torch.randn(40, 27, 64)
+    plain, found = gradients_by_backend(SelfAttention(64, 8), x, weight, threads)
+    for name, gradient in plain.items():
+        # The gradient of the keys' bias is 0, but for rounding.
+        assert gradient.abs().max() > 1e-3, name
+        assert (found[name] - gradient).abs().max() <= 5e-6 * gradient.abs().max(), name
 
 
 def test_rows_do_not_touch_each_other_and_none_is_fine():
@@ -126,11 +101,5 @@ def test_rows_do_not_touch_each_other_and_none_is_fine():
     assert module(empty).shape == (0, 9, 32) and empty.grad is not None
 
 
-def test_sizes_without_a_kernel_run_as_plain_operations():
-    module, x = SelfAttention(48, 3), torch.randn(2, 5, 48)
-    found = module(x)
-    fused.set_attention_backend("fused")
-    with pytest.raises(ConfigError, match="attention kernels take"):
-        module(x)
-    fused.set_attention_backend("plain")
-    assert torch.equal(found, module(x))
+def test_sizes_without_a_kernel_run_as_plain_operations(assert_runs_as_plain_operations):
+    assert_runs_as_plain_operations(SelfAttention(48, 3), torch.randn(2, 5, 48))

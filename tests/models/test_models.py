@@ -73,24 +73,12 @@ def test_attention_is_the_published_one(backend, dim, heads, frames):
 
 
 @pytest.mark.parametrize(("threads", "band"), [(1, None), (2, None), (2, 9), (1, 1)])
-def test_the_fused_gradients_are_the_plain_ones(threads, band):
-    previous = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        module = stc.STCAttention(64, 8, band)
-        x, weight = 2.0 * torch.randn(5, 27, 17, 64), torch.randn(5, 27, 17, 64)
-        gradients = {}
-        for backend in ("plain", "fused"):
-            fused.set_attention_backend(backend)
-            module.zero_grad()
-            leaf = x.clone().requires_grad_()
-            (module(leaf) * weight).sum().backward()
-            gradients[backend] = {"x": leaf.grad, **{name: p.grad for name, p in module.named_parameters()}}
-        for name, plain in gradients["plain"].items():
-            difference = (gradients["fused"][name] - plain).abs().max()
-            assert difference <= 5e-6 * plain.abs().max(), name
-    finally:
-        torch.set_num_threads(previous)
+def test_the_fused_gradients_are_the_plain_ones(gradients_by_backend, threads, band):
+    module = stc.STCAttention(64, 8, band)
+    x, weight = 2.0 * torch.randn(5, 27, 17, 64), torch.randn(5, 27, 17, 64)
+    plain, found = gradients_by_backend(module, x, weight, threads)
+    for name, gradient in plain.items():
+        assert (found[name] - gradient).abs().max() <= 5e-6 * gradient.abs().max(), name
 
 
 def test_the_fused_gradients_by_finite_differences():
@@ -126,15 +114,8 @@ def test_the_fused_backend_refuses_what_it_cannot():
 
 
 @pytest.mark.parametrize(("dim", "heads"), [(16, 8), (80, 8), (48, 3), (128, 2)])
-def test_sizes_without_a_kernel_run_as_plain_operations(dim, heads):
-    module, x = stc.STCAttention(dim, heads), torch.randn(2, 5, 17, dim)
-    fused.set_attention_backend("auto")
-    found = module(x)
-    fused.set_attention_backend("fused")
-    with pytest.raises(ConfigError, match="attention kernels take"):
-        module(x)
-    fused.set_attention_backend("plain")
-    assert torch.equal(found, module(x))
+def test_sizes_without_a_kernel_run_as_plain_operations(assert_runs_as_plain_operations, dim, heads):
+    assert_runs_as_plain_operations(stc.STCAttention(dim, heads), torch.randn(2, 5, 17, dim))
 
 
 def test_the_denoiser_sees_time_pose_and_neighbours():

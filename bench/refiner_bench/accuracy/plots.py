@@ -44,10 +44,6 @@ class _Series:
     colour: str
     before: bool
 
-    @property
-    def alpha(self) -> float:
-        return 0.4 if self.before else 1.0
-
 
 def _before_and_after(refined: Sequence[Mapping[str, Any]], rows: Mapping[str, Any]) -> list[_Series]:
     """Every lifter, followed by its refiners; a lifter has the colour of the first."""
@@ -144,7 +140,8 @@ def _bars(axis: Any, series: Sequence[_Series], names: Sequence[str], values: Se
     width = 0.8 / len(series)
     for index, (entry, heights) in enumerate(zip(series, values, strict=True)):
         places = np.arange(len(names)) + (index - (len(series) - 1) / 2) * width
-        axis.bar(places, heights, width, color=entry.colour, alpha=entry.alpha, label=entry.row["name"])
+        alpha = 0.4 if entry.before else 1.0
+        axis.bar(places, heights, width, color=entry.colour, alpha=alpha, label=entry.row["name"])
     axis.set_xticks(range(len(names)), names)
     axis.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 

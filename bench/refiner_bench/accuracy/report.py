@@ -13,7 +13,7 @@ from refiner.evaluation.tables import markdown_table
 from refiner_bench.accuracy.scores import Scores
 from refiner_bench.accuracy.study import PARTS, Runner
 from refiner_bench.accuracy.table import Row
-from refiner_bench.report import new_report
+from refiner_bench.report import gain_text, new_report
 
 # A run whose validation error still fell by more than this over the last quarter of its training is not at its
 # plateau. The learning rate's decay flattens every curve, so that this names only the clearest cases.
@@ -259,11 +259,6 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "" if not told else f"{100 * told['unusual_share']:.1f} %",
         "" if not told else f"x {told['jitter_ratio']:.2f}",
     ]
-
-
-def gain_text(gain: Mapping[str, Any] | None) -> str:
-    """A gain with its interval in percent; nothing for none."""
-    return "" if gain is None else f"{gain['percent']:.1f} ({gain['low']:.1f} to {gain['high']:.1f})"
 
 
 def _by_action(report: Mapping[str, Any]) -> str:

@@ -105,7 +105,7 @@ class LiftedClips:
             lifter = Lifter.load(checkpoint, threads=self.threads)
             parts = []
             for clip in clips:
-                action = told_action(mode, clip.action, lifter.actions) if mode else None
+                action = told_action(mode, clip.action, lifter.actions)
                 parts.append(root_relative(lifter.lift(clip.pose_2d, clip.image_size, clip.fps, action=action)))
             poses = np.concatenate(parts)
             with atomic_path(file) as temporary, temporary.open("wb") as opened:

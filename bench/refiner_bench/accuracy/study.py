@@ -22,7 +22,7 @@ from refiner.data import CameraClip, MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.familiarity import merge_familiarity
-from refiner.errors import TrainingError, UsageError
+from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import linear_correction
 from refiner.files import atomic_write_text
@@ -148,19 +148,18 @@ class Runner:
         if row.trained:
             with _into_log(place / "log.txt"):
                 self._train(row, seed)
-        key = self._score_key(row, seed)
-        scores = read_scores(place / SCORES_FILE, key)
+        scores = self.scores(row, seed)
         if scores is None:
             scores = self._score(row, seed)
-            write_scores(place / SCORES_FILE, scores, key)
+            write_scores(place / SCORES_FILE, scores, self._score_key(row, seed))
         return scores
 
     def _train(self, row: Row, seed: int) -> None:
         import torch
 
         from refiner.training.checkpoints import load_checkpoint, without_folders
-        from refiner.training.config import config_from_dict, load_config, same_configuration
-        from refiner.training.loop import HISTORY_FILE, LAST_FILE
+        from refiner.training.config import config_from_dict, load_config
+        from refiner.training.loop import HISTORY_FILE, LAST_FILE, refuse_other_run
         from refiner.training.runs import train_lifter, train_refiner
 
         fixed = [f"training.seed={seed}", f"training.threads={self.spec.threads}"]
@@ -173,10 +172,7 @@ class Runner:
         history = place / HISTORY_FILE
         if history.is_file() and json.loads(history.read_text())[-1]["step"] == config.training.steps:
             wanted = config_from_dict(without_folders(dataclasses.asdict(config)))
-            if not same_configuration(load_checkpoint(place / LAST_FILE).config, wanted):
-                raise TrainingError(
-                    f"{place} holds a run with another configuration; choose another --output, or remove it"
-                )
+            refuse_other_run(place, load_checkpoint(place / LAST_FILE).config, wanted)
             return
         torch.set_num_threads(self.spec.threads)
         if row.kind == "lifter":
@@ -185,15 +181,14 @@ class Runner:
             return
         train_refiner(config, self.folder, place)
 
-    def _checkpoints(self, row: Row) -> list[str]:
-        """The rows whose checkpoints a row's scores follow from."""
+    def _checkpoints(self, row: Row, seed: int) -> list[Path]:
+        """Those that a row's scores follow from."""
         used = [name for name in dict.fromkeys((row.name, row.lifter, row.of)) if name]
-        return [name for name in used if self.table.row(name).kind != "score"]
+        return [self.checkpoint(name, seed) for name in used if self.table.row(name).kind != "score"]
 
     def _score_key(self, row: Row, seed: int) -> str:
         """Names all that a row's scores follow from: its own lines and the checkpoints that it uses."""
-        paths = [self.checkpoint(name, seed) for name in self._checkpoints(row)]
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._checkpoints(row, seed)]
         facts: list[Any] = [
             SCORES_VERSION,
             row.method,
@@ -212,15 +207,19 @@ class Runner:
             self._clips = {(part, data): study_clips(self.folder, part, self.table.variants[data])}
         return self._clips[part, data]
 
+    def _lift(self, row: Row, seed: int, part: Part) -> tuple[list[CameraClip], list[NDArray[np.float32]]]:
+        """The clips that a row is scored on, and its lifter's poses of them."""
+        clips = self._part(part, row.data)
+        lifter = self.checkpoint(row.name if row.kind == "lifter" else row.lifter, seed)
+        return clips, self._lifted.lift(lifter, clips, f"{part}-{row.data}", row.action)
+
     def _score(self, row: Row, seed: int) -> list[Scores]:
         """Of every part; the models are loaded, and the filters tuned, once for all of them."""
-        lifter = self.checkpoint(row.name if row.kind == "lifter" else row.lifter, seed)
         refiner = self._refiner(row, seed)
         refine, settings = self._refine(row, seed, refiner)
         scored = []
         for part in PARTS:
-            clips = self._part(part, row.data)
-            lifted = self._lifted.lift(lifter, clips, f"{part}-{row.data}", row.action)
+            clips, lifted = self._lift(row, seed, part)
             scores = score_clips(clips, lifted, refine, part, row.data)
             extra = dict(settings)
             if refiner is not None:
@@ -234,18 +233,15 @@ class Runner:
 
     def scores(self, row: Row, seed: int) -> list[Scores] | None:
         """Of every part, where the row has been scored as the table says, with the checkpoints that are there."""
-        file = self.place(row, seed) / SCORES_FILE
-        needed = [self.checkpoint(name, seed) for name in self._checkpoints(row)]
-        if not file.is_file() or not all(path.is_file() for path in needed):
+        if not all(path.is_file() for path in self._checkpoints(row, seed)):
             return None
-        return read_scores(file, self._score_key(row, seed))
+        return read_scores(self.place(row, seed) / SCORES_FILE, self._score_key(row, seed))
 
     def refined_test_clip(
         self, row: Row, seed: int, index: int
     ) -> tuple[CameraClip, NDArray[np.float32], NDArray[np.float32]]:
         """A test clip of a refiner's row, the lifter's poses of it and the refined ones, root-relative."""
-        clips = self._part("test", row.data)
-        lifted = self._lifted.lift(self.checkpoint(row.lifter, seed), clips, f"test-{row.data}", row.action)
+        clips, lifted = self._lift(row, seed, "test")
         clip, before = clips[index], lifted[index]
         refine = self._refine(row, seed, self._refiner(row, seed))[0]
         assert refine is not None
@@ -270,8 +266,7 @@ class Runner:
             return (lambda clip, pose: refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps)), {}
         if row.method in ("one-euro", "savitzky-golay"):
             # Tuned on what it is scored on, but of the validation person.
-            clips = self._part("validation", row.data)
-            lifted = self._lifted.lift(self.checkpoint(row.lifter, seed), clips, f"validation-{row.data}", row.action)
+            clips, lifted = self._lift(row, seed, "validation")
             poses = [(pose, clip.pose_3d, clip.fps) for pose, clip in zip(lifted, clips, strict=True)]
             smooth, settings, error = tune(row.method, poses)
             return (lambda clip, pose: smooth(pose, clip.fps)), {"settings": settings, "validation_mm": error}
