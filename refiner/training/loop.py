@@ -90,8 +90,12 @@ def _validate(config: Config, task: Task, average: MovingAverage) -> dict[str, f
 
 
 def refuse_other_run(folder: Path, stored: Mapping[str, Any], config: Config) -> None:
-    """Raises TrainingError where what is stored in a run's folder was not made with ``config``."""
-    if not same_configuration(stored, config):
+    """Raises TrainingError where what is stored in a run's folder was not made with ``config``.
+
+    Checkpoints that it names may have moved: only the names of their files count.
+    """
+    wanted = config_from_dict(without_folders(dataclasses.asdict(config)))
+    if not same_configuration(without_folders(stored), wanted):
         raise TrainingError(f"{folder} holds a run with another configuration; choose another --output, or remove it")
 
 
@@ -144,6 +148,7 @@ class _Run:
             tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
         header = {
             "config": self.config,
+            "description": self.description,
             "step": step,
             "updates": average.updates,
             "history": self.history,
@@ -171,6 +176,10 @@ class _Run:
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"cannot resume from {file} ({error}); remove it to start again") from error
         refuse_other_run(self.folder, header["config"], config_from_dict(self.config))
+        if header.get("description", self.description) != self.description:
+            raise TrainingError(
+                f"{self.folder} holds a run on other data or over another lifter; choose another --output, or remove it"
+            )
         model.load_state_dict({name: tensors[f"model.{name}"] for name, _ in model.named_parameters()})
         for name, value in average.values.items():
             value.copy_(tensors[f"average.{name}"])

@@ -176,6 +176,22 @@ def test_a_folder_of_another_run_is_refused(people, tiny, tmp_path):
         train_lifter(tiny("lifter"), people, tmp_path, quiet=True)
 
 
+def test_a_refiner_goes_on_where_its_lifter_has_moved_and_not_over_another(people, tiny, tmp_path):
+    lifters = [train_lifter(tiny("lifter", training={"seed": seed}), people, tmp_path / f"{seed}") for seed in (0, 1)]
+    for folder, source in (("first", lifters[0]), ("moved", lifters[0]), ("other", lifters[1])):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lifter.safetensors").write_bytes(source.read_bytes())
+
+    def train(folder):
+        config = tiny("refiner", lifter=str(tmp_path / folder / "lifter.safetensors"))
+        return train_refiner(config, people, tmp_path / "run", quiet=True)
+
+    before = train("first").read_bytes()
+    assert train("moved").read_bytes() == before
+    with pytest.raises(TrainingError, match="over another lifter"):
+        train("other")
+
+
 def test_cross_fitting_lifts_nobody_by_a_lifter_that_saw_them(people, tiny, tmp_path, monkeypatch):
     from refiner.training import runs
 

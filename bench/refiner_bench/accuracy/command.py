@@ -73,7 +73,10 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
                 bar.update()
                 bar.write(f"{name}, seed {seed}: {seconds:.0f} s", file=sys.stderr)
 
-            run_study(spec, arguments.rows, seeds, jobs, done)
+            def failure(name: str, seed: int, error: Exception) -> None:
+                bar.write(f"{name}, seed {seed}: {type(error).__name__}: {error}", file=sys.stderr)
+
+            run_study(spec, arguments.rows, seeds, jobs, done, failure)
     runner = Runner(spec, *spec.load())
     report = accuracy_report(runner, seeds)
     text = format_accuracy(report)

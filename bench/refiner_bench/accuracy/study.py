@@ -9,8 +9,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from refiner.data import CameraClip, MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.familiarity import merge_familiarity
-from refiner.errors import UsageError
+from refiner.errors import TrainingError, UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import linear_correction
 from refiner.files import atomic_write_text
@@ -31,6 +32,7 @@ from refiner.shape import pool_checked
 from refiner_bench.accuracy.clips import study_clips
 from refiner_bench.accuracy.filters import tune
 from refiner_bench.accuracy.premise import check_premise
+from refiner_bench.accuracy.schedule import Inline, run_tasks
 from refiner_bench.accuracy.scores import LiftedClips, Refine, Scores, read_scores, score_clips, write_scores
 from refiner_bench.accuracy.table import Row, Table, load_table
 
@@ -84,38 +86,47 @@ def claim_folder(spec: Spec) -> None:
 
 
 def run_study(
-    spec: Spec, rows: Collection[str], seeds: Collection[int], jobs: int, on_done: Callable[[str, int, float], None]
+    spec: Spec,
+    rows: Collection[str],
+    seeds: Collection[int],
+    jobs: int,
+    on_done: Callable[[str, int, float], None],
+    on_failure: Callable[[str, int, Exception], None],
 ) -> None:
-    """Train and score ``rows`` (none: all) and what they need, ``jobs`` at a time; ``on_done(row, seed, seconds)``."""
+    """Train and score ``rows`` (none: all) and what they need, ``jobs`` at a time.
+
+    ``on_done(row, seed, seconds)`` and ``on_failure(row, seed, error)`` are called as it happens. A row that fails
+    stops nothing but the rows that need it. Raises TrainingError at the end where there was one.
+    """
     table, folder = spec.load()
-    chosen = table.select(rows)
-    tasks = [(row, seed) for seed in seeds for row in chosen]
+    pool: Executor
+    work: Callable[[str, int], float]
+    needs = {(row.name, seed): [(name, seed) for name in row.needs()] for seed in seeds for row in table.select(rows)}
     if jobs == 1:
-        runner = Runner(spec, table, folder)
-        for row, seed in tasks:
-            began = time.perf_counter()
-            runner.run(row, seed)
-            on_done(row.name, seed, time.perf_counter() - began)
-        return
-    done: set[tuple[str, int]] = set()
-    running: dict[Future[float], tuple[str, int]] = {}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        while tasks or running:
-            ready = [(row, seed) for row, seed in tasks if all((name, seed) in done for name in row.needs())]
-            for row, seed in ready[: jobs - len(running)]:
-                tasks.remove((row, seed))
-                running[pool.submit(_work, spec, row.name, seed)] = (row.name, seed)
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                name, seed = running.pop(future)
-                on_done(name, seed, future.result())
-                done.add((name, seed))
+        # One runner keeps the clips that it has read.
+        pool, work = Inline(), partial(_timed, Runner(spec, table, folder))
+    else:
+        pool, work = ProcessPoolExecutor(jobs, mp_context=get_context("spawn")), partial(_timed_alone, spec)
+    with pool:
+        failed = run_tasks(
+            needs,
+            lambda task: pool.submit(work, *task),
+            jobs,
+            lambda task, seconds: on_done(*task, seconds),
+            lambda task, error: on_failure(*task, error),
+        )
+    if failed:
+        told = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
+        raise TrainingError(f"failed, or without a row that they need: {told}; the rest stands, and is not run again")
 
 
-def _work(spec: Spec, name: str, seed: int) -> float:
+def _timed_alone(spec: Spec, name: str, seed: int) -> float:
+    return _timed(Runner(spec, *spec.load()), name, seed)
+
+
+def _timed(runner: Runner, name: str, seed: int) -> float:
     began = time.perf_counter()
-    table, folder = spec.load()
-    Runner(spec, table, folder).run(table.row(name), seed)
+    runner.run(runner.table.row(name), seed)
     return time.perf_counter() - began
 
 
