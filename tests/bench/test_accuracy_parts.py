@@ -61,6 +61,7 @@ ROW = '[[row]]\nname = "a"\ntitle = "t"\ngroup = "g"\n'
         (ROW + 'kind = "refiner"\nlifter = "b"\n', "needs b"),
         (ROW + 'kind = "score"\nlifter = "a"\n', "row `of`"),
         (ROW + 'kind = "lifter"\nwidth = 3\n', "unknown width"),
+        (ROW + 'kind = "lifter"\nflip_test = true\n', "rows of the kind score"),
         (ROW + 'kind = "lifter"\ndata = "moon"\n', "variant 'moon'"),
         ("[[row", "cannot read"),
     ],
@@ -159,6 +160,9 @@ def test_scores_are_of_the_refined_and_of_the_lifted_poses(folder):
     found = alone.distributions
     np.testing.assert_allclose(np.mean(found.by_joint), alone.result.frame_mean("mpjpe"), rtol=1e-6)
     assert sum(found.histogram) == alone.result.frames and found.below_30 + found.above_35 <= 1.0
+    # Lifted in another way: the lifter's own poses are what comes before.
+    other = score_clips(clips, [clip.pose_3d for clip in clips], None, "test", "default", before=lifted)
+    assert other.sequences == perfect.sequences and other.before == alone.before
 
 
 def test_seeds_are_pooled_frame_by_frame(folder):

@@ -79,12 +79,7 @@ def _gains(row: Row, collected: Mapping[str, dict[int, list[Scores]]], index: in
     mean alone, the published method, the control."""
     own = collected[row.name]
     pairs: dict[str, tuple[list[EvaluationResult], list[EvaluationResult]]] = {}
-    if row.action:
-        # Nothing is done to the lifter's poses: what it is told is what differs from its own row.
-        common = [seed for seed in own if seed in collected[row.lifter]]
-        if common:
-            pairs["lifter"] = (_results(collected[row.lifter], common, index), _results(own, common, index))
-    elif row.kind != "lifter":
+    if row.kind != "lifter":
         pairs["lifter"] = ([EvaluationResult(own[seed][index].before) for seed in own], _results(own, own, index))
     for rival in ("linear", "full", "single-lifter"):
         common = [seed for seed in own if seed in collected.get(rival, {})]

@@ -87,22 +87,24 @@ class LiftedClips:
         self._kept: dict[str, list[NDArray[np.float32]]] = {}
 
     def lift(
-        self, checkpoint: Path, clips: Sequence[CameraClip], name: str, mode: str = ""
+        self, checkpoint: Path, clips: Sequence[CameraClip], name: str, mode: str = "", flip_test: bool = False
     ) -> list[NDArray[np.float32]]:
         """``(F, 17, 3)`` root-relative metres of every clip; ``name`` tells the lists of clips apart, ``mode`` says
-        how a lifter with prompts comes by the action (see `refiner.actions.told_action`)."""
+        how a lifter with prompts comes by the action (see `refiner.actions.told_action`), ``flip_test`` averages with
+        the mirrored pass."""
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
-        stem = "-".join(part for part in (digest, name, mode) if part)
+        stem = "-".join(part for part in (digest, name, mode, "mirrored" * flip_test) if part)
         if stem not in self._kept:
-            self._kept = {stem: self._read_or_lift(self.cache / f"{stem}.npz", checkpoint, clips, mode)}
+            self._kept = {stem: self._read_or_lift(self.cache / f"{stem}.npz", checkpoint, clips, mode, flip_test)}
         return self._kept[stem]
 
     def _read_or_lift(
-        self, file: Path, checkpoint: Path, clips: Sequence[CameraClip], mode: str
+        self, file: Path, checkpoint: Path, clips: Sequence[CameraClip], mode: str, flip_test: bool
     ) -> list[NDArray[np.float32]]:
         ends = np.cumsum([clip.frames for clip in clips])
         if not file.is_file():
-            lifter = Lifter.load(checkpoint, threads=self.threads)
+            # None: as the checkpoint says.
+            lifter = Lifter.load(checkpoint, flip_test=flip_test or None, threads=self.threads)
             parts = []
             for clip in clips:
                 action = told_action(mode, clip.action, lifter.actions)
@@ -115,17 +117,26 @@ class LiftedClips:
 
 
 def score_clips(
-    clips: Sequence[CameraClip], lifted: Sequence[NDArray[Any]], refine: Refine | None, part: str, data: str
+    clips: Sequence[CameraClip],
+    lifted: Sequence[NDArray[Any]],
+    refine: Refine | None,
+    part: str,
+    data: str,
+    before: Sequence[NDArray[Any]] | None = None,
 ) -> Scores:
-    """Score ``refine(clip, lifted)`` of every clip, or the lifted poses themselves."""
+    """Score ``refine(clip, lifted)`` of every clip, or the lifted poses themselves.
+
+    ``before``: what the lifter says of them by itself, where the row has it lift in another way.
+    """
     evaluator, lifter = Evaluator(), Evaluator()
     histogram = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)
     joints, frames, below, above = np.zeros(JOINTS), 0, 0, 0
     cameras: dict[str, list[float]] = {}
-    for clip, pose in zip(clips, lifted, strict=True):
+    changed = refine is not None or before is not None
+    for clip, pose, plain in zip(clips, lifted, lifted if before is None else before, strict=True):
         refined = pose if refine is None else root_relative(refine(clip, pose))
-        for target, scored in ((evaluator, refined), (lifter, pose)):
-            if target is evaluator or refine is not None:
+        for target, scored in ((evaluator, refined), (lifter, plain)):
+            if target is evaluator or changed:
                 target.add(ScoredSequence(clip.key, clip.subject, clip.action, clip.camera, scored, clip.pose_3d))
         distance = 1000.0 * np.linalg.norm(refined.astype(np.float64) - clip.pose_3d, axis=-1)
         error = distance.mean(axis=1)
@@ -142,4 +153,4 @@ def score_clips(
         {name: total / count for name, (total, count) in cameras.items()},
     )
     after = evaluator.result().sequences
-    return Scores(part, data, after, after if refine is None else lifter.result().sequences, distributions)
+    return Scores(part, data, after, lifter.result().sequences if changed else after, distributions)

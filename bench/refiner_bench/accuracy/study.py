@@ -210,7 +210,9 @@ class Runner:
         if row.pool_shape:
             facts.append("one shape")
         if row.action:
-            facts.append(row.action)
+            facts.append([row.action, "before as guessed"])
+        if row.flip_test:
+            facts.append("mirrored")
         return hashlib.sha256(json.dumps([facts, digests]).encode()).hexdigest()
 
     def _part(self, part: Part, data: str) -> list[CameraClip]:
@@ -222,7 +224,13 @@ class Runner:
         """The clips that a row is scored on, and its lifter's poses of them."""
         clips = self._part(part, row.data)
         lifter = self.checkpoint(row.name if row.kind == "lifter" else row.lifter, seed)
-        return clips, self._lifted.lift(lifter, clips, f"{part}-{row.data}", row.action)
+        return clips, self._lifted.lift(lifter, clips, f"{part}-{row.data}", row.action, row.flip_test)
+
+    def _before(self, row: Row, seed: int, part: Part) -> list[NDArray[np.float32]] | None:
+        """What the lifter says by itself where the row has it lift in another way: told an action, or mirrored."""
+        if not row.action and not row.flip_test:
+            return None
+        return self._lift(dataclasses.replace(row, action="", flip_test=False), seed, part)[1]
 
     def _score(self, row: Row, seed: int) -> list[Scores]:
         """Of every part; the models are loaded, and the filters tuned, once for all of them."""
@@ -231,7 +239,7 @@ class Runner:
         scored = []
         for part in PARTS:
             clips, lifted = self._lift(row, seed, part)
-            scores = score_clips(clips, lifted, refine, part, row.data)
+            scores = score_clips(clips, lifted, refine, part, row.data, self._before(row, seed, part))
             extra = dict(settings)
             if refiner is not None:
                 extra["input"] = _compare_input(refiner, clips, lifted)
@@ -253,16 +261,16 @@ class Runner:
     ) -> tuple[CameraClip, NDArray[np.float32], NDArray[np.float32]]:
         """A test clip of a refiner's row, the lifter's poses of it and the refined ones, root-relative."""
         clips, lifted = self._lift(row, seed, "test")
-        clip, before = clips[index], lifted[index]
+        before = self._before(row, seed, "test") or lifted
         refine = self._refine(row, seed, self._refiner(row, seed))[0]
         assert refine is not None
-        return clip, before, root_relative(refine(clip, before))
+        return clips[index], before[index], root_relative(refine(clips[index], lifted[index]))
 
     def _refiner(self, row: Row, seed: int) -> Refiner | None:
         if row.kind == "lifter" or row.method != "refine":
             return None
         checkpoint = self.checkpoint(row.of or row.name, seed)
-        return Refiner.load(checkpoint, steps=row.steps or None, threads=self.spec.threads)
+        return Refiner.load(checkpoint, steps=row.steps or None, flip_test=row.flip_test, threads=self.spec.threads)
 
     def _refine(self, row: Row, seed: int, refiner: Refiner | None) -> tuple[Refine | None, dict[str, Any]]:
         """`_method`, and one body shape where the row asks for it."""

@@ -60,6 +60,8 @@ class Row:
     steps: int = 0
     # One body shape a clip (`refiner.shape`), whatever the method.
     pool_shape: bool = False
+    # Of a score: the lifter and the refiner average with their mirrored passes.
+    flip_test: bool = False
     data: str = "default"
     # What a lifter with prompts is told: by default what it guesses; that the action is unknown; the archive's label.
     action: Literal["", "unknown", "label"] = ""
@@ -168,6 +170,8 @@ def _check(table: Table, path: Path) -> None:
             raise ConfigError(f"{path}: row {row.name} has the action {row.action!r}; expected unknown or label")
         if row.action and not _has_prompts(table.row(row.lifter or row.name)):
             raise ConfigError(f"{path}: row {row.name} has an action, and its lifter no prompts (finepose)")
+        if row.flip_test and row.kind != "score":
+            raise ConfigError(f"{path}: row {row.name} has flip_test, which is for rows of the kind score")
         if row.data not in table.variants:
             raise ConfigError(f"{path}: row {row.name} has the data variant {row.data!r}, which is not there")
         if row.kind == "refiner" and not row.lifter:
