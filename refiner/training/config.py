@@ -141,6 +141,10 @@ class DataConfig:
     # Spread of the factor on the whole body and of one on each (symmetric) bone length, log-normal.
     stature: float = 0.0
     bones: float = 0.0
+    # Share of the windows played backwards.
+    reverse: float = 0.0
+    # Share of the windows with the upper body of another window on their own hips and legs.
+    recombine: float = 0.0
     # Share of the windows seen by a camera of random place, direction and lens instead of one of the archive's.
     new_cameras: float = 0.0
 

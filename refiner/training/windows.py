@@ -14,7 +14,8 @@ from refiner.camera import Camera, normalise_screen
 from refiner.data.clips import MotionFolder, action_of
 from refiner.data.viewpoints import random_camera
 from refiner.errors import ConfigError
-from refiner.skeleton import LEFT, PARENTS, RIGHT, flip_pose
+from refiner.skeleton import flip_pose
+from refiner.training import augment
 from refiner.training.config import DataConfig
 
 Array = NDArray[np.float32]
@@ -95,19 +96,20 @@ class WindowSampler:
             clips += synthetic
             share = np.append(share, np.full(len(synthetic), config.synthetic / len(synthetic)))
         self._clips, self._share = clips, share
-        self._bone_pairs = _bone_pairs()
 
     def batch(self, step: int) -> Windows:
         """The windows of one training step."""
         rng = np.random.default_rng([self.seed, step])
         chosen = rng.choice(len(self._clips), size=self.size, p=self._share)
-        world = np.empty((self.size, self.frames, 17, 3), dtype=np.float64)
-        for row, index in enumerate(chosen):
-            clip = self._clips[index].world
-            start = rng.integers(0, len(clip) - self.frames + 1)
-            world[row] = clip[start : start + self.frames]
-        world = self._reshape_bodies(world, rng)
-        world = self._turn(world, rng)
+        world = self._cut(chosen, rng)
+        # Draws nothing where it is not asked for, so that runs from before it was there see what they saw.
+        if self.config.reverse > 0:
+            world = augment.reverse(world, self.config.reverse, rng)
+        if self.config.recombine > 0:
+            donors = self._cut(rng.choice(len(self._clips), size=self.size, p=self._share), rng)
+            world = augment.recombine(world, donors, self.config.recombine, rng)
+        world = augment.reshape_bodies(world, self.config.stature, self.config.bones, rng)
+        world = augment.turn(world, self.config.turn, rng)
         pose_2d = np.empty((self.size, self.frames, 17, 2), dtype=np.float32)
         pose_3d = np.empty((self.size, self.frames, 17, 3), dtype=np.float32)
         simulated = self.config.detections == "simulated"
@@ -132,33 +134,14 @@ class WindowSampler:
         )
         return Windows(pose_2d, pose_3d, np.array(owners), actions=np.array(actions))
 
-    def _reshape_bodies(self, world: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-        """Other people in the same motion: bone directions kept, bone lengths multiplied."""
-        stature = np.exp(self.config.stature * rng.standard_normal((self.size, 1, 1)))
-        bones = np.exp(self.config.bones * rng.standard_normal((self.size, 17)))[:, self._bone_pairs]
-        if not (self.config.stature or self.config.bones):
-            return world
-        # The pelvis moves with the stature, so that the feet stay near the floor.
-        reshaped = world.copy()
-        reshaped[:, :, 0] *= stature
-        for joint, parent in enumerate(PARENTS):
-            if parent >= 0:
-                bone = world[:, :, joint] - world[:, :, parent]
-                reshaped[:, :, joint] = reshaped[:, :, parent] + bone * bones[:, None, joint, None] * stature
-        return reshaped
-
-    def _turn(self, world: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-        angle = rng.uniform(0.0, 2.0 * np.pi, self.size) * (rng.random(self.size) < self.config.turn)
-        cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-        x, y = world[..., 0], world[..., 1]
-        return np.stack([cos * x - sin * y, sin * x + cos * y, world[..., 2]], axis=-1)
-
-
-def _bone_pairs() -> NDArray[np.intp]:
-    """For each joint the one whose factor it takes, so that left and right bones stay equal."""
-    pairs = np.arange(17)
-    pairs[list(LEFT)] = list(RIGHT)
-    return pairs
+    def _cut(self, chosen: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.float64]:
+        """A window from any place of each chosen clip."""
+        world = np.empty((len(chosen), self.frames, 17, 3), dtype=np.float64)
+        for row, index in enumerate(chosen):
+            clip = self._clips[index].world
+            start = rng.integers(0, len(clip) - self.frames + 1)
+            world[row] = clip[start : start + self.frames]
+        return world
 
 
 def _synthetic_clips(frames: int, cameras: tuple[Camera, ...]) -> list[_Clip]:
