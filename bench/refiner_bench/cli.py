@@ -307,8 +307,9 @@ def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "streaming",
         help="latency of a live frame, people at a time, error against delay",
         description="A causal step beside the window that would have to run again, of the paper's size, random "
-        "weights: percentiles over single calls. With --data also the errors of the bundled refiners and of tuned "
-        "filters by delay, and whether errors lie where the stream says.",
+        "weights: percentiles over single calls. With --data also the errors of the bundled causal refiner, of the "
+        "windowed one that it started from and of tuned filters by delay, and whether errors lie where "
+        "the stream says.",
         allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, default=10_000, help="timed frames (default: 10000)")

@@ -27,9 +27,9 @@ camera axes, clip (F,) and person (F,) as numbers or names; and image_size (2,) 
 people whom the estimator was not trained on serve best.
 
 --config is a TOML file, or one of the bundled. Lifters: lifter-small and lifter-paper (STCFormer), mixste-, d3dp- and
-finepose-small and -paper. Refiners: refiner-small, refiner-small-correlated (what the bundled refiner was trained
-with), refiner-small-causal (for streams, frame by frame), refiner-paper; smoothnet-small and -paper, which look at the
-lifter's 3D poses alone.
+finepose-small and -paper. Refiners: refiner-small, refiner-small-correlated and, started from it,
+refiner-small-recombined (what the bundled refiner was trained with), refiner-small-causal (for streams, frame by
+frame), refiner-paper; smoothnet-small and -paper, which look at the lifter's 3D poses alone.
 A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
 the validation person's MPJPE is OUTPUT/best.safetensors, that at the end OUTPUT/last.safetensors, the curve
 OUTPUT/history.json.
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--cross-fit", metavar="PATH", nargs="+", help="refiner only: the lifters of the folds, for cross-fitted errors"
     )
     parser.add_argument(
-        "--start-from", metavar="PATH", help="refiner only: begin with the weights of this checkpoint of the same size"
+        "--start-from", metavar="PATH", help="begin with the weights of this checkpoint of the same network"
     )
     parser.add_argument(
         "--from-predictions",
@@ -102,8 +102,8 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.training.runs import train_lifter, train_refiner
 
     config = load_config(arguments.config, arguments.set)
-    if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit or arguments.start_from):
-        raise UsageError("--lifter, --cross-fit and --start-from belong to: refiner-train refiner")
+    if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit):
+        raise UsageError("--lifter and --cross-fit belong to: refiner-train refiner")
     if arguments.kind == "refiner" and arguments.without:
         raise UsageError("--without belongs to: refiner-train lifter")
     if arguments.lifter:

@@ -143,7 +143,8 @@ class DataConfig:
     bones: float = 0.0
     # Share of the windows played backwards.
     reverse: float = 0.0
-    # Share of the windows with the upper body of another window on their own hips and legs.
+    # Share of the windows with the upper body of another window, be it another person's and action's, on their own hips
+    # and legs.
     recombine: float = 0.0
     # Share of the windows seen by a camera of random place, direction and lens instead of one of the archive's.
     new_cameras: float = 0.0
@@ -207,8 +208,8 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run. ``lifter`` names the checkpoint that a refiner refines, ``start_from`` one of the same size whose
-    weights it starts from; ``frames`` is T, the length of a window or what a causal refiner sees."""
+    """A whole run. ``lifter`` names the checkpoint that a refiner refines, ``start_from`` one of the same network
+    whose weights a run begins with; ``frames`` is T, the length of a window or what a causal refiner sees."""
 
     kind: Literal["lifter", "refiner"]
     frames: int = 27

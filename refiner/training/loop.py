@@ -89,14 +89,27 @@ def _validate(config: Config, task: Task, average: MovingAverage) -> dict[str, f
     return task.validate(averaged)
 
 
-def refuse_other_run(folder: Path, stored: Mapping[str, Any], config: Config) -> None:
-    """Raises TrainingError where what is stored in a run's folder was not made with ``config``.
+def refuse_other_run(
+    folder: Path,
+    stored: Mapping[str, Any],
+    stored_description: Mapping[str, Any],
+    config: Config,
+    description: Mapping[str, Any],
+) -> None:
+    """Raises TrainingError where what a run's folder holds was not made with ``config`` from what ``description`` says.
 
-    Checkpoints that it names may have moved: only the names of their files count.
+    Checkpoints that the configuration names may have moved: their content counts (`source_digests`, in the
+    description), not their folders. What an older run's description does not say is not compared.
     """
     wanted = config_from_dict(without_folders(dataclasses.asdict(config)))
     if not same_configuration(without_folders(stored), wanted):
         raise TrainingError(f"{folder} holds a run with another configuration; choose another --output, or remove it")
+    other = [name for name, value in description.items() if stored_description.get(name, value) != value]
+    if other:
+        raise TrainingError(
+            f"{folder} holds a run on other data or from other checkpoints ({', '.join(other)}); choose another "
+            "--output, or remove it"
+        )
 
 
 class _Run:
@@ -175,11 +188,8 @@ class _Run:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"cannot resume from {file} ({error}); remove it to start again") from error
-        refuse_other_run(self.folder, header["config"], config_from_dict(self.config))
-        if header.get("description", self.description) != self.description:
-            raise TrainingError(
-                f"{self.folder} holds a run on other data or over another lifter; choose another --output, or remove it"
-            )
+        wanted = config_from_dict(self.config)
+        refuse_other_run(self.folder, header["config"], header.get("description", {}), wanted, self.description)
         model.load_state_dict({name: tensors[f"model.{name}"] for name, _ in model.named_parameters()})
         for name, value in average.values.items():
             value.copy_(tensors[f"average.{name}"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Callable, Collection
 from functools import partial
@@ -14,12 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from refiner.data.clips import MotionFolder, action_of
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
-from refiner.training.checkpoints import Checkpoint, build_model, is_denoiser, load_checkpoint, module_of
+from refiner.training.checkpoints import (
+    Checkpoint,
+    build_model,
+    is_denoiser,
+    load_checkpoint,
+    module_of,
+    source_digests,
+)
 from refiner.training.config import Config
 from refiner.training.diffusion_lifter import DiffusionLifterTask
 from refiner.training.kept import KeptBatches, Lift, lifted_already
@@ -47,6 +54,7 @@ def train_lifter(
 ) -> Path:
     """Train a lifter on the training people, less those of ``without`` (for cross-fitting)."""
     _prepare(config, "lifter")
+    _refuse_seen(config, without)
     people = [person for person in folder.description.train if person not in without]
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
@@ -54,12 +62,13 @@ def train_lifter(
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     fill_text(model, config)
+    start_from(model, config)
     task: Task = (
         DiffusionLifterTask(config, model, validation)
         if isinstance(model, D3DP)
         else LifterTask(config, model, validation)
     )
-    description = _describe(folder, people) | {"without": sorted(without)}
+    description = _describe(folder, people) | {"without": sorted(without)} | source_digests(dataclasses.asdict(config))
     return train(config, task, sampler, output, description, quiet)
 
 
@@ -77,10 +86,8 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     source: Sampler = sampler
     if config.training.distinct_batches:
         source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
-    description = _describe(folder, people) | {
-        "lifter_sha256": hashlib.sha256(Path(config.lifter).read_bytes()).hexdigest(),
-        "cross_fitted": bool(config.noise.cross_fit),
-    }
+    description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
+    description |= source_digests(dataclasses.asdict(config))
     task = _refiner_task(config, source, lift, validation, lifted)
     return train(config, task, source, output, description, quiet)
 
@@ -102,6 +109,8 @@ def train_refiner_on_predictions(
     settings = config.training
     if settings.distinct_batches:
         raise ConfigError("training.distinct_batches is for lifters that run: predictions are there already")
+    if config.data.recombine or config.data.reverse:
+        raise ConfigError("data.recombine and data.reverse need a lifter that runs: predictions are there already")
     sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
     kept = predictions.of([validation_person])
     validation = _validation(config, [(clip.screen, clip.truth) for clip in kept])
@@ -117,6 +126,7 @@ def train_refiner_on_predictions(
         "validation": [validation_person],
         "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
     }
+    description |= source_digests(dataclasses.asdict(config))
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
     return train(config, task, sampler, output, description, quiet)
 
@@ -131,28 +141,38 @@ def _refiner_task(
 ) -> Task:
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
+    start_from(model, config)
     if isinstance(model, SmoothNet):
         if isinstance(validation, ValidationClips):
             raise ConfigError("SmoothNet sees whole windows; leave model.causal out")
         return SmoothingTask(config, model, lift, validation, lifted)
     assert isinstance(model, PoseDenoiser)
-    if config.start_from:
-        start_from(model, config.start_from)
     return RefinerTask(config, model, lift, fit_noise(sampler, lift, config), validation, lifted)
 
 
-def start_from(model: PoseDenoiser, path: str) -> None:
-    """Take over the weights of the refiner at ``path``, which may be of the other kind (windows or causal).
+def start_from(model: nn.Module, config: Config) -> None:
+    """Take over the weights of the checkpoint that ``config`` starts from, if any.
 
-    Raises CheckpointError for one of another size.
+    A windowed refiner starts from a causal one and the other way round. Raises CheckpointError for another network.
     """
-    checkpoint = load_checkpoint(path, "refiner")
+    if not config.start_from:
+        return
+    checkpoint = load_checkpoint(config.start_from, config.kind)
     try:
         model.load_state_dict(checkpoint.state())
     except RuntimeError as error:
         raise CheckpointError(
-            f"a run cannot start from {path}, whose network is another than the configuration's: {error}"
+            f"a run cannot start from {config.start_from}, whose network is another than the configuration's: {error}"
         ) from error
+
+
+def _refuse_seen(config: Config, without: Collection[str]) -> None:
+    """A lifter that is to leave people out must not start from weights that know them."""
+    if config.start_from and without:
+        left_out = load_checkpoint(config.start_from, "lifter").config.get("data_description", {}).get("without", ())
+        seen = sorted(set(without) - set(left_out))
+        if seen:
+            raise ConfigError(f"{config.start_from} has been trained on {', '.join(seen)}, to be left out here")
 
 
 def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
@@ -214,8 +234,13 @@ def _describe(folder: MotionFolder, people: Collection[str]) -> dict[str, Any]:
 def _prepare(config: Config, kind: str) -> None:
     if config.kind != kind:
         raise ConfigError(f"the configuration is for a {config.kind}, the command trains a {kind}")
-    if kind == "lifter" and (config.model.causal or config.start_from):
-        raise ConfigError("model.causal and start_from are of refiners: a lifter's configuration has neither")
+    if config.data.recombine and (config.noise.cross_fit or config.model.architecture == "finepose"):
+        raise ConfigError(
+            "data.recombine makes people of two people and actions: leave it out with noise.cross_fit, whose lifters "
+            "never saw one of them, and with finepose, whose prompts name the action"
+        )
+    if kind == "lifter" and config.model.causal:
+        raise ConfigError("model.causal is of refiners: a lifter's configuration does not have it")
     kept = config.training.distinct_batches
     if kept < 0 or (kept and kind == "lifter"):
         raise ConfigError(f"training.distinct_batches is {kept}; expected 0, or for a refiner a number of batches")

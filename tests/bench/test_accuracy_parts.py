@@ -62,6 +62,7 @@ ROW = '[[row]]\nname = "a"\ntitle = "t"\ngroup = "g"\n'
         (ROW + 'kind = "score"\nlifter = "a"\n', "row `of`"),
         (ROW + 'kind = "lifter"\nwidth = 3\n', "unknown width"),
         (ROW + 'kind = "lifter"\nflip_test = true\n', "rows of the kind score"),
+        (ROW + 'kind = "lifter"\ncheckpoint = "lifter"\nstart_from = "a"\n', "expected a row to train"),
         (ROW + 'kind = "lifter"\ndata = "moon"\n', "variant 'moon'"),
         ("[[row", "cannot read"),
     ],

@@ -9,8 +9,16 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from refiner_bench.accuracy.table import load_table
+import numpy as np
+import torch
+from refiner_bench.accuracy.study import Runner, Spec
+from refiner_bench.accuracy.table import TABLE, load_table
 from refiner_bench.cli import main
+
+from refiner.errors import TrainingError
+from refiner.runtime import Lifter, Refiner
+from refiner.training.checkpoints import load_checkpoint
+from refiner.training.loop import LAST_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +68,89 @@ def test_the_score_of_a_row_is_that_of_the_runtime(study):
         difference = best["gains"]["lifter"]["mpjpe"]["difference"]
         found = before["test"]["metrics"]["mpjpe"]["frame_mean"] - best["metrics"]["mpjpe"]["frame_mean"]
         assert abs(found - difference) < 1e-6 and best["metrics"] != pooled
+
+
+@pytest.fixture
+def runner(study):
+    """Of the finished quick study."""
+    return Runner(spec := Spec(TABLE, None, study / "runs", True, 1), *spec.load())
+
+
+def test_the_mirrored_passes_are_the_runtime_s(runner):
+    """Of the lifter and of the refiner, and the body shape after both."""
+    clip, before, found = runner.refined_test_clip(runner.table.row("bundled-at-its-best"), 0, 0)
+    lifter, refiner = (runner.checkpoint(name, 0) for name in ("lifter", "bundled"))
+    lifted = Lifter.load(lifter, flip_test=True, threads=1).lift(clip.pose_2d, clip.image_size, clip.fps)
+    best = Refiner.load(refiner, flip_test=True, pool_shape=True, threads=1)
+    expected = best.refine(clip.pose_2d, lifted, clip.image_size, fps=clip.fps)
+    np.testing.assert_allclose(found, expected - expected[:, :1], atol=1e-5)
+    plain = Lifter.load(lifter, threads=1).lift(clip.pose_2d, clip.image_size, clip.fps)
+    np.testing.assert_allclose(before, plain - plain[:, :1], atol=1e-5)
+
+
+def test_scores_are_not_of_a_checkpoint_that_came_while_they_were_made(runner, monkeypatch):
+    row = runner.table.row("linear")
+    checkpoint, file = runner.checkpoint("full", 0), runner.place(row, 0) / "scores.json"
+    content, scored = checkpoint.read_bytes(), file.read_text()
+    own = runner.scores(row, 0)
+    file.unlink()
+
+    def score(*_):
+        checkpoint.write_bytes(runner.checkpoint("no-condition", 0).read_bytes())
+        return own
+
+    monkeypatch.setattr(runner, "_score", score)
+    try:
+        runner.run(row, 0)
+        assert runner.scores(row, 0) is None
+        checkpoint.write_bytes(content)
+        assert runner.scores(row, 0) == own
+    finally:
+        checkpoint.write_bytes(content)
+        file.write_text(scored)
+
+
+CHAIN = """
+[quick]
+lifter = ["model.dim=16", "model.blocks=1", "model.heads=4", "model.mlp_ratio=2", "training.batch=4"]
+[[row]]
+name = "first"
+title = "t"
+group = "g"
+kind = "lifter"
+config = "lifter-small"
+set = ["training.steps=4", "training.validate_every=2"]
+[[row]]
+name = "second"
+title = "t"
+group = "g"
+kind = "lifter"
+config = "lifter-small"
+start_from = "first"
+set = ["training.steps=2", "training.validate_every=1", "optimiser.rate=1e-12", "optimiser.name=adam"]
+[[row]]
+name = "bad"
+title = "t"
+group = "g"
+kind = "lifter"
+config = "lifter-small"
+set = ["training.steps=2", "training.validate_every=1", "data.bones=-1e9"]
+"""
+
+
+def test_a_row_starts_from_another_and_a_bad_one_leaves_its_traceback(tmp_path, capsys):
+    table = tmp_path / "table.toml"
+    table.write_text(CHAIN)
+    command = ["accuracy", "--quick", "--table", str(table), "--output", str(tmp_path / "runs"), "--jobs", "2"]
+    assert main([*command, "--json", str(tmp_path / "report.json")]) == TrainingError.exit_code
+    said = capsys.readouterr().err
+    assert "bad, seed 0: " in said and "bad (seed 0)" in said
+    assert "Traceback" in (tmp_path / "runs" / "bad" / "seed-0" / "log.txt").read_text()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["first", "second"] and report["missing"] == ["bad"]
+    first, second = (load_checkpoint(tmp_path / "runs" / name / "seed-0" / LAST_FILE) for name in ("first", "second"))
+    for name, value in first.state().items():
+        torch.testing.assert_close(second.state()[name], value, rtol=1e-5, atol=1e-7)
 
 
 def test_pictures_are_drawn(study):

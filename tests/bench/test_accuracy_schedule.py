@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from threading import Event
 
 import pytest
+from refiner_bench.accuracy import study
 from refiner_bench.accuracy.schedule import Inline, run_tasks
 
 NEEDS = {"lifter": [], "other": [], "refiner": ["lifter"], "score": ["refiner", "lifter"], "other-score": ["other"]}
@@ -68,3 +71,14 @@ def test_no_more_than_the_jobs_run_and_a_failure_is_told_while_the_others_do():
             lambda task, error: told.set(),
         )
     assert lost == ["a"] and done == [("b", 1.0), ("c", 1.0)] and began[2:] == ["c"]
+
+
+def die(spec, name, seed):
+    """A worker that is killed, as for memory."""
+    os._exit(9)
+
+
+def test_a_worker_that_dies_is_a_row_that_failed(monkeypatch):
+    monkeypatch.setattr(study, "_timed_alone", die)
+    with pytest.raises(BrokenProcessPool):
+        study._in_own_process(None, "row", 0)

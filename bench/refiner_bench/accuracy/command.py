@@ -43,7 +43,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
-    from refiner.errors import UsageError
+    from refiner.errors import TrainingError, UsageError
     from refiner_bench.accuracy.report import accuracy_report, format_accuracy
     from refiner_bench.accuracy.study import Runner, Spec, check_request, claim_folder, default_jobs, run_study
     from refiner_bench.accuracy.table import TABLE, load_table
@@ -65,6 +65,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     check_request(jobs, seeds)
     spec = Spec(source.resolve(), data, arguments.output.resolve(), arguments.quick, arguments.threads)
     claim_folder(spec)
+    failed: list[tuple[str, int]] = []
     if not arguments.report_only:
         total = len(table.select(arguments.rows)) * len(seeds)
         with tqdm(total=total, unit="row", file=sys.stderr, disable=None) as bar:
@@ -74,9 +75,9 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
                 bar.write(f"{name}, seed {seed}: {seconds:.0f} s", file=sys.stderr)
 
             def failure(name: str, seed: int, error: Exception) -> None:
-                bar.write(f"{name}, seed {seed}: {type(error).__name__}: {error}", file=sys.stderr)
+                bar.write(f"{name}, seed {seed}: {type(error).__name__}: {error} (see its log)", file=sys.stderr)
 
-            run_study(spec, arguments.rows, seeds, jobs, done, failure)
+            failed = run_study(spec, arguments.rows, seeds, jobs, done, failure)
     runner = Runner(spec, *spec.load())
     report = accuracy_report(runner, seeds)
     text = format_accuracy(report)
@@ -88,3 +89,6 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
         draw_study(report, arguments.pictures)
         draw_skeletons(runner, seeds[0], arguments.pictures)
     print(text)
+    if failed:
+        told = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
+        raise TrainingError(f"failed, or without a row that they need: {told}; what else there is stands in the report")

@@ -12,13 +12,16 @@ from refiner.evaluation.selection import acknowledgement_of, describe_archive
 from refiner.evaluation.tables import markdown_table
 from refiner_bench.accuracy.scores import Scores
 from refiner_bench.accuracy.study import PARTS, Runner
-from refiner_bench.accuracy.table import Row
+from refiner_bench.accuracy.table import Row, Table
 from refiner_bench.report import gain_text, new_report
 
 # A run whose validation error still fell by more than this over the last quarter of its training is not at its
 # plateau. The learning rate's decay flattens every curve, so that this names only the clearest cases.
 PLATEAU_SHARE = 0.003
 GAIN_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
+# Lifters that took what a refiner costs: as many parameters, as much training, the same motion.
+CONTROLS = ("single-lifter", "lifter-recombined")
+RIVALS = ("linear", "full", *CONTROLS)
 
 
 def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_000) -> dict[str, Any]:
@@ -70,22 +73,25 @@ def _row(runner: Runner, row: Row, collected: Mapping[str, dict[int, list[Scores
             "clips": len(result.clips),
             "frames": sum(score.frames for score in next(iter(own.values()))[index].sequences),
         }
-        entry[part]["gains"] = _gains(row, collected, index, resamples)
+        entry[part]["gains"] = _gains(runner.table, row, collected, index, resamples)
     return entry
 
 
-def _gains(row: Row, collected: Mapping[str, dict[int, list[Scores]]], index: int, resamples: int) -> dict[str, Any]:
-    """Against the row's lifter, and against the rows that matter where they score the same clips: the conditional
-    mean alone, the published method, the control."""
+def _gains(
+    table: Table, row: Row, collected: Mapping[str, dict[int, list[Scores]]], index: int, resamples: int
+) -> dict[str, Any]:
+    """Against the row's lifter, and against the rows that matter where they score the same clips in the same way: the
+    conditional mean alone, the published method, the controls."""
     own = collected[row.name]
     pairs: dict[str, tuple[list[EvaluationResult], list[EvaluationResult]]] = {}
     if row.kind != "lifter":
         pairs["lifter"] = ([EvaluationResult(own[seed][index].before) for seed in own], _results(own, own, index))
-    for rival in ("linear", "full", "single-lifter"):
-        common = [seed for seed in own if seed in collected.get(rival, {})]
-        if rival == row.name or not common or collected[rival][common[0]][index].data != row.data:
+    for rival in RIVALS:
+        name = _scored_like(table, row, rival)
+        common = [seed for seed in own if seed in collected.get(name, {})]
+        if name in ("", row.name) or not common or collected[name][common[0]][index].data != row.data:
             continue
-        pairs[rival] = (_results(collected[rival], common, index), _results(own, common, index))
+        pairs[rival] = (_results(collected[name], common, index), _results(own, common, index))
     return {
         label: {
             metric: _interval(bootstrap_difference(pooled(before), pooled(after), metric, resamples=resamples))
@@ -93,6 +99,18 @@ def _gains(row: Row, collected: Mapping[str, dict[int, list[Scores]]], index: in
         }
         for label, (before, after) in pairs.items()
     }
+
+
+def _scored_like(table: Table, row: Row, rival: str) -> str:
+    """The row of ``rival`` with the mirrored pass and the body shape that ``row`` has; "" for none."""
+    if not row.pool_shape and not row.flip_test:
+        return rival
+    wanted = row.flip_test, row.pool_shape
+    for other in table.rows:
+        alone = other.method == "none" and other.lifter == rival
+        if (alone or other.of == rival) and (other.flip_test, other.pool_shape) == wanted and other.data == row.data:
+            return other.name
+    return ""
 
 
 def _results(scores: Mapping[int, list[Scores]], seeds: Iterable[int], index: int) -> list[EvaluationResult]:
@@ -187,9 +205,10 @@ def format_accuracy(report: Mapping[str, Any]) -> str:
         f"{machine['processor']}, {machine['logical_processors']} processors.",
         "",
         "Frame-wise means in mm (acceleration: mm/frame^2). Gains are of the test people against the row's own lifter "
-        "on the same input, in percent, with the 95 % interval of a bootstrap over clips. Unusual frames are further "
-        "out than 99 % of the frames that the refiner was trained on; jitter is that of its input over that of its "
-        "training. A row marked * was still getting better when its training ended.",
+        "on the same input, as it is, in percent, with the 95 % interval of a bootstrap over clips; gains over other "
+        "rows are over those with the same mirrored pass and body shape. Unusual frames are further out than 99 % of "
+        "the frames that the refiner was trained on; jitter is that of its input over that of its training. A row "
+        "marked * was still getting better when its training ended.",
     ]
     if settings["quick"]:
         head += ["", "**Toy models, trained for 4 steps on built-in motion: this shows that every row runs, no more.**"]
@@ -219,7 +238,8 @@ HEADINGS = [
     "P-MPJPE gain",
     "acceleration gain",
     "MPJPE gain over linear",
-    "MPJPE gain over the control",
+    "MPJPE gain over single-lifter",
+    "MPJPE gain over lifter-recombined",
     "unusual frames",
     "jitter",
 ]
@@ -249,8 +269,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{metrics['p_mpjpe']:.1f}",
         f"{metrics['acceleration_error']:.2f}",
         *gains,
-        gain_text(test["gains"].get("linear", {}).get("mpjpe")),
-        gain_text(test["gains"].get("single-lifter", {}).get("mpjpe")),
+        *(gain_text(test["gains"].get(rival, {}).get("mpjpe")) for rival in ("linear", *CONTROLS)),
         "" if not told else f"{100 * told['unusual_share']:.1f} %",
         "" if not told else f"x {told['jitter_ratio']:.2f}",
     ]

@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -23,7 +24,7 @@ from refiner.data import CameraClip, MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.familiarity import merge_familiarity
-from refiner.errors import TrainingError, UsageError
+from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import linear_correction
 from refiner.files import atomic_write_text
@@ -39,6 +40,7 @@ from refiner_bench.accuracy.table import Row, Table, load_table
 PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDS = 3
 SCORES_FILE = "scores.json"
+LOG_FILE = "log.txt"
 FOLDER_FILE = "study.json"
 # Raised whenever what is scored changes, so that old scores are not taken for new ones.
 SCORES_VERSION = 2
@@ -92,11 +94,12 @@ def run_study(
     jobs: int,
     on_done: Callable[[str, int, float], None],
     on_failure: Callable[[str, int, Exception], None],
-) -> None:
+) -> list[tuple[str, int]]:
     """Train and score ``rows`` (none: all) and what they need, ``jobs`` at a time.
 
     ``on_done(row, seed, seconds)`` and ``on_failure(row, seed, error)`` are called as it happens. A row that fails
-    stops nothing but the rows that need it. Raises TrainingError at the end where there was one.
+    stops nothing but the rows that need it; its traceback goes into its log. Returns the rows and seeds that failed or
+    lack what they need.
     """
     table, folder = spec.load()
     pool: Executor
@@ -106,18 +109,21 @@ def run_study(
         # One runner keeps the clips that it has read.
         pool, work = Inline(), partial(_timed, Runner(spec, table, folder))
     else:
-        pool, work = ProcessPoolExecutor(jobs, mp_context=get_context("spawn")), partial(_timed_alone, spec)
+        pool, work = ThreadPoolExecutor(jobs), partial(_in_own_process, spec)
     with pool:
-        failed = run_tasks(
+        return run_tasks(
             needs,
             lambda task: pool.submit(work, *task),
             jobs,
             lambda task, seconds: on_done(*task, seconds),
             lambda task, error: on_failure(*task, error),
         )
-    if failed:
-        told = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
-        raise TrainingError(f"failed, or without a row that they need: {told}; the rest stands, and is not run again")
+
+
+def _in_own_process(spec: Spec, name: str, seed: int) -> float:
+    """A process of its own for a row: one that dies takes no other with it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_timed_alone, spec, name, seed).result()
 
 
 def _timed_alone(spec: Spec, name: str, seed: int) -> float:
@@ -125,8 +131,13 @@ def _timed_alone(spec: Spec, name: str, seed: int) -> float:
 
 
 def _timed(runner: Runner, name: str, seed: int) -> float:
-    began = time.perf_counter()
-    runner.run(runner.table.row(name), seed)
+    began, row = time.perf_counter(), runner.table.row(name)
+    try:
+        runner.run(row, seed)
+    except Exception:
+        with (runner.place(row, seed) / LOG_FILE).open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        raise
     return time.perf_counter() - began
 
 
@@ -157,33 +168,40 @@ class Runner:
         place = self.place(row, seed)
         place.mkdir(parents=True, exist_ok=True)
         if row.trained:
-            with _into_log(place / "log.txt"):
+            with _into_log(place / LOG_FILE):
                 self._train(row, seed)
-        scores = self.scores(row, seed)
+        # The key of before: a checkpoint that is replaced while it is scored must not own the scores.
+        key = self._score_key(row, seed)
+        scores = read_scores(place / SCORES_FILE, key)
         if scores is None:
             scores = self._score(row, seed)
-            write_scores(place / SCORES_FILE, scores, self._score_key(row, seed))
+            write_scores(place / SCORES_FILE, scores, key)
         return scores
 
     def _train(self, row: Row, seed: int) -> None:
         import torch
 
-        from refiner.training.checkpoints import load_checkpoint, without_folders
-        from refiner.training.config import config_from_dict, load_config
+        from refiner.training.checkpoints import load_checkpoint, source_digests
+        from refiner.training.config import load_config
         from refiner.training.loop import HISTORY_FILE, LAST_FILE, refuse_other_run
         from refiner.training.runs import train_lifter, train_refiner
 
         fixed = [f"training.seed={seed}", f"training.threads={self.spec.threads}"]
         config = load_config(row.config, [*self.table.overrides(row), *fixed])
         place = self.place(row, seed)
+        # A toy has another network than a bundled model.
+        if row.start_from and not (self.spec.quick and self.table.row(row.start_from).checkpoint):
+            config = dataclasses.replace(config, start_from=str(self.checkpoint(row.start_from, seed)))
         if row.kind == "refiner":
             folds = tuple(str(self.checkpoint(name, seed)) for name in row.cross_fit)
             noise = dataclasses.replace(config.noise, cross_fit=folds)
             config = dataclasses.replace(config, lifter=str(self.checkpoint(row.lifter, seed)), noise=noise)
         history = place / HISTORY_FILE
         if history.is_file() and json.loads(history.read_text())[-1]["step"] == config.training.steps:
-            wanted = config_from_dict(without_folders(dataclasses.asdict(config)))
-            refuse_other_run(place, load_checkpoint(place / LAST_FILE).config, wanted)
+            found = load_checkpoint(place / LAST_FILE).config
+            refuse_other_run(
+                place, found, found["data_description"], config, source_digests(dataclasses.asdict(config))
+            )
             return
         torch.set_num_threads(self.spec.threads)
         if row.kind == "lifter":

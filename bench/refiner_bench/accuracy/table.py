@@ -54,6 +54,8 @@ class Row:
     set: tuple[str, ...] = ()
     lifter: str = ""
     cross_fit: tuple[str, ...] = ()
+    # The row whose weights the training begins with.
+    start_from: str = ""
     fold: int = -1
     of: str = ""
     method: Method = "refine"
@@ -79,7 +81,7 @@ class Row:
 
     def needs(self) -> list[str]:
         """The rows that must be there before this one, without repetition."""
-        return list(dict.fromkeys(name for name in (self.lifter, self.of, *self.cross_fit) if name))
+        return list(dict.fromkeys(name for name in (self.lifter, self.of, self.start_from, *self.cross_fit) if name))
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,10 @@ def _check(table: Table, path: Path) -> None:
             raise ConfigError(f"{path}: row {row.name} has the action {row.action!r}; expected unknown or label")
         if row.action and not _has_prompts(table.row(row.lifter or row.name)):
             raise ConfigError(f"{path}: row {row.name} has an action, and its lifter no prompts (finepose)")
+        if row.start_from and (not row.trained or table.row(row.start_from).kind != row.kind):
+            raise ConfigError(
+                f"{path}: row {row.name} starts from {row.start_from}; expected a row to train, and one of its kind"
+            )
         if row.flip_test and row.kind != "score":
             raise ConfigError(f"{path}: row {row.name} has flip_test, which is for rows of the kind score")
         if row.data not in table.variants:

@@ -83,8 +83,9 @@ def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tel
             tell(f"{options.hour:,} frames of one stream")
             report["hour"] = _hour(options, place)
         if folder is not None:
+            # The windowed refiner that the causal one started from, for 6,000 steps more.
             lifter, window, bundled = (
-                BUNDLED / f"{kind}.safetensors" for kind in ("lifter", "refiner", "refiner-causal")
+                BUNDLED / f"{kind}.safetensors" for kind in ("lifter", "refiner-correlated", "refiner-causal")
             )
             test, validation = (of_cameras(folder.clips(part), options.cameras) for part in ("test", "validation"))
             report["delay"] = delay_errors(test, validation, lifter, window, bundled, place, tell)
