@@ -22,12 +22,15 @@ from refiner_bench.report import gain_text
 BLOCK = re.compile(r"(?P<head><!-- figures (?P<kind>\S+) (?P<pattern>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 UNITS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}
-# Rows of the accuracy study that the README sets side by side; each may have one scored with one body shape.
+# Rows of the accuracy study that the README sets side by side.
 STUDY_ROWS = {
     "lifter": "the lifter",
-    "single-lifter": "the control: one larger lifter",
+    "single-lifter": "control: one larger lifter",
+    "lifter-recombined": "control: the lifter, taught further on recombined motion",
     "bundled": "lifter and refiner",
 }
+# Each may have rows of what costs no training: one body shape a clip; and the mirrored pass beside it.
+BESIDES = {"-one-shape": "with one body shape", "-at-its-best": "and the mirrored pass"}
 # The group of its rows on inputs that the refiner was not trained on.
 TRANSFER = "Transfer"
 
@@ -91,11 +94,14 @@ def _study(reports: Reports) -> str:
         if name not in found:
             raise InputError(f"the study has no row {name!r}")
         cells = [_mean(found[name], metric) for metric in METRICS]
-        shaped = found.get(f"{name}-one-shape")
-        cells += ["", ""] if shaped is None else [_mean(shaped, metric) for metric in METRICS[:2]]
+        for ending in BESIDES:
+            beside = found.get(name + ending)
+            cells += ["", ""] if beside is None else [_mean(beside, metric) for metric in METRICS[:2]]
         rows.append([title, *cells])
     header = ["test people, frame-wise mean", "MPJPE", "P-MPJPE", "acceleration error"]
-    return markdown_table([*header, "with one body shape: MPJPE", "P-MPJPE"], rows)
+    for words in BESIDES.values():
+        header += [f"{words}: MPJPE", "P-MPJPE"]
+    return markdown_table(header, rows)
 
 
 def _transfer(reports: Reports) -> str:

@@ -325,6 +325,7 @@ def test_foreign_and_truncated_checkpoints_are_refused(people, tiny, tmp_path):
         "lifter-paper",
         "refiner-small",
         "refiner-small-correlated",
+        "refiner-small-recombined",
         "refiner-small-causal",
         "refiner-paper",
     ],
