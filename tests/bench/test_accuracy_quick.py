@@ -153,6 +153,19 @@ def test_a_row_starts_from_another_and_a_bad_one_leaves_its_traceback(tmp_path, 
         torch.testing.assert_close(second.state()[name], value, rtol=1e-5, atol=1e-7)
 
 
+def test_rows_are_held_against_what_is_scored_like_them(study):
+    rows = {row["name"]: row for row in json.loads((study / "report.json").read_text())["rows"]}
+    errors = {name: row["test"]["metrics"]["mpjpe"]["frame_mean"] for name, row in rows.items()}
+    for name, rival in (("bundled", "single-lifter"), ("bundled-one-shape", "single-lifter-one-shape"),
+                        ("bundled-at-its-best", "single-lifter-at-its-best"), ("lifter", "single-lifter")):  # fmt: skip
+        found = rows[name]["test"]["gains"]["single-lifter"]["mpjpe"]["difference"]
+        assert abs(found - (errors[rival] - errors[name])) < 1e-6
+    # The conditional mean has been scored as it is alone, and says nothing of other lifters and other clips.
+    for name in ("bundled-one-shape", "bundled-on-other-lifter", "other-lifter", "new-cameras"):
+        assert "linear" not in rows[name]["test"]["gains"]
+    assert set(rows["bundled-on-other-lifter"]["test"]["gains"]) == {"lifter"}
+
+
 def test_pictures_are_drawn(study):
     names = {path.name for path in (study / "pictures").iterdir()}
     assert {

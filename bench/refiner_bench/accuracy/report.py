@@ -21,7 +21,8 @@ PLATEAU_SHARE = 0.003
 GAIN_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 # Lifters that took what a refiner costs: as many parameters, as much training, the same motion.
 CONTROLS = ("single-lifter", "lifter-recombined")
-RIVALS = ("linear", "full", *CONTROLS)
+METHOD = "full"
+RIVALS = ("linear", METHOD, *CONTROLS)
 
 
 def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_000) -> dict[str, Any]:
@@ -102,7 +103,11 @@ def _gains(
 
 
 def _scored_like(table: Table, row: Row, rival: str) -> str:
-    """The row of ``rival`` with the mirrored pass and the body shape that ``row`` has; "" for none."""
+    """The row of ``rival`` with the mirrored pass and the body shape that ``row`` has; "" for none, as for a row over
+    another lifter than the published method's."""
+    names = {other.name: other for other in table.rows}
+    if not {rival, METHOD} <= names.keys() or (row.lifter or row.name) not in (names[METHOD].lifter, *CONTROLS):
+        return ""
     if not row.pool_shape and not row.flip_test:
         return rival
     wanted = row.flip_test, row.pool_shape
