@@ -42,7 +42,8 @@ def test_matrices_between_features_turn_and_the_rest_follows_adamw():
     model, twin = network(), network()
     moved = step(model, build_optimiser(model, OptimiserConfig(name="muon", rate=1e-3, matrix_rate=4e-3)), 5e-4)
     reference = step(twin, torch.optim.AdamW(twin.parameters(), weight_decay=0.0), 5e-4)
-    matrices = {name for name in moved if not torch.equal(moved[name][0], reference[name][0])}
+    # Fused and plain AdamW may round apart (about 1e-10 of steps of 5e-4), as the processor has it.
+    matrices = {name for name in moved if not torch.allclose(moved[name][0], reference[name][0], rtol=0, atol=1e-8)}
     assert {name.split(".")[-2] for name in matrices} == {"qkv", "proj", "fc1", "fc2"}
     for name in matrices:
         update, gradient = moved[name]
