@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
+from typing import Any
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -16,3 +18,8 @@ def processor_name() -> str:
             if name.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine() or "unknown"
+
+
+def this_machine() -> dict[str, Any]:
+    """What stands beside a wall time: ``processor`` and ``logical_processors``."""
+    return {"processor": processor_name(), "logical_processors": os.cpu_count()}

@@ -140,7 +140,7 @@ _WRITERS = {
     "engines": ("refiner_bench.engines", "format_engines"),
     "native": ("refiner_bench.native_kernels", "format_native"),
     "train-step": ("refiner_bench.train_step", "format_train_step"),
-    "accuracy": ("refiner_bench.accuracy.report", "format_accuracy"),
+    "accuracy": ("refiner_bench.accuracy.markdown", "format_accuracy"),
     "streaming": ("refiner_bench.streaming.format", "format_streaming"),
     "evaluation": (__name__, "_format_evaluation"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.shape import bone_lengths
 from refiner.skeleton import H36M17, LEFT, PARENTS, RIGHT
 
 World = NDArray[np.float64]
@@ -59,12 +60,10 @@ def recombine(world: World, donors: World, share: float, rng: np.random.Generato
     combined = world.copy()
     own = world[chosen]
     borrowed = _about_the_vertical(donors[chosen], _heading(own) - _heading(donors[chosen]))
+    factor = bone_lengths(own) / np.maximum(bone_lengths(borrowed), 1e-9)
     for joint in UPPER_BODY:
-        parent = PARENTS[joint]
-        bone = borrowed[:, :, joint] - borrowed[:, :, parent]
-        length = np.linalg.norm(own[:, :, joint] - own[:, :, parent], axis=-1, keepdims=True)
-        found = np.linalg.norm(bone, axis=-1, keepdims=True)
-        combined[chosen, :, joint] = combined[chosen, :, parent] + bone * (length / np.maximum(found, 1e-9))
+        bone = borrowed[:, :, joint] - borrowed[:, :, PARENTS[joint]]
+        combined[chosen, :, joint] = combined[chosen, :, PARENTS[joint]] + bone * factor[:, :, joint, None]
     return combined
 
 

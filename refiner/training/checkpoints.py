@@ -5,7 +5,6 @@ Nothing is unpickled. Bundled weights are stored in half precision and computed 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -105,22 +104,6 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
         files = {name: Path(config["text"][name]).name for name in ("file", "merges")}
         published["text"] = {**config["text"], **files}
     return published
-
-
-def source_digests(config: Mapping[str, Any]) -> dict[str, Any]:
-    """SHA-256 of the checkpoints that a configuration names: what they are, wherever they lie."""
-
-    def digest(path: str) -> str:
-        try:
-            return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
-
-    digests: dict[str, Any] = {
-        f"{name}_sha256": digest(config[name]) for name in ("lifter", "start_from") if config.get(name)
-    }
-    folds = config.get("noise", {}).get("cross_fit")
-    return digests | ({"cross_fit_sha256": [digest(path) for path in folds]} if folds else {})
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:

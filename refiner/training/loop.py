@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from refiner.errors import CheckpointError, TrainingError
 from refiner.files import atomic_path, atomic_write_text
+from refiner.machine import this_machine
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser, set_rate
@@ -34,13 +36,14 @@ def train(
     end of the schedule lies beside it.
 
     A folder with a state of the same configuration is resumed; one of another configuration raises
-    TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint.
+    TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint, with the
+    digests of what the run starts from.
     """
     settings = config.training
     model = task.model.to(settings.device)
     optimiser = build_optimiser(model, config.optimiser)
     average = MovingAverage(model, settings.ema)
-    run = _Run(config, folder, description)
+    run = _Run(config, folder, description | source_digests(config))
     start = run.resume(model, optimiser, average)
     progress = tqdm(
         total=settings.steps, initial=start, disable=None if not quiet else True, unit="step", dynamic_ncols=True
@@ -87,6 +90,29 @@ def _validate(config: Config, task: Task, average: MovingAverage) -> dict[str, f
     averaged = build_model(dataclasses.asdict(config)).to(config.training.device).eval()
     averaged.load_state_dict(average.state())
     return task.validate(averaged)
+
+
+def _machine(device: str) -> dict[str, Any]:
+    return this_machine() | ({"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {})
+
+
+def source_digests(config: Config) -> dict[str, Any]:
+    """SHA-256 of the checkpoints that a configuration names: what they are, wherever they lie."""
+
+    def digest(path: str) -> str:
+        try:
+            return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+
+    digests: dict[str, Any] = {}
+    if config.lifter:
+        digests["lifter_sha256"] = digest(config.lifter)
+    if config.start_from:
+        digests["start_from_sha256"] = digest(config.start_from)
+    if config.noise.cross_fit:
+        digests["cross_fit_sha256"] = [digest(path) for path in config.noise.cross_fit]
+    return digests
 
 
 def refuse_other_run(
@@ -142,6 +168,7 @@ class _Run:
                 "validation_curve": [[point["step"], round(point["mpjpe_mm"], 3)] for point in self.history],
                 "step": step,
                 "wall_s": round(wall, 1),
+                "machine": _machine(self.config["training"]["device"]),
             },
         }
         tensors = {f"{MODEL_PREFIX}{name}": value for name, value in average.state().items()}

@@ -19,14 +19,7 @@ from refiner.data.clips import MotionFolder, action_of
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
-from refiner.training.checkpoints import (
-    Checkpoint,
-    build_model,
-    is_denoiser,
-    load_checkpoint,
-    module_of,
-    source_digests,
-)
+from refiner.training.checkpoints import Checkpoint, build_model, is_denoiser, load_checkpoint, module_of
 from refiner.training.config import Config
 from refiner.training.diffusion_lifter import DiffusionLifterTask
 from refiner.training.kept import KeptBatches, Lift, lifted_already
@@ -54,7 +47,6 @@ def train_lifter(
 ) -> Path:
     """Train a lifter on the training people, less those of ``without`` (for cross-fitting)."""
     _prepare(config, "lifter")
-    _refuse_seen(config, without)
     people = [person for person in folder.description.train if person not in without]
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
@@ -62,13 +54,13 @@ def train_lifter(
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     fill_text(model, config)
-    start_from(model, config)
+    start_from(model, config, without)
     task: Task = (
         DiffusionLifterTask(config, model, validation)
         if isinstance(model, D3DP)
         else LifterTask(config, model, validation)
     )
-    description = _describe(folder, people) | {"without": sorted(without)} | source_digests(dataclasses.asdict(config))
+    description = _describe(folder, people) | {"without": sorted(without)}
     return train(config, task, sampler, output, description, quiet)
 
 
@@ -87,7 +79,6 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     if config.training.distinct_batches:
         source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
-    description |= source_digests(dataclasses.asdict(config))
     task = _refiner_task(config, source, lift, validation, lifted)
     return train(config, task, source, output, description, quiet)
 
@@ -126,7 +117,6 @@ def train_refiner_on_predictions(
         "validation": [validation_person],
         "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
     }
-    description |= source_digests(dataclasses.asdict(config))
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
     return train(config, task, sampler, output, description, quiet)
 
@@ -150,29 +140,24 @@ def _refiner_task(
     return RefinerTask(config, model, lift, fit_noise(sampler, lift, config), validation, lifted)
 
 
-def start_from(model: nn.Module, config: Config) -> None:
+def start_from(model: nn.Module, config: Config, without: Collection[str] = ()) -> None:
     """Take over the weights of the checkpoint that ``config`` starts from, if any.
 
-    A windowed refiner starts from a causal one and the other way round. Raises CheckpointError for another network.
+    A windowed refiner starts from a causal one and the other way round. Raises CheckpointError for another network, and
+    ConfigError for one that knows people ``without`` whom this is to be trained.
     """
     if not config.start_from:
         return
     checkpoint = load_checkpoint(config.start_from, config.kind)
+    seen = sorted(set(without) - set(checkpoint.config.get("data_description", {}).get("without", ())))
+    if seen:
+        raise ConfigError(f"{config.start_from} has been trained on {', '.join(seen)}, to be left out here")
     try:
         model.load_state_dict(checkpoint.state())
     except RuntimeError as error:
         raise CheckpointError(
             f"a run cannot start from {config.start_from}, whose network is another than the configuration's: {error}"
         ) from error
-
-
-def _refuse_seen(config: Config, without: Collection[str]) -> None:
-    """A lifter that is to leave people out must not start from weights that know them."""
-    if config.start_from and without:
-        left_out = load_checkpoint(config.start_from, "lifter").config.get("data_description", {}).get("without", ())
-        seen = sorted(set(without) - set(left_out))
-        if seen:
-            raise ConfigError(f"{config.start_from} has been trained on {', '.join(seen)}, to be left out here")
 
 
 def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:

@@ -166,6 +166,25 @@ def test_rows_are_held_against_what_is_scored_like_them(study):
     assert set(rows["bundled-on-other-lifter"]["test"]["gains"]) == {"lifter"}
 
 
+def test_rows_that_are_not_here_come_from_an_earlier_report(study, tmp_path, capsys):
+    """One row and what it needs is run again; what was scored with the replaced checkpoint does not count."""
+    earlier = study / "report.json"
+    command = ["accuracy", "--quick", "--jobs", "1", "--output", str(tmp_path / "runs"), "--rows", "linear"]
+    assert main([*command, "--earlier", str(earlier), "--json", str(tmp_path / "report.json")]) == 0
+    joined, whole = (json.loads(path.read_text()) for path in (tmp_path / "report.json", earlier))
+    assert joined["missing"] == list(joined["left_out"]) == ["one-step", "five-steps"]
+    assert "five-steps: left out of" in capsys.readouterr().err
+    known = {row["name"]: row for row in whole["rows"]}
+    for row in joined["rows"]:
+        if row["name"] not in ("lifter", "full", "linear"):
+            assert row == known[row["name"]]
+            continue
+        assert set(row["test"]["gains"]) == set(known[row["name"]]["test"]["gains"])
+        for rival, gain in row["test"]["gains"].items():
+            expected = known[row["name"]]["test"]["gains"][rival]["mpjpe"]
+            np.testing.assert_allclose(gain["mpjpe"]["difference"], expected["difference"], atol=0.01)
+
+
 def test_pictures_are_drawn(study):
     names = {path.name for path in (study / "pictures").iterdir()}
     assert {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 import torch
 
 from refiner.errors import CheckpointError, ConfigError, TrainingError
+from refiner.machine import processor_name
 from refiner.models import LiftingModule, UnrolledRefiner
 from refiner.runtime import Refiner
 from refiner.skeleton import LEFT, PARENTS, RIGHT
@@ -121,6 +123,7 @@ def test_a_lifter_and_its_refiner_train_and_load(people, tiny, tmp_path):
     np.testing.assert_allclose(mixed.tensors["time_correlation"].numpy(), expected, atol=1e-9)
     last = load_checkpoint(refiner.parent / LAST_FILE).config["metrics"]
     assert last["step"] == 6 and [step for step, _ in last["validation_curve"]] == [3, 6]
+    assert last["machine"] == {"processor": processor_name(), "logical_processors": os.cpu_count()}
     module = load_module(refiner, steps=5)
     assert isinstance(module, UnrolledRefiner) and module.steps == 5 and module.frames == 9
     noise = load_noise_model(refiner)

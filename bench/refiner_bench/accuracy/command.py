@@ -34,6 +34,9 @@ def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each run (default: 1)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables")
+    parser.add_argument(
+        "--earlier", metavar="REPORT", type=Path, help="take rows that are not here from this JSON report of the study"
+    )
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw the pictures into this folder")
     parser.set_defaults(run=run_accuracy)
 
@@ -44,7 +47,8 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
 
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
     from refiner.errors import TrainingError, UsageError
-    from refiner_bench.accuracy.report import accuracy_report, format_accuracy
+    from refiner_bench.accuracy.markdown import format_accuracy
+    from refiner_bench.accuracy.report import accuracy_report
     from refiner_bench.accuracy.study import Runner, Spec, check_request, claim_folder, default_jobs, run_study
     from refiner_bench.accuracy.table import TABLE, load_table
     from refiner_bench.report import write_report
@@ -79,7 +83,9 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
 
             failed = run_study(spec, arguments.rows, seeds, jobs, done, failure)
     runner = Runner(spec, *spec.load())
-    report = accuracy_report(runner, seeds)
+    report = accuracy_report(runner, seeds, earlier=arguments.earlier)
+    for name, why in report["left_out"].items():
+        print(f"{name}: left out of {arguments.earlier}: {why}", file=sys.stderr)
     text = format_accuracy(report)
     write_report(report, text, arguments.json, arguments.markdown)
     if arguments.pictures is not None:

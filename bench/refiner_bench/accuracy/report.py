@@ -1,19 +1,21 @@
-"""From the scores of a study's rows to one report: JSON types first, Markdown from them."""
+"""From the scores of a study's rows to one report, of JSON types alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
-from refiner.evaluation.selection import acknowledgement_of, describe_archive
-from refiner.evaluation.tables import markdown_table
+from refiner.evaluation.selection import acknowledgement_of
+from refiner.machine import this_machine
+from refiner_bench.accuracy.earlier import clip_means, earlier_row, load_earlier, result_of
 from refiner_bench.accuracy.scores import Scores
 from refiner_bench.accuracy.study import PARTS, Runner
 from refiner_bench.accuracy.table import Row, Table
-from refiner_bench.report import gain_text, new_report
+from refiner_bench.report import new_report
 
 # A run whose validation error still fell by more than this over the last quarter of its training is not at its
 # plateau. The learning rate's decay flattens every curve, so that this names only the clearest cases.
@@ -25,11 +27,12 @@ METHOD = "full"
 RIVALS = ("linear", METHOD, *CONTROLS)
 
 
-def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_000) -> dict[str, Any]:
-    """The report of every row that is trained and scored; the others are named under ``missing``."""
+def accuracy_report(
+    runner: Runner, seeds: Sequence[int], resamples: int = 10_000, earlier: Path | None = None
+) -> dict[str, Any]:
+    """The report of every row that is trained and scored, here or in the report ``earlier``; the others are named
+    under ``missing``, those of ``earlier`` that do not count with the reason under ``left_out``."""
     table = runner.table
-    collected = {row.name: _collect(runner, row, seeds) for row in table.rows}
-    present = [row for row in table.rows if collected[row.name]]
     description = runner.folder.description
     report = new_report(
         "accuracy",
@@ -47,9 +50,31 @@ def accuracy_report(runner: Runner, seeds: Sequence[int], resamples: int = 10_00
     thanks = acknowledgement_of(report["settings"]["archive"])
     if thanks is not None:
         report["acknowledgement"] = thanks
-    report["rows"] = [_row(runner, row, collected, resamples) for row in present]
-    report["missing"] = [row.name for row in table.rows if row not in present]
+    collected = {row.name: _collect(runner, row, seeds) for row in table.rows}
+    taken, left_out = ({}, {}) if earlier is None else _taken(runner, load_earlier(earlier, report["settings"]))
+    entries = []
+    for row in table.rows:
+        if collected[row.name]:
+            entries.append(_row(runner, row, collected, taken, resamples))
+        elif row.name in taken:
+            entries.append(taken[row.name])
+    report["rows"] = entries
+    report["missing"] = [row.name for row in table.rows if not collected[row.name] and row.name not in taken]
+    report["left_out"] = {name: why for name, why in left_out.items() if not collected[name]}
     return report
+
+
+def _taken(runner: Runner, earlier: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The rows of an earlier report by name, and why others of it do not count."""
+    taken: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
+    for entry in earlier["rows"]:
+        found = earlier_row(earlier, runner, entry)
+        if isinstance(found, str):
+            left_out[entry["name"]] = found
+        else:
+            taken[entry["name"]] = found
+    return taken, left_out
 
 
 def _collect(runner: Runner, row: Row, seeds: Sequence[int]) -> dict[int, list[Scores]]:
@@ -57,9 +82,21 @@ def _collect(runner: Runner, row: Row, seeds: Sequence[int]) -> dict[int, list[S
     return {seed: scores for seed in seeds if (scores := runner.scores(row, seed)) is not None}
 
 
-def _row(runner: Runner, row: Row, collected: Mapping[str, dict[int, list[Scores]]], resamples: int) -> dict[str, Any]:
+def _row(
+    runner: Runner,
+    row: Row,
+    collected: Mapping[str, dict[int, list[Scores]]],
+    taken: Mapping[str, dict[str, Any]],
+    resamples: int,
+) -> dict[str, Any]:
     own = collected[row.name]
-    entry: dict[str, Any] = asdict(row) | {"seeds": sorted(own), "training": _training(runner, row, min(own))}
+    training = _training(runner, row, min(own))
+    entry: dict[str, Any] = asdict(row) | {
+        "seeds": sorted(own),
+        "training": training,
+        "machine": _machine(row, training, taken),
+        "checkpoints": runner.digests(row, min(own)),
+    }
     for index, part in enumerate(PARTS):
         result = pooled(_results(own, own, index))
         entry[part] = {
@@ -74,26 +111,54 @@ def _row(runner: Runner, row: Row, collected: Mapping[str, dict[int, list[Scores
             "clips": len(result.clips),
             "frames": sum(score.frames for score in next(iter(own.values()))[index].sequences),
         }
-        entry[part]["gains"] = _gains(runner.table, row, collected, index, resamples)
+        if part == "test":
+            entry[part]["by_clip"] = clip_means(result, GAIN_METRICS)
+        entry[part]["gains"] = _gains(runner.table, row, collected, taken, index, resamples)
     return entry
 
 
+def _machine(
+    row: Row, training: Mapping[str, Any] | None, taken: Mapping[str, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Where the row was trained, or scored if nothing was trained for it; None for a checkpoint that does not say."""
+    if training is None or row.trained:
+        return (training or {}).get("machine") or this_machine()
+    return training.get("machine") or taken.get(row.name, {}).get("machine")
+
+
 def _gains(
-    table: Table, row: Row, collected: Mapping[str, dict[int, list[Scores]]], index: int, resamples: int
+    table: Table,
+    row: Row,
+    collected: Mapping[str, dict[int, list[Scores]]],
+    taken: Mapping[str, dict[str, Any]],
+    index: int,
+    resamples: int,
 ) -> dict[str, Any]:
     """Against the row's lifter, and against the rows that matter where they score the same clips in the same way: the
     conditional mean alone, the published method, the controls."""
     own = collected[row.name]
+    known: dict[str, Any] = {}
     pairs: dict[str, tuple[list[EvaluationResult], list[EvaluationResult]]] = {}
     if row.kind != "lifter":
         pairs["lifter"] = ([EvaluationResult(own[seed][index].before) for seed in own], _results(own, own, index))
     for rival in RIVALS:
         name = _scored_like(table, row, rival)
-        common = [seed for seed in own if seed in collected.get(name, {})]
-        if name in ("", row.name) or not common or collected[name][common[0]][index].data != row.data:
+        if name == row.name:
             continue
-        pairs[rival] = (_results(collected[name], common, index), _results(own, common, index))
-    return {
+        common = [seed for seed in own if seed in collected.get(name, {})]
+        if common:
+            pairs[rival] = (_results(collected[name], common, index), _results(own, common, index))
+            continue
+        if taken.get(name, {}).get("seeds") != sorted(own):
+            continue
+        clips = taken[name][PARTS[index]].get("by_clip")
+        if clips:
+            ours = clip_means(pooled(_results(own, own, index)), GAIN_METRICS)
+            pairs[rival] = ([result_of(clips, GAIN_METRICS)], [result_of(ours, GAIN_METRICS)])
+        elif row.name in taken and rival in taken[row.name][PARTS[index]]["gains"]:
+            # The same row, scored with the same checkpoints, was held against it there.
+            known[rival] = taken[row.name][PARTS[index]]["gains"][rival]
+    return known | {
         label: {
             metric: _interval(bootstrap_difference(pooled(before), pooled(after), metric, resamples=resamples))
             for metric in GAIN_METRICS
@@ -103,19 +168,20 @@ def _gains(
 
 
 def _scored_like(table: Table, row: Row, rival: str) -> str:
-    """The row of ``rival`` with the mirrored pass and the body shape that ``row`` has; "" for none, as for a row over
-    another lifter than the published method's."""
+    """The row of ``rival`` with the data, the mirrored pass and the body shape that ``row`` has; "" for none, as for a
+    row over another lifter than the published method's."""
     names = {other.name: other for other in table.rows}
     if not {rival, METHOD} <= names.keys() or (row.lifter or row.name) not in (names[METHOD].lifter, *CONTROLS):
         return ""
-    if not row.pool_shape and not row.flip_test:
+    alike = [
+        other
+        for other in table.rows
+        if (other.data, other.flip_test, other.pool_shape) == (row.data, row.flip_test, row.pool_shape)
+    ]
+    if names[rival] in alike:
         return rival
-    wanted = row.flip_test, row.pool_shape
-    for other in table.rows:
-        alone = other.method == "none" and other.lifter == rival
-        if (alone or other.of == rival) and (other.flip_test, other.pool_shape) == wanted and other.data == row.data:
-            return other.name
-    return ""
+    of_it = (other.name for other in alike if other.of == rival or (other.method == "none" and other.lifter == rival))
+    return next(of_it, "")
 
 
 def _results(scores: Mapping[int, list[Scores]], seeds: Iterable[int], index: int) -> list[EvaluationResult]:
@@ -171,6 +237,7 @@ def _training(runner: Runner, row: Row, seed: int) -> dict[str, Any] | None:
         "frames": config["frames"],
         "windows": metrics["step"] * config["training"]["batch"],
         "wall_s": metrics["wall_s"],
+        "machine": metrics.get("machine"),
         "validation_curve": curve,
         "plateau": at_plateau(curve),
         "model": _model(config),
@@ -196,92 +263,3 @@ def at_plateau(curve: Sequence[Sequence[float]]) -> bool:
     before = min(error for step, error in curve if step <= 0.75 * last)
     after = min(error for step, error in curve if step > 0.75 * last)
     return after > before * (1.0 - PLATEAU_SHARE)
-
-
-def format_accuracy(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: one table per group of rows, then the tables by action."""
-    settings = report["settings"]
-    machine = report["environment"]
-    head = [
-        f"# {report.get('title', 'Accuracy study')}",
-        "",
-        f"Data: {describe_archive(settings['archive'])}; validation person {', '.join(settings['validation'])}, test "
-        f"people {', '.join(settings['test'])}; seeds {', '.join(map(str, settings['seeds']))}; machine: "
-        f"{machine['processor']}, {machine['logical_processors']} processors.",
-        "",
-        "Frame-wise means in mm (acceleration: mm/frame^2). Gains are of the test people against the row's own lifter "
-        "on the same input, as it is, in percent, with the 95 % interval of a bootstrap over clips; gains over other "
-        "rows are over those with the same mirrored pass and body shape. Unusual frames are further out than 99 % of "
-        "the frames that the refiner was trained on; jitter is that of its input over that of its training. A row "
-        "marked * was still getting better when its training ended.",
-    ]
-    if settings["quick"]:
-        head += ["", "**Toy models, trained for 4 steps on built-in motion: this shows that every row runs, no more.**"]
-    groups = dict.fromkeys(row["group"] for row in report["rows"])
-    for group in groups:
-        rows = [row for row in report["rows"] if row["group"] == group]
-        head += ["", f"## {group}", "", _filled_columns([HEADINGS, *(_cells(row) for row in rows)])]
-    head += ["", "## MPJPE by action, test people", "", _by_action(report)]
-    if report["missing"]:
-        head += ["", f"Not run: {', '.join(report['missing'])}."]
-    if report.get("acknowledgement"):
-        head += ["", f"Acknowledgement: {report['acknowledgement']}"]
-    return "\n".join(head)
-
-
-HEADINGS = [
-    "row",
-    "what",
-    "parameters",
-    "windows",
-    "minutes",
-    "validation MPJPE",
-    "test MPJPE",
-    "P-MPJPE",
-    "acceleration",
-    "MPJPE gain",
-    "P-MPJPE gain",
-    "acceleration gain",
-    "MPJPE gain over linear",
-    "MPJPE gain over single-lifter",
-    "MPJPE gain over lifter-recombined",
-    "unusual frames",
-    "jitter",
-]
-
-
-def _filled_columns(table: Sequence[Sequence[str]]) -> str:
-    """Without the columns that have nothing to say about any row."""
-    columns = [column for column in zip(*table, strict=True) if any(column[1:])]
-    header, *rows = ([column[place] for column in columns] for place in range(len(table)))
-    return markdown_table(header, rows)
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    training, test = row["training"], row["test"]
-    star = "" if training is None or training["plateau"] or row["checkpoint"] else "*"
-    metrics = {metric: test["metrics"][metric]["frame_mean"] for metric in GAIN_METRICS}
-    told = test["extra"].get("input")
-    gains = [gain_text(test["gains"].get("lifter", {}).get(metric)) for metric in GAIN_METRICS]
-    return [
-        row["name"] + star,
-        row["title"],
-        "" if training is None else f"{training['parameters'] / 1e6:.2f} M",
-        "" if training is None else f"{training['windows']:,}",
-        "" if training is None else f"{training['wall_s'] / 60:.0f}",
-        f"{row['validation']['metrics']['mpjpe']['frame_mean']:.1f}",
-        f"{metrics['mpjpe']:.1f}",
-        f"{metrics['p_mpjpe']:.1f}",
-        f"{metrics['acceleration_error']:.2f}",
-        *gains,
-        *(gain_text(test["gains"].get(rival, {}).get("mpjpe")) for rival in ("linear", *CONTROLS)),
-        "" if not told else f"{100 * told['unusual_share']:.1f} %",
-        "" if not told else f"x {told['jitter_ratio']:.2f}",
-    ]
-
-
-def _by_action(report: Mapping[str, Any]) -> str:
-    rows = [row for row in report["rows"] if row["data"] == "default"]
-    actions = list(rows[0]["test"]["per_action"]["mpjpe"]) if rows else []
-    body = [[row["name"], *(f"{row['test']['per_action']['mpjpe'][action]:.1f}" for action in actions)] for row in rows]
-    return markdown_table(["row", *actions], body)

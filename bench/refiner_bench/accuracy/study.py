@@ -181,9 +181,9 @@ class Runner:
     def _train(self, row: Row, seed: int) -> None:
         import torch
 
-        from refiner.training.checkpoints import load_checkpoint, source_digests
+        from refiner.training.checkpoints import load_checkpoint
         from refiner.training.config import load_config
-        from refiner.training.loop import HISTORY_FILE, LAST_FILE, refuse_other_run
+        from refiner.training.loop import HISTORY_FILE, LAST_FILE, refuse_other_run, source_digests
         from refiner.training.runs import train_lifter, train_refiner
 
         fixed = [f"training.seed={seed}", f"training.threads={self.spec.threads}"]
@@ -199,9 +199,7 @@ class Runner:
         history = place / HISTORY_FILE
         if history.is_file() and json.loads(history.read_text())[-1]["step"] == config.training.steps:
             found = load_checkpoint(place / LAST_FILE).config
-            refuse_other_run(
-                place, found, found["data_description"], config, source_digests(dataclasses.asdict(config))
-            )
+            refuse_other_run(place, found, found["data_description"], config, source_digests(config))
             return
         torch.set_num_threads(self.spec.threads)
         if row.kind == "lifter":
@@ -210,14 +208,18 @@ class Runner:
             return
         train_refiner(config, self.folder, place)
 
-    def _checkpoints(self, row: Row, seed: int) -> list[Path]:
-        """Those that a row's scores follow from."""
+    def _checkpoints(self, row: Row, seed: int) -> dict[str, Path]:
+        """By row, those that a row's scores follow from."""
         used = [name for name in dict.fromkeys((row.name, row.lifter, row.of)) if name]
-        return [self.checkpoint(name, seed) for name in used if self.table.row(name).kind != "score"]
+        return {name: self.checkpoint(name, seed) for name in used if self.table.row(name).kind != "score"}
+
+    def digests(self, row: Row, seed: int) -> dict[str, str]:
+        """By row, SHA-256 of the checkpoints that a row's scores follow from, as far as they are here."""
+        return {name: _digest(path) for name, path in self._checkpoints(row, seed).items() if path.is_file()}
 
     def _score_key(self, row: Row, seed: int) -> str:
         """Names all that a row's scores follow from: its own lines and the checkpoints that it uses."""
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in self._checkpoints(row, seed)]
+        digests = [_digest(path) for path in self._checkpoints(row, seed).values()]
         facts: list[Any] = [
             SCORES_VERSION,
             row.method,
@@ -270,7 +272,7 @@ class Runner:
 
     def scores(self, row: Row, seed: int) -> list[Scores] | None:
         """Of every part, where the row has been scored as the table says, with the checkpoints that are there."""
-        if not all(path.is_file() for path in self._checkpoints(row, seed)):
+        if not all(path.is_file() for path in self._checkpoints(row, seed).values()):
             return None
         return read_scores(self.place(row, seed) / SCORES_FILE, self._score_key(row, seed))
 
@@ -311,6 +313,10 @@ class Runner:
 
         noise = load_noise_model(self.checkpoint(row.of or row.name, seed))
         return (lambda clip, pose: linear_correction(noise, clip.pose_2d, pose, clip.image_size)), {}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _with_one_shape(refine: Refine | None) -> Refine:

@@ -1,0 +1,91 @@
+"""Rows that were run on another machine, as its report has them: a study need not be run in one place.
+
+What a report says of a row stands as it is, with the machine that it was measured on. A row is taken over where the
+report is of the same data and people, the table has the same row, and every checkpoint that it was scored with and that
+is here is the one that it was scored with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import UsageError
+from refiner.evaluation.protocol import EvaluationResult, SequenceScore
+from refiner_bench.accuracy.study import Runner
+
+SCHEMA = "refiner-bench/accuracy"
+# What may change in a table without another result.
+WORDS = ("title", "group")
+MACHINE = ("processor", "logical_processors")
+
+
+def load_earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The report of ``path``. Raises UsageError for none, and for one of other data or other people."""
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the earlier report {path}: {error}") from error
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        raise UsageError(f"{path} is no report of refiner-bench accuracy")
+    for name in ("archive", "quick", "validation", "test", "resamples"):
+        if report["settings"].get(name) != settings[name]:
+            raise UsageError(
+                f"{path} cannot be joined: its {name} is {report['settings'].get(name)}, here it is {settings[name]}"
+            )
+    return report
+
+
+def earlier_row(report: Mapping[str, Any], runner: Runner, entry: Mapping[str, Any]) -> dict[str, Any] | str:
+    """An entry of an earlier report, in the words of today's table; or why it does not count."""
+    row = next((row for row in runner.table.rows if row.name == entry["name"]), None)
+    if row is None:
+        return "not in the table any more"
+    now: dict[str, Any] = json.loads(json.dumps(asdict(row)))
+    changed = [name for name, value in now.items() if name not in WORDS and entry.get(name) != value]
+    if report["variants"].get(row.data) != asdict(runner.table.variants[row.data]):
+        changed.append(f"data.{row.data}")
+    if changed:
+        return f"changed in the table: {', '.join(changed)}"
+    told = entry.get("checkpoints", {})
+    other = [name for name, digest in runner.digests(row, min(entry["seeds"])).items() if told.get(name) != digest]
+    if other:
+        return f"scored with another checkpoint of {', '.join(other)}"
+    # Reports once named one machine for all rows.
+    machine = entry.get("machine", {name: report["environment"][name] for name in MACHINE})
+    return {**entry, **{name: now[name] for name in WORDS}, "machine": machine}
+
+
+def clip_means(result: EvaluationResult, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """``{subject, name, METRIC: [mean, count]}`` of every clip, its cameras together: what a paired interval needs."""
+    clips = []
+    for subject, name in result.clips:
+        scores = [score for score in result.sequences if (score.subject, score.name) == (subject, name)]
+        entry: dict[str, Any] = {"subject": subject, "name": name}
+        for metric in metrics:
+            count = sum(score.counts[metric] for score in scores)
+            total = sum(score.sums[metric] for score in scores)
+            entry[metric] = [round(total / count, 5) if count else 0.0, count]
+        clips.append(entry)
+    return clips
+
+
+def result_of(clips: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> EvaluationResult:
+    """`clip_means` as an evaluation of one sequence a clip, to be held against another one."""
+    return EvaluationResult(
+        tuple(
+            SequenceScore(
+                clip["name"],
+                clip["subject"],
+                "",
+                "",
+                clip[metrics[0]][1],
+                {metric: clip[metric][0] * clip[metric][1] for metric in metrics},
+                {metric: clip[metric][1] for metric in metrics},
+            )
+            for clip in clips
+        )
+    )
