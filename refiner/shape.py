@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.data.inputs import check_pose_3d
+from refiner.errors import InputError
 from refiner.skeleton import H36M17
+
+# Over what a body shape is pooled: one clip by one camera, all clips of a person by one camera, or by every camera.
+ShapeOf = Literal["clip", "camera", "person"]
 
 # A bone shorter than this has no direction to be drawn in.
 SHORTEST_M = 1e-6
@@ -29,6 +36,17 @@ def pooled_lengths(pose_3d: ArrayLike) -> NDArray[np.float64]:
     return halves
 
 
+def check_bone_lengths(lengths: ArrayLike) -> NDArray[np.float64]:
+    """``(17,)`` metres from each joint to its parent, as they are given. Raises InputError for anything else."""
+    found = np.asarray(lengths, dtype=np.float64)
+    if found.shape != (17,) or not np.isfinite(found).all() or (found < 0).any():
+        raise InputError(
+            f"expected 17 bone lengths in metres, of 0 or more, as refiner.shape.pooled_lengths gives them; got "
+            f"{found.shape if found.shape != (17,) else found}"
+        )
+    return found
+
+
 def pool_shape(pose_3d: ArrayLike, lengths: ArrayLike | None = None) -> NDArray[np.float32]:
     """Give every frame the same bones: directions are kept, lengths are replaced, from the root outwards.
 
@@ -41,13 +59,13 @@ def pool_shape(pose_3d: ArrayLike, lengths: ArrayLike | None = None) -> NDArray[
     size of a person anew in every frame; the median over a clip is a better guess, and no frame has a reason to differ.
     Raises as `refiner.Refiner.refine` for wrong input.
     """
-    return pool_checked(check_pose_3d(pose_3d, H36M17), lengths)
+    return pool_checked(check_pose_3d(pose_3d, H36M17), None if lengths is None else check_bone_lengths(lengths))
 
 
-def pool_checked(pose_3d: NDArray[np.float32], lengths: ArrayLike | None = None) -> NDArray[np.float32]:
-    """`pool_shape` for poses that have been checked."""
+def pool_checked(pose_3d: NDArray[np.float32], lengths: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    """`pool_shape` for poses and lengths that have been checked."""
     pose, found = pose_3d.astype(np.float64), bone_lengths(pose_3d)
-    target = pooled_lengths(pose_3d) if lengths is None else np.asarray(lengths, dtype=np.float64)
+    target = pooled_lengths(pose_3d) if lengths is None else lengths
     pooled = pose.copy()
     for parent, joint in H36M17.bones:
         length = found[:, joint]
@@ -55,3 +73,17 @@ def pool_checked(pose_3d: NDArray[np.float32], lengths: ArrayLike | None = None)
         factor = np.where(usable, target[joint] / np.where(usable, length, 1.0), 1.0)
         pooled[:, joint] = pooled[:, parent] + factor[:, None] * (pose[:, joint] - pose[:, parent])
     return pooled.astype(np.float32)
+
+
+def pool_together(poses: Sequence[NDArray[np.float32]], people: Sequence[Hashable]) -> list[NDArray[np.float32]]:
+    """One body shape for all sequences of a person: each ``(F, 17, 3)`` metres with the `pooled_lengths` of all frames
+    that share its entry of ``people``, its frames and its root as they were.
+
+    A clip of a few seconds shows a person in few poses, and an estimator's mistakes about the bones belong to poses;
+    over many clips they even out.
+    """
+    members: dict[Hashable, list[NDArray[np.float32]]] = {}
+    for pose, person in zip(poses, people, strict=True):
+        members.setdefault(person, []).append(pose)
+    lengths = {person: pooled_lengths(np.concatenate(parts)) for person, parts in members.items()}
+    return [pool_checked(pose, lengths[person]) for pose, person in zip(poses, people, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.errors import EmptySequenceError, InputError, ShapeError
-from refiner.shape import bone_lengths, pool_shape, pooled_lengths
+from refiner.shape import bone_lengths, pool_shape, pool_together, pooled_lengths
 from refiner.skeleton import H36M17
 
 RNG = np.random.default_rng(8)
@@ -79,3 +79,26 @@ def test_wrong_input():
         pool_shape(np.zeros((0, 17, 3)))
     with pytest.raises(InputError):
         pool_shape(np.full((4, 17, 3), np.nan))
+
+
+def test_sequences_of_a_person_share_one_shape(truth):
+    """Each person's own, whatever the order; one sequence alone is pooled as by itself."""
+    scales = (0.8, 1.3, 1.2, 0.9, 1.0)
+    people = ("a", "b", "a", "b", "c")
+    poses = [(scale * truth[: 20 + 5 * place]).astype(np.float32) for place, scale in enumerate(scales)]
+    pooled = pool_together(poses, people)
+    assert [len(pose) for pose in pooled] == [20, 25, 30, 35, 40]
+    lengths = [bone_lengths(pose) for pose in pooled]
+    for members in ((0, 2), (1, 3), (4,)):
+        expected = pooled_lengths(np.concatenate([poses[place] for place in members]))
+        for place in members:
+            np.testing.assert_allclose(lengths[place], np.tile(expected, (len(poses[place]), 1)), atol=1e-6)
+    np.testing.assert_allclose(pooled[4], pool_shape(poses[4]), atol=1e-6)
+    assert np.abs(lengths[0][0] - lengths[1][0]).max() > 0.01
+    assert pool_together([], []) == []
+
+
+@pytest.mark.parametrize("lengths", [np.ones(16), np.full(17, np.nan), -np.ones(17), np.ones((2, 17))])
+def test_what_are_no_bone_lengths_is_refused(truth, lengths):
+    with pytest.raises(InputError, match="17 bone lengths in metres"):
+        pool_shape(truth, lengths)

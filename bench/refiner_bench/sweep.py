@@ -174,6 +174,7 @@ def _row(options: SweepOptions, depth: int, scored: _Scored | None, place: Path)
 def _accuracy(trained: Sequence[Path], scored: _Scored, options: SweepOptions) -> dict[str, dict[str, Any]]:
     """Of the test people with the bundled lifter, frame-wise means: metric -> the lifter's, the refined by seed, and
     their mean."""
+    from refiner.evaluation.metrics import root_relative
     from refiner.evaluation.protocol import EvaluationResult
     from refiner.runtime import Refiner
     from refiner_bench.accuracy.scores import Scores, score_clips
@@ -182,13 +183,11 @@ def _accuracy(trained: Sequence[Path], scored: _Scored, options: SweepOptions) -
 
     def score(checkpoint: Path) -> Scores:
         refiner = Refiner.load(checkpoint, steps=options.steps, threads=options.threads)
-        return score_clips(
-            clips,
-            lifted,
-            lambda clip, pose: refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps),
-            "test",
-            "default",
-        )
+        refined = [
+            root_relative(refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps))
+            for clip, pose in zip(clips, lifted, strict=True)
+        ]
+        return score_clips(clips, lifted, refined, "test", "default")
 
     scores = [score(path) for path in trained]
     before = EvaluationResult(scores[0].before)

@@ -115,8 +115,11 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     models.add_argument(
         "--pool-shape",
-        action="store_true",
-        help="one body shape a clip for the refined poses; a column shows what that alone does for the lifter's",
+        nargs="?",
+        const="clip",
+        choices=["clip", "camera", "person"],
+        help="one body shape for the refined poses of a clip (default), of all clips of a person by one camera, or by "
+        "every camera; a column shows what that alone does for the lifter's",
     )
     tables = parser.add_argument_group("the papers' tables")
     tables.add_argument(
@@ -213,11 +216,12 @@ def _command(arguments: argparse.Namespace) -> None:
         },
         settings={
             "flip_test": arguments.flip_test,
-            "pool_shape": arguments.pool_shape,
+            "pool_shape": arguments.pool_shape is not None,
             "steps": arguments.steps,
             "engine": arguments.engine,
             "limit_clips": arguments.limit_clips,
         }
+        | ({} if arguments.pool_shape in (None, "clip") else {"shape_of": arguments.pool_shape})
         | ({} if mode is None else {"action": mode}),
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
@@ -240,7 +244,6 @@ def _load_models(arguments: argparse.Namespace) -> tuple[Lifter, Refiner]:
         engine=arguments.engine,
         steps=arguments.steps,
         flip_test=arguments.flip_test,
-        pool_shape=arguments.pool_shape,
     )
     return lifter, refiner
 

@@ -65,9 +65,11 @@ PUBLISHED = {
 # What a report's settings add to its note.
 SETTINGS = {
     "flip_test": "averaged with the mirrored pass",
-    "pool_shape": "refined poses with one body shape a clip",
+    "pool_shape": "refined poses with one body shape {of}",
     "limit_clips": "a few of the archive's clips alone",
 }
+# Whose body shape, by the setting ``shape_of``.
+SHAPES = {"clip": "a clip", "camera": "a person and camera", "person": "a person"}
 # The columns of a report that have a row of their own.
 SCORED = ("lifter", "refined")
 
@@ -279,7 +281,8 @@ def _note(number: int, name: str, report: Mapping[str, Any]) -> str:
             name_of = names.get(model.get("architecture", "default"), f"another {role}")
             sizes.append(f"{name_of} of width {model.get('dim', '-')}, {model.get('blocks', '-')} blocks")
     settings = report.get("settings", {})
-    sizes += [told for name, told in SETTINGS.items() if settings.get(name)]
+    of = SHAPES[settings.get("shape_of", "clip")]
+    sizes += [told.format(of=of) for name, told in SETTINGS.items() if settings.get(name)]
     other = "" if _on_human36m(report) else " Other data than the paper's: the two cannot be compared."
     told = report["data"]["description"]
     return f"ours [{number}] {name}: action-wise mean on {told}; {'; '.join(sizes)}.{other}"

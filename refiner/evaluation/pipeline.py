@@ -14,7 +14,7 @@ from refiner.evaluation.metrics import mpjpe, root_relative
 from refiner.evaluation.oracles import ORACLE_JOINTS, ORACLE_POSE, oracle_best_joints, oracle_best_pose
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence
 from refiner.hypotheses import joints_by_reprojection
-from refiner.shape import pool_checked
+from refiner.shape import ShapeOf, pool_checked, pool_together
 
 if TYPE_CHECKING:
     from refiner.data import CameraClip
@@ -77,13 +77,13 @@ def score_models(
     refine: Refine,
     noise_model: ConditionalGaussian | None = None,
     on_clip: Callable[[CameraClip], None] | None = None,
-    pooled: bool = False,
+    pooled: ShapeOf | None = None,
     hypothesise: Lift | None = None,
     example: ExampleCurve | None = None,
 ) -> dict[str, EvaluationResult]:
     """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order;
-    ``pooled`` adds the lifter's poses with one body shape a clip, what that alone achieves.
-
+    ``pooled`` gives the refined poses one body shape, of a clip or of all that an archive has of a person, and adds the
+    lifter's poses with theirs: what that alone achieves.
     ``hypothesise(clip)`` ``-> (H, F, 17, 3)``: of a diffusion lifter, whose mean is the lifter's column; adds what the
     joints that are projected nearest give, without ground truth, and two oracles, which see it.
 
@@ -92,29 +92,52 @@ def score_models(
     ``example`` keeps the curves of one.
     """
     evaluators = {LIFTER: Evaluator()}
-    if pooled:
+    if pooled is not None:
         evaluators[POOLED] = Evaluator()
     if hypothesise is not None:
         evaluators |= {name: Evaluator() for name in (BY_REPROJECTION, ORACLE_POSE, ORACLE_JOINTS)}
     if noise_model is not None:
         evaluators[LINEAR] = Evaluator()
     evaluators[REFINED] = Evaluator()
-    for clip in clips:
-        lifted = root_relative(lift(clip))
-        poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
-        if pooled:
-            poses[POOLED] = pool_checked(lifted)
-        if hypothesise is not None:
-            poses |= _of_hypotheses(hypothesise(clip), clip)
-        if noise_model is not None:
-            poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
+
+    def add(clip: CameraClip, poses: dict[str, NDArray[Any]]) -> None:
         for label, evaluator in evaluators.items():
             evaluator.add(Sequence(clip.key, clip.subject, clip.action, str(clip.camera), poses[label], clip.pose_3d))
         if example is not None:
             example.watch(clip, {label: poses[label] for label in evaluators})
+
+    kept: list[tuple[CameraClip, dict[str, NDArray[Any]]]] = []
+    for clip in clips:
+        lifted = root_relative(lift(clip))
+        poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
+        if pooled == "clip":
+            poses |= {POOLED: pool_checked(lifted), REFINED: pool_checked(root_relative(poses[REFINED]))}
+        if hypothesise is not None:
+            poses |= _of_hypotheses(hypothesise(clip), clip)
+        if noise_model is not None:
+            poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
+        if pooled in (None, "clip"):
+            add(clip, poses)
+        else:
+            kept.append((clip, poses))
         if on_clip is not None:
             on_clip(clip)
+    if pooled is not None and kept:
+        people = people_of([clip for clip, _ in kept], pooled)
+        lifted_together = pool_together([poses[LIFTER] for _, poses in kept], people)
+        refined_together = pool_together([root_relative(poses[REFINED]) for _, poses in kept], people)
+        for (clip, poses), before, after in zip(kept, lifted_together, refined_together, strict=True):
+            add(clip, {**poses, POOLED: before, REFINED: after})
     return {label: evaluator.result() for label, evaluator in evaluators.items()}
+
+
+def people_of(clips: Iterable[CameraClip], shape_of: ShapeOf) -> list[tuple[str, ...]]:
+    """Of every clip what tells whose body shape it shares (`refiner.shape.pool_together`)."""
+    if shape_of == "person":
+        return [(clip.subject,) for clip in clips]
+    if shape_of == "camera":
+        return [(clip.subject, str(clip.camera)) for clip in clips]
+    return [(clip.subject, clip.key, str(clip.camera)) for clip in clips]
 
 
 def _of_hypotheses(hypotheses: NDArray[Any], clip: CameraClip) -> dict[str, NDArray[Any]]:

@@ -64,6 +64,8 @@ ROW = '[[row]]\nname = "a"\ntitle = "t"\ngroup = "g"\n'
         (ROW + 'kind = "lifter"\nflip_test = true\n', "rows of the kind score"),
         (ROW + 'kind = "lifter"\ncheckpoint = "lifter"\nstart_from = "a"\n', "expected a row to train"),
         (ROW + 'kind = "lifter"\ndata = "moon"\n', "variant 'moon'"),
+        (ROW + 'kind = "lifter"\nshape_of = "person"\n', "clip, camera, person, with pool_shape"),
+        (ROW + 'kind = "lifter"\npool_shape = true\nshape_of = "family"\n', "has shape_of 'family'"),
         ("[[row", "cannot read"),
     ],
 )
@@ -153,7 +155,7 @@ def test_scores_are_of_the_refined_and_of_the_lifted_poses(folder):
     lifted = [clip.pose_3d + RNG.normal(scale=0.03, size=clip.pose_3d.shape).astype(np.float32) for clip in clips]
     for pose in lifted:
         pose[:, 0] = 0.0
-    perfect = score_clips(clips, lifted, lambda clip, pose: clip.pose_3d, "test", "default")
+    perfect = score_clips(clips, lifted, [clip.pose_3d for clip in clips], "test", "default")
     assert perfect.result.frame_mean("mpjpe") == 0.0
     assert perfect.distributions.below_30 == 1.0 and perfect.distributions.histogram[0] == perfect.result.frames
     alone = score_clips(clips, lifted, None, "test", "default")

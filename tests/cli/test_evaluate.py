@@ -13,7 +13,9 @@ from refiner.camera import normalise_screen
 from refiner.cli.evaluate import main
 from refiner.data import camera_clips
 from refiner.data.synthetic import synthetic_folder
+from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.report import load_report
+from refiner.shape import pool_shape, pooled_lengths
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
 
@@ -192,6 +194,39 @@ def test_one_shape_has_a_column_of_the_lifter_s_own(models, tmp_path):
     before, after = (report["metrics"]["mpjpe"]["frame_mean"] for report in (plain, pooled))
     assert after["lifter"] == before["lifter"] != after["lifter, one shape"]
     assert after["refined"] != before["refined"]
+
+
+def test_one_shape_may_be_that_of_all_clips_of_a_person(models, tmp_path):
+    """By one camera, or by every camera: each against the poses pooled here, clip by clip."""
+    from refiner.runtime import Lifter, Refiner
+
+    out = tmp_path / "report.json"
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--quiet", "--json", str(out)]
+    clips = synthetic_folder(3).clips("test")
+    lifter, refiner = Lifter.load(models["lifter"]), Refiner.load(models["refiner"])
+    lifted = [lifter.lift(clip.pose_2d, clip.image_size, clip.fps) for clip in clips]
+    refined = [
+        root_relative(refiner.refine(clip.pose_2d, root_relative(pose), clip.image_size))
+        for clip, pose in zip(clips, lifted, strict=True)
+    ]
+    found = []
+    for shape_of, member in (
+        ("camera", lambda clip: (clip.subject, clip.camera)),
+        ("person", lambda clip: clip.subject),
+    ):
+        assert main(["--synthetic", "3", *options, "--pool-shape", shape_of]) == 0
+        report = load_report(out)
+        assert report["settings"]["pool_shape"] and report["settings"]["shape_of"] == shape_of
+        for column, poses in (("refined", refined), ("lifter, one shape", lifted)):
+            errors = []
+            for clip, pose in zip(clips, poses, strict=True):
+                own = [other for other, seen in zip(poses, clips, strict=True) if member(seen) == member(clip)]
+                shaped = root_relative(pool_shape(pose, pooled_lengths(np.concatenate(own))))
+                errors.append(1000 * np.linalg.norm(shaped - clip.pose_3d, axis=-1).mean(axis=1))
+            mean = report["metrics"]["mpjpe"]["frame_mean"][column]
+            np.testing.assert_allclose(mean, np.concatenate(errors).mean(), rtol=1e-5)
+        found.append(report["metrics"]["mpjpe"]["frame_mean"]["refined"])
+    assert found[0] != found[1]
 
 
 @pytest.mark.data

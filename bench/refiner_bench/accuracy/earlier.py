@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def earlier_row(report: Mapping[str, Any], runner: Runner, entry: Mapping[str, A
     if row is None:
         return "not in the table any more"
     now: dict[str, Any] = json.loads(json.dumps(asdict(row)))
-    changed = [name for name, value in now.items() if name not in WORDS and entry.get(name) != value]
+    # A field that has come since was at its default.
+    usual = {field.name: field.default for field in fields(row)}
+    changed = [name for name, value in now.items() if name not in WORDS and entry.get(name, usual[name]) != value]
     if report["variants"].get(row.data) != asdict(runner.table.variants[row.data]):
         changed.append(f"data.{row.data}")
     if changed:

@@ -168,16 +168,16 @@ def _gains(
 
 
 def _scored_like(table: Table, row: Row, rival: str) -> str:
-    """The row of ``rival`` with the data, the mirrored pass and the body shape that ``row`` has; "" for none, as for a
-    row over another lifter than the published method's."""
+    """The row of ``rival`` that is scored as ``row`` is: on its data, with its mirrored pass and its body shape; "" for
+    none, as for a row over another lifter than the published method's."""
     names = {other.name: other for other in table.rows}
     if not {rival, METHOD} <= names.keys() or (row.lifter or row.name) not in (names[METHOD].lifter, *CONTROLS):
         return ""
-    alike = [
-        other
-        for other in table.rows
-        if (other.data, other.flip_test, other.pool_shape) == (row.data, row.flip_test, row.pool_shape)
-    ]
+
+    def way(scored: Row) -> tuple[Any, ...]:
+        return scored.data, scored.flip_test, scored.pool_shape, scored.shape_of
+
+    alike = [other for other in table.rows if way(other) == way(row)]
     if names[rival] in alike:
         return rival
     of_it = (other.name for other in alike if other.of == rival or (other.method == "none" and other.lifter == rival))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from refiner.runtime import Lifter
 # Frame errors in millimetres, the last bin open: fine enough for the paper's 30 and 35 mm.
 HISTOGRAM_EDGES = np.arange(0.0, 251.0, 5.0)
 JOINTS = 17
-
-Refine = Callable[[CameraClip, NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -119,12 +117,12 @@ class LiftedClips:
 def score_clips(
     clips: Sequence[CameraClip],
     lifted: Sequence[NDArray[Any]],
-    refine: Refine | None,
+    refined: Sequence[NDArray[Any]] | None,
     part: str,
     data: str,
     before: Sequence[NDArray[Any]] | None = None,
 ) -> Scores:
-    """Score ``refine(clip, lifted)`` of every clip, or the lifted poses themselves.
+    """Score the refined poses of every clip, or the lifted ones themselves.
 
     ``before``: what the lifter says of them by itself, where the row has it lift in another way.
     """
@@ -132,13 +130,13 @@ def score_clips(
     histogram = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)
     joints, frames, below, above = np.zeros(JOINTS), 0, 0, 0
     cameras: dict[str, list[float]] = {}
-    changed = refine is not None or before is not None
-    for clip, pose, plain in zip(clips, lifted, lifted if before is None else before, strict=True):
-        refined = pose if refine is None else root_relative(refine(clip, pose))
-        for target, scored in ((evaluator, refined), (lifter, plain)):
+    changed = refined is not None or before is not None
+    after = lifted if refined is None else refined
+    for clip, pose, plain in zip(clips, after, lifted if before is None else before, strict=True):
+        for target, scored in ((evaluator, pose), (lifter, plain)):
             if target is evaluator or changed:
                 target.add(ScoredSequence(clip.key, clip.subject, clip.action, clip.camera, scored, clip.pose_3d))
-        distance = 1000.0 * np.linalg.norm(refined.astype(np.float64) - clip.pose_3d, axis=-1)
+        distance = 1000.0 * np.linalg.norm(pose.astype(np.float64) - clip.pose_3d, axis=-1)
         error = distance.mean(axis=1)
         histogram += np.histogram(error, np.append(HISTOGRAM_EDGES, np.inf))[0]
         joints += distance.sum(axis=0)
@@ -152,5 +150,5 @@ def score_clips(
         (joints / frames).tolist(),
         {name: total / count for name, (total, count) in cameras.items()},
     )
-    after = evaluator.result().sequences
-    return Scores(part, data, after, lifter.result().sequences if changed else after, distributions)
+    sequences = evaluator.result().sequences
+    return Scores(part, data, sequences, lifter.result().sequences if changed else sequences, distributions)

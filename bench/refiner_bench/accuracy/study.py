@@ -9,7 +9,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,15 +26,15 @@ from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.familiarity import merge_familiarity
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
-from refiner.evaluation.pipeline import linear_correction
+from refiner.evaluation.pipeline import linear_correction, people_of
 from refiner.files import atomic_write_text
 from refiner.runtime import Refiner
-from refiner.shape import pool_checked
+from refiner.shape import pool_together
 from refiner_bench.accuracy.clips import study_clips
 from refiner_bench.accuracy.filters import tune
 from refiner_bench.accuracy.premise import check_premise
 from refiner_bench.accuracy.schedule import Inline, run_tasks
-from refiner_bench.accuracy.scores import LiftedClips, Refine, Scores, read_scores, score_clips, write_scores
+from refiner_bench.accuracy.scores import LiftedClips, Scores, read_scores, score_clips, write_scores
 from refiner_bench.accuracy.table import Row, Table, load_table
 
 PARTS: tuple[Part, ...] = ("validation", "test")
@@ -45,6 +45,8 @@ FOLDER_FILE = "study.json"
 # Raised whenever what is scored changes, so that old scores are not taken for new ones.
 SCORES_VERSION = 2
 QUICK_SYNTHETIC_SEED = 11
+
+Refine = Callable[[CameraClip, NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Runner:
             dataclasses.asdict(self.table.variants[row.data]),
         ]
         if row.pool_shape:
-            facts.append("one shape")
+            facts.append("one shape" if row.shape_of == "clip" else f"one shape a {row.shape_of}")
         if row.action:
             facts.append([row.action, "before as guessed"])
         if row.flip_test:
@@ -255,11 +257,12 @@ class Runner:
     def _score(self, row: Row, seed: int) -> list[Scores]:
         """Of every part; the models are loaded, and the filters tuned, once for all of them."""
         refiner = self._refiner(row, seed)
-        refine, settings = self._refine(row, seed, refiner)
+        refine, settings = self._method(row, seed, refiner)
         scored = []
         for part in PARTS:
             clips, lifted = self._lift(row, seed, part)
-            scores = score_clips(clips, lifted, refine, part, row.data, self._before(row, seed, part))
+            refined = _refined(row, refine, clips, lifted)
+            scores = score_clips(clips, lifted, refined, part, row.data, self._before(row, seed, part))
             extra = dict(settings)
             if refiner is not None:
                 extra["input"] = _compare_input(refiner, clips, lifted)
@@ -282,20 +285,19 @@ class Runner:
         """A test clip of a refiner's row, the lifter's poses of it and the refined ones, root-relative."""
         clips, lifted = self._lift(row, seed, "test")
         before = self._before(row, seed, "test") or lifted
-        refine = self._refine(row, seed, self._refiner(row, seed))[0]
-        assert refine is not None
-        return clips[index], before[index], root_relative(refine(clips[index], lifted[index]))
+        people = people_of(clips, row.shape_of)
+        # Those whose body shape it shares.
+        needed = [place for place, person in enumerate(people) if person == people[index]]
+        refine = self._method(row, seed, self._refiner(row, seed))[0]
+        refined = _refined(row, refine, [clips[place] for place in needed], [lifted[place] for place in needed])
+        assert refined is not None
+        return clips[index], before[index], refined[needed.index(index)]
 
     def _refiner(self, row: Row, seed: int) -> Refiner | None:
         if row.kind == "lifter" or row.method != "refine":
             return None
         checkpoint = self.checkpoint(row.of or row.name, seed)
         return Refiner.load(checkpoint, steps=row.steps or None, flip_test=row.flip_test, threads=self.spec.threads)
-
-    def _refine(self, row: Row, seed: int, refiner: Refiner | None) -> tuple[Refine | None, dict[str, Any]]:
-        """`_method`, and one body shape where the row asks for it."""
-        refine, settings = self._method(row, seed, refiner)
-        return (_with_one_shape(refine) if row.pool_shape else refine), settings
 
     def _method(self, row: Row, seed: int, refiner: Refiner | None) -> tuple[Refine | None, dict[str, Any]]:
         """What the row does to lifted poses (None: nothing), and the settings that were chosen for it."""
@@ -319,12 +321,16 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _with_one_shape(refine: Refine | None) -> Refine:
-    def pooled(clip: CameraClip, pose: NDArray[Any]) -> NDArray[Any]:
-        better = pose if refine is None else root_relative(refine(clip, pose))
-        return pool_checked(better)
-
-    return pooled
+def _refined(
+    row: Row, refine: Refine | None, clips: Sequence[CameraClip], lifted: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float32]] | None:
+    """What the row makes of lifted poses, root-relative, with one body shape where it asks for that; None: nothing."""
+    if refine is None and not row.pool_shape:
+        return None
+    poses = [
+        pose if refine is None else root_relative(refine(clip, pose)) for clip, pose in zip(clips, lifted, strict=True)
+    ]
+    return pool_together(poses, people_of(clips, row.shape_of)) if row.pool_shape else poses
 
 
 def _compare_input(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refiner.errors import ConfigError
+from refiner.shape import ShapeOf
 from refiner.training.config import load_config
 
 TABLE = Path(__file__).with_name("study.toml")
@@ -62,6 +63,8 @@ class Row:
     steps: int = 0
     # One body shape a clip (`refiner.shape`), whatever the method.
     pool_shape: bool = False
+    # Of that shape: of a clip, of all clips of a person by one camera, or by every camera.
+    shape_of: ShapeOf = "clip"
     # Of a score: the lifter and the refiner average with their mirrored passes.
     flip_test: bool = False
     data: str = "default"
@@ -178,6 +181,11 @@ def _check(table: Table, path: Path) -> None:
             )
         if row.flip_test and row.kind != "score":
             raise ConfigError(f"{path}: row {row.name} has flip_test, which is for rows of the kind score")
+        if row.shape_of not in typing.get_args(ShapeOf) or (row.shape_of != "clip" and not row.pool_shape):
+            shapes = ", ".join(typing.get_args(ShapeOf))
+            raise ConfigError(
+                f"{path}: row {row.name} has shape_of {row.shape_of!r}; expected one of {shapes}, with pool_shape"
+            )
         if row.data not in table.variants:
             raise ConfigError(f"{path}: row {row.name} has the data variant {row.data!r}, which is not there")
         if row.kind == "refiner" and not row.lifter:
