@@ -52,6 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--pool-shape", action="store_true", help="give all frames, which must show one person, the same bones"
     )
+    parser.add_argument(
+        "--same-person",
+        nargs="+",
+        metavar="FILE",
+        help="results of this command for other recordings of the same person: one body shape for all of them",
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write, .npy or .npz")
     parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
     return parser
@@ -69,6 +75,7 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.errors import UsageError
     from refiner.files import atomic_path
     from refiner.runtime import Lifter, Refiner
+    from refiner.shape import pool_together
     from refiner.skeleton import to_h36m17
 
     if arguments.video is not None:
@@ -88,8 +95,11 @@ def _command(arguments: argparse.Namespace) -> None:
     size = tuple(arguments.image_size)
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
     given_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
+    others = [_other_recording(file) for file in arguments.same_person or ()]
     options = {"image_size": size, "fps": arguments.fps, "joints": arguments.joints}
-    refiner = Refiner.load(arguments.checkpoint, steps=arguments.steps, pool_shape=arguments.pool_shape)
+    # The shape of several recordings is pooled from poses as they are.
+    pool_shape = arguments.pool_shape and not others
+    refiner = Refiner.load(arguments.checkpoint, steps=arguments.steps, pool_shape=pool_shape)
     lifter = None if given_3d is not None else Lifter.load(arguments.lifter)
     began = time.perf_counter()
     if given_3d is not None:
@@ -99,6 +109,8 @@ def _command(arguments: argparse.Namespace) -> None:
         assert lifter is not None
         before = lifter.lift(pose_2d, **options)
         refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **{**options, "joints": "h36m17"})
+    if others:
+        refined = pool_together([refined, *others], ["the person"] * (1 + len(others)))[0]
     elapsed = time.perf_counter() - began
     familiar = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, size, fps=arguments.fps)
     for warning in familiar.warnings if familiar is not None else ():
@@ -116,6 +128,18 @@ def _command(arguments: argparse.Namespace) -> None:
         f"{done} {len(refined)} frames in {elapsed * 1000:.0f} ms; the refinement moved joints by {moved:.1f} mm on "
         f"average; wrote {output}"
     )
+
+
+def _other_recording(file: str) -> Any:
+    from refiner.data.inputs import check_pose_3d
+    from refiner.data.safe_npz import load_user_array
+    from refiner.errors import InputError
+    from refiner.skeleton import H36M17
+
+    try:
+        return check_pose_3d(load_user_array(file), H36M17)
+    except InputError as error:
+        raise InputError(f"--same-person {file}: {error}") from error
 
 
 def _draw(path: Path, before: Any, refined: Any, fps: float) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from refiner.cli.refine import main
+from refiner.errors import InputError
 from refiner.runtime import Lifter, Refiner, loading
+from refiner.shape import pool_shape, pooled_lengths
 from refiner.skeleton import from_h36m17, to_h36m17
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
@@ -152,3 +154,26 @@ def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(np, "save", interrupt)
     assert main(command("--output", str(tmp_path / "out.npy"))) == 130
     assert "interrupted" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_recordings_of_the_same_person_share_one_body_shape(folder):
+    """That of all of them, and nothing but the lengths of the bones changes."""
+    assert main(command("--output", "plain.npy")) == 0
+    plain = np.load("plain.npy")
+    others = [(1.2 * plain[:10]).astype(np.float32), (0.7 * plain[3:20]).astype(np.float32)]
+    for name, other in zip(("a.npy", "b.npy"), others, strict=True):
+        np.save(name, other)
+    assert main(command("--same-person", "a.npy", "b.npy", "--output", "shared.npy")) == 0
+    lengths = pooled_lengths(np.concatenate([plain, *others]))
+    np.testing.assert_allclose(np.load("shared.npy"), pool_shape(plain, lengths), atol=2e-6)
+    assert main(command("--pool-shape", "--output", "alone.npy")) == 0
+    assert np.abs(np.load("alone.npy") - np.load("shared.npy")).max() > 1e-3
+
+
+def test_other_recordings_are_checked_before_anything_runs(folder, capsys):
+    np.save("flat.npy", np.zeros((4, 17, 2)))
+    assert main(command("--same-person", "flat.npy", "--output", "never.npy")) == InputError.exit_code
+    assert (
+        "--same-person flat.npy: pose_3d has shape (4, 17, 2)" in capsys.readouterr().err
+        and not Path("never.npy").exists()
+    )
