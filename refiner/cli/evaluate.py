@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="one body shape for the refined poses of a clip (default), of all clips of a person by one camera, or by "
         "every camera; a column shows what that alone does for the lifter's",
     )
+    models.add_argument("--smooth", action="store_true", help="a Savitzky-Golay filter behind the refiner")
     tables = parser.add_argument_group("the papers' tables")
     tables.add_argument(
         "--table",
@@ -222,6 +223,7 @@ def _command(arguments: argparse.Namespace) -> None:
             "limit_clips": arguments.limit_clips,
         }
         | ({} if arguments.pool_shape in (None, "clip") else {"shape_of": arguments.pool_shape})
+        | ({"smoothing": True} if arguments.smooth else {})
         | ({} if mode is None else {"action": mode}),
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
@@ -244,6 +246,7 @@ def _load_models(arguments: argparse.Namespace) -> tuple[Lifter, Refiner]:
         engine=arguments.engine,
         steps=arguments.steps,
         flip_test=arguments.flip_test,
+        smoothing=arguments.smooth,
     )
     return lifter, refiner
 

@@ -53,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--pool-shape", action="store_true", help="give all frames, which must show one person, the same bones"
     )
     parser.add_argument(
+        "--smooth", action="store_true", help="also smooth what trembles from frame to frame (Savitzky-Golay)"
+    )
+    parser.add_argument(
         "--same-person",
         nargs="+",
         metavar="FILE",
@@ -99,7 +102,9 @@ def _command(arguments: argparse.Namespace) -> None:
     options = {"image_size": size, "fps": arguments.fps, "joints": arguments.joints}
     # The shape of several recordings is pooled from poses as they are.
     pool_shape = arguments.pool_shape and not others
-    refiner = Refiner.load(arguments.checkpoint, steps=arguments.steps, pool_shape=pool_shape)
+    refiner = Refiner.load(
+        arguments.checkpoint, steps=arguments.steps, pool_shape=pool_shape, smoothing=arguments.smooth
+    )
     lifter = None if given_3d is not None else Lifter.load(arguments.lifter)
     began = time.perf_counter()
     if given_3d is not None:

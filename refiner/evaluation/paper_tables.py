@@ -66,6 +66,7 @@ PUBLISHED = {
 SETTINGS = {
     "flip_test": "averaged with the mirrored pass",
     "pool_shape": "refined poses with one body shape {of}",
+    "smoothing": "refined poses smoothed",
     "limit_clips": "a few of the archive's clips alone",
 }
 # Whose body shape, by the setting ``shape_of``.

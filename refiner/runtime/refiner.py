@@ -18,6 +18,7 @@ from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, 
 from refiner.runtime.window_model import WindowModel
 from refiner.shape import check_bone_lengths, pool_checked
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
+from refiner.smoothing import savitzky_golay
 
 
 class Refiner(WindowModel[RefinerEngine]):
@@ -31,6 +32,7 @@ class Refiner(WindowModel[RefinerEngine]):
         flip_test: average with the mirrored pass, at twice the cost.
         pool_shape: give all frames of a sequence, which must be of one person, the same bones (`refiner.shape`): the
             sequence's own, or ``(17,)`` metres: `refiner.shape.pooled_lengths` of more that is known of that person.
+        smoothing: put a Savitzky-Golay filter behind the refiner (`refiner.smoothing`), which sees later frames too.
         hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
             the window's length.
         batch: windows that run at a time.
@@ -43,11 +45,12 @@ class Refiner(WindowModel[RefinerEngine]):
         batch: int = DEFAULT_BATCH,
         flip_test: bool = False,
         pool_shape: bool | ArrayLike = False,
+        smoothing: bool = False,
     ) -> None:
         if engine.reach is not None and hop is not None:
             raise UsageError("a causal refiner takes whole sequences, not windows; leave hop out")
         super().__init__(engine, hop, batch)
-        self.flip_test = flip_test
+        self.flip_test, self.smoothing = flip_test, smoothing
         self.pool_shape = pool_shape is not False
         self._bone_lengths = None if isinstance(pool_shape, bool) else check_bone_lengths(pool_shape)
 
@@ -63,17 +66,19 @@ class Refiner(WindowModel[RefinerEngine]):
         flip_test: bool = False,
         goal: str = "latency",
         pool_shape: bool | ArrayLike = False,
+        smoothing: bool = False,
     ) -> Refiner:
         """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner.
 
         ``engine`` is by default what the file is for ("torch-compile" instead of "torch" compiles a checkpoint);
         ``steps`` is K instead of the checkpoint's; ``threads`` the engine's; ``device`` "cpu" or "cuda";
         ``flip_test`` averages with the mirrored pass; ``goal`` is "latency" or "throughput", where the engine can be
-        tuned for either; ``pool_shape`` gives all frames the same bones (see the class). Raises CheckpointError,
-        ArtefactError, UsageError, MissingComponentError, and InputError for what are no bone lengths.
+        tuned for either; ``pool_shape`` gives all frames the same bones and ``smoothing`` smooths them (see the
+        class). Raises CheckpointError, ArtefactError, UsageError, MissingComponentError, and InputError for what are no
+        bone lengths.
         """
         opened = open_engine(path, "refiner", engine, steps, threads, device, goal)
-        return cls(opened, hop, flip_test=flip_test, pool_shape=pool_shape)
+        return cls(opened, hop, flip_test=flip_test, pool_shape=pool_shape, smoothing=smoothing)
 
     @property
     def steps(self) -> int:
@@ -103,6 +108,8 @@ class Refiner(WindowModel[RefinerEngine]):
             refined = (refined + flip_pose(turned)) * np.float32(0.5)
         refined = resample_back(refined, self.fps, rate, len(root))
         refined[:, 0] = 0.0
+        if self.smoothing:
+            refined = savitzky_golay(refined, rate).astype(np.float32)
         if self.pool_shape:
             refined = pool_checked(refined, self._bone_lengths)
         kept: NDArray[np.float32] = refined + root

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from refiner_bench.accuracy.clips import scaled_detector, study_clips
-from refiner_bench.accuracy.filters import one_euro, savitzky_golay, tune
+from refiner_bench.accuracy.filters import one_euro, tune
 from refiner_bench.accuracy.report import at_plateau, pooled
 from refiner_bench.accuracy.scores import Scores, score_clips
 from refiner_bench.accuracy.skeletons import middling
@@ -19,6 +19,7 @@ from refiner.data import DetectorModel
 from refiner.data.synthetic import synthetic_folder
 from refiner.errors import ConfigError, UsageError
 from refiner.evaluation.protocol import SequenceScore
+from refiner.smoothing import savitzky_golay
 from refiner.training.config import load_config
 
 RNG = np.random.default_rng(3)
@@ -64,6 +65,7 @@ ROW = '[[row]]\nname = "a"\ntitle = "t"\ngroup = "g"\n'
         (ROW + 'kind = "lifter"\nflip_test = true\n', "rows of the kind score"),
         (ROW + 'kind = "lifter"\ncheckpoint = "lifter"\nstart_from = "a"\n', "expected a row to train"),
         (ROW + 'kind = "lifter"\ndata = "moon"\n', "variant 'moon'"),
+        (ROW + 'kind = "lifter"\nsmooth = true\n', "rows that score a refiner"),
         (ROW + 'kind = "lifter"\nshape_of = "person"\n', "clip, camera, person, with pool_shape"),
         (ROW + 'kind = "lifter"\npool_shape = true\nshape_of = "family"\n', "has shape_of 'family'"),
         ("[[row", "cannot read"),

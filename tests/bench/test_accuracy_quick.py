@@ -11,12 +11,14 @@ pytest.importorskip("matplotlib")
 
 import numpy as np
 import torch
+from refiner_bench.accuracy.clips import study_clips
 from refiner_bench.accuracy.study import Runner, Spec
 from refiner_bench.accuracy.table import TABLE, load_table
 from refiner_bench.cli import main
 
 from refiner.errors import TrainingError
 from refiner.runtime import Lifter, Refiner
+from refiner.shape import pool_together
 from refiner.training.checkpoints import load_checkpoint
 from refiner.training.loop import LAST_FILE
 
@@ -86,6 +88,24 @@ def test_the_mirrored_passes_are_the_runtime_s(runner):
     np.testing.assert_allclose(found, expected - expected[:, :1], atol=1e-5)
     plain = Lifter.load(lifter, threads=1).lift(clip.pose_2d, clip.image_size, clip.fps)
     np.testing.assert_allclose(before, plain - plain[:, :1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bundled-one-person-smoothed", "bundled-one-person-one-camera"])
+def test_one_shape_of_a_person_is_the_runtime_s(runner, name):
+    """Smoothed or not, by all cameras or by one; kept poses are what the refiner says."""
+    row = runner.table.row(name)
+    lifter = Lifter.load(runner.checkpoint("lifter", 0), flip_test=True, threads=1)
+    refiner = Refiner.load(runner.checkpoint("bundled", 0), flip_test=True, smoothing=row.smooth, threads=1)
+    clips = study_clips(runner.folder, "test", runner.table.variants["default"])
+    poses = []
+    for clip in clips:
+        lifted = lifter.lift(clip.pose_2d, clip.image_size, clip.fps)
+        pose = refiner.refine(clip.pose_2d, lifted, clip.image_size, fps=clip.fps)
+        poses.append(pose - pose[:, :1])
+    people = [clip.subject if row.shape_of == "person" else (clip.subject, clip.camera) for clip in clips]
+    expected = pool_together(poses, people)
+    for index in (0, len(clips) - 1):
+        np.testing.assert_allclose(runner.refined_test_clip(row, 0, index)[2], expected[index], atol=1e-5)
 
 
 def test_scores_are_not_of_a_checkpoint_that_came_while_they_were_made(runner, monkeypatch):

@@ -196,6 +196,18 @@ def test_one_shape_has_a_column_of_the_lifter_s_own(models, tmp_path):
     assert after["refined"] != before["refined"]
 
 
+def test_smoothed_poses_are_told_apart(models, tmp_path):
+    out = tmp_path / "report.json"
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--quiet", "--json", str(out)]
+    errors = []
+    for smooth in ([], ["--smooth"]):
+        assert main(["--synthetic", "3", "--limit-clips", "1", *options, *smooth]) == 0
+        report = load_report(out)
+        assert ("smoothing" in report["settings"]) == bool(smooth)
+        errors.append(report["metrics"]["acceleration_error"]["frame_mean"])
+    assert errors[0]["lifter"] == errors[1]["lifter"] and errors[1]["refined"] < errors[0]["refined"]
+
+
 def test_one_shape_may_be_that_of_all_clips_of_a_person(models, tmp_path):
     """By one camera, or by every camera: each against the poses pooled here, clip by clip."""
     from refiner.runtime import Lifter, Refiner

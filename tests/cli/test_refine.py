@@ -156,6 +156,13 @@ def test_an_interrupt_leaves_no_file(tmp_path, monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
+def test_smooth_poses_tremble_less(folder):
+    assert main(command("--output", "plain.npy")) == 0
+    assert main(command("--smooth", "--output", "smooth.npy")) == 0
+    jitter = [np.abs(np.diff(np.load(name), n=3, axis=0)).mean() for name in ("plain.npy", "smooth.npy")]
+    assert 0 < jitter[1] < 0.9 * jitter[0]
+
+
 def test_recordings_of_the_same_person_share_one_body_shape(folder):
     """That of all of them, and nothing but the lengths of the bones changes."""
     assert main(command("--output", "plain.npy")) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.signal import savgol_filter
 
 from refiner.runtime import Refiner
 from refiner.shape import bone_lengths, pool_shape
@@ -113,6 +114,22 @@ def test_the_flip_test_is_the_mean_with_the_mirrored_pass(ramp_engine, clip):
     # The root stays where it is, wherever that is.
     moved = Refiner(ramp_engine, flip_test=True).refine(pose_2d, pose_3d + np.float32([1, 2, 5]), SIZE)
     np.testing.assert_allclose(moved - np.float32([1, 2, 5]), flipped, atol=2e-6)
+
+
+def test_smoothing_comes_before_the_body_shape(ramp_engine, clip):
+    """At the frame rate of the input, and the root is kept."""
+    pose_2d, pose_3d = clip(40)
+    plain = Refiner(ramp_engine).refine(pose_2d, pose_3d, SIZE)
+    root = plain[:, :1].astype(np.float64)
+    smoothed = Refiner(ramp_engine, smoothing=True).refine(pose_2d, pose_3d, SIZE)
+    np.testing.assert_allclose(smoothed, savgol_filter(plain - root, 17, 3, axis=0) + root, atol=1e-5)
+    np.testing.assert_array_equal(smoothed[:, 0], plain[:, 0])
+    both = Refiner(ramp_engine, smoothing=True, pool_shape=True).refine(pose_2d, pose_3d, SIZE)
+    np.testing.assert_allclose(both, pool_shape(smoothed), atol=1e-5)
+    # 17 frames at 50 per second last as long as 9 at 25.
+    slow = [Refiner(ramp_engine, smoothing=on).refine(pose_2d, pose_3d, SIZE, fps=25.0) for on in (False, True)]
+    relative = slow[0] - slow[0][:, :1]
+    np.testing.assert_allclose(slow[1] - slow[1][:, :1], savgol_filter(relative, 9, 3, axis=0), atol=1e-5)
 
 
 def test_one_body_shape_for_a_sequence(ramp_engine, clip):

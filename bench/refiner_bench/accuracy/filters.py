@@ -7,10 +7,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import scipy.signal
 from numpy.typing import NDArray
 
 from refiner.runtime.streaming.smoothing import OneEuro, Smoothing
+from refiner.smoothing import savitzky_golay
 
 Filter = Callable[[NDArray[Any], float], NDArray[Any]]
 
@@ -24,16 +24,6 @@ def one_euro(pose: NDArray[Any], fps: float, min_cutoff: float, beta: float) -> 
     """`OneEuro` over ``(F, J, 3)`` metres, in float64; causal."""
     euro = OneEuro(Smoothing(min_cutoff, beta), fps)
     return np.stack([euro.apply(frame) for frame in np.asarray(pose, np.float64)])
-
-
-def savitzky_golay(pose: NDArray[Any], fps: float, window: int, order: int) -> NDArray[Any]:
-    """SciPy's filter over the frames of ``(F, J, 3)``; not causal. ``window`` in frames at 50 per second."""
-    length = max(3, round(window * fps / 50.0)) | 1
-    length = min(length, len(pose) - 1 + len(pose) % 2)
-    if length <= order:
-        return np.array(pose, dtype=np.float64)
-    filtered: NDArray[Any] = scipy.signal.savgol_filter(pose, length, order, axis=0, mode="interp")
-    return filtered
 
 
 FILTERS: dict[str, tuple[Callable[..., NDArray[Any]], Grid]] = {

@@ -175,7 +175,7 @@ def _scored_like(table: Table, row: Row, rival: str) -> str:
         return ""
 
     def way(scored: Row) -> tuple[Any, ...]:
-        return scored.data, scored.flip_test, scored.pool_shape, scored.shape_of
+        return scored.data, scored.flip_test, scored.pool_shape, scored.shape_of, scored.smooth
 
     alike = [other for other in table.rows if way(other) == way(row)]
     if names[rival] in alike:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,30 @@ def read_scores(path: Path, key: str) -> list[Scores] | None:
     ]
 
 
+class KeptClips:
+    """Poses of a list of clips by name, computed once and kept on disk."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+
+    def get(
+        self, name: str, clips: Sequence[CameraClip], make: Callable[[], list[NDArray[Any]]]
+    ) -> list[NDArray[np.float32]]:
+        """What ``make()`` says of every clip, the first time; ``name`` must tell all apart that it follows from."""
+        file = self.cache / f"{name}.npz"
+        if not file.is_file():
+            poses = np.concatenate(make()).astype(np.float32)
+            with atomic_path(file) as temporary, temporary.open("wb") as opened:
+                np.savez(opened, poses=poses)
+        with np.load(file) as archive:
+            return np.split(archive["poses"], np.cumsum([clip.frames for clip in clips])[:-1])
+
+
 class LiftedClips:
     """A lifter's poses of a list of clips, computed once and kept on disk under the lifter's hash."""
 
     def __init__(self, cache: Path, threads: int) -> None:
-        self.cache, self.threads = cache, threads
+        self._files, self.threads = KeptClips(cache), threads
         self._kept: dict[str, list[NDArray[np.float32]]] = {}
 
     def lift(
@@ -93,25 +113,18 @@ class LiftedClips:
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
         stem = "-".join(part for part in (digest, name, mode, "mirrored" * flip_test) if part)
         if stem not in self._kept:
-            self._kept = {stem: self._read_or_lift(self.cache / f"{stem}.npz", checkpoint, clips, mode, flip_test)}
+            make = partial(self._lift, checkpoint, clips, mode, flip_test)
+            self._kept = {stem: self._files.get(stem, clips, make)}
         return self._kept[stem]
 
-    def _read_or_lift(
-        self, file: Path, checkpoint: Path, clips: Sequence[CameraClip], mode: str, flip_test: bool
-    ) -> list[NDArray[np.float32]]:
-        ends = np.cumsum([clip.frames for clip in clips])
-        if not file.is_file():
-            # None: as the checkpoint says.
-            lifter = Lifter.load(checkpoint, flip_test=flip_test or None, threads=self.threads)
-            parts = []
-            for clip in clips:
-                action = told_action(mode, clip.action, lifter.actions)
-                parts.append(root_relative(lifter.lift(clip.pose_2d, clip.image_size, clip.fps, action=action)))
-            poses = np.concatenate(parts)
-            with atomic_path(file) as temporary, temporary.open("wb") as opened:
-                np.savez(opened, poses=poses.astype(np.float32))
-        with np.load(file) as archive:
-            return np.split(archive["poses"], ends[:-1])
+    def _lift(self, checkpoint: Path, clips: Sequence[CameraClip], mode: str, flip_test: bool) -> list[NDArray[Any]]:
+        # None: as the checkpoint says.
+        lifter = Lifter.load(checkpoint, flip_test=flip_test or None, threads=self.threads)
+        poses = []
+        for clip in clips:
+            action = told_action(mode, clip.action, lifter.actions)
+            poses.append(root_relative(lifter.lift(clip.pose_2d, clip.image_size, clip.fps, action=action)))
+        return poses
 
 
 def score_clips(

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +30,12 @@ from refiner.evaluation.pipeline import linear_correction, people_of
 from refiner.files import atomic_write_text
 from refiner.runtime import Refiner
 from refiner.shape import pool_together
+from refiner.smoothing import savitzky_golay
 from refiner_bench.accuracy.clips import study_clips
 from refiner_bench.accuracy.filters import tune
 from refiner_bench.accuracy.premise import check_premise
 from refiner_bench.accuracy.schedule import Inline, run_tasks
-from refiner_bench.accuracy.scores import LiftedClips, Scores, read_scores, score_clips, write_scores
+from refiner_bench.accuracy.scores import KeptClips, LiftedClips, Scores, read_scores, score_clips, write_scores
 from refiner_bench.accuracy.table import Row, Table, load_table
 
 PARTS: tuple[Part, ...] = ("validation", "test")
@@ -149,6 +150,8 @@ class Runner:
     def __init__(self, spec: Spec, table: Table, folder: MotionFolder) -> None:
         self.spec, self.table, self.folder = spec, table, folder
         self._lifted = LiftedClips(spec.output / "cache", spec.threads)
+        # Refined poses that several rows score: as they are, smoothed, with one body shape.
+        self._kept = KeptClips(spec.output / "cache")
         self._clips: dict[tuple[str, str], list[CameraClip]] = {}
 
     def place(self, row: Row, seed: int) -> Path:
@@ -235,6 +238,8 @@ class Runner:
             facts.append([row.action, "before as guessed"])
         if row.flip_test:
             facts.append("mirrored")
+        if row.smooth:
+            facts.append("smoothed")
         return hashlib.sha256(json.dumps([facts, digests]).encode()).hexdigest()
 
     def _part(self, part: Part, data: str) -> list[CameraClip]:
@@ -261,7 +266,7 @@ class Runner:
         scored = []
         for part in PARTS:
             clips, lifted = self._lift(row, seed, part)
-            refined = _refined(row, refine, clips, lifted)
+            refined = self._refined(row, seed, part, refine)
             scores = score_clips(clips, lifted, refined, part, row.data, self._before(row, seed, part))
             extra = dict(settings)
             if refiner is not None:
@@ -285,13 +290,35 @@ class Runner:
         """A test clip of a refiner's row, the lifter's poses of it and the refined ones, root-relative."""
         clips, lifted = self._lift(row, seed, "test")
         before = self._before(row, seed, "test") or lifted
-        people = people_of(clips, row.shape_of)
-        # Those whose body shape it shares.
-        needed = [place for place, person in enumerate(people) if person == people[index]]
-        refine = self._method(row, seed, self._refiner(row, seed))[0]
-        refined = _refined(row, refine, [clips[place] for place in needed], [lifted[place] for place in needed])
+        refined = self._refined(row, seed, "test", self._method(row, seed, self._refiner(row, seed))[0])
         assert refined is not None
-        return clips[index], before[index], refined[needed.index(index)]
+        return clips[index], before[index], refined[index]
+
+    def _refined(self, row: Row, seed: int, part: Part, refine: Refine | None) -> list[NDArray[np.float32]] | None:
+        """What the row makes of lifted poses, root-relative, with one body shape where it asks for that; None: nothing
+        is done to them."""
+        if refine is None and not row.pool_shape:
+            return None
+        clips, lifted = self._lift(row, seed, part)
+        poses = lifted
+
+        def run() -> list[NDArray[Any]]:
+            assert refine is not None
+            return [root_relative(refine(clip, pose)) for clip, pose in zip(clips, lifted, strict=True)]
+
+        if refine is not None:
+            shared = row.method == "refine" and any(other != row and _alike(other, row) for other in self.table.rows)
+            poses = self._kept.get(self._refined_name(row, seed, part), clips, run) if shared else run()
+        if row.smooth:
+            poses = [savitzky_golay(pose, clip.fps).astype(np.float32) for clip, pose in zip(clips, poses, strict=True)]
+        return pool_together(poses, people_of(clips, row.shape_of)) if row.pool_shape else poses
+
+    def _refined_name(self, row: Row, seed: int, part: Part) -> str:
+        """All that refined poses follow from, before they are smoothed and given one shape."""
+        digests = [_digest(self.checkpoint(name, seed))[:16] for name in (row.of or row.name, row.lifter)]
+        steps = f"{row.steps}-steps" if row.steps else ""
+        words = ["-on-".join(digests), part, row.data, row.action, "mirrored" * row.flip_test, steps]
+        return "-".join(word for word in words if word)
 
     def _refiner(self, row: Row, seed: int) -> Refiner | None:
         if row.kind == "lifter" or row.method != "refine":
@@ -321,16 +348,14 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _refined(
-    row: Row, refine: Refine | None, clips: Sequence[CameraClip], lifted: Sequence[NDArray[np.float32]]
-) -> list[NDArray[np.float32]] | None:
-    """What the row makes of lifted poses, root-relative, with one body shape where it asks for that; None: nothing."""
-    if refine is None and not row.pool_shape:
-        return None
-    poses = [
-        pose if refine is None else root_relative(refine(clip, pose)) for clip, pose in zip(clips, lifted, strict=True)
-    ]
-    return pool_together(poses, people_of(clips, row.shape_of)) if row.pool_shape else poses
+def _alike(a: Row, b: Row) -> bool:
+    """Whether both run the same refiner in the same way on the same lifter's poses."""
+
+    def way(row: Row) -> tuple[Any, ...]:
+        refines = row.method == "refine" and row.kind != "lifter"
+        return refines, row.of or row.name, row.lifter, row.data, row.action, row.flip_test, row.steps
+
+    return way(a) == way(b)
 
 
 def _compare_input(

@@ -67,6 +67,8 @@ class Row:
     shape_of: ShapeOf = "clip"
     # Of a score: the lifter and the refiner average with their mirrored passes.
     flip_test: bool = False
+    # Of a refiner that is scored: smoothed as `Refiner` does it.
+    smooth: bool = False
     data: str = "default"
     # What a lifter with prompts is told: by default what it guesses; that the action is unknown; the archive's label.
     action: Literal["", "unknown", "label"] = ""
@@ -181,6 +183,8 @@ def _check(table: Table, path: Path) -> None:
             )
         if row.flip_test and row.kind != "score":
             raise ConfigError(f"{path}: row {row.name} has flip_test, which is for rows of the kind score")
+        if row.smooth and (row.kind != "score" or row.method != "refine"):
+            raise ConfigError(f"{path}: row {row.name} has smooth, which is for rows that score a refiner")
         if row.shape_of not in typing.get_args(ShapeOf) or (row.shape_of != "clip" and not row.pool_shape):
             shapes = ", ".join(typing.get_args(ShapeOf))
             raise ConfigError(
