@@ -29,8 +29,13 @@ STUDY_ROWS = {
     "lifter-recombined": "control: the lifter, taught further on recombined motion",
     "bundled": "lifter and refiner",
 }
-# Each may have rows of what costs no training: one body shape a clip; and the mirrored pass beside it.
-BESIDES = {"-one-shape": "with one body shape", "-at-its-best": "and the mirrored pass"}
+# Each may have rows of what costs no training: one body shape a clip; the mirrored pass beside it; and the shape of all
+# that there is of a person instead.
+BESIDES = {
+    "-one-shape": "with one body shape a clip",
+    "-at-its-best": "and the mirrored pass",
+    "-one-person": "one body shape a person",
+}
 # The group of its rows on inputs that the refiner was not trained on.
 TRANSFER = "Transfer"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import UsageError
+from refiner.evaluation.selection import told_settings
 from refiner.evaluation.tables import markdown_table, text_table
 
 FOLDER = Path(__file__).parent / "papers"
@@ -62,15 +63,6 @@ PUBLISHED = {
     ("diffusion", "loss"): "squared",
     ("model", "mlps"): 1,
 }
-# What a report's settings add to its note.
-SETTINGS = {
-    "flip_test": "averaged with the mirrored pass",
-    "pool_shape": "refined poses with one body shape {of}",
-    "smoothing": "refined poses smoothed",
-    "limit_clips": "a few of the archive's clips alone",
-}
-# Whose body shape, by the setting ``shape_of``.
-SHAPES = {"clip": "a clip", "camera": "a person and camera", "person": "a person"}
 # The columns of a report that have a row of their own.
 SCORED = ("lifter", "refined")
 
@@ -282,8 +274,7 @@ def _note(number: int, name: str, report: Mapping[str, Any]) -> str:
             name_of = names.get(model.get("architecture", "default"), f"another {role}")
             sizes.append(f"{name_of} of width {model.get('dim', '-')}, {model.get('blocks', '-')} blocks")
     settings = report.get("settings", {})
-    of = SHAPES[settings.get("shape_of", "clip")]
-    sizes += [told.format(of=of) for name, told in SETTINGS.items() if settings.get(name)]
+    sizes += told_settings(settings)
     other = "" if _on_human36m(report) else " Other data than the paper's: the two cannot be compared."
     told = report["data"]["description"]
     return f"ours [{number}] {name}: action-wise mean on {told}; {'; '.join(sizes)}.{other}"

@@ -18,6 +18,7 @@ from refiner.diffusion.familiarity import Familiarity
 from refiner.errors import ArchiveError, InputError, UsageError
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult
+from refiner.evaluation.selection import told_settings
 from refiner.evaluation.tables import markdown_table, text_table
 from refiner.files import atomic_write_text
 
@@ -134,8 +135,10 @@ def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
         f"{counts['clips']} clips, {counts['sequences']} clip-and-camera sequences, {counts['frames']} frames, "
         "each scored once."
     )
+    settings = told_settings(report.get("settings", {}))
+    how = f"\nHow: {'; '.join(settings)}." if settings else ""
     blocks = [
-        f"Data: {report['data']['description']}\n{scored}",
+        f"Data: {report['data']['description']}\n{scored}{how}",
         bold.format("Summary") + "\n\n" + table(*summary_rows(report)),
     ]
     if report["gains"]:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from refiner.errors import UsageError
 
+# Whose body shape, by the setting ``shape_of``.
+SHAPES = {"clip": "a clip", "camera": "a person and camera", "person": "a person"}
+
 Positions = Mapping[str, Mapping[str, NDArray[Any]]]
 
 CMU_ACKNOWLEDGEMENT = (
@@ -80,3 +83,17 @@ def limit_clips(positions: Positions, people: Sequence[str], limit: int | None) 
     for person, key in clips:
         kept.setdefault(person, {})[key] = positions[person][key]
     return kept
+
+
+def told_settings(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a report that change what is scored, in words."""
+    told = []
+    if settings.get("flip_test"):
+        told.append("averaged with the mirrored pass")
+    if settings.get("smoothing"):
+        told.append("refined poses smoothed")
+    if settings.get("pool_shape"):
+        told.append(f"refined poses with one body shape {SHAPES[settings.get('shape_of', 'clip')]}")
+    if settings.get("limit_clips"):
+        told.append("a few of the archive's clips alone")
+    return told

@@ -107,6 +107,17 @@ def test_the_printed_report(report, markdown):
     assert ("| metric" in text) == markdown
 
 
+def test_the_printed_report_says_how_it_was_scored(report):
+    plain = format_report(report)
+    settings = {"flip_test": True, "pool_shape": True, "shape_of": "person", "smoothing": True, "engine": None}
+    told = format_report(report | {"settings": settings})
+    (added,) = set(told.splitlines()) - set(plain.splitlines())
+    assert added == (
+        "How: averaged with the mirrored pass; refined poses smoothed; refined poses with one body shape a person."
+    )
+    assert "body shape a clip" in format_report(report | {"settings": {"pool_shape": True}})
+
+
 def test_one_column_has_no_gains():
     report = build_report({"lifter": scored(40.0)}, data={"description": "random poses"})
     assert report["gains"] == [] and "Reduction" not in format_report(report)
