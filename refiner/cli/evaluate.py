@@ -121,7 +121,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="one body shape for the refined poses of a clip (default), of all clips of a person by one camera, or by "
         "every camera; a column shows what that alone does for the lifter's",
     )
-    models.add_argument("--smooth", action="store_true", help="a Savitzky-Golay filter behind the refiner")
+    models.add_argument(
+        "--smooth",
+        action="store_true",
+        help="a Savitzky-Golay filter behind the refiner, and in a column of its own behind the lifter",
+    )
     tables = parser.add_argument_group("the papers' tables")
     tables.add_argument(
         "--table",
@@ -203,6 +207,7 @@ def _command(arguments: argparse.Namespace) -> None:
             noise_model=noise_model,
             on_clip=advance,
             pooled=arguments.pool_shape,
+            smooth=arguments.smooth,
             example=example,
             hypothesise=(lambda clip: lifter.hypotheses(clip.pose_2d, clip.image_size, **told(clip)))
             if arguments.hypotheses
@@ -246,7 +251,6 @@ def _load_models(arguments: argparse.Namespace) -> tuple[Lifter, Refiner]:
         engine=arguments.engine,
         steps=arguments.steps,
         flip_test=arguments.flip_test,
-        smoothing=arguments.smooth,
     )
     return lifter, refiner
 

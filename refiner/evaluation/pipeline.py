@@ -15,12 +15,13 @@ from refiner.evaluation.oracles import ORACLE_JOINTS, ORACLE_POSE, oracle_best_j
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, Sequence
 from refiner.hypotheses import joints_by_reprojection
 from refiner.shape import ShapeOf, pool_checked, pool_together
+from refiner.smoothing import savitzky_golay
 
 if TYPE_CHECKING:
     from refiner.data import CameraClip
     from refiner.diffusion import ConditionalGaussian
 
-LIFTER, POOLED, LINEAR, REFINED = "lifter", "lifter, one shape", "linear mean", "refined"
+LIFTER, LINEAR, REFINED = "lifter", "linear mean", "refined"
 BY_REPROJECTION = "by reprojection"
 
 ImageSize = tuple[int, int]
@@ -78,12 +79,13 @@ def score_models(
     noise_model: ConditionalGaussian | None = None,
     on_clip: Callable[[CameraClip], None] | None = None,
     pooled: ShapeOf | None = None,
+    smooth: bool = False,
     hypothesise: Lift | None = None,
     example: ExampleCurve | None = None,
 ) -> dict[str, EvaluationResult]:
     """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order;
-    ``pooled`` gives the refined poses one body shape, of a clip or of all that an archive has of a person, and adds the
-    lifter's poses with theirs: what that alone achieves.
+    ``smooth`` smooths the refined poses (`refiner.smoothing`) and ``pooled`` gives them one body shape, of a clip or of
+    all that an archive has of a person; either adds the lifter's poses treated alike: what that alone achieves.
     ``hypothesise(clip)`` ``-> (H, F, 17, 3)``: of a diffusion lifter, whose mean is the lifter's column; adds what the
     joints that are projected nearest give, without ground truth, and two oracles, which see it.
 
@@ -92,8 +94,9 @@ def score_models(
     ``example`` keeps the curves of one.
     """
     evaluators = {LIFTER: Evaluator()}
-    if pooled is not None:
-        evaluators[POOLED] = Evaluator()
+    alone = alone_label(pooled, smooth)
+    if alone:
+        evaluators[alone] = Evaluator()
     if hypothesise is not None:
         evaluators |= {name: Evaluator() for name in (BY_REPROJECTION, ORACLE_POSE, ORACLE_JOINTS)}
     if noise_model is not None:
@@ -110,8 +113,9 @@ def score_models(
     for clip in clips:
         lifted = root_relative(lift(clip))
         poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
-        if pooled == "clip":
-            poses |= {POOLED: pool_checked(lifted), REFINED: pool_checked(root_relative(poses[REFINED]))}
+        for label, pose in ((alone, lifted), (REFINED, root_relative(poses[REFINED]))) if alone else ():
+            treated = savitzky_golay(pose, clip.fps).astype(np.float32) if smooth else pose
+            poses[label] = pool_checked(treated) if pooled == "clip" else treated
         if hypothesise is not None:
             poses |= _of_hypotheses(hypothesise(clip), clip)
         if noise_model is not None:
@@ -124,11 +128,16 @@ def score_models(
             on_clip(clip)
     if pooled is not None and kept:
         people = people_of([clip for clip, _ in kept], pooled)
-        lifted_together = pool_together([poses[LIFTER] for _, poses in kept], people)
-        refined_together = pool_together([root_relative(poses[REFINED]) for _, poses in kept], people)
-        for (clip, poses), before, after in zip(kept, lifted_together, refined_together, strict=True):
-            add(clip, {**poses, POOLED: before, REFINED: after})
+        before, after = (pool_together([poses[label] for _, poses in kept], people) for label in (alone, REFINED))
+        for place, (clip, poses) in enumerate(kept):
+            add(clip, {**poses, alone: before[place], REFINED: after[place]})
     return {label: evaluator.result() for label, evaluator in evaluators.items()}
+
+
+def alone_label(pooled: ShapeOf | None, smooth: bool) -> str:
+    """The column of the lifter's poses that are treated as the refined ones are; "" where nothing is done to them."""
+    treatments = ["smoothed"] * smooth + ["one shape"] * (pooled is not None)
+    return ", ".join([LIFTER, *treatments]) if treatments else ""
 
 
 def people_of(clips: Iterable[CameraClip], shape_of: ShapeOf) -> list[tuple[str, ...]]:

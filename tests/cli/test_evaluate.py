@@ -199,13 +199,27 @@ def test_one_shape_has_a_column_of_the_lifter_s_own(models, tmp_path):
 def test_smoothed_poses_are_told_apart(models, tmp_path):
     out = tmp_path / "report.json"
     options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--quiet", "--json", str(out)]
+    from refiner.runtime import Lifter, Refiner
+
     errors = []
-    for smooth in ([], ["--smooth"]):
-        assert main(["--synthetic", "3", "--limit-clips", "1", *options, *smooth]) == 0
+    for smooth in ([], ["--smooth"], ["--smooth", "--pool-shape"]):
+        assert main(["--synthetic", "3", *options, *smooth]) == 0
         report = load_report(out)
         assert ("smoothing" in report["settings"]) == bool(smooth)
         errors.append(report["metrics"]["acceleration_error"]["frame_mean"])
-    assert errors[0]["lifter"] == errors[1]["lifter"] and errors[1]["refined"] < errors[0]["refined"]
+    plain, smoothed, shaped = errors
+    assert set(smoothed) - set(plain) == {"lifter, smoothed"} and "lifter, smoothed, one shape" in shaped
+    assert smoothed["lifter"] == plain["lifter"] == shaped["lifter"]
+    assert smoothed["refined"] < plain["refined"] and smoothed["lifter, smoothed"] < plain["lifter"]
+    # What `Refiner` does with the same two options.
+    lifter, refiner = Lifter.load(models["lifter"]), Refiner.load(models["refiner"], smoothing=True, pool_shape=True)
+    distances = []
+    for clip in synthetic_folder(3).clips("test"):
+        lifted = root_relative(lifter.lift(clip.pose_2d, clip.image_size, clip.fps))
+        pose = root_relative(refiner.refine(clip.pose_2d, lifted, clip.image_size, fps=clip.fps))
+        distances.append(1000 * np.linalg.norm(pose - clip.pose_3d, axis=-1).mean(axis=1))
+    mean = report["metrics"]["mpjpe"]["frame_mean"]["refined"]
+    np.testing.assert_allclose(np.concatenate(distances).mean(), mean, rtol=1e-5)
 
 
 def test_one_shape_may_be_that_of_all_clips_of_a_person(models, tmp_path):
