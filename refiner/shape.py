@@ -38,7 +38,10 @@ def pooled_lengths(pose_3d: ArrayLike) -> NDArray[np.float64]:
 
 def check_bone_lengths(lengths: ArrayLike) -> NDArray[np.float64]:
     """``(17,)`` metres from each joint to its parent, as they are given. Raises InputError for anything else."""
-    found = np.asarray(lengths, dtype=np.float64)
+    try:
+        found = np.asarray(lengths, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected 17 bone lengths in metres, got {lengths!r}") from error
     if found.shape != (17,) or not np.isfinite(found).all() or (found < 0).any():
         raise InputError(
             f"expected 17 bone lengths in metres, of 0 or more, as refiner.shape.pooled_lengths gives them; got "
@@ -79,9 +82,16 @@ def pool_together(poses: Sequence[NDArray[np.float32]], people: Sequence[Hashabl
     """One body shape for all sequences of a person: each ``(F, 17, 3)`` metres with the `pooled_lengths` of all frames
     that share its entry of ``people``, its frames and its root as they were.
 
+    ``people`` has a name for each sequence. Raises InputError for other shapes than these, and for unequal numbers.
+
     A clip of a few seconds shows a person in few poses, and an estimator's mistakes about the bones belong to poses;
     over many clips they even out.
     """
+    if isinstance(people, str) or len(poses) != len(people):
+        raise InputError(f"expected a name for each of {len(poses)} sequences, got {people!r}")
+    for pose in poses:
+        if pose.ndim != 3 or pose.shape[1:] != (17, 3) or not len(pose):
+            raise InputError(f"expected sequences of (frames, 17, 3) metres, got one of {pose.shape}")
     members: dict[Hashable, list[NDArray[np.float32]]] = {}
     for pose, person in zip(poses, people, strict=True):
         members.setdefault(person, []).append(pose)

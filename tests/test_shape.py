@@ -98,7 +98,21 @@ def test_sequences_of_a_person_share_one_shape(truth):
     assert pool_together([], []) == []
 
 
-@pytest.mark.parametrize("lengths", [np.ones(16), np.full(17, np.nan), -np.ones(17), np.ones((2, 17))])
+@pytest.mark.parametrize(
+    ("poses", "people", "words"),
+    [
+        ([np.ones((4, 17, 3))] * 3, "Ann", "a name for each of 3 sequences"),
+        ([np.ones((4, 17, 3))] * 3, ["Ann"], "a name for each of 3 sequences"),
+        ([np.ones((4, 16, 3))], ["Ann"], r"\(frames, 17, 3\) metres"),
+        ([np.ones((0, 17, 3))], ["Ann"], r"\(frames, 17, 3\) metres"),
+    ],
+)
+def test_sequences_of_people_are_checked(poses, people, words):
+    with pytest.raises(InputError, match=words):
+        pool_together(poses, people)
+
+
+@pytest.mark.parametrize("lengths", [np.ones(16), np.full(17, np.nan), -np.ones(17), np.ones((2, 17)), ["a"] * 17])
 def test_what_are_no_bone_lengths_is_refused(truth, lengths):
     with pytest.raises(InputError, match="17 bone lengths in metres"):
         pool_shape(truth, lengths)

@@ -34,7 +34,7 @@ STUDY_ROWS = {
 BESIDES = {
     "-one-shape": "with one body shape a clip",
     "-at-its-best": "and the mirrored pass",
-    "-one-person": "one body shape a person",
+    "-one-person": "the mirrored pass and one body shape a person",
 }
 # The group of its rows on inputs that the refiner was not trained on.
 TRANSFER = "Transfer"

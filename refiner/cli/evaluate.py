@@ -242,7 +242,9 @@ def _command(arguments: argparse.Namespace) -> None:
     print(format_report(report, markdown=arguments.markdown), end="")
 
 
-def _load_models(arguments: argparse.Namespace) -> tuple[Lifter, Refiner]:
+def _load_models(
+    arguments: argparse.Namespace, pool_shape: bool = False, smoothing: bool = False
+) -> tuple[Lifter, Refiner]:
     from refiner.runtime import Lifter, Refiner
 
     lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
@@ -251,6 +253,8 @@ def _load_models(arguments: argparse.Namespace) -> tuple[Lifter, Refiner]:
         engine=arguments.engine,
         steps=arguments.steps,
         flip_test=arguments.flip_test,
+        pool_shape=pool_shape,
+        smoothing=smoothing,
     )
     return lifter, refiner
 
@@ -269,8 +273,13 @@ def _score_3dhp(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--json and --hypotheses are not for --mpi-inf-3dhp, whose result is the table that is printed"
         )
+    if arguments.pool_shape not in (None, "clip"):
+        raise UsageError(
+            f"--pool-shape {arguments.pool_shape} needs several clips of a person; MPI-INF-3DHP's test set has one of "
+            "each: --pool-shape clip"
+        )
     sequences = load_test_set(arguments.mpi_inf_3dhp, arguments.annotation)
-    lifter, refiner = _load_models(arguments)
+    lifter, refiner = _load_models(arguments, pool_shape=arguments.pool_shape == "clip", smoothing=arguments.smooth)
     action = UNKNOWN_ACTION if _action_mode(arguments.action, lifter) == UNKNOWN_ACTION else None
     scored = evaluate_3dhp(sequences, lambda pose, size: lifter.lift(pose, size, action=action), refiner.refine)
     print(format_3dhp(scored, markdown=arguments.markdown), end="")

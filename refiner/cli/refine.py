@@ -59,7 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--same-person",
         nargs="+",
         metavar="FILE",
-        help="results of this command for other recordings of the same person: one body shape for all of them",
+        help="results of this command, without --pool-shape, for other recordings of the same person: this one gets "
+        "the body shape of them all (they stay as they are)",
     )
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write, .npy or .npz")
     parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
@@ -90,7 +91,9 @@ def _command(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--output {output}: expected a name that ends in .npy or .npz")
     if output.is_dir():
         raise UsageError(f"--output {output}: is a folder, expected a file to write")
-    for option, given in (("--pose-2d", arguments.pose_2d), ("--pose-3d", arguments.pose_3d)):
+    inputs = [("--pose-2d", arguments.pose_2d), ("--pose-3d", arguments.pose_3d)]
+    inputs += [("--same-person", file) for file in arguments.same_person or ()]
+    for option, given in inputs:
         if given is not None and os.path.exists(given) and output.exists() and output.samefile(given):
             raise UsageError(f"--output {output}: is the file of {option}, which would be lost; choose another name")
     if arguments.lifter is not None and arguments.pose_3d is not None:

@@ -44,15 +44,17 @@ class Refiner(WindowModel[RefinerEngine]):
         hop: int | None = None,
         batch: int = DEFAULT_BATCH,
         flip_test: bool = False,
-        pool_shape: bool | ArrayLike = False,
+        pool_shape: bool | ArrayLike | None = False,
         smoothing: bool = False,
     ) -> None:
         if engine.reach is not None and hop is not None:
             raise UsageError("a causal refiner takes whole sequences, not windows; leave hop out")
         super().__init__(engine, hop, batch)
         self.flip_test, self.smoothing = flip_test, smoothing
-        self.pool_shape = pool_shape is not False
-        self._bone_lengths = None if isinstance(pool_shape, bool) else check_bone_lengths(pool_shape)
+        if pool_shape is None or isinstance(pool_shape, (bool, np.bool_)):
+            self.pool_shape, self._bone_lengths = bool(pool_shape), None
+        else:
+            self.pool_shape, self._bone_lengths = True, check_bone_lengths(pool_shape)
 
     @classmethod
     def load(
@@ -65,7 +67,7 @@ class Refiner(WindowModel[RefinerEngine]):
         device: str | None = None,
         flip_test: bool = False,
         goal: str = "latency",
-        pool_shape: bool | ArrayLike = False,
+        pool_shape: bool | ArrayLike | None = False,
         smoothing: bool = False,
     ) -> Refiner:
         """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner.

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from refiner_bench.accuracy.earlier import clip_means, earlier_row, load_earlier, result_of
 from refiner_bench.accuracy.markdown import format_accuracy
 from refiner_bench.accuracy.report import GAIN_METRICS
-from refiner_bench.accuracy.table import load_table
+from refiner_bench.accuracy.table import TABLE, load_table
 
 from refiner.errors import UsageError
 from refiner.evaluation.bootstrap import bootstrap_difference
@@ -28,8 +28,11 @@ MACHINE = {"processor": "A", "logical_processors": 2}
 class StandIn:
     """As much of a runner as decides whether a row counts."""
 
-    def __init__(self, digests):
-        self.table, self.found = load_table(), digests
+    def __init__(self, digests, table=None):
+        self.table, self.found = load_table() if table is None else table, digests
+
+    def recipe(self, row):
+        return json.dumps(self.table.recipe(row))
 
     def digests(self, row, seed):
         return {name: self.found[name] for name in (row.name, row.lifter, row.of) if name in self.found}
@@ -38,7 +41,13 @@ class StandIn:
 def report_of(*names, **changes):
     table = load_table()
     rows = [
-        json.loads(json.dumps(asdict(table.row(name)))) | {"seeds": [0], "checkpoints": {"lifter": "aa"}, **changes}
+        json.loads(json.dumps(asdict(table.row(name))))
+        | {
+            "seeds": [0],
+            "checkpoints": {"lifter": "aa"},
+            "recipe": json.dumps(table.recipe(table.row(name))),
+            **changes,
+        }
         for name in names
     ]
     return {
@@ -104,23 +113,29 @@ def test_a_report_of_other_data_is_refused(tmp_path, name, value, words):
         load_earlier(file, SETTINGS)
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"schema": "refiner-bench/sweep"}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "{", "[]", '{"schema": "refiner-bench/sweep"}', '{"schema": "refiner-bench/accuracy", "rows": []}'],
+)
 def test_what_is_no_report_of_the_study_is_refused(tmp_path, content):
     file = tmp_path / "report.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UsageError, match=r"earlier report|no report of refiner-bench accuracy"):
+    with pytest.raises(UsageError, match=r"earlier report|no report of refiner-bench accuracy|is not whole"):
         load_earlier(file, SETTINGS)
 
 
 def test_a_row_is_taken_with_its_machine_and_today_s_words():
     report = report_of("one-euro", title="as it was called", test={"metrics": {"mpjpe": 51.0}})
-    found = earlier_row(report, StandIn({"lifter": "aa"}), report["rows"][0])
+    found = earlier_row(report, StandIn({"lifter": "aa"}), report["rows"][0], [0, 1])
     assert found["machine"] == MACHINE and found["test"] == {"metrics": {"mpjpe": 51.0}}
     assert found["title"] == load_table().row("one-euro").title
     # A report that has been joined before says where each row comes from; another checkpoint elsewhere is no matter.
     report["rows"][0]["machine"] = {"processor": "B", "logical_processors": 64}
-    assert earlier_row(report, StandIn({"full": "xx"}), report["rows"][0])["machine"]["processor"] == "B"
+    assert earlier_row(report, StandIn({}), report["rows"][0], [0])["machine"]["processor"] == "B"
+    # A checkpoint that does not say where it was trained stays without.
+    report["rows"][0]["machine"] = None
+    assert earlier_row(report, StandIn({}), report["rows"][0], [0])["machine"] is None
 
 
 @pytest.mark.parametrize(
@@ -129,18 +144,43 @@ def test_a_row_is_taken_with_its_machine_and_today_s_words():
         ({"name": "of-long-ago"}, {}, "not in the table any more"),
         ({"steps": 7, "pool_shape": True}, {}, "changed in the table: steps, pool_shape"),
         ({}, {"lifter": "bb"}, "another checkpoint of lifter"),
-        ({"checkpoints": {}}, {"lifter": "aa"}, "another checkpoint of lifter"),
+        ({"checkpoints": {}}, {"lifter": "aa"}, "does not say with which checkpoint of lifter"),
+        ({"recipe": "of other days"}, {}, "what it was trained with"),
+        ({"seeds": [3]}, {}, "of the seeds 3"),
     ],
 )
 def test_a_row_that_is_not_the_same_does_not_count(changes, digests, words):
     report = report_of("one-euro", **changes)
-    assert words in earlier_row(report, StandIn(digests), report["rows"][0])
+    assert words in earlier_row(report, StandIn(digests), report["rows"][0], [0])
 
 
-def test_a_row_on_data_that_have_changed_does_not_count():
-    report = report_of("half-noise")
-    report["variants"]["half-noise"]["noise"] = 0.6
-    assert earlier_row(report, StandIn({}), report["rows"][0]) == "changed in the table: data.half-noise"
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("half-noise", "noise = 0.5", "noise = 0.6"),
+        ("no-condition", '"training.steps=2500"', '"training.steps=9"'),
+        # Of what it scores, and of the folds and the refiner that it needs.
+        ("five-steps", '"training.steps=2500"', '"training.steps=9"'),
+        ("single-lifter-one-shape", "model.dim=96", "model.dim=80"),
+        ("cross-fitted", '"training.steps=4000"', '"training.steps=9"'),
+        ("taught-further", 'checkpoint = "refiner-correlated"', 'checkpoint = "refiner-white-noise"'),
+    ],
+)
+def test_a_row_whose_training_or_needs_have_changed_does_not_count(tmp_path, name, old, new):
+    report, file = report_of(name), tmp_path / "table.toml"
+    assert isinstance(earlier_row(report, StandIn({}), report["rows"][0], [0]), dict)
+    text = TABLE.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    found = earlier_row(report, StandIn({}, load_table(file)), report["rows"][0], [0])
+    assert found == "what it was trained with, what it needs or what it is scored on has changed"
+
+
+def test_words_and_other_rows_do_not_matter(tmp_path):
+    report, file = report_of("five-steps"), tmp_path / "table.toml"
+    text = TABLE.read_text().replace('title = "K = 5"', 'title = "five"').replace("noise.time=ar1", "noise.time=white")
+    file.write_text(text)
+    assert earlier_row(report, StandIn({}, load_table(file)), report["rows"][0], [0])["title"] == "five"
 
 
 def test_machines_stand_beside_the_rows_once_there_are_two():
@@ -156,3 +196,9 @@ def test_machines_stand_beside_the_rows_once_there_are_two():
         row["machine"] = {"processor": processor, "logical_processors": 4, "gpu": "G" if processor == "C" else None}
     text = format_accuracy(report)
     assert "machines: A: B, 4 processors; B: C, 4 processors, G." in text and "| machine |" in text
+    # One that is not known is not said to be the other.
+    report["rows"][1]["machine"] = None
+    text = format_accuracy(report)
+    assert "machine: A: B, 4 processors." in text and "| machine |" in text
+    report["rows"][0]["machine"] = None
+    assert "machine: not recorded." in format_accuracy(report)

@@ -111,6 +111,9 @@ def test_savitzky_golay_keeps_parabolas_and_short_clips():
     np.testing.assert_allclose(savitzky_golay(parabola, 50.0, 9, 2), parabola, atol=1e-10)
     short = RNG.normal(size=(3, 17, 3))
     assert savitzky_golay(short, 50.0, 35, 3).shape == short.shape
+    # At a low rate as many frames as it takes to smooth at all.
+    noise = RNG.normal(size=(60, 17, 3))
+    assert np.diff(savitzky_golay(noise, 10.0), axis=0).std() < 0.95 * np.diff(noise, axis=0).std()
 
 
 @pytest.mark.parametrize("name", ["one-euro", "savitzky-golay"])

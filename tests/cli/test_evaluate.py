@@ -84,6 +84,7 @@ def test_help_names_the_exit_codes(capsys):
         (["--annotation", "annot3"], "go together"),
         (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--action", "label"], "no labels"),
         (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--json", "y"], "not for --mpi-inf-3dhp"),
+        (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--pool-shape", "person"], "--pool-shape clip"),
         (["--reports", "x.json"], "belongs to --table"),
         (["--table", "I", "--synthetic", "1"], "leave --synthetic out"),
     ],
@@ -360,3 +361,6 @@ def test_mpi_inf_3dhp_is_scored_by_its_own_protocol(models, capsys, monkeypatch)
     assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3", *options]) == 0
     text = capsys.readouterr().out
     assert "univ_annot3" in text and "TS6" in text and "mean" in text and "PCK %, refined" in text
+    for treatment in ("--pool-shape", "--smooth"):
+        assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3", *options, treatment]) == 0
+        assert capsys.readouterr().out != text

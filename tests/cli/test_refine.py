@@ -177,6 +177,12 @@ def test_recordings_of_the_same_person_share_one_body_shape(folder):
     assert np.abs(np.load("alone.npy") - np.load("shared.npy")).max() > 1e-3
 
 
+def test_another_recording_is_not_written_over(folder, capsys):
+    np.save("other.npy", np.load("p3.npy"))
+    assert main(command("--same-person", "other.npy", "--output", "other.npy")) == 2
+    assert "is the file of --same-person" in capsys.readouterr().err
+
+
 def test_other_recordings_are_checked_before_anything_runs(folder, capsys):
     np.save("flat.npy", np.zeros((4, 17, 2)))
     assert main(command("--same-person", "flat.npy", "--output", "never.npy")) == InputError.exit_code

@@ -140,5 +140,7 @@ def test_one_body_shape_for_a_sequence(ramp_engine, clip):
     known = 1.1 * bone_lengths(pose_3d)[0]
     fixed = Refiner(ramp_engine, pool_shape=known).refine(pose_2d, pose_3d, SIZE)
     np.testing.assert_allclose(fixed, pool_shape(plain, known), atol=1e-5)
+    for off in (None, np.bool_(False)):
+        np.testing.assert_array_equal(Refiner(ramp_engine, pool_shape=off).refine(pose_2d, pose_3d, SIZE), plain)
     assert np.ptp(bone_lengths(pooled), axis=0).max() < 1e-5 < np.ptp(bone_lengths(plain), axis=0).max()
     np.testing.assert_array_equal(pooled[:, 0], plain[:, 0])

@@ -47,8 +47,9 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
 
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
     from refiner.errors import TrainingError, UsageError
+    from refiner_bench.accuracy.earlier import load_earlier
     from refiner_bench.accuracy.markdown import format_accuracy
-    from refiner_bench.accuracy.report import accuracy_report
+    from refiner_bench.accuracy.report import accuracy_report, report_settings
     from refiner_bench.accuracy.study import Runner, Spec, check_request, claim_folder, default_jobs, run_study
     from refiner_bench.accuracy.table import TABLE, load_table
     from refiner_bench.report import write_report
@@ -69,6 +70,10 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     check_request(jobs, seeds)
     spec = Spec(source.resolve(), data, arguments.output.resolve(), arguments.quick, arguments.threads)
     claim_folder(spec)
+    runner = Runner(spec, *spec.load())
+    settings = report_settings(runner, seeds)
+    # Refused before anything is run for hours.
+    earlier = None if arguments.earlier is None else load_earlier(arguments.earlier, settings)
     failed: list[tuple[str, int]] = []
     if not arguments.report_only:
         total = len(table.select(arguments.rows)) * len(seeds)
@@ -82,10 +87,9 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
                 bar.write(f"{name}, seed {seed}: {type(error).__name__}: {error} (see its log)", file=sys.stderr)
 
             failed = run_study(spec, arguments.rows, seeds, jobs, done, failure)
-    runner = Runner(spec, *spec.load())
-    report = accuracy_report(runner, seeds, earlier=arguments.earlier)
+    report = accuracy_report(runner, settings, earlier)
     for name, why in report["left_out"].items():
-        print(f"{name}: left out of {arguments.earlier}: {why}", file=sys.stderr)
+        print(f"{name}: not taken from {arguments.earlier}: {why}", file=sys.stderr)
     text = format_accuracy(report)
     write_report(report, text, arguments.json, arguments.markdown)
     if arguments.pictures is not None:

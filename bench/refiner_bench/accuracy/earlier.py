@@ -1,8 +1,8 @@
 """Rows that were run on another machine, as its report has them: a study need not be run in one place.
 
 What a report says of a row stands as it is, with the machine that it was measured on. A row is taken over where the
-report is of the same data and people, the table has the same row, and every checkpoint that it was scored with and that
-is here is the one that it was scored with.
+report is of the same data, people and seeds, the table has the same row, with the same training and the same rows that
+it needs, and those checkpoints that it was scored with and that are here are the very ones.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SCHEMA = "refiner-bench/accuracy"
 # What may change in a table without another result.
 WORDS = ("title", "group")
 MACHINE = ("processor", "logical_processors")
+PARTS_OF_A_REPORT = {"settings": dict, "environment": dict, "rows": list}
 
 
 def load_earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +32,8 @@ def load_earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"cannot read the earlier report {path}: {error}") from error
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise UsageError(f"{path} is no report of refiner-bench accuracy")
+    if not all(isinstance(report.get(name), kind) for name, kind in PARTS_OF_A_REPORT.items()):
+        raise UsageError(f"{path} is not whole: it lacks one of {', '.join(PARTS_OF_A_REPORT)}")
     for name in ("archive", "quick", "validation", "test", "resamples"):
         if report["settings"].get(name) != settings[name]:
             raise UsageError(
@@ -39,7 +42,9 @@ def load_earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return report
 
 
-def earlier_row(report: Mapping[str, Any], runner: Runner, entry: Mapping[str, Any]) -> dict[str, Any] | str:
+def earlier_row(
+    report: Mapping[str, Any], runner: Runner, entry: Mapping[str, Any], seeds: Sequence[int]
+) -> dict[str, Any] | str:
     """An entry of an earlier report, in the words of today's table; or why it does not count."""
     row = next((row for row in runner.table.rows if row.name == entry["name"]), None)
     if row is None:
@@ -48,14 +53,22 @@ def earlier_row(report: Mapping[str, Any], runner: Runner, entry: Mapping[str, A
     # A field that has come since was at its default.
     usual = {field.name: field.default for field in fields(row)}
     changed = [name for name, value in now.items() if name not in WORDS and entry.get(name, usual[name]) != value]
-    if report["variants"].get(row.data) != asdict(runner.table.variants[row.data]):
-        changed.append(f"data.{row.data}")
     if changed:
         return f"changed in the table: {', '.join(changed)}"
-    told = entry.get("checkpoints", {})
-    other = [name for name, digest in runner.digests(row, min(entry["seeds"])).items() if told.get(name) != digest]
-    if other:
-        return f"scored with another checkpoint of {', '.join(other)}"
+    if entry.get("recipe") != runner.recipe(row):
+        return "what it was trained with, what it needs or what it is scored on has changed"
+    if not set(entry["seeds"]) <= set(seeds):
+        return f"of the seeds {', '.join(map(str, entry['seeds']))}"
+    told = entry["checkpoints"]
+    here = runner.digests(row, min(entry["seeds"]))
+    other = [name for name, digest in here.items() if told.get(name) not in (None, digest)]
+    unknown = [name for name in here if name not in told]
+    if other or unknown:
+        return (
+            f"scored with another checkpoint of {', '.join(other)} than the one that is here"
+            if other
+            else f"it does not say with which checkpoint of {', '.join(unknown)} it was scored, and one is here"
+        )
     # Reports once named one machine for all rows.
     machine = entry.get("machine", {name: report["environment"][name] for name in MACHINE})
     return {**entry, **{name: now[name] for name in WORDS}, "machine": machine}

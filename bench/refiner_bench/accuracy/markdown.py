@@ -17,8 +17,9 @@ def format_accuracy(report: Mapping[str, Any]) -> str:
     settings = report["settings"]
     machines = _machines(report)
     # A column of letters for a single machine would say nothing.
-    letters = machines if len(machines) > 1 else {}
-    named = [f"{letter}: {name}" for name, letter in letters.items()] or list(machines)
+    several = len(machines) > 1 or not all(_machine_of(row, report) for row in report["rows"])
+    letters = machines if several else {}
+    named = [f"{letter}: {name}" for name, letter in letters.items()] or list(machines) or ["not recorded"]
     head = [
         f"# {report.get('title', 'Accuracy study')}",
         "",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
 from refiner.evaluation.selection import acknowledgement_of
 from refiner.machine import this_machine
-from refiner_bench.accuracy.earlier import clip_means, earlier_row, load_earlier, result_of
+from refiner_bench.accuracy.earlier import clip_means, earlier_row, result_of
 from refiner_bench.accuracy.scores import Scores
 from refiner_bench.accuracy.study import PARTS, Runner
 from refiner_bench.accuracy.table import Row, Table
@@ -27,49 +26,53 @@ METHOD = "full"
 RIVALS = ("linear", METHOD, *CONTROLS)
 
 
-def accuracy_report(
-    runner: Runner, seeds: Sequence[int], resamples: int = 10_000, earlier: Path | None = None
-) -> dict[str, Any]:
-    """The report of every row that is trained and scored, here or in the report ``earlier``; the others are named
-    under ``missing``, those of ``earlier`` that do not count with the reason under ``left_out``."""
-    table = runner.table
+def report_settings(runner: Runner, seeds: Sequence[int], resamples: int = 10_000) -> dict[str, Any]:
+    """What is scored: reports with other settings than these, seeds aside, are of something else."""
     description = runner.folder.description
-    report = new_report(
-        "accuracy",
-        {
-            "archive": runner.spec.archive,
-            "validation": list(description.validation),
-            "test": list(description.test),
-            "seeds": list(seeds),
-            "quick": runner.spec.quick,
-            "resamples": resamples,
-        },
-    )
+    return {
+        "archive": runner.spec.archive,
+        "validation": list(description.validation),
+        "test": list(description.test),
+        "seeds": list(seeds),
+        "quick": runner.spec.quick,
+        "resamples": resamples,
+    }
+
+
+def accuracy_report(
+    runner: Runner, settings: dict[str, Any], earlier: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The report of every row that is trained and scored, here or in the report ``earlier`` (`load_earlier`); the
+    others are named under ``missing``, those of ``earlier`` that do not count with the reason under ``left_out``."""
+    table, seeds, resamples = runner.table, settings["seeds"], settings["resamples"]
+    report = new_report("accuracy", settings)
     report["title"] = table.title
     report["variants"] = {name: asdict(variant) for name, variant in table.variants.items()}
     thanks = acknowledgement_of(report["settings"]["archive"])
     if thanks is not None:
         report["acknowledgement"] = thanks
     collected = {row.name: _collect(runner, row, seeds) for row in table.rows}
-    taken, left_out = ({}, {}) if earlier is None else _taken(runner, load_earlier(earlier, report["settings"]))
+    taken, left_out = ({}, {}) if earlier is None else _taken(runner, earlier, seeds)
     entries = []
     for row in table.rows:
         if collected[row.name]:
             entries.append(_row(runner, row, collected, taken, resamples))
         elif row.name in taken:
-            entries.append(taken[row.name])
+            entries.append(_with_gains_over(taken[row.name], table, row, collected, resamples))
     report["rows"] = entries
     report["missing"] = [row.name for row in table.rows if not collected[row.name] and row.name not in taken]
-    report["left_out"] = {name: why for name, why in left_out.items() if not collected[name]}
+    report["left_out"] = {name: why for name, why in left_out.items() if not collected.get(name)}
     return report
 
 
-def _taken(runner: Runner, earlier: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def _taken(
+    runner: Runner, earlier: Mapping[str, Any], seeds: Sequence[int]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The rows of an earlier report by name, and why others of it do not count."""
     taken: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
     for entry in earlier["rows"]:
-        found = earlier_row(earlier, runner, entry)
+        found = earlier_row(earlier, runner, entry, seeds)
         if isinstance(found, str):
             left_out[entry["name"]] = found
         else:
@@ -95,6 +98,7 @@ def _row(
         "seeds": sorted(own),
         "training": training,
         "machine": _machine(row, training, taken),
+        "recipe": runner.recipe(row),
         "checkpoints": runner.digests(row, min(own)),
     }
     for index, part in enumerate(PARTS):
@@ -120,7 +124,8 @@ def _row(
 def _machine(
     row: Row, training: Mapping[str, Any] | None, taken: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """Where the row was trained, or scored if nothing was trained for it; None for a checkpoint that does not say."""
+    """Where the row was trained, or scored if nothing was trained for it; None for a bundled checkpoint that does not
+    say. A run of this folder that does not say (of before runs did) counts as this machine's."""
     if training is None or row.trained:
         return (training or {}).get("machine") or this_machine()
     return training.get("machine") or taken.get(row.name, {}).get("machine")
@@ -165,6 +170,32 @@ def _gains(
         }
         for label, (before, after) in pairs.items()
     }
+
+
+def _with_gains_over(
+    entry: dict[str, Any],
+    table: Table,
+    row: Row,
+    collected: Mapping[str, dict[int, list[Scores]]],
+    resamples: int,
+) -> dict[str, Any]:
+    """An earlier row, its gains over rivals that are here instead of over those that were there: from the means of
+    clips where it has them, else none."""
+    test = dict(entry["test"])
+    gains = dict(test["gains"])
+    for rival in RIVALS:
+        here = collected.get(_scored_like(table, row, rival))
+        if not here:
+            continue
+        gains.pop(rival, None)
+        if test.get("by_clip") and sorted(here) == entry["seeds"]:
+            theirs = clip_means(pooled(_results(here, here, PARTS.index("test"))), GAIN_METRICS)
+            before, after = (result_of(clips, GAIN_METRICS) for clips in (theirs, test["by_clip"]))
+            gains[rival] = {
+                metric: _interval(bootstrap_difference(before, after, metric, resamples=resamples))
+                for metric in GAIN_METRICS
+            }
+    return {**entry, "test": {**test, "gains": gains}}
 
 
 def _scored_like(table: Table, row: Row, rival: str) -> str:

@@ -242,6 +242,10 @@ class Runner:
             facts.append("smoothed")
         return hashlib.sha256(json.dumps([facts, digests]).encode()).hexdigest()
 
+    def recipe(self, row: Row) -> str:
+        """Names what a row's figures follow from, wherever it is run."""
+        return hashlib.sha256(json.dumps([SCORES_VERSION, self.table.recipe(row)]).encode()).hexdigest()
+
     def _part(self, part: Part, data: str) -> list[CameraClip]:
         if (part, data) not in self._clips:
             self._clips = {(part, data): study_clips(self.folder, part, self.table.variants[data])}
@@ -251,7 +255,12 @@ class Runner:
         """The clips that a row is scored on, and its lifter's poses of them."""
         clips = self._part(part, row.data)
         lifter = self.checkpoint(row.name if row.kind == "lifter" else row.lifter, seed)
-        return clips, self._lifted.lift(lifter, clips, f"{part}-{row.data}", row.action, row.flip_test)
+        return clips, self._lifted.lift(lifter, clips, self._clips_name(row, part), row.action, row.flip_test)
+
+    def _clips_name(self, row: Row, part: Part) -> str:
+        """Of the clips that a row is scored on: what a variant says may change, and so may what is made of them."""
+        facts = [SCORES_VERSION, dataclasses.asdict(self.table.variants[row.data])]
+        return f"{part}-{row.data}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]}"
 
     def _before(self, row: Row, seed: int, part: Part) -> list[NDArray[np.float32]] | None:
         """What the lifter says by itself where the row has it lift in another way: told an action, or mirrored."""
@@ -261,12 +270,14 @@ class Runner:
 
     def _score(self, row: Row, seed: int) -> list[Scores]:
         """Of every part; the models are loaded, and the filters tuned, once for all of them."""
+        # Named before the models are loaded: one that is replaced meanwhile must not own these poses.
+        names = {part: self._refined_name(row, seed, part) for part in PARTS}
         refiner = self._refiner(row, seed)
         refine, settings = self._method(row, seed, refiner)
         scored = []
         for part in PARTS:
             clips, lifted = self._lift(row, seed, part)
-            refined = self._refined(row, seed, part, refine)
+            refined = self._refined(row, seed, part, refine, names[part])
             scores = score_clips(clips, lifted, refined, part, row.data, self._before(row, seed, part))
             extra = dict(settings)
             if refiner is not None:
@@ -290,13 +301,16 @@ class Runner:
         """A test clip of a refiner's row, the lifter's poses of it and the refined ones, root-relative."""
         clips, lifted = self._lift(row, seed, "test")
         before = self._before(row, seed, "test") or lifted
-        refined = self._refined(row, seed, "test", self._method(row, seed, self._refiner(row, seed))[0])
+        name = self._refined_name(row, seed, "test")
+        refined = self._refined(row, seed, "test", self._method(row, seed, self._refiner(row, seed))[0], name)
         assert refined is not None
         return clips[index], before[index], refined[index]
 
-    def _refined(self, row: Row, seed: int, part: Part, refine: Refine | None) -> list[NDArray[np.float32]] | None:
+    def _refined(
+        self, row: Row, seed: int, part: Part, refine: Refine | None, name: str
+    ) -> list[NDArray[np.float32]] | None:
         """What the row makes of lifted poses, root-relative, with one body shape where it asks for that; None: nothing
-        is done to them."""
+        is done to them. ``name``: under which poses are kept that several rows score; "" for none."""
         if refine is None and not row.pool_shape:
             return None
         clips, lifted = self._lift(row, seed, part)
@@ -307,17 +321,20 @@ class Runner:
             return [root_relative(refine(clip, pose)) for clip, pose in zip(clips, lifted, strict=True)]
 
         if refine is not None:
-            shared = row.method == "refine" and any(other != row and _alike(other, row) for other in self.table.rows)
-            poses = self._kept.get(self._refined_name(row, seed, part), clips, run) if shared else run()
+            poses = self._kept.get(name, clips, run) if name else run()
         if row.smooth:
             poses = [savitzky_golay(pose, clip.fps).astype(np.float32) for clip, pose in zip(clips, poses, strict=True)]
         return pool_together(poses, people_of(clips, row.shape_of)) if row.pool_shape else poses
 
     def _refined_name(self, row: Row, seed: int, part: Part) -> str:
-        """All that refined poses follow from, before they are smoothed and given one shape."""
+        """All that refined poses follow from, before they are smoothed and given one shape; "" where no other row needs
+        them."""
+        refines = row.method == "refine" and row.kind != "lifter"
+        if not refines or not any(other != row and _alike(other, row) for other in self.table.rows):
+            return ""
         digests = [_digest(self.checkpoint(name, seed))[:16] for name in (row.of or row.name, row.lifter)]
         steps = f"{row.steps}-steps" if row.steps else ""
-        words = ["-on-".join(digests), part, row.data, row.action, "mirrored" * row.flip_test, steps]
+        words = ["-on-".join(digests), self._clips_name(row, part), row.action, "mirrored" * row.flip_test, steps]
         return "-".join(word for word in words if word)
 
     def _refiner(self, row: Row, seed: int) -> Refiner | None:

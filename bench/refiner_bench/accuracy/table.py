@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from refiner.errors import ConfigError
 from refiner.shape import ShapeOf
-from refiner.training.config import load_config
+from refiner.training.config import Config, load_config
 
 TABLE = Path(__file__).with_name("study.toml")
 QUICK_TABLE_SECTION = "quick"
@@ -107,6 +107,24 @@ class Table:
         """What a trained row changes in its configuration, the last one counting."""
         return [*self.budget.get(row.kind, ()), *row.set, *self.toy.get(row.kind, ())]
 
+    def recipe(self, row: Row) -> dict[str, Any]:
+        """All that a row's figures follow from, as far as a table and its configurations say, the rows that it needs
+        included: what differs from the defaults, so that a new field changes no old recipe."""
+        facts: dict[str, Any] = {
+            "row": {
+                entry.name: value
+                for entry in dataclasses.fields(row)
+                if entry.name not in ("title", "group") and (value := getattr(row, entry.name)) != entry.default
+            },
+            "data": dataclasses.asdict(self.variants[row.data]),
+            "needs": [self.recipe(self.row(name)) for name in row.needs()],
+        }
+        if row.trained:
+            config = load_config(row.config, self.overrides(row))
+            usual = dataclasses.asdict(Config(config.kind))
+            facts["config"] = _unlike(dataclasses.asdict(config), usual)
+        return facts
+
     def select(self, names: Collection[str]) -> list[Row]:
         """The rows of those names and what they need, in an order in which they can run; no name means all."""
         known = [row.name for row in self.rows]
@@ -128,6 +146,15 @@ class Table:
         for name in names or known:
             visit(name, ())
         return list(chosen.values())
+
+
+def _unlike(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """The entries that are not as usual, in sections, too."""
+    return {
+        name: _unlike(value, usual[name]) if isinstance(value, dict) and isinstance(usual.get(name), dict) else value
+        for name, value in values.items()
+        if value != usual.get(name)
+    }
 
 
 def load_table(path: Path = TABLE, quick: bool = False) -> Table:
