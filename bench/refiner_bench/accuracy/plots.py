@@ -91,15 +91,20 @@ def _gains(rows: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _curves(rows: Mapping[str, Any], folder: Path) -> Path:
-    """Validation MPJPE over training, lifters and refiners apart: their scales differ."""
-    figure, axes = _axes(12, 5, columns=2)
-    for axis, kind in zip(axes, ("lifter", "refiner"), strict=True):
-        for row in rows.values():
-            if row["kind"] == kind and row["training"]:
-                steps, errors = zip(*row["training"]["validation_curve"], strict=True)
-                axis.plot(steps, errors, linewidth=1.2, marker=".", label=row["name"])
-        axis.set(xlabel="training step", ylabel="validation MPJPE, mm", title=f"{kind}s")
-        axis.legend(frameon=False, fontsize=7)
+    """Validation MPJPE over training: lifters, refiners, and other data than the usual apart, whose scales differ."""
+    panels: dict[str, list[Mapping[str, Any]]] = {"lifters": [], "refiners": []}
+    for row in rows.values():
+        if row["training"]:
+            panels.setdefault(f"{row['kind']}s" if row["data"] == "default" else row["data"], []).append(row)
+    figure, axes = _axes(5.5 * len(panels), 6, columns=len(panels))
+    for axis, (title, shown) in zip(axes, panels.items(), strict=True):
+        for place, row in enumerate(shown):
+            steps, errors = zip(*row["training"]["validation_curve"], strict=True)
+            # As many colours as a cycle has, then other dashes.
+            dashes = ("-", "--", ":")[place // 10 % 3]
+            axis.plot(steps, errors, dashes, linewidth=1.2, marker=".", label=row["name"])
+        axis.set(xlabel="training step", ylabel="validation MPJPE, mm", title=title)
+        axis.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
     return _save(figure, folder / "learning-curves.png")
 
 

@@ -301,10 +301,14 @@ class Runner:
         """A test clip of a refiner's row, the lifter's poses of it and the refined ones, root-relative."""
         clips, lifted = self._lift(row, seed, "test")
         before = self._before(row, seed, "test") or lifted
-        name = self._refined_name(row, seed, "test")
-        refined = self._refined(row, seed, "test", self._method(row, seed, self._refiner(row, seed))[0], name)
-        assert refined is not None
-        return clips[index], before[index], refined[index]
+        people = people_of(clips, row.shape_of)
+        # Alone, or with those whose body shape it shares.
+        needed = [place for place, person in enumerate(people) if person == people[index]]
+        refine = self._method(row, seed, self._refiner(row, seed))[0]
+        assert refine is not None
+        shown = [clips[place] for place in needed]
+        poses = [root_relative(refine(clips[place], lifted[place])) for place in needed]
+        return clips[index], before[index], _treated(row, shown, poses)[needed.index(index)]
 
     def _refined(
         self, row: Row, seed: int, part: Part, refine: Refine | None, name: str
@@ -322,9 +326,7 @@ class Runner:
 
         if refine is not None:
             poses = self._kept.get(name, clips, run) if name else run()
-        if row.smooth:
-            poses = [savitzky_golay(pose, clip.fps).astype(np.float32) for clip, pose in zip(clips, poses, strict=True)]
-        return pool_together(poses, people_of(clips, row.shape_of)) if row.pool_shape else poses
+        return _treated(row, clips, poses)
 
     def _refined_name(self, row: Row, seed: int, part: Part) -> str:
         """All that refined poses follow from, before they are smoothed and given one shape; "" where no other row needs
@@ -363,6 +365,13 @@ class Runner:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _treated(row: Row, clips: list[CameraClip], poses: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Poses smoothed and given one body shape, where the row asks for it."""
+    if row.smooth:
+        poses = [savitzky_golay(pose, clip.fps).astype(np.float32) for clip, pose in zip(clips, poses, strict=True)]
+    return pool_together(poses, people_of(clips, row.shape_of)) if row.pool_shape else poses
 
 
 def _alike(a: Row, b: Row) -> bool:
