@@ -15,6 +15,7 @@ from refiner.data import camera_clips
 from refiner.data.synthetic import synthetic_folder
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.report import load_report
+from refiner.evaluation.selection import limit_clips
 from refiner.shape import pool_shape, pooled_lengths
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
@@ -59,6 +60,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def clips_of(people: tuple[str, ...]) -> list[Any]:
     folder = synthetic_folder(SEED)
     return camera_clips(folder.positions, folder.cameras, people, detector=folder.detector)
+
+
+def few_clips(number: int) -> list[Any]:
+    """Those that ``--synthetic 3 --limit-clips number`` scores."""
+    folder = synthetic_folder(3)
+    people = folder.description.test
+    positions = limit_clips(folder.positions, people, number)
+    return camera_clips(positions, folder.cameras, list(positions), detector=folder.detector)
 
 
 def test_help_names_the_exit_codes(capsys):
@@ -204,7 +213,7 @@ def test_smoothed_poses_are_told_apart(models, tmp_path):
 
     errors = []
     for smooth in ([], ["--smooth"], ["--smooth", "--pool-shape"]):
-        assert main(["--synthetic", "3", *options, *smooth]) == 0
+        assert main(["--synthetic", "3", "--limit-clips", "1", "--resamples", "10", *options, *smooth]) == 0
         report = load_report(out)
         assert ("smoothing" in report["settings"]) == bool(smooth)
         errors.append(report["metrics"]["acceleration_error"]["frame_mean"])
@@ -215,7 +224,7 @@ def test_smoothed_poses_are_told_apart(models, tmp_path):
     # What `Refiner` does with the same two options.
     lifter, refiner = Lifter.load(models["lifter"]), Refiner.load(models["refiner"], smoothing=True, pool_shape=True)
     distances = []
-    for clip in synthetic_folder(3).clips("test"):
+    for clip in few_clips(1):
         lifted = root_relative(lifter.lift(clip.pose_2d, clip.image_size, clip.fps))
         pose = root_relative(refiner.refine(clip.pose_2d, lifted, clip.image_size, fps=clip.fps))
         distances.append(1000 * np.linalg.norm(pose - clip.pose_3d, axis=-1).mean(axis=1))
@@ -229,7 +238,7 @@ def test_one_shape_may_be_that_of_all_clips_of_a_person(models, tmp_path):
 
     out = tmp_path / "report.json"
     options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--quiet", "--json", str(out)]
-    clips = synthetic_folder(3).clips("test")
+    clips = few_clips(3)
     lifter, refiner = Lifter.load(models["lifter"]), Refiner.load(models["refiner"])
     lifted = [lifter.lift(clip.pose_2d, clip.image_size, clip.fps) for clip in clips]
     refined = [
@@ -241,7 +250,8 @@ def test_one_shape_may_be_that_of_all_clips_of_a_person(models, tmp_path):
         ("camera", lambda clip: (clip.subject, clip.camera)),
         ("person", lambda clip: clip.subject),
     ):
-        assert main(["--synthetic", "3", *options, "--pool-shape", shape_of]) == 0
+        arguments = ["--synthetic", "3", "--limit-clips", "3", "--resamples", "10", *options]
+        assert main([*arguments, "--pool-shape", shape_of]) == 0
         report = load_report(out)
         assert report["settings"]["pool_shape"] and report["settings"]["shape_of"] == shape_of
         for column, poses in (("refined", refined), ("lifter, one shape", lifted)):
