@@ -8,7 +8,6 @@ and has no accuracy.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from refiner.data import CameraClip, MotionFolder
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
+from refiner.files import sha256_of
 from refiner.training.checkpoints import load_checkpoint
 from refiner_bench.accuracy.clips import of_cameras, told_cameras
 from refiner_bench.counts import PAPER_TABLE_IV, DenoiserSize, window_flops
@@ -159,7 +159,7 @@ def _row(options: SweepOptions, depth: int, scored: _Scored | None, place: Path)
         "model": model,
         "steps": measured.module.steps,
         "frames": size.frames,
-        "trained": [hashlib.sha256(path.read_bytes()).hexdigest() for path in trained],
+        "trained": [sha256_of(path) for path in trained],
         "parameters": sum(value.numel() for value in measured.module.denoiser.parameters()),
         "window_flops": window,
         "frame_flops": window // size.frames,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from refiner.causal_state import CAUSAL
 from refiner.errors import CheckpointError, MissingComponentError, ParityError
-from refiner.files import atomic_write_text, give_usual_permissions
-from refiner.runtime.artefact import manifest_path, read_manifest, sha256_of
+from refiner.files import atomic_write_text, give_usual_permissions, sha256_of
+from refiner.runtime.artefact import manifest_path, read_manifest
 from refiner_export import cache
 from refiner_export.engines import Graph, Report, engine_module
 from refiner_export.inspection import node_counts

@@ -13,7 +13,8 @@ from typing import Any
 
 import refiner
 from refiner.errors import ArtefactError
-from refiner.runtime.artefact import check_files, manifest_path, read_manifest, sha256_of
+from refiner.files import sha256_of
+from refiner.runtime.artefact import check_files, manifest_path, read_manifest
 from refiner.runtime.engine import BUNDLED
 from refiner_export.options import ExportOptions
 from refiner_export.versions import versions

@@ -15,9 +15,10 @@ import onnx
 from refiner import __version__
 from refiner.causal_state import step_inputs, step_outputs
 from refiner.diffusion import ddim_timesteps
+from refiner.files import sha256_of
 from refiner.machine import processor_name
 from refiner.models.causal import CarriedStep, CausalStep
-from refiner.runtime.artefact import SCHEMA, sha256_of
+from refiner.runtime.artefact import SCHEMA
 from refiner.runtime.causal import layout_entry
 from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
 from refiner.skeleton import JOINT_NAMES, PARENTS

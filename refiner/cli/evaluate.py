@@ -442,13 +442,12 @@ def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
 
 def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:
     """What the report says of a model: its file, and its configuration without the training curve."""
-    from hashlib import sha256
-
+    from refiner.files import sha256_of
     from refiner.runtime.loading import BUNDLED
 
     file = BUNDLED / f"{kind}.safetensors" if path is None else Path(path)
     kept = ("kind", "model", "frames", "steps", "diffusion", "noise", "sampling", "text", "engine", "data_description")
-    record = {"file": file.name, "bundled": path is None, "sha256": sha256(file.read_bytes()).hexdigest()}
+    record = {"file": file.name, "bundled": path is None, "sha256": sha256_of(file)}
     windows = {} if model.metadata.get("model", {}).get("causal") else {"hop": model.hop}
     return record | windows | {name: model.metadata[name] for name in kept if name in model.metadata}
 

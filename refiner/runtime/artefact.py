@@ -7,7 +7,6 @@ exchanged file. It does not tell who wrote the pair: take artefacts from people 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, UsageError
+from refiner.files import sha256_of
 from refiner.runtime.engine import DEFAULT_FPS, INPUTS, SAME_ROLE
 from refiner.skeleton import JOINT_NAMES
 
@@ -149,12 +149,6 @@ def check_files(manifest: dict[str, Any], artefact: Path) -> None:
                 f"{file} has sha256 {found}, its manifest says {expected}: it is truncated, or one of the two was "
                 "changed or replaced; export the checkpoint again"
             )
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ArtefactEngine:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, DTypeError, MissingComponentError, UsageError
-from refiner.runtime.artefact import ArtefactEngine, open_manifest, sha256_of
+from refiner.files import sha256_of
+from refiner.runtime.artefact import ArtefactEngine, open_manifest
 from refiner.runtime.cuda import checked, compute_capability, current_device, load_cuda
 from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream_handle
 from refiner.runtime.engine import BUNDLED, INPUTS, OUTPUTS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from refiner.errors import CheckpointError, TrainingError
-from refiner.files import atomic_path, atomic_write_text
+from refiner.files import atomic_path, atomic_write_text, sha256_of
 from refiner.machine import this_machine
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config, config_from_dict, same_configuration
@@ -101,7 +100,7 @@ def source_digests(config: Config) -> dict[str, Any]:
 
     def digest(path: str) -> str:
         try:
-            return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            return sha256_of(Path(path))
         except OSError as error:
             raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
 

@@ -128,7 +128,8 @@ def test_torch_compile_computes_what_pytorch_computes(write_checkpoint, kind):
 def test_a_package_of_another_pytorch_is_refused(openvino_artefact, tmp_path):
     import json
 
-    from refiner.runtime.artefact import manifest_path, sha256_of
+    from refiner.files import sha256_of
+    from refiner.runtime.artefact import manifest_path
 
     package = tmp_path / "refiner.pt2"
     package.write_bytes(b"not looked at")

@@ -21,9 +21,10 @@ from refiner.errors import (
     ParityError,
     UsageError,
 )
+from refiner.files import sha256_of
 from refiner.machine import processor_name
 from refiner.runtime import Lifter, Refiner
-from refiner.runtime.artefact import check_files, read_manifest, sha256_of
+from refiner.runtime.artefact import check_files, read_manifest
 from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.skeleton import JOINT_NAMES
 from refiner.training.checkpoints import load_noise_model

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from refiner.errors import ArtefactError, MissingComponentError, UsageError
+from refiner.files import sha256_of
 from refiner.runtime import Refiner
-from refiner.runtime.artefact import manifest_path, sha256_of
+from refiner.runtime.artefact import manifest_path
 from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.skeleton import JOINT_NAMES
 

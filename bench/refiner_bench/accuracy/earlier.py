@@ -61,14 +61,12 @@ def earlier_row(
         return f"of the seeds {', '.join(map(str, entry['seeds']))}"
     told = entry["checkpoints"]
     here = runner.digests(row, min(entry["seeds"]))
-    other = [name for name, digest in here.items() if told.get(name) not in (None, digest)]
+    other = [name for name, digest in here.items() if told.get(name, digest) != digest]
+    if other:
+        return f"scored with another checkpoint of {', '.join(other)} than the one that is here"
     unknown = [name for name in here if name not in told]
-    if other or unknown:
-        return (
-            f"scored with another checkpoint of {', '.join(other)} than the one that is here"
-            if other
-            else f"it does not say with which checkpoint of {', '.join(unknown)} it was scored, and one is here"
-        )
+    if unknown:
+        return f"it does not say with which checkpoint of {', '.join(unknown)} it was scored, and one is here"
     # Reports once named one machine for all rows.
     machine = entry.get("machine", {name: report["environment"][name] for name in MACHINE})
     return {**entry, **{name: now[name] for name in WORDS}, "machine": machine}

@@ -164,11 +164,7 @@ def _gains(
             # The same row, scored with the same checkpoints, was held against it there.
             known[rival] = taken[row.name][PARTS[index]]["gains"][rival]
     return known | {
-        label: {
-            metric: _interval(bootstrap_difference(pooled(before), pooled(after), metric, resamples=resamples))
-            for metric in GAIN_METRICS
-        }
-        for label, (before, after) in pairs.items()
+        label: _compared(pooled(before), pooled(after), resamples) for label, (before, after) in pairs.items()
     }
 
 
@@ -191,10 +187,7 @@ def _with_gains_over(
         if test.get("by_clip") and sorted(here) == entry["seeds"]:
             theirs = clip_means(pooled(_results(here, here, PARTS.index("test"))), GAIN_METRICS)
             before, after = (result_of(clips, GAIN_METRICS) for clips in (theirs, test["by_clip"]))
-            gains[rival] = {
-                metric: _interval(bootstrap_difference(before, after, metric, resamples=resamples))
-                for metric in GAIN_METRICS
-            }
+            gains[rival] = _compared(before, after, resamples)
     return {**entry, "test": {**test, "gains": gains}}
 
 
@@ -217,6 +210,12 @@ def _scored_like(table: Table, row: Row, rival: str) -> str:
 
 def _results(scores: Mapping[int, list[Scores]], seeds: Iterable[int], index: int) -> list[EvaluationResult]:
     return [scores[seed][index].result for seed in seeds]
+
+
+def _compared(before: EvaluationResult, after: EvaluationResult, resamples: int) -> dict[str, Any]:
+    return {
+        metric: _interval(bootstrap_difference(before, after, metric, resamples=resamples)) for metric in GAIN_METRICS
+    }
 
 
 def _interval(gain: Any) -> dict[str, Any]:

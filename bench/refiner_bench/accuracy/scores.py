@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from refiner.data import CameraClip
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, SequenceScore
 from refiner.evaluation.protocol import Sequence as ScoredSequence
-from refiner.files import atomic_path, atomic_write_text
+from refiner.files import atomic_path, atomic_write_text, sha256_of
 from refiner.runtime import Lifter
 
 # Frame errors in millimetres, the last bin open: fine enough for the paper's 30 and 35 mm.
@@ -110,7 +109,7 @@ class LiftedClips:
         """``(F, 17, 3)`` root-relative metres of every clip; ``name`` tells the lists of clips apart, ``mode`` says
         how a lifter with prompts comes by the action (see `refiner.actions.told_action`), ``flip_test`` averages with
         the mirrored pass."""
-        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
+        digest = sha256_of(checkpoint)[:16]
         stem = "-".join(part for part in (digest, name, mode, "mirrored" * flip_test) if part)
         if stem not in self._kept:
             make = partial(self._lift, checkpoint, clips, mode, flip_test)

@@ -27,7 +27,7 @@ from refiner.diffusion.familiarity import merge_familiarity
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import linear_correction, people_of
-from refiner.files import atomic_write_text
+from refiner.files import atomic_write_text, sha256_of
 from refiner.runtime import Refiner
 from refiner.shape import pool_together
 from refiner.smoothing import savitzky_golay
@@ -220,11 +220,11 @@ class Runner:
 
     def digests(self, row: Row, seed: int) -> dict[str, str]:
         """By row, SHA-256 of the checkpoints that a row's scores follow from, as far as they are here."""
-        return {name: _digest(path) for name, path in self._checkpoints(row, seed).items() if path.is_file()}
+        return {name: sha256_of(path) for name, path in self._checkpoints(row, seed).items() if path.is_file()}
 
     def _score_key(self, row: Row, seed: int) -> str:
         """Names all that a row's scores follow from: its own lines and the checkpoints that it uses."""
-        digests = [_digest(path) for path in self._checkpoints(row, seed).values()]
+        digests = [sha256_of(path) for path in self._checkpoints(row, seed).values()]
         facts: list[Any] = [
             SCORES_VERSION,
             row.method,
@@ -334,7 +334,7 @@ class Runner:
         refines = row.method == "refine" and row.kind != "lifter"
         if not refines or not any(other != row and _alike(other, row) for other in self.table.rows):
             return ""
-        digests = [_digest(self.checkpoint(name, seed))[:16] for name in (row.of or row.name, row.lifter)]
+        digests = [sha256_of(self.checkpoint(name, seed))[:16] for name in (row.of or row.name, row.lifter)]
         steps = f"{row.steps}-steps" if row.steps else ""
         words = ["-on-".join(digests), self._clips_name(row, part), row.action, "mirrored" * row.flip_test, steps]
         return "-".join(word for word in words if word)
@@ -361,10 +361,6 @@ class Runner:
 
         noise = load_noise_model(self.checkpoint(row.of or row.name, seed))
         return (lambda clip, pose: linear_correction(noise, clip.pose_2d, pose, clip.image_size)), {}
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _treated(row: Row, clips: list[CameraClip], poses: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
