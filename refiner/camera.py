@@ -217,6 +217,14 @@ def _bundled_cameras() -> dict[str, tuple[Camera, ...]]:
     return {name: tuple(_parse_camera(row, _BUNDLED.name) for row in rows) for name, rows in people.items()}
 
 
+def default_focal_length(image_size: tuple[float, float]) -> float:
+    """The focal length in pixels that is taken for a camera of which nothing is known: the longer side of its image.
+
+    That is a horizontal field of view of 53 degrees; webcams have 55 to 78, phones 60 to 70, Human3.6M's cameras 47.
+    """
+    return float(max(image_size))
+
+
 def normalise_screen(pose_2d: Any, image_size: Any) -> Any:
     """Pixels to VideoPose3D's screen coordinates: ``x / w * 2 - [1, h / w]``, so that x lies in [-1, 1].
 

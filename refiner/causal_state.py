@@ -27,6 +27,8 @@ class StateLayout:
         modules: attention modules of the denoiser (its depth). heads, width: of each half of a module.
         pipelined: the K steps of a pass belong to K neighbouring frames; each step has a row of its own for every
             stream, and the frames between two steps are kept as ``pending``.
+        rays: frames come as keypoints and cameras, and the network sees 6 numbers of a joint
+            (`refiner.models.canonical`).
 
     Raises ConfigError for fewer than 3 frames, whose rings could not tell how much of a stream has been.
 
@@ -44,6 +46,7 @@ class StateLayout:
     width: int
     pipelined: bool = False
     joints: int = 17
+    rays: bool = False
 
     def __post_init__(self) -> None:
         if self.frames < 3:
@@ -104,18 +107,24 @@ class StateLayout:
         return self.pending("next_") | {f"entry_{place}": entry for place in self.places}
 
     def pending(self, prefix: str) -> dict[str, tuple[int, ...]]:
-        """Frames between two steps: normalised 2D, the pose after step k less its root, the root."""
+        """Frames between two steps: what the network sees in 2D, the pose after step k less its root, the root."""
         if not self.pipelined:
             return {}
         waiting = self.rows - self.streams
-        shapes = ((waiting, self.joints, 2), (waiting, self.joints, 3), (waiting, 1, 3))
+        shapes = ((waiting, self.joints, 6 if self.rays else 2), (waiting, self.joints, 3), (waiting, 1, 3))
         return {f"{prefix}{name}": shape for name, shape in zip(PENDING, shapes, strict=True)}
 
 
 def step_inputs(layout: StateLayout, carried: bool) -> dict[str, tuple[int, ...]]:
     """Everything that a step takes, by name in its order; ``carried``: one that writes the state itself."""
     streams, rings = layout.streams, (layout.rows, layout.slots)
-    poses = {"pose_2d": (streams, layout.joints, 2), "pose_3d": (streams, layout.joints, 3), "image_size": (streams, 2)}
+    numbers = 3 if layout.rays else 2
+    seen, lens = ("keypoints", "camera") if layout.rays else ("pose_2d", "image_size")
+    poses = {
+        seen: (streams, layout.joints, numbers),
+        "pose_3d": (streams, layout.joints, 3),
+        lens: (streams, numbers),
+    }
     masks = {"seen": rings, "write": rings} if carried else {"seen": rings}
     return poses | masks | layout.state()
 

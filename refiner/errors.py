@@ -93,6 +93,14 @@ class ArtefactError(InputError):
     """An exported graph is truncated, foreign, or does not have the expected inputs and outputs."""
 
 
+class InputWarning(UserWarning):
+    """An input was used, but something in it had to be guessed or is hardly usable; the message says what."""
+
+
+class DefaultLensWarning(InputWarning):
+    """Nothing was said of the lens, so that a default focal length was taken."""
+
+
 class ExportError(RefinerError):
     """A model could not be traced or compiled."""
 

@@ -17,7 +17,7 @@ from refiner.diffusion.ddim import run_ddim
 from refiner.errors import ConfigError
 from refiner.models.inference_form import InferenceSTCAttention, inference_form
 from refiner.models.pose_denoiser import DenoisingBlock
-from refiner.models.unrolled import UnrolledRefiner, with_root
+from refiner.models.unrolled import UnrolledRefiner
 
 # Added to the scores of ring slots that hold no frame of the stream.
 UNSEEN = -1e9
@@ -37,7 +37,8 @@ class CausalStep(nn.Module):
     ``forward(pose_2d, pose_3d, image_size, seen, *state)`` takes ``(S, J, 2)`` pixels, ``(S, J, 3)`` metres, (width,
     height) ``(S, 2)``, ``seen`` ``(rows, T - 1)`` with 1 for ring slots that hold a frame of the stream and 0 for the
     others, and the tensors of `refiner.causal_state.StateLayout.state`. Returns the refined ``(S, J, 3)`` and the
-    tensors of ``StateLayout.fresh``.
+    tensors of ``StateLayout.fresh``. A refiner that sees rays takes keypoints ``(S, J, 3)`` and cameras ``(S, 3)``
+    instead of pixels and sizes.
     """
 
     coefficients: Tensor
@@ -63,6 +64,7 @@ class CausalStep(nn.Module):
             heads=first.heads,
             width=first.width,
             pipelined=pipelined,
+            rays=refiner.rays,
         )
         # Of a pipelined pass, [4, rows, 1, 1].
         steps = torch.tensor([step[1:] for step in refiner.schedule], dtype=torch.float32)
@@ -89,7 +91,8 @@ class CausalStep(nn.Module):
             entries.extend(fresh)
             return error
 
-        return with_root(run_ddim(predict_error, start, self.refiner.schedule), root), *entries
+        clean = run_ddim(predict_error, start, self.refiner.schedule)
+        return self.refiner.finish(clean, screen, root), *entries
 
     def _pipelined(
         self, screen: Tensor, root: Tensor, start: Tensor, unseen: Tensor, state: tuple[Tensor, ...]
@@ -111,7 +114,7 @@ class CausalStep(nn.Module):
         roots = torch.cat([root, pending_root])
         waiting = len(following) - streams
         return (
-            with_root(following[waiting:], roots[waiting:]),
+            self.refiner.finish(following[waiting:], screens[waiting:], roots[waiting:]),
             screens[:waiting],
             following[:waiting],
             roots[:waiting],

@@ -10,6 +10,7 @@ from torch import nn
 
 from refiner.actions import UNKNOWN_ACTION
 from refiner.errors import CheckpointError, ConfigError
+from refiner.models.canonical import RAY_FEATURES, sees_rays
 from refiner.models.d3dp import D3DP, CleanPoseDenoiser, SampledLifter
 from refiner.models.finepose import (
     PROMPT_SETS,
@@ -35,6 +36,7 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
     """The network of a lifter's configuration, with fresh weights. Raises KeyError for one that lacks a part."""
     model = config["model"]
     architecture = model.get("architecture", "default")
+    inputs = inputs_of(model)
     if architecture in ("default", "stcformer"):
         return STCFormer(
             dim=model["dim"],
@@ -42,6 +44,7 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
             heads=model["heads"],
             mlp_ratio=model["mlp_ratio"],
             joint_embedding=model["joint_embedding"],
+            inputs=inputs,
         )
     sizes = {
         "dim": model["dim"],
@@ -52,13 +55,20 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
         "drop_path": model["drop_path"],
     }
     if architecture == "mixste":
-        return MixSTE(**sizes)
+        return MixSTE(**sizes, inputs=inputs)
     if architecture not in ("d3dp", "finepose"):
         raise ConfigError(f"{architecture} is no lifter; expected stcformer, mixste, d3dp or finepose")
+    if inputs != 2:
+        raise ConfigError(f"{architecture} sees screen coordinates alone; leave model.input out")
     process = {name: config["sampling"][name] for name in ("timesteps", "offset", "limit")}
     if architecture == "d3dp":
         return D3DP(CleanPoseDenoiser(**sizes), **process)
     return _build_finepose(sizes, process, config["text"])
+
+
+def inputs_of(model: Mapping[str, Any]) -> int:
+    """Numbers that a network sees of a joint in 2D, by the ``model`` entry of its configuration."""
+    return RAY_FEATURES if sees_rays(model) else 2
 
 
 def as_lifter(network: nn.Module, config: Mapping[str, Any]) -> nn.Module:

@@ -24,7 +24,7 @@ class Mirror(nn.Module):
         return (pose * self.sign[: pose.shape[-1]]).index_select(-2, self.order)
 
     def pixels(self, pose_2d: Tensor, image_size: Tensor) -> Tensor:
-        """``[B, T, J, 2]`` pixels of images ``[B, 2]``: x becomes width - x."""
+        """``[B, T, J, 2 or 3]`` pixels (and confidence) of images or cameras ``[B, 2 or 3]``: x becomes width - x."""
         width = image_size[:, None, None, :1]
         turned = torch.cat([width - pose_2d[..., :1], pose_2d[..., 1:]], dim=-1)
         return turned.index_select(-2, self.order)

@@ -95,6 +95,7 @@ class SpatioTemporalBlocks(nn.Module):
             over joints and one over frames.
         joints: 17.
         drop_path: stochastic depth in training, rising from 0 in the first block to this; 0.1 as published.
+        inputs: numbers that the network sees of a joint, where it is not ``channels``.
 
     The positions of the frames are learnt, so windows have ``frames`` frames: others raise ShapeError.
     """
@@ -111,13 +112,14 @@ class SpatioTemporalBlocks(nn.Module):
         frames: int = 243,
         joints: int = 17,
         drop_path: float = 0.0,
+        inputs: int | None = None,
     ) -> None:
         super().__init__()
         if depth < 1 or not 0.0 <= drop_path < 1.0:
             raise ConfigError(f"expected depth >= 1 and 0 <= drop_path < 1, got {depth} and {drop_path:g}")
         self.dim, self.frames = dim, frames
         rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
-        self.Spatial_patch_to_embedding = nn.Linear(self.channels, dim)
+        self.Spatial_patch_to_embedding = nn.Linear(inputs or self.channels, dim)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, joints, dim))
         self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, frames, dim))
         self.STEblocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio, rate) for rate in rates)

@@ -57,6 +57,7 @@ class PoseDenoiser(nn.Module):
         band: frames that a frame sees, itself the last: a causal denoiser, which runs over any number of frames or,
             with its state, frame by frame (`refiner.models.causal`). None: the frames of a window all see each other.
             The parameters are the same, so either form starts from the other's weights.
+        inputs: numbers that the network sees of a joint in 2D: 2 as published, or 6 of `refiner.models.canonical`.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class PoseDenoiser(nn.Module):
         joint_embedding: bool = False,
         mlps: int = 1,
         band: int | None = None,
+        inputs: int = 2,
     ) -> None:
         super().__init__()
         if mlps not in (1, 2):
             raise ConfigError(f"a denoising block has 1 or 2 MLPs, not {mlps}")
         self.dim, self.band = dim, band
-        self.pose_emb = nn.Linear(5, dim, bias=False)
+        self.pose_emb = nn.Linear(inputs + 3, dim, bias=False)
         self.time_mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.blocks = nn.ModuleList(DenoisingBlock(dim, heads, mlp_ratio, mlps, band) for _ in range(blocks))
         self.head = nn.Linear(dim, 3, bias=False)
@@ -83,7 +85,7 @@ class PoseDenoiser(nn.Module):
             nn.init.trunc_normal_(self.joint_embedding, std=0.02)
 
     def forward(self, noisy_pose_3d: Tensor, pose_2d: Tensor, timesteps: Tensor) -> Tensor:
-        """``[B, T, J, 3]`` root-relative metres, ``[B, T, J, 2]`` normalised, ``[B]`` integers -> ``[B, T, J, 3]``."""
+        """``[B, T, J, 3]`` root-relative metres, ``[B, T, J, inputs]``, ``[B]`` integers -> ``[B, T, J, 3]``."""
         return self.denoise(noisy_pose_3d, pose_2d, self.project_time(timesteps))
 
     def project_time(self, timesteps: Tensor) -> list[Tensor]:

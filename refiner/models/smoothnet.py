@@ -60,7 +60,7 @@ class SmoothNet(nn.Module):
 class SmoothingModule(nn.Module):
     """A trained SmoothNet as a refiner: the root is kept where it is, the 2D poses are not looked at."""
 
-    steps = 1
+    steps, rays = 1, False
 
     def __init__(self, smoother: SmoothNet, config: dict[str, Any]) -> None:
         super().__init__()

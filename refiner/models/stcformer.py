@@ -47,6 +47,7 @@ class STCFormer(nn.Module):
         joint_embedding: add a learned embedding of the joint to the input. Not in the published model, whose
             only trace of a joint's identity is the zero padding of its convolutions; small models learn faster
             with it. Off by default, and a published state dict has no key for it.
+        inputs: numbers that the network sees of a joint: 2 as published, or 6 of `refiner.models.canonical`.
 
     Any number of frames runs; a model is trained for one window length.
     """
@@ -59,16 +60,17 @@ class STCFormer(nn.Module):
         mlp_ratio: int = 4,
         joints: int = 17,
         joint_embedding: bool = False,
+        inputs: int = 2,
     ) -> None:
         super().__init__()
-        self.pose_emb = nn.Linear(2, dim, bias=False)
+        self.pose_emb = nn.Linear(inputs, dim, bias=False)
         self.stcformer = _Blocks(layers, dim, heads, mlp_ratio)
         self.regress_head = nn.Linear(dim, 3, bias=False)
         self.joint_embedding = nn.Parameter(torch.zeros(joints, dim)) if joint_embedding else None
         if self.joint_embedding is not None:
             nn.init.trunc_normal_(self.joint_embedding, std=0.02)
 
-    def forward(self, pose_2d: Tensor) -> Tensor:  # [B, T, J, 2] -> [B, T, J, 3]
+    def forward(self, pose_2d: Tensor) -> Tensor:  # [B, T, J, inputs] -> [B, T, J, 3]
         x = functional.gelu(self.pose_emb(pose_2d))
         if self.joint_embedding is not None:
             x = x + self.joint_embedding

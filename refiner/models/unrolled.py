@@ -13,6 +13,7 @@ from refiner.causal_state import RECENT
 from refiner.diffusion.ddim import ddim_schedule, run_ddim
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
+from refiner.models.canonical import canonical_pose, place_of, rotation_to, sees_rays, turned, turned_back
 from refiner.models.d3dp import SampledLifter
 from refiner.models.mirror import Mirror
 from refiner.models.pose_denoiser import PoseDenoiser
@@ -62,6 +63,7 @@ class UnrolledRefiner(nn.Module):
         super().__init__()
         diffusion = config["diffusion"]
         self.denoiser, self.frames, self.config = denoiser, frames, config
+        self.rays = sees_rays(config.get("model", {}))
         self.steps = int(diffusion["steps"] if steps is None else steps)
         # Python floats: compilers take them for constants, where they would watch an array.
         alphas_cumprod = cosine_schedule(diffusion["timesteps"], diffusion["offset"])
@@ -80,16 +82,17 @@ class UnrolledRefiner(nn.Module):
     def forward(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> Tensor:
         """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` (width, height) -> refined ``[B, T, J, 3]``.
 
-        A causal denoiser takes sequences of any length.
+        A denoiser that sees rays takes keypoints (pixels and confidence) ``[B, T, J, 3]`` and cameras (width, height,
+        focal length) ``[B, 3]`` instead. A causal one takes sequences of any length.
         """
-        screen, root, start = self.begin(pose_2d, pose_3d, image_size)
+        seen, root, start = self.begin(pose_2d, pose_3d, image_size)
 
         def predict_error(noisy: Tensor, time: int) -> Tensor:
             times = [getattr(self, f"time_{time}_{index}") for index in range(len(self.denoiser.blocks))]
-            predicted: Tensor = self.denoiser.denoise(noisy, screen, times) * self.error_scale
+            predicted: Tensor = self.denoiser.denoise(noisy, seen, times) * self.error_scale
             return predicted
 
-        return with_root(run_ddim(predict_error, start, self.schedule), root)
+        return self.finish(run_ddim(predict_error, start, self.schedule), seen, root)
 
     @property
     def reach(self) -> int | None:
@@ -98,15 +101,27 @@ class UnrolledRefiner(nn.Module):
         return None if band is None else self.steps * 2 * blocks * max(band - 1, RECENT)
 
     def begin(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the K steps begin with: normalised 2D ``(..., J, 2)``, the root ``(..., 1, 3)``, the pose less it (and
-        less its conditional mean, where the denoiser starts there). Arguments as for `forward`, of any ``(B, ...)``."""
-        screen = normalise_screen(pose_2d, image_size)
+        """What the K steps begin with: what the network sees of the 2D pose ``(..., J, 2 or 6)``, the root
+        ``(..., 1, 3)``, and the pose less it in the axes of the network (and less its conditional mean, where the
+        denoiser starts there). Arguments as for `forward`, of any ``(B, ...)``."""
         root = pose_3d[..., :1, :]
         start = pose_3d - root
+        if self.rays:
+            seen, rotation = canonical_pose(pose_2d, image_size)
+            start = turned(start, rotation)
+        else:
+            seen = normalise_screen(pose_2d, image_size)
         if self.corrects:
-            condition = torch.cat([screen.flatten(-2), start.flatten(-2)], dim=-1)
+            condition = torch.cat([seen.flatten(-2), start.flatten(-2)], dim=-1)
             start = start - functional.linear(condition, self.gain, self.offset).reshape_as(start)
-        return screen, root, start
+        return seen, root, start
+
+    def finish(self, relative: Tensor, seen: Tensor, root: Tensor) -> Tensor:
+        """The clean pose ``(..., J, 3)`` in the axes of the network -> camera axes, with its root; ``seen`` and
+        ``root`` as `begin` gave them."""
+        if self.rays:
+            relative = turned_back(relative, rotation_to(place_of(seen)))
+        return with_root(relative, root)
 
 
 class LiftingModule(nn.Module):
@@ -115,11 +130,15 @@ class LiftingModule(nn.Module):
     Args:
         lifter: ``[B, T, J, 2]`` normalised -> ``[B, T, J, 3]``; with ``actions`` it takes their numbers too.
         frames: T. config: the checkpoint's, which says how the root comes to 0 (see `root_at_zero`).
+
+    A lifter that sees rays takes keypoints (pixels and confidence) ``[B, T, J, 3]`` and cameras (width, height, focal
+    length) ``[B, 3]`` instead.
     """
 
     def __init__(self, lifter: nn.Module, frames: int, config: dict[str, Any]) -> None:
         super().__init__()
         self.lifter, self.frames, self.config = lifter, frames, config
+        self.rays = sees_rays(config.get("model", {}))
         self.root = str(config.get("model", {}).get("root", "subtracted"))
 
     @property
@@ -129,6 +148,9 @@ class LiftingModule(nn.Module):
 
     def forward(self, pose_2d: Tensor, image_size: Tensor, action: Tensor | None = None) -> Tensor:
         """``action`` ``[B, 1]``: numbers of actions, behind them the unknown one, below 0 where it is to be guessed."""
+        if self.rays:
+            seen, rotation = canonical_pose(pose_2d, image_size)
+            return turned_back(root_at_zero(self.lifter(seen), self.root), rotation)
         return root_at_zero(self.lifter(normalise_screen(pose_2d, image_size), *_numbers(action)), self.root)
 
     def hypotheses(self, pose_2d: Tensor, image_size: Tensor, action: Tensor | None = None) -> Tensor:
@@ -157,7 +179,7 @@ def root_at_zero(pose_3d: Tensor, how: str = "subtracted") -> Tensor:
 class LiftingRefiner(nn.Module):
     """A lifter and its refiner in one: pixels -> refined metres with the root at 0.
 
-    Raises ConfigError where their windows differ in length.
+    Raises ConfigError where their windows differ in length, or one sees rays and the other screen coordinates.
     """
 
     def __init__(self, lifter: LiftingModule, refiner: UnrolledRefiner) -> None:
@@ -167,7 +189,11 @@ class LiftingRefiner(nn.Module):
                 f"the lifter takes windows of {lifter.frames} frames, the refiner of {refiner.frames}; one graph of "
                 "both needs the same"
             )
-        self.lifter, self.refiner = lifter, refiner
+        if lifter.rays != refiner.rays:
+            raise ConfigError(
+                "one of lifter and refiner sees rays, the other screen coordinates; one graph needs both alike"
+            )
+        self.lifter, self.refiner, self.rays = lifter, refiner, refiner.rays
         self.frames, self.config, self.steps = refiner.frames, refiner.config, refiner.steps
 
     def forward(self, pose_2d: Tensor, image_size: Tensor) -> Tensor:
@@ -184,7 +210,7 @@ class MirroredPass(nn.Module):
 
     def __init__(self, model: UnrolledRefiner | LiftingModule | LiftingRefiner) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.rays = model, model.rays
         self.frames, self.config = model.frames, model.config
         self.steps = getattr(model, "steps", None)
         self.mirror = Mirror()

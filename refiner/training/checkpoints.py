@@ -21,7 +21,7 @@ from refiner.diffusion.noise_model import ConditionalGaussian
 from refiner.errors import CheckpointError, ConfigError
 from refiner.files import atomic_path
 from refiner.models import LiftingModule, PoseDenoiser, SmoothingModule, SmoothNet, UnrolledRefiner
-from refiner.models.lifters import as_lifter, build_lifter
+from refiner.models.lifters import as_lifter, build_lifter, inputs_of
 from refiner.models.weights import read_safetensors
 
 FORMAT, VERSION = "refiner-checkpoint", "1"
@@ -117,7 +117,8 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
             return SmoothNet(int(config["frames"]), **sizes)
         shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
         band = config["frames"] if model.get("causal") else None
-        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], mlps=model.get("mlps", 1), band=band, **shared)
+        shared |= {"mlps": model.get("mlps", 1), "inputs": inputs_of(model)}
+        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], band=band, **shared)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint's configuration does not describe a model: {error!r}") from error
 

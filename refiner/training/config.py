@@ -38,6 +38,9 @@ class ModelConfig:
     drop_path: float = 0.0
     # How a lifter's root comes to 0, and whether the loss sees the root: "subtracted" and not, or "zeroed" and so.
     root: Literal["subtracted", "zeroed"] = "subtracted"
+    # What the network sees: screen coordinates, as published lifters do, or rays with their confidence (see
+    # `refiner.models.canonical`), for which the place in the image, the resolution and the lens make no difference.
+    input: Literal["screen", "rays"] = "screen"
     # SmoothNet's width inside a block, and its dropout.
     hidden: int = 256
     dropout: float = 0.0
@@ -151,6 +154,54 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class SceneConfig:
+    """What a camera-aware model (``model.input = "rays"``) is trained on: any camera, body and detector.
+
+    Shares and ranges of `refiner.training.scenes`; the validation person is seen by the archive's cameras and by random
+    ones. Lengths of the image are in units of its longer side.
+    """
+
+    # Motion: share of windows played backwards, and with another window's upper body; and of those taken at any stride
+    # up to the model's instead of its own.
+    reverse: float = 0.3
+    recombine: float = 0.35
+    other_strides: float = 0.2
+    flip: float = 0.5
+    # Metres; and the log-normal spread of each bone's length, and of legs, trunk and arms as a whole.
+    stature: tuple[float, ...] = (1.45, 2.0)
+    bones: float = 0.06
+    # Share of the windows seen by the archive's own cameras, where it has some.
+    fixed_cameras: float = 0.25
+    focal_length: tuple[float, ...] = (0.5, 2.2)
+    body_share: tuple[float, ...] = (0.1, 0.95)
+    # Share of the cameras that are too near for the legs, and of those whose pitch is drawn instead of their height.
+    cropped: float = 0.08
+    free_pitch: float = 0.15
+    height: tuple[float, ...] = (0.3, 4.0)
+    pitch: tuple[float, ...] = (-30.0, 60.0)  # degrees, of the camera above the person
+    roll: tuple[float, ...] = (3.0, 14.0)  # degrees, of cameras held level and of those held anyhow
+    off_centre: float = 1.0
+    barrel: float = 0.25
+    # What the user states: a wrong focal length by this log-normal spread, or the default of the image's size.
+    wrong_focal: float = 0.25
+    focal_error: float = 0.2
+    guessed_focal: float = 0.2
+    # Detectors: log-normal spread of how good they are; shares of windows with joints of another definition (metres),
+    # and with a trunk made up of hips and shoulders.
+    detector_spread: float = 0.4
+    biased: float = 0.6
+    joint_bias: float = 0.015
+    by_rule: float = 0.35
+    # Shares of frames with left and right swapped, a limb frozen, a joint missing, nobody found; of windows with a part
+    # hidden.
+    swapped_body: float = 0.012
+    frozen: float = 0.02
+    missing: float = 0.02
+    gaps: float = 0.01
+    hidden: float = 0.06
+
+
+@dataclass(frozen=True)
 class OptimiserConfig:
     """``exponential`` multiplies the rate by ``decay`` every ``epoch_steps`` (the papers'); ``cosine`` falls to 1 %."""
 
@@ -209,16 +260,19 @@ class NoiseConfig:
 @dataclass(frozen=True)
 class Config:
     """A whole run. ``lifter`` names the checkpoint that a refiner refines, ``start_from`` one of the same network
-    whose weights a run begins with; ``frames`` is T, the length of a window or what a causal refiner sees."""
+    whose weights a run begins with; ``frames`` is T, the length of a window or what a causal refiner sees. ``stride``
+    is the paper's temporal downsampling: a window takes every so many frames, which lengthens its view at no cost."""
 
     kind: Literal["lifter", "refiner"]
     frames: int = 27
+    stride: int = 1
     lifter: str = ""
     start_from: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -316,9 +370,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected one of {', '.join(typing.get_args(hint))}, got {value!r}")
         return value
     if origin is tuple:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) for entry in value):
-            raise ConfigError(f"{where}: expected a list of strings, got {value!r}")
-        return tuple(value)
+        kind = typing.get_args(hint)[0]
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return tuple(_value(kind, entry, where) for entry in value)
     if isinstance(hint, types.UnionType):
         raise ConfigError(f"{where}: fields with several types are not supported")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

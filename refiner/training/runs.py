@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from refiner.data.clips import MotionFolder, action_of
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
+from refiner.models.canonical import sees_rays
 from refiner.training.checkpoints import Checkpoint, build_model, is_denoiser, load_checkpoint, module_of
 from refiner.training.config import Config
 from refiner.training.diffusion_lifter import DiffusionLifterTask
@@ -26,6 +27,9 @@ from refiner.training.kept import KeptBatches, Lift, lifted_already
 from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
 from refiner.training.predictions import Predictions, PredictionSampler
+from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
+from refiner.training.scenes import SceneSampler
+from refiner.training.scenes.motion import MotionClip
 from refiner.training.smoothing import SmoothingTask
 from refiner.training.tasks import (
     LifterTask,
@@ -47,6 +51,8 @@ def train_lifter(
 ) -> Path:
     """Train a lifter on the training people, less those of ``without`` (for cross-fitting)."""
     _prepare(config, "lifter")
+    if sees_rays(dataclasses.asdict(config.model)):
+        return _train_ray_lifter(config, [folder], output, without, quiet)
     people = [person for person in folder.description.train if person not in without]
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
@@ -62,6 +68,45 @@ def train_lifter(
     )
     description = _describe(folder, people) | {"without": sorted(without)}
     return train(config, task, sampler, output, description, quiet)
+
+
+def _train_ray_lifter(
+    config: Config, folders: Sequence[MotionFolder], output: Path, without: Collection[str], quiet: bool
+) -> Path:
+    """A lifter for any camera; the first folder says who validates."""
+    sampler = _scene_sampler(config, folders, without)
+    validation = SceneWindows.of_clips(validation_clips(folders[0]), config.frames, config.stride)
+    torch.manual_seed(config.training.seed)
+    model = build_model(dataclasses.asdict(config))
+    start_from(model, config, without)
+    task = RayLifterTask(config, model.to(config.training.device), validation)
+    people = [person for person in folders[0].description.train if person not in without]
+    description = _describe(folders[0], people) | {"without": sorted(without)}
+    return train(config, task, sampler, output, description, quiet)
+
+
+def _scene_sampler(config: Config, folders: Sequence[MotionFolder], without: Collection[str]) -> SceneSampler:
+    """All training people of all folders but those of ``without``."""
+    clips = [
+        MotionClip(person, action_of(key), world)
+        for folder in folders
+        for person in folder.description.train
+        if person not in without
+        for key, world in folder.positions[person].items()
+    ]
+    first, settings = folders[0], config.training
+    cameras = first.cameras if not isinstance(first.cameras, Mapping) else next(iter(first.cameras.values()))
+    return SceneSampler(
+        clips,
+        cameras,
+        first.detector,
+        config.scene,
+        config.window,
+        settings.batch,
+        settings.seed,
+        settings.device,
+        config.stride,
+    )
 
 
 def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool = False) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class _Clip:
 class Sampler(Protocol):
     """Where the batches of a run come from: a function of the step alone."""
 
-    def batch(self, step: int) -> Windows: ...
+    def batch(self, step: int) -> Any: ...
 
 
 class WindowSampler:

@@ -1,0 +1,126 @@
+"""Training and validation of models that see rays, by any camera."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from refiner.camera import Camera
+from refiner.data.clips import CameraClip, MotionFolder, camera_clips
+from refiner.data.detector import detector_rng
+from refiner.data.viewpoints import random_camera
+from refiner.data.windows import score_mask, split_windows, tds_phases, window_starts
+from refiner.models.canonical import canonical_pose, turned, turned_back
+from refiner.training.config import Config
+from refiner.training.scenes import SceneBatch
+
+MILLIMETRES = 1000.0
+# Random cameras of every validation clip, drawn anew every so many frames; their seed.
+VALIDATION_CAMERAS, VALIDATION_PART, VALIDATION_SEED = 2, 405, 20261127
+
+
+@dataclass(frozen=True, eq=False)
+class SceneWindows:
+    """Windows to validate on: the arrays of `SceneBatch`, ``scored`` ``(N, T)`` places that count, and ``group``
+    ``(N,)``: by whose cameras they are seen."""
+
+    keypoints: NDArray[np.float32] = field(repr=False)
+    camera: NDArray[np.float32] = field(repr=False)
+    pose_3d: NDArray[np.float32] = field(repr=False)
+    scored: NDArray[np.bool_] = field(repr=False)
+    group: NDArray[np.str_] = field(repr=False)
+
+    @classmethod
+    def of_clips(cls, clips: Iterable[tuple[str, CameraClip]], frames: int, stride: int = 1) -> SceneWindows:
+        """Windows of ``(group, clip)``, every frame scored once. The lens is the clip's, its distortion not undone."""
+        keypoints, cameras, poses, scored, groups = [], [], [], [], []
+        for group, clip in clips:
+            assert clip.lens is not None
+            lens = (*clip.image_size, float(np.mean(clip.lens.focal_length)))
+            for phase in tds_phases(clip.frames, stride):
+                windows = split_windows(clip.pose_2d[phase], frames)
+                sure = np.ones((*windows.shape[:-1], 1), np.float32)
+                keypoints.append(np.concatenate([windows, sure], axis=-1))
+                cameras.append(np.tile(np.array(lens, np.float32), (len(windows), 1)))
+                poses.append(split_windows(clip.pose_3d[phase], frames))
+                scored.append(score_mask(window_starts(len(phase), frames), frames, len(phase)))
+                groups += [group] * len(windows)
+        return cls(
+            np.concatenate(keypoints),
+            np.concatenate(cameras),
+            np.concatenate(poses),
+            np.concatenate(scored),
+            np.array(groups),
+        )
+
+    def mpjpe_mm(self, predicted: NDArray[np.float32]) -> dict[str, float]:
+        """Frame-weighted MPJPE, root at 0, by group, and their mean as ``mpjpe_mm``."""
+        relative = predicted - predicted[..., :1, :]
+        errors = MILLIMETRES * np.linalg.norm(relative - self.pose_3d, axis=-1).mean(axis=-1)
+        found = {
+            f"{group}_mpjpe_mm": float(errors[self.group == group][self.scored[self.group == group]].mean())
+            for group in sorted(set(self.group.tolist()))
+        }
+        return {"mpjpe_mm": float(np.mean(list(found.values()))), **found}
+
+
+def validation_clips(folder: MotionFolder) -> list[tuple[str, CameraClip]]:
+    """The validation people by the archive's cameras and by random ones, with the archive's simulated detections."""
+    people = folder.subjects("validation")
+    clips = [("archive", clip) for clip in folder.clips("validation")]
+    for person in people:
+        for key, world in folder.positions[person].items():
+            for first in range(0, len(world), VALIDATION_PART):
+                part = world[first : first + VALIDATION_PART]
+                for view in range(VALIDATION_CAMERAS):
+                    rng = detector_rng(VALIDATION_SEED + first, person, key, view)
+                    cameras: list[Camera] = [random_camera(part, rng)]
+                    seed = VALIDATION_SEED + 1 + first + view
+                    found = camera_clips(
+                        {person: {key: part}}, cameras, [person], None, folder.detector, seed, folder.description.fps
+                    )
+                    clips += [("random", clip) for clip in found]
+    return clips
+
+
+class RayLifterTask:
+    """MPJPE of the root-relative pose in the axes of the virtual camera, where it is what it is in camera axes."""
+
+    def __init__(self, config: Config, model: nn.Module, validation: SceneWindows) -> None:
+        self.config, self.model, self.validation = config, model, validation
+
+    def loss(self, windows: SceneBatch, step: int) -> Tensor:
+        """The mean distance of a joint from where it should be, metres."""
+        seen, rotation = canonical_pose(windows.keypoints, windows.camera)
+        pose = self.model(seen).float()
+        error = pose - pose[..., :1, :] - turned(windows.pose_3d, rotation)
+        distance: Tensor = torch.linalg.vector_norm(error, dim=-1).mean()
+        return distance
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """MPJPE by the archive's cameras, by random ones, and their mean, which chooses the checkpoint."""
+        return self.validation.mpjpe_mm(lift_scenes(model, self.validation))
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """A lifter's checkpoint holds its network alone."""
+        return {}
+
+
+@torch.no_grad()
+def lift_scenes(model: nn.Module, windows: SceneWindows, batch: int = 64) -> NDArray[np.float32]:
+    """A lifter that sees rays over windows -> ``(N, T, 17, 3)`` metres in camera axes, root at 0."""
+    device = next(model.parameters()).device
+    lifted = []
+    for first in range(0, len(windows.camera), batch):
+        rows = slice(first, first + batch)
+        given: Sequence[Any] = (windows.keypoints[rows], windows.camera[rows])
+        seen, rotation = canonical_pose(*(torch.from_numpy(array).to(device) for array in given))
+        pose = model(seen).float()
+        lifted.append(turned_back(pose - pose[..., :1, :], rotation).cpu().numpy())
+    return np.concatenate(lifted)

@@ -1,0 +1,5 @@
+"""Training scenes drawn in batches on any device: motion, bodies, cameras and what a detector makes of them."""
+
+from refiner.training.scenes.sampler import SceneBatch, SceneSampler
+
+__all__ = ["SceneBatch", "SceneSampler"]

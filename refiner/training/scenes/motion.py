@@ -1,0 +1,177 @@
+"""Windows of motion from many clips, in batches: cut, reversed, recombined, given other bodies, turned.
+
+All poses here are ``(B, T, 17, 3)`` metres in the world, z up, floor at 0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refiner.errors import ConfigError
+from refiner.skeleton import H36M17, LEFT, PARENTS, RIGHT
+from refiner.training.config import SceneConfig
+from refiner.training.scenes.draws import Draws
+
+LEFT_HIP, RIGHT_HIP = 4, 1
+FIRST_OF_UPPER_BODY = 7
+# The bones from floor to crown, by the joint at their end: shin, thigh, trunk, neck and head.
+STANDING = (3, 2, 7, 8, 9, 10)
+# Joints are not soles and hair: what stature has above the joints' height when standing.
+SOLE_AND_CROWN = 0.09
+
+
+@dataclass(frozen=True, eq=False)
+class MotionClip:
+    """One continuous clip: whose it is, what is done, ``world`` ``(F, 17, 3)``, and how often it is drawn beside the
+    others of its archive. ``fixed`` clips may be seen by the archive's own cameras."""
+
+    subject: str
+    action: str
+    world: NDArray[Any] = field(repr=False)
+    weight: float = 1.0
+    fixed: bool = True
+
+
+class MotionBank:
+    """All clips of a training set on one device.
+
+    Args:
+        clips: what windows are cut from. Raises ConfigError where none is long enough.
+        frames: T. stride: windows take every so many frames; a clip too short for that is taken at a smaller one.
+        device: where the poses live.
+
+    A subject's action counts by the square root of its frames, times its weight: one person's 22,000 frames of salsa
+    must not outweigh eight others, nor 200 frames of walking be seen as often as each of them.
+    """
+
+    def __init__(self, clips: Sequence[MotionClip], frames: int, stride: int, device: torch.device | str) -> None:
+        self.frames, self.stride, self.device = frames, stride, torch.device(device)
+        usable = [clip for clip in clips if len(clip.world) >= frames]
+        if not usable:
+            raise ConfigError(f"no clip has the {frames} frames of a window")
+        share = np.array([clip.weight * len(clip.world) for clip in usable])
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for index, clip in enumerate(usable):
+            groups[clip.subject, clip.action].append(index)
+        for members in groups.values():
+            # Weight times root of frames: the sum of a group is that, whatever number of clips it is cut into.
+            share[members] *= sum(len(usable[index].world) for index in members) ** -0.5
+        lengths = np.array([len(clip.world) for clip in usable])
+        self._cumulative = torch.from_numpy(np.cumsum(share) / share.sum()).to(self.device)
+        self._lengths = torch.from_numpy(lengths).to(self.device)
+        self._starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(self.device)
+        self._fixed = torch.tensor([clip.fixed for clip in usable], device=self.device)
+        poses = np.concatenate([np.asarray(clip.world, np.float32) for clip in usable])
+        self._poses = torch.from_numpy(poses).to(self.device)
+        self._skeleton = Skeleton(self.device)
+
+    @property
+    def clips(self) -> int:
+        """How many clips there are."""
+        return len(self._lengths)
+
+    def draw(self, draws: Draws, batch: int, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows of one step: poses ``(B, T, 17, 3)``, which may be seen by the archive's cameras ``(B,)`` bool, and
+        the stride of each ``(B,)``."""
+        world, fixed, stride = self._cut(draws, batch, config.other_strides)
+        backwards = draws.chance(config.reverse, batch)[:, None, None, None]
+        world = torch.where(backwards, world.flip(1), world)
+        skeleton = self._skeleton
+        root, bones = world[:, :, 0], skeleton.bones_of(world)
+        if config.recombine > 0:
+            donors, _, _ = self._cut(draws, batch, config.other_strides)
+            mixed = skeleton.upper_body_of(donors, world, bones)
+            bones = torch.where(draws.chance(config.recombine, batch)[:, None, None, None], mixed, bones)
+        factors = skeleton.body_factors(draws, bones, config)
+        # The pelvis moves with the legs, so that the feet stay near the floor.
+        root = root * factors[:, None, 2:3]
+        world = skeleton.joints_of(root, bones * factors[:, None, :, None])
+        return turn(world, draws.uniform(batch, high=2 * torch.pi)), fixed, stride
+
+    def _cut(self, draws: Draws, batch: int, other_strides: float) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = draws.choice(self._cumulative, batch)
+        another = 1 + (draws.uniform(batch) * self.stride).long().clamp(max=self.stride - 1)
+        stride = torch.where(draws.chance(other_strides, batch), another, torch.full_like(another, self.stride))
+        # A clip too short for the stride is taken at the longest stride that fits.
+        longest = torch.div(self._lengths[chosen] - 1, max(self.frames - 1, 1), rounding_mode="floor").clamp(min=1)
+        stride = torch.minimum(stride, longest)
+        room = self._lengths[chosen] - (self.frames - 1) * stride
+        start = self._starts[chosen] + (draws.uniform(batch) * room).long().clamp(min=0)
+        start = torch.minimum(start, self._starts[chosen] + room - 1)
+        places = start[:, None] + stride[:, None] * torch.arange(self.frames, device=self.device)
+        return self._poses[places], self._fixed[chosen], stride
+
+
+class Skeleton:
+    """Joints as bones and back, by one product each."""
+
+    def __init__(self, device: torch.device) -> None:
+        parents = torch.tensor([max(parent, 0) for parent in PARENTS], device=device)
+        self._parents = parents
+        # [17, 17]: 1 where the bone that ends in the column's joint lies on the way from the root to the row's joint.
+        chain = np.zeros((17, 17), np.float32)
+        for joint in range(17):
+            at = joint
+            while at != 0:
+                chain[joint, at] = 1.0
+                at = PARENTS[at]
+        self._chain = torch.from_numpy(chain).to(device)
+        pairs = np.arange(17)
+        pairs[list(LEFT)] = list(RIGHT)
+        # For each joint the one whose factor its bone takes, so that left and right bones stay alike.
+        self._pairs = torch.from_numpy(pairs).to(device)
+        assert all(parent < joint for parent, joint in H36M17.bones)
+
+    def bones_of(self, world: Tensor) -> Tensor:
+        """``(..., 17, 3)`` joints -> the vector from each joint's parent to it; the root's is 0."""
+        return world - world[..., self._parents, :]
+
+    def joints_of(self, root: Tensor, bones: Tensor) -> Tensor:
+        """The root ``(..., 3)`` and the bones ``(..., 17, 3)`` -> joints ``(..., 17, 3)``."""
+        return root[..., None, :] + torch.einsum("jk,...kc->...jc", self._chain, bones)
+
+    def upper_body_of(self, donors: Tensor, world: Tensor, bones: Tensor) -> Tensor:
+        """``bones`` with the donors' spine, head and arms on their own hips and legs, in their own lengths.
+
+        The donor's bones keep their directions relative to the donor's heading, frame by frame; after the crossover of
+        Li et al., Cascaded deep monocular 3D human pose estimation with evolutionary training data (CVPR 2020).
+        """
+        borrowed = turn(self.bones_of(donors), heading(world) - heading(donors))
+        length = bones.norm(dim=-1, keepdim=True)
+        scaled = borrowed * (length / borrowed.norm(dim=-1, keepdim=True).clamp(min=1e-6))
+        return torch.cat([bones[..., :FIRST_OF_UPPER_BODY, :], scaled[..., FIRST_OF_UPPER_BODY:, :]], dim=-2)
+
+    def body_factors(self, draws: Draws, bones: Tensor, config: SceneConfig) -> Tensor:
+        """Factors of the bone lengths ``(B, 17)``: another stature, other proportions, left and right alike."""
+        batch = len(bones)
+        low, high = config.stature
+        wanted = (0.5 * (low + high) + 0.25 * (high - low) * draws.normal(batch)).clamp(low, high)
+        each = (config.bones * draws.normal(batch, 17)).exp()[:, self._pairs]
+        limbs = (config.bones * draws.normal(batch, 3)).exp()  # legs, trunk, arms
+        group = torch.tensor([1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2], device=bones.device)
+        proportions: Tensor = each * limbs[:, group]
+        length = bones[:, 0].norm(dim=-1) * proportions
+        own = length[:, list(STANDING)].sum(dim=-1)
+        return proportions * ((wanted - SOLE_AND_CROWN) / own)[:, None]
+
+
+def heading(world: Tensor) -> Tensor:
+    """``(B, T)``: the direction of the hips' axis in the horizontal plane, radians."""
+    axis = world[:, :, LEFT_HIP] - world[:, :, RIGHT_HIP]
+    return torch.atan2(axis[..., 1], axis[..., 0])
+
+
+def turn(world: Tensor, angle: Tensor) -> Tensor:
+    """Turned by ``angle``, ``(B,)`` or ``(B, T)`` radians, about the world's z axis."""
+    angle = angle.reshape(*angle.shape, *(1,) * (world.dim() - 1 - angle.dim()))
+    cos, sin = angle.cos(), angle.sin()
+    x, y, z = world.unbind(dim=-1)
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1)

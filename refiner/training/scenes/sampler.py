@@ -1,0 +1,88 @@
+"""Batches of scenes: what people do, seen by any camera through any detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from refiner.camera import Camera
+from refiner.data.detector import DetectorModel
+from refiner.training.config import SceneConfig
+from refiner.training.scenes.cameras import FixedCameras, random_views, stated_focal_length
+from refiner.training.scenes.detections import SceneDetector
+from refiner.training.scenes.draws import Draws
+from refiner.training.scenes.motion import MotionBank, MotionClip
+
+
+@dataclass(frozen=True, eq=False)
+class SceneBatch:
+    """Windows on the sampler's device, float32.
+
+    ``keypoints`` ``(B, T, 17, 3)``: pixels and confidence. ``camera`` ``(B, 3)``: width, height and the stated focal
+    length, pixels. ``pose_3d`` ``(B, T, 17, 3)``: metres in camera axes, root at 0.
+    """
+
+    keypoints: Tensor
+    camera: Tensor
+    pose_3d: Tensor
+
+
+class SceneSampler:
+    """Draws batches of windows as cameras and detectors of any kind see them.
+
+    ``batch(step)`` depends on the seed and the step alone (and on the kind of device), and everything in it is computed
+    on the device: nothing is copied there, nothing waits for it.
+
+    Args:
+        clips: the motion, see `MotionClip`.
+        cameras: an archive's own, by which a share of the windows of ``fixed`` clips is seen; may be empty.
+        detector: the model whose errors are drawn. config: the shares and ranges of everything.
+        frames, batch: T and B; stride: frames from one to the next. Raises ConfigError where no clip is long enough.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[MotionClip],
+        cameras: Sequence[Camera],
+        detector: DetectorModel,
+        config: SceneConfig,
+        frames: int,
+        batch: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        stride: int = 1,
+    ) -> None:
+        self.config, self.size, self.seed, self.device = config, batch, seed, torch.device(device)
+        self._bank = MotionBank(clips, frames, stride, self.device)
+        self._fixed = FixedCameras(cameras, self.device) if cameras else None
+        self._detector = SceneDetector(detector, config, frames, self.device)
+
+    @torch.no_grad()
+    def batch(self, step: int) -> SceneBatch:
+        """The windows of one training step."""
+        draws = Draws(self.seed, step, self.device)
+        world, fixed, stride = self._bank.draw(draws, self.size, self.config)
+        views = random_views(draws, world, self.config)
+        if self._fixed is not None and self.config.fixed_cameras > 0:
+            own = fixed & draws.chance(self.config.fixed_cameras, self.size)
+            views = self._fixed.draw(draws, self.size).where(own, views)
+        points = views.to_camera(world)
+        keypoints = self._detector.detect(draws, points, views, stride)
+        focal = stated_focal_length(draws, views, self.config)
+        pose_3d = points - points[:, :, :1]
+        mirrored = draws.chance(self.config.flip, self.size)[:, None, None, None]
+        keypoints = torch.where(mirrored, _mirrored(keypoints, views.size[:, 0]), keypoints)
+        pose_3d = torch.where(mirrored, _mirrored(pose_3d, None), pose_3d)
+        return SceneBatch(keypoints, torch.cat([views.size, focal[:, None]], dim=-1), pose_3d)
+
+
+def _mirrored(values: Tensor, width: Tensor | None) -> Tensor:
+    """The mirror image of keypoints in an image of ``width`` ``(B,)``, or of 3D poses."""
+    from refiner.skeleton import H36M17
+
+    flipped = values[..., list(H36M17.flip_order), :].clone()
+    flipped[..., 0] = -flipped[..., 0] if width is None else width[:, None, None] - flipped[..., 0]
+    return flipped
