@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.data.clips import camera_clips, random_camera_clips
 from refiner.data.detector import DetectorModel
+from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.data.viewpoints import IMAGE_SIZE, random_camera, random_cameras
 from refiner.errors import ArchiveError
 
