@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner.errors import MissingComponentError, UsageError
 
 if TYPE_CHECKING:
-    from refiner.data import CameraClip, Detections, MotionFolder
+    from refiner.data import CameraClip, MotionFolder
     from refiner.diffusion import ConditionalGaussian
     from refiner.diffusion.familiarity import Familiarity
     from refiner.runtime import Lifter, Refiner
@@ -33,13 +32,15 @@ examples:
   refiner-evaluate --data FOLDER --json result.json    the test people of an archive, simulated detections
   refiner-evaluate --data H36M --dataset human36m --detections cpn_ft_h36m_dbb
                                                        Human3.6M, S9 and S11, with its CPN detections
+  refiner-evaluate --data FOLDER --cameras random      the same people by cameras that no archive has: transfer
   refiner-evaluate --subjects validation --lifter lifter.safetensors --refiner refiner.safetensors
 
   refiner-evaluate --mpi-inf-3dhp FOLDER --annotation univ_annot3
                                                        PCK, AUC and MPJPE of MPI-INF-3DHP's six sequences
   refiner-evaluate --table I --reports result.json     the paper's table, our figures beside the paper's
 
-FOLDER holds one data_3d_*.npz in VideoPose3D's layout and a clips.json with the frame rate and the split.
+FOLDER holds one data_3d_*.npz in VideoPose3D's layout and a clips.json with the frame rate and the split: see
+docs/data.md.
 
 {EXIT_CODES}"""
 
@@ -83,6 +84,21 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="2D",
         default="simulated",
         help="simulated, ground-truth, a data_2d file, or the name of one in the folder (default: simulated)",
+    )
+    data.add_argument(
+        "--cameras",
+        choices=["archive", "random"],
+        default="archive",
+        help="the archive's own cameras (default), or for each clip some of random place, direction and lens",
+    )
+    data.add_argument(
+        "--camera-seed", metavar="SEED", type=_seed, help="with --cameras random: their seed (default: 77)"
+    )
+    data.add_argument(
+        "--cameras-per-clip",
+        metavar="N",
+        type=_count,
+        help="with --cameras random: how many see each clip (default: 4)",
     )
     data.add_argument("--seed", type=_seed, help="seed of the simulated detector (default: the detector model's)")
     data.add_argument(
@@ -169,6 +185,7 @@ def _command(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--json {arguments.json}: is a folder, expected a file to write")
     if arguments.synthetic is not None and arguments.dataset is not None:
         raise UsageError("--dataset names the split of a folder; leave it out with --synthetic")
+    _check_cameras(arguments)
     if arguments.table is not None or arguments.reports:
         _print_table(arguments)
         return
@@ -294,6 +311,7 @@ def _print_table(arguments: argparse.Namespace) -> None:
         raise UsageError("--reports belongs to --table, which says what they stand beside")
     given = ("data", "synthetic", "dataset", "lifter", "refiner", "engine", "json")
     unused = [f"--{name}" for name in given if getattr(arguments, name) is not None]
+    unused += ["--cameras"] if arguments.cameras == "random" else []
     if unused:
         raise UsageError(f"--table prints reports and runs nothing: leave {', '.join(unused)} out")
     reports = []
@@ -345,7 +363,9 @@ def _progress(frames: int, quiet: bool) -> Iterator[Callable[[CameraClip], None]
 
 def _load_data(arguments: argparse.Namespace) -> _Data:
     """The camera clips that the options name, and the words for them."""
-    from refiner.data import camera_clips
+    from refiner.data import camera_clips, random_camera_clips
+    from refiner.data.training_set import check_own_cameras
+    from refiner.data.viewpoints import CAMERA_SEED, RANDOM_CAMERAS
     from refiner.evaluation.selection import (
         acknowledgement_of,
         describe_archive,
@@ -354,12 +374,13 @@ def _load_data(arguments: argparse.Namespace) -> _Data:
         select_people,
     )
 
-    folder, detections, name = _open_source(arguments)
+    folder, name = _open_source(arguments)
     parts = folder.description
     split = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     people = select_people(arguments.subjects, split, folder.positions)
     positions = limit_clips(folder.positions, people, arguments.limit_clips)
     detector = folder.detector if arguments.detections == "simulated" else None
+    detections = folder.detections if arguments.detections not in ("simulated", "ground-truth") else None
     seed = None
     if detector is not None:
         seed = detector.seed if arguments.seed is None else arguments.seed
@@ -367,41 +388,70 @@ def _load_data(arguments: argparse.Namespace) -> _Data:
     else:
         source = "ground-truth 2D" if detections is None else f"detections {Path(arguments.detections).name}"
     whom = f"people {', '.join(people)}" if arguments.synthetic is not None else describe_people(people, split)
+    cameras: dict[str, Any] = {"kind": arguments.cameras}
+    if arguments.cameras == "random":
+        cameras["number"] = arguments.cameras_per_clip or RANDOM_CAMERAS
+        cameras["seed"] = CAMERA_SEED if arguments.camera_seed is None else arguments.camera_seed
+        whom += f"; each clip by {cameras['number']} random cameras, seed {cameras['seed']}"
+        clips = random_camera_clips(
+            positions,
+            detector=detector,
+            seed=seed,
+            fps=parts.fps,
+            number=cameras["number"],
+            camera_seed=cameras["seed"],
+        )
+    else:
+        if detections is not None:
+            check_own_cameras(folder, people)
+        clips = camera_clips(positions, folder.cameras, None, detections, detector, seed, parts.fps)
     record = {
         "description": f"{describe_archive(name)}, {whom}; {source}; {parts.fps:g} frames/s",
         "archive": name,
         "people": people,
+        "cameras": cameras,
         "detections": arguments.detections,
         "detector_seed": seed,
         "synthetic_seed": arguments.synthetic,
         "fps": parts.fps,
     }
-    clips = camera_clips(positions, folder.cameras, list(positions), detections, detector, seed, parts.fps)
     return _Data(clips, record, acknowledgement_of(name))
 
 
-def _open_source(arguments: argparse.Namespace) -> tuple[MotionFolder, Detections | None, str]:
-    """The archive, its detections where a file of them is named, and what the archive is called."""
-    from refiner.data import load_positions_2d, motion_folder_from_env, open_motion_folder
-    from refiner.data.clips import DATA_VARIABLE
+def _check_cameras(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for options that random cameras cannot have, or that are theirs alone."""
+    if arguments.cameras != "random":
+        if arguments.camera_seed is not None or arguments.cameras_per_clip is not None:
+            raise UsageError("--camera-seed and --cameras-per-clip belong to --cameras random")
+        return
+    if arguments.detections not in ("simulated", "ground-truth"):
+        raise UsageError(
+            f"--detections {arguments.detections}: nobody has detections of random cameras; simulated or ground-truth"
+        )
+    if arguments.mpi_inf_3dhp is not None or arguments.annotation is not None:
+        raise UsageError("--cameras random is for motion archives; MPI-INF-3DHP's test set has cameras of its own")
+    if arguments.pool_shape == "camera":
+        raise UsageError("--pool-shape camera: every clip has random cameras of its own; --pool-shape clip or person")
+
+
+def _open_source(arguments: argparse.Namespace) -> tuple[MotionFolder, str]:
+    """The archive, with the detections that are named, and what the archive is called."""
+    from refiner.data import motion_folder_from_env, open_motion_folder
 
     file = arguments.detections if arguments.detections not in ("simulated", "ground-truth") else None
-    detections = load_positions_2d(file) if file is not None and Path(file).is_file() else None
     if arguments.synthetic is not None:
         from refiner.data.synthetic import synthetic_folder
 
         if file is not None:
             raise UsageError(f"--detections {file}: synthetic motion has simulated or ground-truth 2D alone")
         name = f"built-in synthetic motion (procedural, not a recording), seed {arguments.synthetic}"
-        return synthetic_folder(arguments.synthetic), None, name
-    options = {"dataset": arguments.dataset, "detections": file if detections is None else None}
+        return synthetic_folder(arguments.synthetic), name
+    options = {"dataset": arguments.dataset, "detections": file or "simulated"}
     if arguments.data is None:
         folder = motion_folder_from_env(**options)
     else:
         folder = open_motion_folder(arguments.data, **options)
-    # Opening it made sure that there is exactly one.
-    archive = next(Path(arguments.data or os.environ[DATA_VARIABLE]).glob("data_3d_*.npz"))
-    return folder, folder.detections if detections is None else detections, archive.name
+    return folder, folder.archives[0].name
 
 
 def _action_mode(asked: str | None, lifter: Lifter) -> str | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 if TYPE_CHECKING:
+    from refiner.data import MotionFolder
     from refiner.training.config import Config
 
 EXAMPLES = """\
@@ -21,6 +24,17 @@ examples:
                 --data FOLDER --lifter runs/lifter/best.safetensors --output runs/causal
   refiner-train lifter --config finepose-small --set text.prompts=AL --data FOLDER --output runs/finepose-al
   refiner-train refiner --config refiner-small --from-predictions mine.npz --validation-person Ann --output runs/mine
+  refiner-train lifter --config lifter-paper --data H36M --dataset human36m --detections cpn_ft_h36m_dbb \
+                --validation-person S8 --output runs/h36m
+                                                       Human3.6M with its CPN detections, S8 held out
+  refiner-train lifter --config lifter-small --data FOLDER --detections cpn --set data.detected=0.5 --output runs/mixed
+                                                       every second window with real detections
+  refiner-train lifter --config lifter-small --data FOLDER --data MORE --weight idle=0.1 --output runs/more
+                                                       archives of two folders, data_3d_idle.npz with little weight
+
+FOLDER holds one data_3d_*.npz in VideoPose3D's layout (or several, which train together), a clips.json with the frame
+rate and the split, and where there are some cameras.json and data_2d_*.npz: see docs/data.md. People of further
+archives are training people; archives whose name ends with _free are seen by random cameras.
 
 FILE of --from-predictions holds one row a frame: pose_2d (F, 17, 2) pixels, pose_3d and target_3d (F, 17, 3) metres in
 camera axes, clip (F,) and person (F,) as numbers or names; and image_size (2,) or (F, 2), and fps. Predictions of
@@ -48,7 +62,27 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=["lifter", "refiner"], help="what to train")
     parser.add_argument("--config", required=True, metavar="FILE", help="configuration, a file or a bundled name")
     parser.add_argument(
-        "--data", metavar="FOLDER", help="motion archive (default: the environment variable REFINER_DATA)"
+        "--data",
+        metavar="FOLDER",
+        action="append",
+        help="motion archive (default: the environment variable REFINER_DATA); again for each further folder to train "
+        "on, the first says who validates and tests",
+    )
+    parser.add_argument(
+        "--dataset", choices=["human36m"], help="take Human3.6M's split instead of the first folder's clips.json"
+    )
+    parser.add_argument(
+        "--detections",
+        metavar="2D",
+        help="simulated, ground-truth, a data_2d file, or the name of one in the folder: real detections, for the "
+        "share data.detected of the windows (all of them where the configuration states none) and for validation",
+    )
+    parser.add_argument(
+        "--weight",
+        metavar="ARCHIVE=X",
+        action="append",
+        default=[],
+        help="how often a frame of an archive is drawn beside those of others, like idle=0.1 for data_3d_idle.npz",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--lifter", metavar="PATH", help="refiner only: the lifter's checkpoint")
@@ -64,7 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="refiner only: train for another estimator, on an .npz of its 2D, its 3D and the ground truth",
     )
     parser.add_argument(
-        "--validation-person", metavar="WHO", help="with --from-predictions: whose frames choose the checkpoint"
+        "--validation-person",
+        metavar="WHO",
+        help="whose frames choose the checkpoint: of --from-predictions, or a training person of the split to hold out",
     )
     parser.add_argument(
         "--without", metavar="WHO", default="", help="lifter only: training people to leave out, with commas"
@@ -85,9 +121,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
-    import dataclasses
-
-    from refiner.data.clips import motion_folder_from_env, open_motion_folder
     from refiner.errors import MissingComponentError, UsageError
 
     try:
@@ -119,9 +152,8 @@ def _command(arguments: argparse.Namespace) -> None:
         best = _train_on_predictions(arguments, config, output)
         _finish(best, output, arguments.half)
         return
-    if arguments.validation_person:
-        raise UsageError("--validation-person belongs to --from-predictions; an archive's split names its own")
-    folder = open_motion_folder(arguments.data) if arguments.data else motion_folder_from_env()
+    config = _with_detections(config, arguments.detections)
+    folder = _open_folders(arguments, config)
     if arguments.kind == "lifter":
         without = [name.strip() for name in arguments.without.split(",") if name.strip()]
         unknown = sorted(set(without) - set(folder.description.train))
@@ -133,6 +165,60 @@ def _command(arguments: argparse.Namespace) -> None:
     _finish(best, output, arguments.half)
 
 
+def _with_detections(config: Config, asked: str | None) -> Config:
+    """The configuration with the 2D that ``--detections`` asks for."""
+    if asked is None:
+        return config
+    if asked in ("simulated", "ground-truth"):
+        changes: dict[str, Any] = {"detections": asked, "detected": 0.0}
+    else:
+        changes = {"detected": config.data.detected or 1.0}
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def _open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder:
+    """The training set that the options name; tells what is in it."""
+    from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
+    from refiner.data.training_set import open_motion_folders, told_archives
+    from refiner.errors import MissingComponentError, UsageError
+
+    folders = arguments.data or [data_folder_from_env()]
+    if folders == [None]:
+        raise MissingComponentError(
+            f"the environment variable {DATA_VARIABLE} is not set; let it, or --data, name a folder with a "
+            "data_3d_*.npz"
+        )
+    weights = {}
+    for text in arguments.weight:
+        name, _, value = text.rpartition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            raise UsageError(f"--weight {text}: expected ARCHIVE=X, like idle=0.1")
+    people = [name.strip() for name in (arguments.validation_person or "").split(",") if name.strip()]
+    folder = open_motion_folders(
+        folders,
+        dataset=arguments.dataset,
+        validation=people or "default",
+        detections="simulated" if arguments.detections == "ground-truth" else arguments.detections,
+        weights=weights,
+    )
+    if arguments.quiet:
+        return folder
+    for line in told_archives(folder):
+        print(line, file=sys.stderr)
+    file = folder.archives[0].detections
+    if file and not config.data.detected and config.data.detections == "simulated":
+        print(
+            f"note: {file} validates, and the training simulates: --detections {file} trains on it, "
+            "--detections simulated leaves it out",
+            file=sys.stderr,
+        )
+    return folder
+
+
 def _train_on_predictions(arguments: argparse.Namespace, config: Config, output: Path) -> Path:
     from refiner.errors import UsageError
     from refiner.training.predictions import load_predictions
@@ -140,6 +226,8 @@ def _train_on_predictions(arguments: argparse.Namespace, config: Config, output:
 
     if arguments.kind == "lifter" or arguments.lifter or arguments.cross_fit or arguments.data:
         raise UsageError("--from-predictions trains a refiner without a lifter of ours: leave --data and --lifter out")
+    if arguments.dataset or arguments.detections or arguments.weight:
+        raise UsageError("--dataset, --detections and --weight are of archives: leave them out with --from-predictions")
     predictions = load_predictions(arguments.from_predictions)
     person = arguments.validation_person or predictions.people[-1]
     return train_refiner_on_predictions(config, predictions, person, output, arguments.quiet)

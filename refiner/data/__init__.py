@@ -10,11 +10,13 @@ from refiner.data.clips import (
     camera_clips,
     motion_folder_from_env,
     open_motion_folder,
+    random_camera_clips,
 )
-from refiner.data.description import ArchiveDescription
+from refiner.data.description import ArchiveDescription, FolderDescription
 from refiner.data.detector import DetectorModel, detector_rng
 from refiner.data.mpi_inf_3dhp import Sequence3dhp, load_test_set
 from refiner.data.safe_npz import load_npz, load_user_array
+from refiner.data.training_set import TrainingClip, open_motion_folders, training_clips
 from refiner.data.windows import (
     blend_weights,
     merge_phases,
@@ -31,8 +33,10 @@ __all__ = [
     "CameraClip",
     "Detections",
     "DetectorModel",
+    "FolderDescription",
     "MotionFolder",
     "Sequence3dhp",
+    "TrainingClip",
     "action_of",
     "blend_weights",
     "camera_clips",
@@ -46,9 +50,12 @@ __all__ = [
     "merge_windows",
     "motion_folder_from_env",
     "open_motion_folder",
+    "open_motion_folders",
+    "random_camera_clips",
     "score_mask",
     "split_windows",
     "tds_phases",
+    "training_clips",
     "window_indices",
     "window_starts",
 ]

@@ -15,6 +15,7 @@ from refiner.errors import (
     ArchiveError,
     EmptySequenceError,
     JointCountError,
+    LengthError,
     NonFiniteError,
     ShapeError,
     UnitError,
@@ -73,6 +74,26 @@ def load_positions_2d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_
                 for index, view in enumerate(views)
             ]
     return Detections(positions, dict(metadata))
+
+
+def detected_views(
+    detections: Detections, subject: str, key: str, cameras: int, frames: int
+) -> list[NDArray[np.float32]]:
+    """The detections of one clip, ``(frames, 17, 2)`` a camera, cut to the frames of the 3D.
+
+    Raises ArchiveError for a person, a clip or a camera that is missing and LengthError for too few frames.
+    """
+    if subject not in detections.positions:
+        raise ArchiveError(f"the detections have no person {subject!r}; they have: {', '.join(detections.positions)}")
+    views = detections.positions[subject].get(key)
+    if views is None:
+        raise ArchiveError(f"the detections have no clip {key!r} of {subject}")
+    if len(views) != cameras:
+        raise ArchiveError(f"{subject} {key!r} has detections of {len(views)} cameras, expected {cameras}")
+    for index, view in enumerate(views):
+        if len(view) < frames:
+            raise LengthError(f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} of 3D")
+    return [view[:frames] for view in views]
 
 
 def _people(

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.camera import Camera, human36m_cameras, load_cameras
-from refiner.data.archives import (
-    Detections,
-    Positions3D,
-    load_positions_2d,
-    load_positions_3d,
-)
-from refiner.data.description import ArchiveDescription
+from refiner.camera import Camera
+from refiner.data.archives import Detections, Positions3D, detected_views
+from refiner.data.description import ArchiveDescription, FolderDescription
 from refiner.data.detector import DetectorModel, detector_rng
-from refiner.errors import ArchiveError, LengthError, MissingComponentError, UsageError
+from refiner.data.folder_files import (
+    SIMULATED,
+    ArchiveFile,
+    Cameras,
+    archive_files,
+    cameras_of,
+    detections_file,
+    load_detections,
+    main_archive,
+)
+from refiner.data.viewpoints import CAMERA_SEED, RANDOM_CAMERAS, random_cameras
+from refiner.errors import ArchiveError, MissingComponentError, UsageError
 
-Cameras = Sequence[Camera] | Mapping[str, Sequence[Camera]]
+__all__ = [
+    "DATA_VARIABLE",
+    "SIMULATED",
+    "ArchiveFile",
+    "CameraClip",
+    "Cameras",
+    "MotionFolder",
+    "Part",
+    "action_of",
+    "camera_clips",
+    "data_folder_from_env",
+    "join_archives",
+    "motion_folder_from_env",
+    "open_motion_folder",
+    "random_camera_clips",
+]
+
 Part = Literal["train", "validation", "test", "all"]
 DATA_VARIABLE = "REFINER_DATA"
-SIMULATED = "simulated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +101,10 @@ def camera_clips(
         raise UsageError("camera_clips takes detections or a detector model, not both")
     clips = []
     for subject in archive_3d if subjects is None else subjects:
-        if subject not in archive_3d:
-            raise ArchiveError(f"the archive has no person {subject!r}; it has: {', '.join(archive_3d)}")
-        views = _cameras_of(cameras, subject)
+        _require_person(archive_3d, subject)
+        views = cameras_of(cameras, subject)
         for key, world in archive_3d[subject].items():
-            detected = None if detections is None else _detected(detections, subject, key, len(views), len(world))
+            detected = None if detections is None else detected_views(detections, subject, key, len(views), len(world))
             for index, camera in enumerate(views):
                 points = camera.to_camera(world.astype(np.float64))
                 clean = camera.project(points)
@@ -112,15 +132,48 @@ def camera_clips(
     return clips
 
 
+def random_camera_clips(
+    archive_3d: Positions3D,
+    subjects: Iterable[str] | None = None,
+    detector: DetectorModel | None = None,
+    seed: int | None = None,
+    fps: float = 50.0,
+    *,
+    number: int = RANDOM_CAMERAS,
+    camera_seed: int = CAMERA_SEED,
+) -> list[CameraClip]:
+    """Every clip of ``subjects`` (None: all) by ``number`` cameras that no archive has.
+
+    `camera_clips` with the cameras that `random_cameras` draws for each clip; the others of its arguments are as
+    there. Raises ArchiveError for a person who is missing.
+    """
+    clips = []
+    for subject in archive_3d if subjects is None else subjects:
+        _require_person(archive_3d, subject)
+        for key, world in archive_3d[subject].items():
+            views = random_cameras(world, subject, key, number, camera_seed)
+            clips += camera_clips({subject: {key: world}}, views, [subject], None, detector, seed, fps)
+    return clips
+
+
 @dataclass(frozen=True, eq=False)
 class MotionFolder:
-    """A motion archive with everything that belongs to it; ``detections`` where the folder holds some."""
+    """Motion archives with everything that belongs to them; ``detections`` where they have some.
+
+    ``archives``: the files, the one that the split is of first; empty where nothing was read from files. ``cameras``
+    of a person whom random cameras alone see are an empty list.
+    """
 
     positions: Positions3D = field(repr=False)
     cameras: Cameras = field(repr=False)
     description: ArchiveDescription
     detector: DetectorModel = field(repr=False)
     detections: Detections | None = field(default=None, repr=False)
+    archives: tuple[ArchiveFile, ...] = ()
+
+    def archive_of(self, person: str) -> ArchiveFile | None:
+        """The file that a person is from; None where nothing was read from files."""
+        return next((archive for archive in self.archives if person in archive.positions), None)
 
     def subjects(self, part: Part) -> tuple[str, ...]:
         """The people of one part of the split."""
@@ -146,12 +199,22 @@ class MotionFolder:
         ones.
 
         ``detected=False`` gives the projection as ``pose_2d``; ``seed`` None is the detector model's own
-        seed.
+        seed. People without fixed cameras are seen by those of `random_camera_clips`.
         """
         people = [person for person in self.subjects(part) if not subjects or person in subjects]
-        detections = self.detections if detected else None
-        detector = self.detector if detected and detections is None else None
-        return camera_clips(self.positions, self.cameras, people, detections, detector, seed, self.description.fps)
+        clips = []
+        for person in people:
+            archive = self.archive_of(person)
+            real = detected and (archive is None or bool(archive.detections))
+            detections = self.detections if real else None
+            detector = self.detector if detected and detections is None else None
+            if archive is not None and archive.source == "random":
+                clips += random_camera_clips(self.positions, [person], detector, seed, self.description.fps)
+                continue
+            clips += camera_clips(
+                self.positions, self.cameras, [person], detections, detector, seed, self.description.fps
+            )
+        return clips
 
 
 def open_motion_folder(
@@ -161,25 +224,24 @@ def open_motion_folder(
     validation: str | Collection[str] | None = "default",
     detections: str | None = None,
 ) -> MotionFolder:
-    """Open a folder with one ``data_3d_*.npz``, and ``clips.json``, ``cameras.json``,
-    ``detector_noise.json``.
+    """Open a folder with a ``data_3d_*.npz``, and ``clips.json``, ``cameras.json``, ``detector_noise.json``.
 
-    The split comes from clips.json, or from Human3.6M's protocol where ``dataset="human36m"`` says so;
-    never from the names. Where the folder has no cameras, they are Human3.6M's: those of each person for
-    ``dataset="human36m"``, else those of S1; where it has no detector model, it is the bundled one.
-    ``detections`` names the ``data_2d_*.npz`` to use: its file name, or the part after ``data_2d_``; None
-    takes the only one there (ground truth, ``data_2d_*_gt.npz``, aside) or else the simulated detector, and
-    "simulated" the latter in any case. Raises ArchiveError or UsageError for what is missing or ambiguous.
+    The split comes from clips.json (`refiner.data.description`), or from Human3.6M's protocol where
+    ``dataset="human36m"`` says so; never from the names. A folder of several archives is one training set: the split
+    is of the one that holds everybody whom it names, and the people of the others are training people. Where the folder
+    has no cameras, they are Human3.6M's: those of each person for ``dataset="human36m"``, else those of S1; where it
+    has no detector model, it is the bundled one. ``detections`` names the ``data_2d_*.npz`` to use: its file name, the
+    part after ``data_2d_``, or a path; None takes the only one there (ground truth, ``data_2d_*_gt.npz``, aside) or
+    else the simulated detector, and "simulated" the latter in any case.
+
+    Raises ArchiveError or UsageError for what is missing or ambiguous. `refiner.data.training_set` opens several
+    folders as one.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise ArchiveError(f"there is no folder {root}; expected one with a data_3d_*.npz")
-    archives = sorted(root.glob("data_3d_*.npz"))
-    if len(archives) != 1:
-        found = ", ".join(path.name for path in archives) or "none"
-        raise ArchiveError(f"{root} should hold one data_3d_*.npz; found {found}")
     if dataset not in (None, "human36m"):
         raise UsageError(f"the dataset {dataset!r} is not known; expected 'human36m', or none with a clips.json")
+    notes = FolderDescription.from_json(root / "clips.json")
+    archives = archive_files(root, notes, dataset)
     if dataset == "human36m":
         description = ArchiveDescription.human36m(validation)
     elif (root / "clips.json").exists():
@@ -189,22 +251,59 @@ def open_motion_folder(
             f"{root} has no clips.json, so who is a test person is not known; write one with 'fps' and "
             "'split', or say dataset='human36m'"
         )
-    detections_file = _detections_file(root, detections)
-    chosen = None if detections_file is None else load_positions_2d(detections_file)
-    positions = load_positions_3d(archives[0])
-    missing = [person for person in description.subjects if person not in positions]
-    if missing:
-        raise ArchiveError(f"{archives[0]} lacks {', '.join(missing)} of the split of {description.name}")
-    cameras_file, detector_file = root / "cameras.json", root / "detector_noise.json"
-    cameras: Cameras
-    if cameras_file.exists():
-        cameras = load_cameras(cameras_file)
-    elif dataset == "human36m":
-        cameras = {person: human36m_cameras(person) for person in description.subjects}
-    else:
-        cameras = human36m_cameras()
+    main = main_archive(archives, description.subjects, description.name)
+    file, detector_file = detections_file(root, detections), root / "detector_noise.json"
+    chosen = None if file is None else load_detections(file)
+    if file is not None and chosen is not None:
+        archives = [_with_detections(archive, chosen, file.name, archive is main) for archive in archives]
+        main = next(archive for archive in archives if archive.name == main.name)
     detector = DetectorModel.from_json(detector_file) if detector_file.exists() else DetectorModel.default()
-    return MotionFolder(positions, cameras, description, detector, chosen)
+    opened = MotionFolder(main.positions, main.cameras, description, detector, chosen, (main,))
+    return join_archives(opened, [archive for archive in archives if archive is not main])
+
+
+def join_archives(
+    folder: MotionFolder,
+    others: Sequence[ArchiveFile],
+    detections: Detections | None = None,
+    test: Collection[str] = (),
+) -> MotionFolder:
+    """A folder and further archives as one training set: their people train, but for those of ``test``.
+
+    ``detections``: what the further people's are. Everybody keeps the own cameras. Raises ArchiveError for a person who
+    is in two archives.
+    """
+    if not others:
+        return folder
+    archives = (*folder.archives, *others)
+    positions: Positions3D = {}
+    owner: dict[str, str] = {}
+    for archive in archives:
+        for person, clips in archive.positions.items():
+            if person in positions:
+                raise ArchiveError(
+                    f"{person} is in {owner[person]} and in {archive.name}: the same person twice, or two of one name? "
+                    "Rename or remove one"
+                )
+            positions[person], owner[person] = clips, archive.name
+    cameras = {
+        person: views
+        for archive in archives
+        for person in archive.people
+        if (views := archive.cameras_of(person)) is not None
+    }
+    joining = tuple(person for archive in others for person in archive.people if person not in test)
+    description = replace(folder.description, train=(*folder.description.train, *joining))
+    found = [part.positions for part in (folder.detections, detections) if part is not None]
+    metadata = {} if folder.detections is None else folder.detections.metadata
+    merged = Detections({person: clips for part in found for person, clips in part.items()}, metadata)
+    return MotionFolder(positions, cameras, description, folder.detector, merged if found else None, archives)
+
+
+def _with_detections(archive: ArchiveFile, detections: Detections, name: str, needed: bool) -> ArchiveFile:
+    """The archive with the name of its detections' file, where that holds any of its people or should."""
+    held = needed or any(person in detections.positions for person in archive.positions)
+    return replace(archive, detections=name) if held else archive
 
 
 def data_folder_from_env() -> Path | None:
@@ -226,38 +325,6 @@ def motion_folder_from_env(**options: Any) -> MotionFolder:
     return open_motion_folder(folder, **options)
 
 
-def _cameras_of(cameras: Cameras, subject: str) -> Sequence[Camera]:
-    if not isinstance(cameras, Mapping):
-        return cameras
-    if subject not in cameras:
-        raise ArchiveError(f"there are no cameras for {subject!r}; there are for: {', '.join(cameras)}")
-    return cameras[subject]
-
-
-def _detected(detections: Detections, subject: str, key: str, cameras: int, frames: int) -> list[NDArray[np.float32]]:
-    views = detections.positions.get(subject, {}).get(key)
-    if views is None:
-        raise ArchiveError(f"the detections have no clip {key!r} of {subject}")
-    if len(views) != cameras:
-        raise ArchiveError(f"{subject} {key!r} has detections of {len(views)} cameras, expected {cameras}")
-    for index, view in enumerate(views):
-        if len(view) < frames:
-            raise LengthError(f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} of 3D")
-    return [view[:frames] for view in views]
-
-
-def _detections_file(root: Path, name: str | None) -> Path | None:
-    if name == SIMULATED:
-        return None
-    if name is None:
-        # Ground truth in 2D is not a detection; the projection gives it anyway.
-        found = [path for path in sorted(root.glob("data_2d_*.npz")) if not path.stem.endswith("_gt")]
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise UsageError(f"{root} holds detections of several detectors ({names}); name one, or 'simulated'")
-        return found[0] if found else None
-    for candidate in (root / name, root / f"data_2d_{name}.npz"):
-        if candidate.is_file():
-            return candidate
-    names = ", ".join(path.name for path in sorted(root.glob("data_2d_*.npz"))) or "none"
-    raise ArchiveError(f"{root} has no detections {name!r}; found {names}")
+def _require_person(archive_3d: Positions3D, subject: str) -> None:
+    if subject not in archive_3d:
+        raise ArchiveError(f"the archive has no person {subject!r}; it has: {', '.join(archive_3d)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,9 @@ NEAREST = 1.0
 # Standard deviation of the turn about the optical axis, and the largest first radial coefficient (a barrel).
 ROLL_DEGREES = 2.0
 BARREL = 0.25
+# How many see each clip where transfer is measured, and the seed of what they are.
+RANDOM_CAMERAS = 4
+CAMERA_SEED = 77
 
 
 def random_camera(world: NDArray[Any], rng: np.random.Generator) -> Camera:
@@ -53,3 +58,15 @@ def random_camera(world: NDArray[Any], rng: np.random.Generator) -> Camera:
         roll=np.radians(ROLL_DEGREES) * rng.standard_normal(),
         id="random",
     )
+
+
+def random_cameras(
+    world: NDArray[Any], subject: str, key: str, number: int = RANDOM_CAMERAS, seed: int = CAMERA_SEED
+) -> list[Camera]:
+    """``number`` of `random_camera` for one clip ``(F, 17, 3)``, called ``random 0`` and so on.
+
+    The generator is ``default_rng([seed, crc32("subject/key")])``: a clip's cameras are the same whatever other clips
+    there are, and the first ones are the same whatever the number.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(f"{subject}/{key}".encode())])
+    return [replace(random_camera(world, rng), id=f"random {index}") for index in range(number)]

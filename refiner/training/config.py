@@ -136,6 +136,9 @@ class DataConfig:
     # Everybody counts alike and each of a person's actions alike (true), or every frame alike (false).
     balance: bool = True
     detections: Literal["simulated", "ground-truth"] = "simulated"
+    # Share of the windows with the archive's real detections, by the cameras that took them; the others are simulated.
+    # Of what changes motion or view below, they are reversed and flipped alone.
+    detected: float = 0.0
     # Share of the windows that come from the built-in synthetic motion.
     synthetic: float = 0.0
     # Share of training windows turned about the vertical by a random angle: the same cameras from all around.

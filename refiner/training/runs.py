@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from refiner.data.clips import MotionFolder, action_of
+from refiner.data.clips import CameraClip, MotionFolder, action_of
+from refiner.data.training_set import check_detections
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
@@ -56,7 +57,7 @@ def train_lifter(
     people = [person for person in folder.description.train if person not in without]
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
-    validation = ValidationWindows.of_clips(folder.clips("validation", detected=_detected(config)), config.frames)
+    validation = ValidationWindows.of_clips(_validation_clips(config, folder), config.frames)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     fill_text(model, config)
@@ -118,7 +119,7 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
-    validation = _validation(config, screen_and_truth(folder.clips("validation", detected=_detected(config))))
+    validation = _validation(config, screen_and_truth(_validation_clips(config, folder)))
     lifted = validation.each(lifter, validation.pose_2d)
     source: Sampler = sampler
     if config.training.distinct_batches:
@@ -145,8 +146,10 @@ def train_refiner_on_predictions(
     settings = config.training
     if settings.distinct_batches:
         raise ConfigError("training.distinct_batches is for lifters that run: predictions are there already")
-    if config.data.recombine or config.data.reverse:
-        raise ConfigError("data.recombine and data.reverse need a lifter that runs: predictions are there already")
+    if config.data.recombine or config.data.reverse or config.data.detected:
+        raise ConfigError(
+            "data.recombine, data.reverse and data.detected need a lifter that runs: predictions are there already"
+        )
     sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
     kept = predictions.of([validation_person])
     validation = _validation(config, [(clip.screen, clip.truth) for clip in kept])
@@ -247,18 +250,30 @@ def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> W
     return WindowSampler(folder, config.data, config.window, settings.batch, settings.seed, people)
 
 
-def _detected(config: Config) -> bool:
-    return config.data.detections != "ground-truth"
+def _validation_clips(config: Config, folder: MotionFolder) -> list[CameraClip]:
+    """Those of the validation people; with real detections where such are trained on, checked as those are."""
+    people = folder.description.validation
+    if not people:
+        raise ConfigError(f"{folder.description.name} names nobody for validation; refiner-train --validation-person")
+    if config.data.detected:
+        check_detections(folder, people)
+    return folder.clips("validation", detected=config.data.detections != "ground-truth")
 
 
 def _describe(folder: MotionFolder, people: Collection[str]) -> dict[str, Any]:
-    return {
+    described: dict[str, Any] = {
         "name": folder.description.name,
         "fps": folder.description.fps,
         "train": list(people),
         "validation": list(folder.description.validation),
         "frames": {person: sum(len(clip) for clip in folder.positions[person].values()) for person in people},
     }
+    if folder.archives:
+        described["archives"] = [
+            {"name": file.name, "cameras": file.source, "weight": file.weight, "detections": file.detections}
+            for file in folder.archives
+        ]
+    return described
 
 
 def _prepare(config: Config, kind: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.camera import Camera, normalise_screen
-from refiner.data.clips import MotionFolder, action_of
+from refiner.data.clips import MotionFolder
+from refiner.data.training_set import TrainingClip, check_detections, training_clips
 from refiner.data.viewpoints import random_camera
 from refiner.errors import ConfigError
 from refiner.skeleton import flip_pose
 from refiner.training import augment
 from refiner.training.config import DataConfig
+from refiner.training.detected import DetectedWindows, DrawnWindows, check_detected, clip_shares
 
 Array = NDArray[np.float32]
 SYNTHETIC_PEOPLE = 24
@@ -39,14 +40,6 @@ class Windows:
     actions: NDArray[np.str_] | None = None
 
 
-@dataclass(frozen=True)
-class _Clip:
-    subject: str
-    action: str
-    world: Array
-    cameras: tuple[Camera, ...]
-
-
 class Sampler(Protocol):
     """Where the batches of a run come from: a function of the step alone."""
 
@@ -56,8 +49,14 @@ class Sampler(Protocol):
 class WindowSampler:
     """Draws batches of windows from the training people of a motion folder.
 
+    Windows are seen by the fixed cameras of their clip, or by random ones where it has none (or ``data.new_cameras``
+    says so), and by a simulated detector. A share ``data.detected`` of them has real detections instead: these are
+    played backwards and mirrored as the others are, but never turned, reshaped, recombined or seen by new cameras,
+    which 2D poses from a video cannot follow.
+
     ``batch(step)`` depends on the seed and the step alone, so that a resumed run sees what it would have seen.
-    Raises ConfigError when no clip is left.
+    Raises ConfigError when no clip is left, and ArchiveError or LengthError where detections do not fit
+    (`refiner.data.training_set.check_detections`).
     """
 
     def __init__(
@@ -71,28 +70,18 @@ class WindowSampler:
     ) -> None:
         self.config, self.frames, self.size, self.seed = config, frames, batch, seed
         self.detector = folder.detector
-        clips: list[_Clip] = []
-        weights: list[float] = []
-        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for subject in subjects:
-            cameras = folder.cameras[subject] if isinstance(folder.cameras, dict) else folder.cameras
-            for key, world in folder.positions[subject].items():
-                if len(world) >= frames:
-                    groups[subject, action_of(key)].append(len(clips))
-                    clips.append(_Clip(subject, action_of(key), world, tuple(cameras)))  # type: ignore[arg-type]
-                    weights.append(float(len(world) - frames + 1))
+        check_detected(config)
+        if config.detected:
+            check_detections(folder, subjects)
+        every = training_clips(folder, subjects, detected=config.detected > 0)
+        clips = [clip for clip in every if len(clip.positions) >= frames]
         if not clips:
             raise ConfigError(f"no clip of {', '.join(subjects)} has {frames} frames")
-        share = np.array(weights)
-        if config.balance:
-            # Square roots: one person's 22,000 frames of salsa must not outweigh eight others, and 200 frames of
-            # walking must not be seen a hundred times as often as each of them.
-            for members in groups.values():
-                share[members] *= share[members].sum() ** -0.5
-        share /= share.sum()
+        self._detected = DetectedWindows(clips, config, frames) if config.detected else None
+        share = clip_shares(clips, frames, config.balance)
         if config.synthetic > 0:
             share *= 1.0 - config.synthetic
-            synthetic = _synthetic_clips(frames, clips[0].cameras)
+            synthetic = _synthetic_clips(frames, next((clip.cameras for clip in clips if clip.cameras), ()))
             clips += synthetic
             share = np.append(share, np.full(len(synthetic), config.synthetic / len(synthetic)))
         self._clips, self._share = clips, share
@@ -100,55 +89,83 @@ class WindowSampler:
     def batch(self, step: int) -> Windows:
         """The windows of one training step."""
         rng = np.random.default_rng([self.seed, step])
-        chosen = rng.choice(len(self._clips), size=self.size, p=self._share)
+        if self._detected is None:
+            return _finish(self._simulate(self.size, rng))
+        real = rng.random(self.size) < self.config.detected
+        parts = [
+            (rows, draw(int(rows.sum()), rng))
+            for rows, draw in ((~real, self._simulate), (real, self._detected.draw))
+            if rows.any()
+        ]
+        pose_2d = np.empty((self.size, self.frames, 17, 2), dtype=np.float32)
+        pose_3d = np.empty((self.size, self.frames, 17, 3), dtype=np.float32)
+        mirrored = np.empty(self.size, dtype=bool)
+        clips: list[TrainingClip] = [self._clips[0]] * self.size
+        for rows, drawn in parts:
+            pose_2d[rows], pose_3d[rows], mirrored[rows] = drawn.pose_2d, drawn.pose_3d, drawn.mirrored
+            for row, clip in zip(np.flatnonzero(rows).tolist(), drawn.clips, strict=True):
+                clips[row] = clip
+        return _finish(DrawnWindows(pose_2d, pose_3d, tuple(clips), mirrored))
+
+    def _simulate(self, size: int, rng: np.random.Generator) -> DrawnWindows:
+        """Windows with simulated detections."""
+        chosen = rng.choice(len(self._clips), size=size, p=self._share)
         world = self._cut(chosen, rng)
         # Draws nothing where it is not asked for, so that runs from before it was there see what they saw.
         if self.config.reverse > 0:
             world = augment.reverse(world, self.config.reverse, rng)
         if self.config.recombine > 0:
-            donors = self._cut(rng.choice(len(self._clips), size=self.size, p=self._share), rng)
+            donors = self._cut(rng.choice(len(self._clips), size=size, p=self._share), rng)
             world = augment.recombine(world, donors, self.config.recombine, rng)
         world = augment.reshape_bodies(world, self.config.stature, self.config.bones, rng)
         world = augment.turn(world, self.config.turn, rng)
-        pose_2d = np.empty((self.size, self.frames, 17, 2), dtype=np.float32)
-        pose_3d = np.empty((self.size, self.frames, 17, 3), dtype=np.float32)
+        clips = tuple(self._clips[index] for index in chosen)
+        pose_2d = np.empty((size, self.frames, 17, 2), dtype=np.float32)
+        pose_3d = np.empty((size, self.frames, 17, 3), dtype=np.float32)
         simulated = self.config.detections == "simulated"
-        views = [self._clips[index].cameras[rng.integers(len(self._clips[index].cameras))] for index in chosen]
+        views = [clip.cameras[rng.integers(len(clip.cameras))] if clip.cameras else None for clip in clips]
         if self.config.new_cameras > 0:
-            for row in np.flatnonzero(rng.random(self.size) < self.config.new_cameras).tolist():
-                views[row] = random_camera(world[row], rng)
+            for row in np.flatnonzero(rng.random(size) < self.config.new_cameras).tolist():
+                views[row] = None
+        cameras = [random_camera(world[row], rng) if view is None else view for row, view in enumerate(views)]
         pixels = np.empty_like(pose_2d)
-        for row, camera in enumerate(views):
+        for row, camera in enumerate(cameras):
             points = camera.to_camera(world[row])
             pose_3d[row] = points - points[:, :1]
             pixels[row] = camera.project(points)
         # Drawn before the detections, so that both kinds of 2D see the same poses.
-        mirrored = rng.random(self.size) < self.config.flip
+        mirrored = rng.random(size) < self.config.flip
         if simulated:
             pixels = self.detector.detect(pixels, rng)
-        for row, camera in enumerate(views):
+        for row, camera in enumerate(cameras):
             pose_2d[row] = normalise_screen(pixels[row], camera.image_size)
-        pose_2d[mirrored], pose_3d[mirrored] = flip_pose(pose_2d[mirrored]), flip_pose(pose_3d[mirrored])
-        owners, actions = zip(
-            *((self._clips[index].subject, self._clips[index].action) for index in chosen), strict=True
-        )
-        return Windows(pose_2d, pose_3d, np.array(owners), actions=np.array(actions))
+        return DrawnWindows(pose_2d, pose_3d, clips, mirrored)
 
     def _cut(self, chosen: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.float64]:
         """A window from any place of each chosen clip."""
         world = np.empty((len(chosen), self.frames, 17, 3), dtype=np.float64)
         for row, index in enumerate(chosen):
-            clip = self._clips[index].world
+            clip = self._clips[index].positions
             start = rng.integers(0, len(clip) - self.frames + 1)
             world[row] = clip[start : start + self.frames]
         return world
 
 
-def _synthetic_clips(frames: int, cameras: tuple[Camera, ...]) -> list[_Clip]:
+def _finish(drawn: DrawnWindows) -> Windows:
+    """The windows, mirrored where they are to be."""
+    rows = drawn.mirrored
+    drawn.pose_2d[rows], drawn.pose_3d[rows] = flip_pose(drawn.pose_2d[rows]), flip_pose(drawn.pose_3d[rows])
+    owners, actions = zip(*((clip.subject, clip.action) for clip in drawn.clips), strict=True)
+    return Windows(drawn.pose_2d, drawn.pose_3d, np.array(owners), actions=np.array(actions))
+
+
+def _synthetic_clips(frames: int, cameras: tuple[Camera, ...]) -> list[TrainingClip]:
     from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 
     return [
-        _Clip("synthetic", action, synthetic_motion(SYNTHETIC_SEED + person, action, max(250, frames)), cameras)
+        TrainingClip(
+            "synthetic", action, action, synthetic_motion(SYNTHETIC_SEED + person, action, max(250, frames)), cameras
+        )
         for person in range(SYNTHETIC_PEOPLE)
         for action in SYNTHETIC_ACTIONS
     ]

@@ -94,6 +94,12 @@ def test_help_names_the_exit_codes(capsys):
         (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--action", "label"], "no labels"),
         (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--json", "y"], "not for --mpi-inf-3dhp"),
         (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--pool-shape", "person"], "--pool-shape clip"),
+        (["--camera-seed", "1"], "belong to --cameras random"),
+        (["--cameras-per-clip", "2"], "belong to --cameras random"),
+        (["--cameras", "random", "--detections", "cpn"], "nobody has detections of random cameras"),
+        (["--cameras", "random", "--mpi-inf-3dhp", "x"], "for motion archives"),
+        (["--cameras", "random", "--pool-shape", "camera"], "cameras of its own"),
+        (["--cameras", "random", "--table", "I"], "leave --cameras out"),
         (["--reports", "x.json"], "belongs to --table"),
         (["--table", "I", "--synthetic", "1"], "leave --synthetic out"),
     ],
@@ -264,6 +270,21 @@ def test_one_shape_may_be_that_of_all_clips_of_a_person(models, tmp_path):
             np.testing.assert_allclose(mean, np.concatenate(errors).mean(), rtol=1e-5)
         found.append(report["metrics"]["mpjpe"]["frame_mean"]["refined"])
     assert found[0] != found[1]
+
+
+def test_random_cameras_are_told(models, tmp_path):
+    out = tmp_path / "report.json"
+    options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--json", str(out), "--quiet"]
+    common = ["--synthetic", "3", "--limit-clips", "2", "--resamples", "10", *options]
+    assert main([*common, "--cameras", "random", "--cameras-per-clip", "2"]) == 0
+    report = load_report(out)
+    assert report["data"]["cameras"] == {"kind": "random", "number": 2, "seed": 77}
+    assert "each clip by 2 random cameras, seed 77" in report["data"]["description"]
+    assert {row["camera"] for row in report["sequences"]} == {"random 0", "random 1"}
+    assert main([*common, "--cameras", "random", "--cameras-per-clip", "2", "--camera-seed", "5"]) == 0
+    assert load_report(out)["metrics"]["mpjpe"] != report["metrics"]["mpjpe"]
+    assert main(common) == 0
+    assert load_report(out)["data"]["cameras"] == {"kind": "archive"}
 
 
 @pytest.mark.data

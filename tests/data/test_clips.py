@@ -198,7 +198,16 @@ def test_a_folder_that_lacks_something_is_refused(tmp_path, folder):
     with pytest.raises(ArchiveError, match=r"lacks S77 of the split"):
         open_motion_folder(folder)
     np.savez(folder / "data_3d_other.npz", positions_3d=archive())
-    with pytest.raises(ArchiveError, match=r"should hold one data_3d_\*\.npz; found data_3d_cmu\.npz, data_3d_other"):
+    with pytest.raises(
+        ArchiveError, match=r"everybody of the split .*S77.* none of data_3d_cmu\.npz, data_3d_other\.npz"
+    ):
+        open_motion_folder(folder)
+    (folder / "clips.json").write_text(json.dumps(CLIPS))
+    with pytest.raises(ArchiveError, match=r"S5 is in data_3d_cmu\.npz and in data_3d_other\.npz"):
+        open_motion_folder(folder)
+    for file in folder.glob("data_3d_*.npz"):
+        file.unlink()
+    with pytest.raises(ArchiveError, match=r"should hold one data_3d_\*\.npz or several; found none"):
         open_motion_folder(folder)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from refiner.data.description import ArchiveDescription
+from refiner.data.description import ArchiveDescription, ArchiveUse, FolderDescription
 from refiner.errors import ArchiveError, ConfigError
 
 CMU = {"fps": 50, "split": {"train": ["S5", "S6", "S9"], "test": ["S2", "S14"]}}
@@ -77,3 +79,43 @@ def test_another_layout_is_refused(tmp_path, content, match):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ArchiveError, match="cannot read"):
         ArchiveDescription.from_json(tmp_path / "clips.json")
+
+
+def test_the_documented_example_is_read(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    path = written(tmp_path, re.search(r"```json\n(.*?)```", page, re.DOTALL).group(1))
+    split = ArchiveDescription.from_json(path)
+    assert (split.train, split.validation, split.test, split.fps) == (("S1", "S6"), ("S5",), ("S9",), 50.0)
+    folder = FolderDescription.from_json(path)
+    assert (folder.fps, folder.test) == (50.0, ("S9",))
+    assert folder.use_of("data_3d_studio.npz") == ArchiveUse(random_cameras=False, weight=1.0)
+    assert folder.use_of("data_3d_idle.npz") == ArchiveUse(random_cameras=True, weight=0.1)
+
+
+def test_names_that_end_with_free_have_random_cameras_unless_the_file_says_otherwise(tmp_path):
+    nothing = FolderDescription.from_json(tmp_path / "clips.json")
+    assert nothing == FolderDescription() and nothing.fps is None
+    assert nothing.use_of("data_3d_more_free.npz").random_cameras
+    assert not nothing.use_of("data_3d_free_more.npz").random_cameras
+    archives = {"data_3d_a_free.npz": {"cameras": "fixed"}, "data_3d_b_free.npz": {"weight": 2}}
+    told = FolderDescription.from_json(written(tmp_path, {"archives": archives}))
+    assert told.use_of("data_3d_a_free.npz") == ArchiveUse(False, 1.0)
+    assert told.use_of("data_3d_b_free.npz") == ArchiveUse(True, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("[1]", "no archive description"),
+        ({"fps": True}, "fps is True"),
+        ({"archives": ["data_3d_a.npz"]}, "expected an object by file name"),
+        ({"archives": {"data_3d_a.npz": 1}}, r"archives.data_3d_a.npz holds 1; expected cameras and weight"),
+        ({"archives": {"data_3d_a.npz": {"camera": "fixed"}}}, "holds camera; expected cameras and weight"),
+        ({"archives": {"data_3d_a.npz": {"cameras": "mine"}}}, "cameras is 'mine', expected 'fixed' or 'random'"),
+        ({"archives": {"data_3d_a.npz": {"weight": 0}}}, "weight is 0, expected a number above 0"),
+        ({"archives": {"data_3d_a.npz": {"weight": "small"}}}, "weight is 'small', expected a number"),
+    ],
+)
+def test_another_use_of_archives_is_refused(tmp_path, content, match):
+    with pytest.raises(ArchiveError, match=match):
+        FolderDescription.from_json(written(tmp_path, content))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import zlib
 
+import numpy as np
+import pytest
+
+from refiner.data.clips import camera_clips, random_camera_clips
+from refiner.data.detector import DetectorModel
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
-from refiner.data.viewpoints import IMAGE_SIZE, random_camera
+from refiner.data.viewpoints import IMAGE_SIZE, random_camera, random_cameras
+from refiner.errors import ArchiveError
 
 
 def test_the_whole_motion_is_in_the_image_and_upright():
@@ -36,3 +42,33 @@ def test_a_seed_gives_the_same_camera():
     np.testing.assert_array_equal(first.rotation, second.rotation)
     np.testing.assert_array_equal(first.translation, second.translation)
     assert not np.array_equal(first.translation, random_camera(motion, np.random.default_rng(7)).translation)
+
+
+def test_a_clip_s_cameras_follow_from_seed_subject_and_key():
+    motion = synthetic_motion(3, SYNTHETIC_ACTIONS[0], 27)
+    four, two = random_cameras(motion, "S2", "Walking 1"), random_cameras(motion, "S2", "Walking 1", 2)
+    assert [camera.id for camera in four] == [f"random {index}" for index in range(4)]
+    rng = np.random.default_rng([77, zlib.crc32(b"S2/Walking 1")])
+    for camera in four:
+        np.testing.assert_array_equal(camera.translation, random_camera(motion, rng).translation)
+    for first, second in zip(two, four, strict=False):
+        np.testing.assert_array_equal(first.translation, second.translation)
+    for other in (("S3", "Walking 1", 1), ("S2", "Walking", 1), ("S2", "Walking 1", 1, 5)):
+        assert not np.array_equal(random_cameras(motion, *other)[0].translation, four[0].translation)
+
+
+def test_clips_by_random_cameras_are_the_archive_s_motion():
+    people = {
+        person: {"Walking": synthetic_motion(number, SYNTHETIC_ACTIONS[0], 27)}
+        for number, person in enumerate(("S1", "S2"))
+    }
+    detector = DetectorModel.default()
+    clips = random_camera_clips(people, ["S2"], detector, seed=5, number=3)
+    assert [(clip.subject, clip.camera) for clip in clips] == [("S2", f"random {index}") for index in range(3)]
+    cameras = random_cameras(people["S2"]["Walking"], "S2", "Walking", 3)
+    for clip, twin in zip(clips, camera_clips(people, cameras, ["S2"], None, detector, 5), strict=True):
+        np.testing.assert_array_equal(clip.pose_2d, twin.pose_2d)
+        np.testing.assert_array_equal(clip.pose_3d, twin.pose_3d)
+        assert clip.lens is not None and clip.lens.id == clip.camera
+    with pytest.raises(ArchiveError, match="no person 'S9'; it has: S1, S2"):
+        random_camera_clips(people, ["S9"])

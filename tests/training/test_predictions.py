@@ -122,8 +122,13 @@ def test_poses_that_cannot_be_are_named_with_their_clip(write, arrays):
         load_predictions(write(target_3d=spoilt))
 
 
-def test_options_that_do_not_go_together(tmp_path, capsys):
+def test_options_that_do_not_go_together(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("REFINER_DATA", raising=False)
     base = ["--config", "refiner-small", "--output", str(tmp_path / "run")]
     assert main(["refiner", *base, "--from-predictions", "a.npz", "--lifter", "b"]) == 2
-    assert main(["refiner", *base, "--validation-person", "Ann"]) == 2
-    assert "belongs to --from-predictions" in capsys.readouterr().err
+    for option in (["--dataset", "human36m"], ["--detections", "cpn"], ["--weight", "idle=0.1"]):
+        assert main(["refiner", *base, "--from-predictions", "a.npz", *option]) == 2
+        assert "are of archives" in capsys.readouterr().err
+    # Without predictions it is a training person of an archive, which must be there.
+    assert main(["refiner", *base, "--validation-person", "Ann"]) == 3
+    assert "REFINER_DATA is not set" in capsys.readouterr().err

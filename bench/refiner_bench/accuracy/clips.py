@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
-from refiner.data import CameraClip, MotionFolder, camera_clips
-from refiner.data.clips import Cameras, Part
+from refiner.data import CameraClip, MotionFolder, camera_clips, random_camera_clips
+from refiner.data.clips import Part
 from refiner.data.detector import DetectorModel
 from refiner.data.resample import resample_poses
-from refiner.data.viewpoints import random_camera
 from refiner_bench.accuracy.table import Variant
-
-RANDOM_CAMERAS = 4
-CAMERA_SEED = 77
 
 
 def study_clips(folder: MotionFolder, part: Part, variant: Variant) -> list[CameraClip]:
     """The camera clips of one part of the split under ``variant``'s conditions, the same ones every time."""
     simulated = variant.detections == "simulated"
     detector = scaled_detector(folder.detector, variant.noise) if simulated else None
-    people = folder.subjects(part)
-    clips: list[CameraClip] = []
-    for subject in people:
-        for key, world in folder.positions[subject].items():
-            cameras: Cameras = folder.cameras
-            if variant.cameras == "random":
-                rng = np.random.default_rng([CAMERA_SEED, zlib.crc32(f"{subject}/{key}".encode())])
-                views = [random_camera(world, rng) for _ in range(RANDOM_CAMERAS)]
-                cameras = [dataclasses.replace(view, id=f"random {i}") for i, view in enumerate(views)]
-            detections = folder.detections if simulated and variant.cameras == "archive" else None
-            clips += camera_clips(
-                {subject: {key: world}},
-                cameras,
-                [subject],
-                detections,
-                None if detections is not None else detector,
-                fps=folder.description.fps,
-            )
+    people, fps = folder.subjects(part), folder.description.fps
+    if variant.cameras == "random":
+        clips = random_camera_clips(folder.positions, people, detector, fps=fps)
+    else:
+        detections = folder.detections if simulated else None
+        detector = detector if detections is None else None
+        clips = camera_clips(folder.positions, folder.cameras, people, detections, detector, fps=fps)
     return [_at_rate(clip, variant.fps) for clip in clips] if variant.fps else clips
 
 

@@ -1,0 +1,86 @@
+"""Windows with real detections: what a detector made of the archive's own videos, beside the truth in 3D."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.camera import normalise_screen
+from refiner.data.training_set import TrainingClip
+from refiner.errors import ConfigError
+from refiner.training.config import DataConfig
+
+Array = NDArray[np.float32]
+
+
+def clip_shares(clips: Sequence[TrainingClip], frames: int, balance: bool) -> NDArray[np.float64]:
+    """How often a window is cut from each clip; the sum is 1.
+
+    Every frame counts by its clip's weight, or (``balance``) every action of a person by the square root of its frames.
+    """
+    share = np.array([float(len(clip.positions) - frames + 1) for clip in clips])
+    if balance:
+        # Square roots: one person's 22,000 frames of salsa must not outweigh eight others, and 200 frames of
+        # walking must not be seen a hundred times as often as each of them.
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for index, clip in enumerate(clips):
+            groups[clip.subject, clip.action].append(index)
+        for members in groups.values():
+            share[members] *= share[members].sum() ** -0.5
+    share *= np.array([clip.weight for clip in clips])
+    return np.asarray(share / share.sum())
+
+
+@dataclass(frozen=True)
+class DrawnWindows:
+    """``pose_2d`` ``(B, T, 17, 2)`` normalised, ``pose_3d`` ``(B, T, 17, 3)`` metres, root at 0; of which clips."""
+
+    pose_2d: Array
+    pose_3d: Array
+    clips: tuple[TrainingClip, ...]
+    mirrored: NDArray[np.bool_]
+
+
+class DetectedWindows:
+    """Draws windows from the clips that have real detections, each seen by one of the cameras that took it.
+
+    The 2D cannot follow a body or a view that is changed, so of the augmentations only those remain that keep both
+    together: played backwards (``data.reverse``), and mirrored about the middle of the image (``data.flip``, by the
+    caller). Turned, reshaped and recombined bodies and new cameras are for simulated detections. Raises ConfigError
+    where no clip has detections and enough frames.
+    """
+
+    def __init__(self, clips: Sequence[TrainingClip], config: DataConfig, frames: int) -> None:
+        self.config, self.frames = config, frames
+        self._clips = [clip for clip in clips if clip.detections and len(clip.positions) >= frames]
+        if not self._clips:
+            raise ConfigError(f"no clip with real detections has {frames} frames")
+        self._share = clip_shares(self._clips, frames, config.balance)
+
+    def draw(self, size: int, rng: np.random.Generator) -> DrawnWindows:
+        """``size`` windows; ``mirrored`` says which ones are to be mirrored."""
+        chosen = [self._clips[index] for index in rng.choice(len(self._clips), size=size, p=self._share)]
+        pose_2d = np.empty((size, self.frames, 17, 2), dtype=np.float32)
+        pose_3d = np.empty((size, self.frames, 17, 3), dtype=np.float32)
+        for row, clip in enumerate(chosen):
+            start = int(rng.integers(len(clip.positions) - self.frames + 1))
+            view = int(rng.integers(len(clip.cameras)))
+            rows, camera = slice(start, start + self.frames), clip.cameras[view]
+            points = camera.to_camera(clip.positions[rows].astype(np.float64))
+            pose_3d[row] = points - points[:, :1]
+            pose_2d[row] = normalise_screen(clip.detections[view][rows], camera.image_size)
+        backwards = rng.random(size) < self.config.reverse
+        pose_2d[backwards], pose_3d[backwards] = pose_2d[backwards, ::-1], pose_3d[backwards, ::-1]
+        return DrawnWindows(pose_2d, pose_3d, tuple(chosen), rng.random(size) < self.config.flip)
+
+
+def check_detected(config: DataConfig) -> None:
+    """Raises ConfigError where ``data.detected`` is no share, or does not go with ``data.detections``."""
+    if not 0.0 <= config.detected <= 1.0:
+        raise ConfigError(f"data.detected is {config.detected:g}, expected a share of the windows from 0 to 1")
+    if config.detected and config.detections == "ground-truth":
+        raise ConfigError("data.detected mixes real detections with simulated ones: data.detections = 'simulated'")
