@@ -187,6 +187,9 @@ class TrainingConfig:
     threads: int = 0  # 0: PyTorch's default
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
+    # How a step runs: operation by operation; the network through torch.compile; the whole step as one CUDA graph; or
+    # the compiled network inside of such a graph. A run may go on another way, and on another device.
+    compile: Literal["none", "compile", "graph", "compile-graph"] = "none"
 
 
 @dataclass(frozen=True)

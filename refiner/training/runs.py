@@ -43,9 +43,14 @@ LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def train_lifter(
-    config: Config, folder: MotionFolder, output: Path, without: Collection[str] = (), quiet: bool = False
+    config: Config,
+    folder: MotionFolder,
+    output: Path,
+    without: Collection[str] = (),
+    quiet: bool = False,
+    minutes: float | None = None,
 ) -> Path:
-    """Train a lifter on the training people, less those of ``without`` (for cross-fitting)."""
+    """Train a lifter on the training people, less those of ``without`` (for cross-fitting); see `train`."""
     _prepare(config, "lifter")
     people = [person for person in folder.description.train if person not in without]
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
@@ -61,11 +66,14 @@ def train_lifter(
         else LifterTask(config, model, validation)
     )
     description = _describe(folder, people) | {"without": sorted(without)}
-    return train(config, task, sampler, output, description, quiet)
+    return train(config, task, sampler, output, description, quiet, minutes)
 
 
-def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool = False) -> Path:
-    """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names."""
+def train_refiner(
+    config: Config, folder: MotionFolder, output: Path, quiet: bool = False, minutes: float | None = None
+) -> Path:
+    """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names; see
+    `train`."""
     _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
@@ -80,15 +88,20 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
         source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
-    return train(config, task, source, output, description, quiet)
+    return train(config, task, source, output, description, quiet, minutes)
 
 
 def train_refiner_on_predictions(
-    config: Config, predictions: Predictions, validation_person: str, output: Path, quiet: bool = False
+    config: Config,
+    predictions: Predictions,
+    validation_person: str,
+    output: Path,
+    quiet: bool = False,
+    minutes: float | None = None,
 ) -> Path:
     """Train a refiner for whatever made ``predictions``; ``validation_person`` is kept out of the training.
 
-    Raises ConfigError for a person who is not there, or alone.
+    ``minutes``: see `train`. Raises ConfigError for a person who is not there, or alone.
     """
     _prepare(config, "refiner")
     people = [person for person in predictions.people if person != validation_person]
@@ -118,7 +131,7 @@ def train_refiner_on_predictions(
         "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
     }
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
-    return train(config, task, sampler, output, description, quiet)
+    return train(config, task, sampler, output, description, quiet, minutes)
 
 
 def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> ValidationWindows | ValidationClips:
