@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +35,14 @@ def main(argv: Sequence[str]) -> int:
                 print(f"{name}, {kind.__name__}, scale {scale}: {apart:.2g} apart")
                 if not apart <= tolerance:
                     wrong.append(name)
-    gaussian, condition = random_gaussian(rng), rng.normal(size=(count, CONDITION)).astype(np.float32)
-    clean = rng.normal(size=(count, ERROR)).astype(np.float32)
-    factors = [rng.uniform(0, 1.4, count).astype(np.float32) for _ in range(2)]
-    expected = native.diffuse(condition, clean, *factors, **gaussian, seed=5, first_frame=2**33)
-    given = [torch.from_numpy(value).cuda() for value in (condition, clean, *factors)]
-    found = native.diffuse(*given, **gaussian, seed=5, first_frame=2**33)
+    options: dict[str, Any] = random_gaussian(rng) | {"seed": 5, "first_frame": 2**33}
+    condition = rng.normal(size=(count, CONDITION)).astype(np.float32)
+    clean: Any = rng.normal(size=(count, ERROR)).astype(np.float32)
+    factors: list[Any] = [rng.uniform(0, 1.4, count).astype(np.float32) for _ in range(2)]
+    inputs: list[Any] = [condition, clean, *factors]
+    expected = native.diffuse(*inputs, **options)
+    given: list[Any] = [torch.from_numpy(value).cuda() for value in inputs]
+    found = native.diffuse(*given, **options)
     for name, there, here in zip(("noisy poses", "drawn errors"), found, expected, strict=True):
         apart = float(np.abs(there.cpu().numpy() - here).max())
         print(f"{name}: {apart:.2g} apart")
