@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--half", action="store_true", help="also write OUTPUT/half.safetensors, the best checkpoint in half precision"
     )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="stop after N minutes, validated and saved; the same command goes on from there later",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -134,6 +141,8 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.training.config import load_config
     from refiner.training.runs import train_lifter, train_refiner
 
+    if arguments.minutes is not None and not 0 < arguments.minutes < math.inf:
+        raise UsageError(f"--minutes {arguments.minutes:g}: expected a time above 0")
     config = load_config(arguments.config, arguments.set)
     if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit):
         raise UsageError("--lifter and --cross-fit belong to: refiner-train refiner")
@@ -159,9 +168,9 @@ def _command(arguments: argparse.Namespace) -> None:
         unknown = sorted(set(without) - set(folder.description.train))
         if unknown:
             raise UsageError(f"--without: {', '.join(unknown)} is no training person")
-        best = train_lifter(config, folder, output, without, arguments.quiet)
+        best = train_lifter(config, folder, output, without, arguments.quiet, arguments.minutes)
     else:
-        best = train_refiner(config, folder, output, arguments.quiet)
+        best = train_refiner(config, folder, output, arguments.quiet, arguments.minutes)
     _finish(best, output, arguments.half)
 
 
@@ -230,7 +239,7 @@ def _train_on_predictions(arguments: argparse.Namespace, config: Config, output:
         raise UsageError("--dataset, --detections and --weight are of archives: leave them out with --from-predictions")
     predictions = load_predictions(arguments.from_predictions)
     person = arguments.validation_person or predictions.people[-1]
-    return train_refiner_on_predictions(config, predictions, person, output, arguments.quiet)
+    return train_refiner_on_predictions(config, predictions, person, output, arguments.quiet, arguments.minutes)
 
 
 def _finish(best: Path, output: Path, half: bool) -> None:

@@ -169,6 +169,8 @@ class SceneConfig:
     reverse: float = 0.3
     recombine: float = 0.35
     other_strides: float = 0.2
+    # Share of the windows that come from the built-in synthetic motion.
+    synthetic: float = 0.1
     flip: float = 0.5
     # Metres; and the log-normal spread of each bone's length, and of legs, trunk and arms as a whole.
     stature: tuple[float, ...] = (1.45, 2.0)
@@ -241,6 +243,9 @@ class TrainingConfig:
     threads: int = 0  # 0: PyTorch's default
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
+    # How a step runs: operation by operation; the network through torch.compile; the whole step as one CUDA graph; or
+    # the compiled network inside of such a graph. A run may go on another way, and on another device.
+    compile: Literal["none", "compile", "graph", "compile-graph"] = "none"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -19,70 +18,89 @@ from refiner.files import atomic_path, atomic_write_text, sha256_of
 from refiner.machine import this_machine
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config, config_from_dict, same_configuration
-from refiner.training.optimiser import MuonWithAdamW, build_optimiser, set_rate
-from refiner.training.schedule import MovingAverage, learning_rate
+from refiner.training.optimiser import MuonWithAdamW, build_optimiser
+from refiner.training.schedule import MovingAverage
+from refiner.training.steps import build_step, captures, check_device
 from refiner.training.tasks import Task
 from refiner.training.windows import Sampler
 
 STATE_FILE, HISTORY_FILE = "state.safetensors", "history.json"
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
+# Steps between two looks at whether the loss is still finite.
+LOOK_EVERY = 50
+# Settings under which a run may go on elsewhere: they change how a step is computed, not what.
+ELSEWHERE = ("device", "compile")
 
 
 def train(
-    config: Config, task: Task, sampler: Sampler, folder: Path, description: dict[str, Any], quiet: bool = False
+    config: Config,
+    task: Task,
+    sampler: Sampler,
+    folder: Path,
+    description: dict[str, Any],
+    quiet: bool = False,
+    minutes: float | None = None,
 ) -> Path:
     """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE); the one at the
     end of the schedule lies beside it.
 
     A folder with a state of the same configuration is resumed; one of another configuration raises
     TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint, with the
-    digests of what the run starts from.
+    digests of what the run starts from. After ``minutes`` the run stops, validated and saved, at the step that it has
+    come to; rates follow from the step alone, so that it can go on later. At least one step is taken.
+
+    Raises ConfigError and MissingComponentError where the device cannot do what ``training`` asks for.
     """
     settings = config.training
+    check_device(settings.device)
+    capturable = captures(config)
+    until = None if minutes is None else time.perf_counter() + 60.0 * minutes
     model = task.model.to(settings.device)
-    optimiser = build_optimiser(model, config.optimiser)
+    optimiser = build_optimiser(model, config.optimiser, capturable)
     average = MovingAverage(model, settings.ema)
     run = _Run(config, folder, description | source_digests(config))
     start = run.resume(model, optimiser, average)
+    take_step = build_step(config, task, optimiser, average)
     progress = tqdm(
         total=settings.steps, initial=start, disable=None if not quiet else True, unit="step", dynamic_ncols=True
     )
-    began, seen, running = time.perf_counter(), 0, torch.zeros(())
+    device = torch.device(settings.device)
+    began, seen, running = time.perf_counter(), 0, torch.zeros((), device=device)
     model.train()
     for step in range(start, settings.steps):
-        # Whatever a network draws in training (dropout, stochastic depth) follows from the seed and the step too.
-        torch.manual_seed(int(np.random.SeedSequence([settings.seed, step]).generate_state(1)[0]))
-        set_rate(optimiser, learning_rate(step, settings.steps, config.optimiser))
-        optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(
-            torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"
-        ):
-            loss = task.loss(sampler.batch(step), step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.optimiser.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
-        optimiser.step()
-        average.update(model)
-        running, seen = running + loss.detach().cpu(), seen + 1
+        running, seen = running + take_step(step, sampler.batch(step)), seen + 1
         progress.update()
-        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+        done = step + 1
+        if seen % LOOK_EVERY == 0:
+            # The one place between validations where the host waits for the device, so that it cannot run far ahead.
+            _check_finite(running, done - seen, done, folder)
+        stop = until is not None and time.perf_counter() >= until
+        if done % settings.validate_every == 0 or done == settings.steps or stop:
+            _check_finite(running, done - seen, done, folder)
             mean_loss = float(running) / seen
-            if not torch.isfinite(running):
-                raise TrainingError(
-                    f"the loss was not finite between steps {step + 1 - seen} and {step + 1}; the last good state is "
-                    f"in {folder}: lower optimiser.rate or set optimiser.clip_norm, and train in a new folder"
-                )
             speed = seen * settings.batch / (time.perf_counter() - began)
             metrics = _validate(config, task, average)
-            run.record(step + 1, mean_loss, speed, metrics, task, average)
-            run.save_state(step + 1, model, optimiser, average)
+            run.record(done, mean_loss, speed, metrics, task, average)
+            run.save_state(done, model, optimiser, average)
             progress.set_postfix_str(
                 f"loss {mean_loss:.4f}, {speed:.0f} windows/s, validation {metrics['mpjpe_mm']:.2f} mm"
             )
-            progress.write(f"step {step + 1}: {progress.postfix}")
-            began, seen, running = time.perf_counter(), 0, torch.zeros(())
+            progress.write(f"step {done}: {progress.postfix}")
+            began, seen, running = time.perf_counter(), 0, torch.zeros((), device=device)
+        if stop and done < settings.steps:
+            progress.write(f"out of time at step {done} of {settings.steps}; the same command goes on from there")
+            break
     progress.close()
     return folder / BEST_FILE
+
+
+def _check_finite(running: Tensor, before: int, step: int, folder: Path) -> None:
+    """Raises TrainingError for a sum of losses that is not finite."""
+    if not torch.isfinite(running):
+        raise TrainingError(
+            f"the loss was not finite between steps {before} and {step}; the last good state is in {folder}: lower "
+            "optimiser.rate or set optimiser.clip_norm, and train in a new folder"
+        )
 
 
 def _validate(config: Config, task: Task, average: MovingAverage) -> dict[str, float]:
@@ -124,10 +142,13 @@ def refuse_other_run(
     """Raises TrainingError where what a run's folder holds was not made with ``config`` from what ``description`` says.
 
     Checkpoints that the configuration names may have moved: their content counts (`source_digests`, in the
-    description), not their folders. What an older run's description does not say is not compared.
+    description), not their folders. Nor do the device and how its steps ran. What an older run's description does not
+    say is not compared.
     """
     wanted = config_from_dict(without_folders(dataclasses.asdict(config)))
-    if not same_configuration(without_folders(stored), wanted):
+    settings = {name: getattr(wanted.training, name) for name in ELSEWHERE}
+    there = {**without_folders(stored), "training": {**stored.get("training", {}), **settings}}
+    if not same_configuration(there, wanted):
         raise TrainingError(f"{folder} holds a run with another configuration; choose another --output, or remove it")
     other = [name for name, value in description.items() if stored_description.get(name, value) != value]
     if other:

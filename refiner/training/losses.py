@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ def lifter_loss(pose_3d: Tensor, target: Tensor, config: LossConfig, root: str) 
         root: "subtracted" compares poses relative to their own roots and leaves the root out, "zeroed" compares them
             as they are, root included (see `refiner.models.unrolled.root_at_zero`).
     """
-    weights = pose_3d.new_tensor(MIXSTE_JOINT_WEIGHTS if config.joints == "mixste" else [1.0] * target.shape[-2])
+    weights = _joint_weights(config.joints, target.shape[-2], pose_3d.dtype, pose_3d.device)
     if root == "subtracted":
         pose_3d, target, weights = (pose_3d - pose_3d[..., :1, :])[..., 1:, :], target[..., 1:, :], weights[1:]
     # Not divided by the sum of the weights, as published.
@@ -31,3 +33,9 @@ def lifter_loss(pose_3d: Tensor, target: Tensor, config: LossConfig, root: str) 
     loss = loss + config.smoothness * (weights[:, None] * movement.square()).mean()
     velocity: Tensor = torch.linalg.vector_norm(movement - true_movement, dim=-1).mean()
     return loss + config.velocity * velocity
+
+
+@lru_cache(maxsize=16)
+def _joint_weights(kind: str, joints: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept on the device: a step that copied them there would wait for it."""
+    return torch.tensor(MIXSTE_JOINT_WEIGHTS if kind == "mixste" else (1.0,) * joints, dtype=dtype, device=device)

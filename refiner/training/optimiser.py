@@ -8,25 +8,45 @@ import torch
 from torch import Tensor, nn
 
 from refiner.training.config import OptimiserConfig
+from refiner.training.muon import BatchedMuon
 
 # Below this many rows or columns a layer maps coordinates, not features (5 -> C, C -> 3): AdamW's.
 LEAST_SIDE = 16
 
 
-def build_optimiser(model: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer | MuonWithAdamW:
-    """The optimiser of all parameters; `set_rate` gives it its rate at each step."""
+def build_optimiser(
+    model: nn.Module, config: OptimiserConfig, capturable: bool = False
+) -> torch.optim.Optimizer | MuonWithAdamW:
+    """The optimiser of all parameters; `set_rate` gives it its rate at each step.
+
+    ``capturable``: with rates in tensors on the model's device, so that a CUDA graph can hold the step; the state is
+    the same either way.
+    """
     if config.name == "muon":
-        return MuonWithAdamW(model, config)
+        return MuonWithAdamW(model, config, capturable)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(
-        model.parameters(), lr=config.rate, weight_decay=config.weight_decay, amsgrad=config.amsgrad, fused=True
+        model.parameters(),
+        lr=_rate_of(config.rate, model, capturable),
+        weight_decay=config.weight_decay,
+        amsgrad=config.amsgrad,
+        fused=True,
+        capturable=capturable,
     )
 
 
 def set_rate(optimiser: torch.optim.Optimizer | MuonWithAdamW, rate: float) -> None:
-    """Every parameter's rate; the matrices' of `MuonWithAdamW` in proportion."""
+    """Every parameter's rate; the matrices' of `MuonWithAdamW` in proportion. Rates in tensors are filled in place."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group.get("share_of_rate", 1.0)
+        own = rate * group.get("share_of_rate", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(own)
+        else:
+            group["lr"] = own
+
+
+def _rate_of(rate: float, model: nn.Module, capturable: bool) -> float | Tensor:
+    return torch.tensor(rate, device=next(model.parameters()).device) if capturable else rate
 
 
 class MuonWithAdamW:
@@ -40,7 +60,7 @@ class MuonWithAdamW:
     the matrices first.
     """
 
-    def __init__(self, model: nn.Module, config: OptimiserConfig) -> None:
+    def __init__(self, model: nn.Module, config: OptimiserConfig, capturable: bool = False) -> None:
         matrices = [
             module.weight
             for module in model.modules()
@@ -48,13 +68,18 @@ class MuonWithAdamW:
         ]
         taken = {id(matrix) for matrix in matrices}
         others = [value for value in model.parameters() if id(value) not in taken]
-        self._muon = torch.optim.Muon(
-            [{"params": matrices, "share_of_rate": config.matrix_rate / config.rate}],
-            lr=config.matrix_rate,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
+        groups = [{"params": matrices, "share_of_rate": config.matrix_rate / config.rate}]
+        matrix_rate, rate = (_rate_of(rate, model, capturable) for rate in (config.matrix_rate, config.rate))
+        self._muon: torch.optim.Optimizer
+        if isinstance(matrix_rate, Tensor):
+            self._muon = BatchedMuon(groups, matrix_rate, config.weight_decay)
+        else:
+            self._muon = torch.optim.Muon(
+                groups, lr=matrix_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        self._adamw = torch.optim.AdamW(
+            others, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=capturable
         )
-        self._adamw = torch.optim.AdamW(others, lr=config.rate, weight_decay=config.weight_decay, fused=True)
         self._matrices = len(matrices)
 
     @property
@@ -67,7 +92,7 @@ class MuonWithAdamW:
         self._adamw.zero_grad(set_to_none)
 
     def step(self) -> None:
-        self._muon.step()  # type: ignore[no-untyped-call]
+        self._muon.step()
         self._adamw.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from refiner.data.clips import CameraClip, MotionFolder, action_of
-from refiner.data.training_set import check_detections
+from refiner.data.training_set import check_detections, training_clips
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
@@ -30,7 +30,7 @@ from refiner.training.noise_fit import fit_noise
 from refiner.training.predictions import Predictions, PredictionSampler
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
 from refiner.training.scenes import SceneSampler
-from refiner.training.scenes.motion import MotionClip
+from refiner.training.scenes.motion import MotionClip, synthetic_clips
 from refiner.training.smoothing import SmoothingTask
 from refiner.training.tasks import (
     LifterTask,
@@ -48,12 +48,17 @@ LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def train_lifter(
-    config: Config, folder: MotionFolder, output: Path, without: Collection[str] = (), quiet: bool = False
+    config: Config,
+    folder: MotionFolder,
+    output: Path,
+    without: Collection[str] = (),
+    quiet: bool = False,
+    minutes: float | None = None,
 ) -> Path:
-    """Train a lifter on the training people, less those of ``without`` (for cross-fitting)."""
+    """Train a lifter on the training people, less those of ``without`` (for cross-fitting); see `train`."""
     _prepare(config, "lifter")
     if sees_rays(dataclasses.asdict(config.model)):
-        return _train_ray_lifter(config, [folder], output, without, quiet)
+        return _train_ray_lifter(config, folder, output, without, quiet, minutes)
     people = [person for person in folder.description.train if person not in without]
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
@@ -68,39 +73,40 @@ def train_lifter(
         else LifterTask(config, model, validation)
     )
     description = _describe(folder, people) | {"without": sorted(without)}
-    return train(config, task, sampler, output, description, quiet)
+    return train(config, task, sampler, output, description, quiet, minutes)
 
 
 def _train_ray_lifter(
-    config: Config, folders: Sequence[MotionFolder], output: Path, without: Collection[str], quiet: bool
+    config: Config,
+    folder: MotionFolder,
+    output: Path,
+    without: Collection[str],
+    quiet: bool,
+    minutes: float | None,
 ) -> Path:
-    """A lifter for any camera; the first folder says who validates."""
-    sampler = _scene_sampler(config, folders, without)
-    validation = SceneWindows.of_clips(validation_clips(folders[0]), config.frames, config.stride)
+    """A lifter for any camera."""
+    people = [person for person in folder.description.train if person not in without]
+    sampler = _scene_sampler(config, folder, people)
+    validation = SceneWindows.of_clips(validation_clips(folder), config.frames, config.stride)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     start_from(model, config, without)
-    task = RayLifterTask(config, model.to(config.training.device), validation)
-    people = [person for person in folders[0].description.train if person not in without]
-    description = _describe(folders[0], people) | {"without": sorted(without)}
-    return train(config, task, sampler, output, description, quiet)
+    task = RayLifterTask(config, model, validation)
+    description = _describe(folder, people) | {"without": sorted(without)}
+    return train(config, task, sampler, output, description, quiet, minutes)
 
 
-def _scene_sampler(config: Config, folders: Sequence[MotionFolder], without: Collection[str]) -> SceneSampler:
-    """All training people of all folders but those of ``without``."""
+def _scene_sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> SceneSampler:
     clips = [
-        MotionClip(person, action_of(key), world)
-        for folder in folders
-        for person in folder.description.train
-        if person not in without
-        for key, world in folder.positions[person].items()
+        MotionClip(clip.subject, clip.action, clip.positions, clip.weight, clip.cameras)
+        for clip in training_clips(folder, people)
     ]
-    first, settings = folders[0], config.training
-    cameras = first.cameras if not isinstance(first.cameras, Mapping) else next(iter(first.cameras.values()))
+    if config.scene.synthetic > 0:
+        clips += synthetic_clips(clips, config.scene.synthetic)
+    settings = config.training
     return SceneSampler(
         clips,
-        cameras,
-        first.detector,
+        folder.detector,
         config.scene,
         config.window,
         settings.batch,
@@ -110,8 +116,11 @@ def _scene_sampler(config: Config, folders: Sequence[MotionFolder], without: Col
     )
 
 
-def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool = False) -> Path:
-    """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names."""
+def train_refiner(
+    config: Config, folder: MotionFolder, output: Path, quiet: bool = False, minutes: float | None = None
+) -> Path:
+    """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names; see
+    `train`."""
     _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
@@ -126,15 +135,20 @@ def train_refiner(config: Config, folder: MotionFolder, output: Path, quiet: boo
         source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
-    return train(config, task, source, output, description, quiet)
+    return train(config, task, source, output, description, quiet, minutes)
 
 
 def train_refiner_on_predictions(
-    config: Config, predictions: Predictions, validation_person: str, output: Path, quiet: bool = False
+    config: Config,
+    predictions: Predictions,
+    validation_person: str,
+    output: Path,
+    quiet: bool = False,
+    minutes: float | None = None,
 ) -> Path:
     """Train a refiner for whatever made ``predictions``; ``validation_person`` is kept out of the training.
 
-    Raises ConfigError for a person who is not there, or alone.
+    ``minutes``: see `train`. Raises ConfigError for a person who is not there, or alone.
     """
     _prepare(config, "refiner")
     people = [person for person in predictions.people if person != validation_person]
@@ -166,7 +180,7 @@ def train_refiner_on_predictions(
         "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
     }
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
-    return train(config, task, sampler, output, description, quiet)
+    return train(config, task, sampler, output, description, quiet, minutes)
 
 
 def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> ValidationWindows | ValidationClips:

@@ -97,9 +97,17 @@ class RayLifterTask:
 
     def loss(self, windows: SceneBatch, step: int) -> Tensor:
         """The mean distance of a joint from where it should be, metres."""
-        seen, rotation = canonical_pose(windows.keypoints, windows.camera)
+        return self.loss_of(*self.prepare(windows, step))
+
+    def prepare(self, windows: SceneBatch, step: int) -> tuple[Tensor, ...]:
+        """The tensors of the loss; they are on the device already. `refiner.training.steps.CapturableTask`."""
+        return windows.keypoints, windows.camera, windows.pose_3d
+
+    def loss_of(self, keypoints: Tensor, camera: Tensor, pose_3d: Tensor) -> Tensor:
+        """The loss of what `prepare` gives."""
+        seen, rotation = canonical_pose(keypoints, camera)
         pose = self.model(seen).float()
-        error = pose - pose[..., :1, :] - turned(windows.pose_3d, rotation)
+        error = pose - pose[..., :1, :] - turned(pose_3d, rotation)
         distance: Tensor = torch.linalg.vector_norm(error, dim=-1).mean()
         return distance
 

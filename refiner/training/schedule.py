@@ -34,10 +34,21 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take one training step into the average."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages = list(self.values.values())
-        torch._foreach_lerp_(averages, [value.detach() for value in model.parameters()], 1.0 - decay)
+        torch._foreach_lerp_(averages, [value.detach() for value in model.parameters()], self.next_share())
+
+    def next_share(self) -> float:
+        """Count a training step; the share of its weights in the average."""
+        self.updates += 1
+        return 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+
+    @torch.no_grad()
+    def blend(self, model: nn.Module, share: Tensor) -> None:
+        """What `update` does, with the share in a tensor on the device: nothing of it is read on the host."""
+        averages = list(self.values.values())
+        apart = torch._foreach_sub([value.detach() for value in model.parameters()], averages)
+        torch._foreach_mul_(apart, share)
+        torch._foreach_add_(averages, apart)
 
     def state(self) -> dict[str, Tensor]:
         """The averaged parameters by name."""

@@ -62,28 +62,48 @@ class Views:
         return (self.rotation, self.eye, self.size, self.focal, self.centre, self.radial, self.tangential)
 
 
-class FixedCameras:
-    """An archive's own cameras, from which each window takes one."""
+class Rigs:
+    """The fixed cameras before every clip ``rigs``; a clip may have none."""
 
-    def __init__(self, cameras: Sequence[Camera], device: torch.device) -> None:
-        def stacked(values: list[NDArray[Any]]) -> Tensor:
-            return torch.from_numpy(np.stack(values).astype(np.float32)).to(device)
+    def __init__(self, rigs: Sequence[Sequence[Camera]], device: torch.device) -> None:
+        # Clips of a person share one rig: each camera is stored once.
+        places: dict[int, int] = {}
+        cameras: list[Camera] = []
+        for camera in (camera for rig in rigs for camera in rig):
+            if id(camera) not in places:
+                places[id(camera)] = len(cameras)
+                cameras.append(camera)
+        most = max((len(rig) for rig in rigs), default=0)
+        table = [[places[id(camera)] for camera in rig] + [0] * (most - len(rig)) for rig in rigs]
+        self._table = torch.tensor(table, dtype=torch.long, device=device).reshape(len(rigs), most)
+        self._numbers = torch.tensor([len(rig) for rig in rigs], device=device)
+        self._views = _views_of(cameras, device) if cameras else None
 
-        self._views = Views(
-            rotation=stacked([camera.rotation for camera in cameras]),
-            eye=stacked([camera.position for camera in cameras]),
-            size=stacked([np.array(camera.image_size) for camera in cameras]),
-            focal=stacked([camera.focal_length for camera in cameras]),
-            centre=stacked([camera.center for camera in cameras]),
-            radial=stacked([camera.radial for camera in cameras]),
-            tangential=stacked([camera.tangential for camera in cameras]),
-        )
-        self._number = len(cameras)
+    def draw(self, draws: Draws, clips: Tensor) -> tuple[Tensor, Views] | None:
+        """For each window one of its clip's cameras, ``clips`` ``(B,)``: which windows have one ``(B,)``, and the
+        cameras. None where no clip has any."""
+        if self._views is None:
+            return None
+        number = self._numbers[clips]
+        place = (draws.uniform(len(clips)) * number).long().clamp(min=0)
+        place = torch.minimum(place, (number - 1).clamp(min=0))
+        chosen = self._table[clips, place]
+        return number > 0, Views(*(field[chosen] for field in self._views.fields()))
 
-    def draw(self, draws: Draws, batch: int) -> Views:
-        """One of the cameras for each window."""
-        chosen = (draws.uniform(batch) * self._number).long().clamp(max=self._number - 1)
-        return Views(*(field[chosen] for field in self._views.fields()))
+
+def _views_of(cameras: Sequence[Camera], device: torch.device) -> Views:
+    def stacked(values: list[NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.stack(values).astype(np.float32)).to(device)
+
+    return Views(
+        rotation=stacked([camera.rotation for camera in cameras]),
+        eye=stacked([camera.position for camera in cameras]),
+        size=stacked([np.array(camera.image_size) for camera in cameras]),
+        focal=stacked([camera.focal_length for camera in cameras]),
+        centre=stacked([camera.center for camera in cameras]),
+        radial=stacked([camera.radial for camera in cameras]),
+        tangential=stacked([camera.tangential for camera in cameras]),
+    )
 
 
 def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from refiner.camera import Camera
 from refiner.errors import ConfigError
 from refiner.skeleton import H36M17, LEFT, PARENTS, RIGHT
 from refiner.training.config import SceneConfig
+from refiner.training.scenes.cameras import Rigs
 from refiner.training.scenes.draws import Draws
 
 LEFT_HIP, RIGHT_HIP = 4, 1
@@ -26,18 +28,19 @@ FIRST_OF_UPPER_BODY = 7
 STANDING = (3, 2, 7, 8, 9, 10)
 # Joints are not soles and hair: what stature has above the joints' height when standing.
 SOLE_AND_CROWN = 0.09
+SYNTHETIC_PEOPLE, SYNTHETIC_SEED, SYNTHETIC_FRAMES = 24, 1000, 400
 
 
 @dataclass(frozen=True, eq=False)
 class MotionClip:
-    """One continuous clip: whose it is, what is done, ``world`` ``(F, 17, 3)``, and how often it is drawn beside the
-    others of its archive. ``fixed`` clips may be seen by the archive's own cameras."""
+    """One continuous clip: whose it is, what is done, ``world`` ``(F, 17, 3)``, how often it is drawn beside those of
+    other archives, and the fixed ``cameras`` before this person, which may be none."""
 
     subject: str
     action: str
     world: NDArray[Any] = field(repr=False)
     weight: float = 1.0
-    fixed: bool = True
+    cameras: tuple[Camera, ...] = field(default=(), repr=False)
 
 
 class MotionBank:
@@ -57,31 +60,25 @@ class MotionBank:
         usable = [clip for clip in clips if len(clip.world) >= frames]
         if not usable:
             raise ConfigError(f"no clip has the {frames} frames of a window")
-        share = np.array([clip.weight * len(clip.world) for clip in usable])
-        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for index, clip in enumerate(usable):
-            groups[clip.subject, clip.action].append(index)
-        for members in groups.values():
-            # Weight times root of frames: the sum of a group is that, whatever number of clips it is cut into.
-            share[members] *= sum(len(usable[index].world) for index in members) ** -0.5
+        share = group_share(usable)
         lengths = np.array([len(clip.world) for clip in usable])
         self._cumulative = torch.from_numpy(np.cumsum(share) / share.sum()).to(self.device)
         self._lengths = torch.from_numpy(lengths).to(self.device)
         self._starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(self.device)
-        self._fixed = torch.tensor([clip.fixed for clip in usable], device=self.device)
+        self._rigs = Rigs([clip.cameras for clip in usable], self.device)
         poses = np.concatenate([np.asarray(clip.world, np.float32) for clip in usable])
         self._poses = torch.from_numpy(poses).to(self.device)
         self._skeleton = Skeleton(self.device)
 
     @property
-    def clips(self) -> int:
-        """How many clips there are."""
-        return len(self._lengths)
+    def rigs(self) -> Rigs:
+        """The fixed cameras before every clip."""
+        return self._rigs
 
     def draw(self, draws: Draws, batch: int, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
-        """Windows of one step: poses ``(B, T, 17, 3)``, which may be seen by the archive's cameras ``(B,)`` bool, and
-        the stride of each ``(B,)``."""
-        world, fixed, stride = self._cut(draws, batch, config.other_strides)
+        """Windows of one step: poses ``(B, T, 17, 3)``, the places of their clips ``(B,)``, and the stride of each
+        ``(B,)``."""
+        world, chosen, stride = self._cut(draws, batch, config.other_strides)
         backwards = draws.chance(config.reverse, batch)[:, None, None, None]
         world = torch.where(backwards, world.flip(1), world)
         skeleton = self._skeleton
@@ -94,7 +91,7 @@ class MotionBank:
         # The pelvis moves with the legs, so that the feet stay near the floor.
         root = root * factors[:, None, 2:3]
         world = skeleton.joints_of(root, bones * factors[:, None, :, None])
-        return turn(world, draws.uniform(batch, high=2 * torch.pi)), fixed, stride
+        return turn(world, draws.uniform(batch, high=2 * torch.pi)), chosen, stride
 
     def _cut(self, draws: Draws, batch: int, other_strides: float) -> tuple[Tensor, Tensor, Tensor]:
         chosen = draws.choice(self._cumulative, batch)
@@ -107,7 +104,7 @@ class MotionBank:
         start = self._starts[chosen] + (draws.uniform(batch) * room).long().clamp(min=0)
         start = torch.minimum(start, self._starts[chosen] + room - 1)
         places = start[:, None] + stride[:, None] * torch.arange(self.frames, device=self.device)
-        return self._poses[places], self._fixed[chosen], stride
+        return self._poses[places], chosen, stride
 
 
 class Skeleton:
@@ -160,7 +157,8 @@ class Skeleton:
         proportions: Tensor = each * limbs[:, group]
         length = bones[:, 0].norm(dim=-1) * proportions
         own = length[:, list(STANDING)].sum(dim=-1)
-        return proportions * ((wanted - SOLE_AND_CROWN) / own)[:, None]
+        factors: Tensor = proportions * ((wanted - SOLE_AND_CROWN) / own)[:, None]
+        return factors
 
 
 def heading(world: Tensor) -> Tensor:
@@ -175,3 +173,25 @@ def turn(world: Tensor, angle: Tensor) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     x, y, z = world.unbind(dim=-1)
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1)
+
+
+def synthetic_clips(others: Sequence[MotionClip], share: float) -> list[MotionClip]:
+    """Clips of the built-in synthetic motion that take about ``share`` of the windows beside the ``others``."""
+    from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
+
+    made = [
+        MotionClip(f"synthetic {person}", action, synthetic_motion(SYNTHETIC_SEED + person, action, SYNTHETIC_FRAMES))
+        for person in range(SYNTHETIC_PEOPLE)
+        for action in SYNTHETIC_ACTIONS
+    ]
+    weight = share / (1.0 - share) * group_share(others).sum() / group_share(made).sum()
+    return [replace(clip, weight=float(weight)) for clip in made]
+
+
+def group_share(clips: Sequence[MotionClip]) -> NDArray[np.float64]:
+    """How often each clip is drawn, not normalised: the square root of the frames of its subject's action, times its
+    part of them and its weight."""
+    frames: dict[tuple[str, str], float] = defaultdict(float)
+    for clip in clips:
+        frames[clip.subject, clip.action] += len(clip.world)
+    return np.array([clip.weight * len(clip.world) * frames[clip.subject, clip.action] ** -0.5 for clip in clips])

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from refiner.camera import Camera
 from refiner.data.detector import DetectorModel
 from refiner.training.config import SceneConfig
-from refiner.training.scenes.cameras import FixedCameras, random_views, stated_focal_length
+from refiner.training.scenes.cameras import random_views, stated_focal_length
 from refiner.training.scenes.detections import SceneDetector
 from refiner.training.scenes.draws import Draws
 from refiner.training.scenes.motion import MotionBank, MotionClip
@@ -38,7 +37,6 @@ class SceneSampler:
 
     Args:
         clips: the motion, see `MotionClip`.
-        cameras: an archive's own, by which a share of the windows of ``fixed`` clips is seen; may be empty.
         detector: the model whose errors are drawn. config: the shares and ranges of everything.
         frames, batch: T and B; stride: frames from one to the next. Raises ConfigError where no clip is long enough.
     """
@@ -46,7 +44,6 @@ class SceneSampler:
     def __init__(
         self,
         clips: Sequence[MotionClip],
-        cameras: Sequence[Camera],
         detector: DetectorModel,
         config: SceneConfig,
         frames: int,
@@ -57,18 +54,18 @@ class SceneSampler:
     ) -> None:
         self.config, self.size, self.seed, self.device = config, batch, seed, torch.device(device)
         self._bank = MotionBank(clips, frames, stride, self.device)
-        self._fixed = FixedCameras(cameras, self.device) if cameras else None
         self._detector = SceneDetector(detector, config, frames, self.device)
 
     @torch.no_grad()
     def batch(self, step: int) -> SceneBatch:
         """The windows of one training step."""
         draws = Draws(self.seed, step, self.device)
-        world, fixed, stride = self._bank.draw(draws, self.size, self.config)
+        world, chosen, stride = self._bank.draw(draws, self.size, self.config)
         views = random_views(draws, world, self.config)
-        if self._fixed is not None and self.config.fixed_cameras > 0:
-            own = fixed & draws.chance(self.config.fixed_cameras, self.size)
-            views = self._fixed.draw(draws, self.size).where(own, views)
+        fixed = self._bank.rigs.draw(draws, chosen)
+        if fixed is not None:
+            own = fixed[0] & draws.chance(self.config.fixed_cameras, self.size)
+            views = fixed[1].where(own, views)
         points = views.to_camera(world)
         keypoints = self._detector.detect(draws, points, views, stride)
         focal = stated_focal_length(draws, views, self.config)

@@ -15,11 +15,20 @@ from refiner.errors import ConfigError
 from refiner.skeleton import H36M17, LEFT, RIGHT
 from refiner.training.config import SceneConfig
 from refiner.training.scenes import SceneSampler
-from refiner.training.scenes.cameras import FixedCameras, Views, random_views, stated_focal_length
+from refiner.training.scenes.cameras import Rigs, Views, random_views, stated_focal_length
 from refiner.training.scenes.draws import Draws
-from refiner.training.scenes.motion import MotionBank, MotionClip, Skeleton, heading, turn
+from refiner.training.scenes.motion import (
+    MotionBank,
+    MotionClip,
+    Skeleton,
+    group_share,
+    heading,
+    synthetic_clips,
+    turn,
+)
 
 FRAMES, BATCH = 9, 64
+RIG = tuple(human36m_cameras())
 # A detector and a user without any fault, so that pixels can be compared with the projection.
 FAULTLESS = SceneConfig(
     detector_spread=0.0,
@@ -55,7 +64,7 @@ def silent_detector() -> DetectorModel:
 def motion() -> list[MotionClip]:
     names = list(SYNTHETIC_ACTIONS)[:2]
     return [
-        MotionClip(f"P{person}", name, synthetic_motion(person, name, 120), fixed=person > 0)
+        MotionClip(f"P{person}", name, synthetic_motion(person, name, 120), cameras=RIG if person else ())
         for person in range(3)
         for name in names
     ]
@@ -63,7 +72,7 @@ def motion() -> list[MotionClip]:
 
 def sampler(motion: list[MotionClip], config: SceneConfig, detector: DetectorModel, **options: object) -> SceneSampler:
     given: dict[str, object] = {"frames": FRAMES, "batch": BATCH, "seed": 5, **options}
-    return SceneSampler(motion, human36m_cameras(), detector, config, **given)  # type: ignore[arg-type]
+    return SceneSampler(motion, detector, config, **given)  # type: ignore[arg-type]
 
 
 def test_a_batch_depends_on_seed_and_step_alone(motion: list[MotionClip]) -> None:
@@ -120,8 +129,11 @@ def test_without_faults_pixels_are_the_projection_of_the_pose(motion: list[Motio
 def test_views_project_as_the_camera_does() -> None:
     rng = np.random.default_rng(0)
     cameras = human36m_cameras()
-    fixed = FixedCameras(cameras, torch.device("cpu"))
-    views = fixed.draw(Draws(0, 0, torch.device("cpu")), 32)
+    drawn = Rigs([cameras, ()], torch.device("cpu")).draw(
+        Draws(0, 0, torch.device("cpu")), torch.zeros(32, dtype=torch.long)
+    )
+    assert drawn is not None and drawn[0].all()
+    views = drawn[1]
     world = rng.normal(0, 0.4, (32, FRAMES, 17, 3)) + np.array([0.0, 0.0, 1.0])
     points = views.to_camera(torch.from_numpy(world.astype(np.float32)))
     pixels = views.project(points)
@@ -228,10 +240,10 @@ def test_windows_take_every_third_frame(motion: list[MotionClip]) -> None:
 
 def test_only_fixed_clips_are_seen_by_the_archive_s_cameras(motion: list[MotionClip]) -> None:
     config = dataclasses.replace(FAULTLESS, fixed_cameras=1.0)
-    free = [dataclasses.replace(clip, fixed=False) for clip in motion]
+    free = [dataclasses.replace(clip, cameras=()) for clip in motion]
     sizes = sampler(free, config, silent_detector()).batch(0).camera[:, :2]
     assert not ((sizes == torch.tensor([1000.0, 1002.0])).all(dim=1)).any()
-    own = sampler([dataclasses.replace(clip, fixed=True) for clip in motion], config, silent_detector()).batch(0)
+    own = sampler([dataclasses.replace(clip, cameras=RIG) for clip in motion], config, silent_detector()).batch(0)
     focal = {round(float(np.mean(camera.focal_length)), 1) for camera in human36m_cameras()}
     assert {round(float(value), 1) for value in own.camera[:, 2]} <= focal
 
@@ -288,9 +300,35 @@ def test_views_choose_row_by_row() -> None:
     cameras = human36m_cameras()
 
     def views(camera: Camera) -> Views:
-        return FixedCameras([camera], torch.device("cpu")).draw(Draws(0, 0, torch.device("cpu")), 4)
+        drawn = Rigs([[camera]], torch.device("cpu")).draw(
+            Draws(0, 0, torch.device("cpu")), torch.zeros(4, dtype=torch.long)
+        )
+        assert drawn is not None
+        return drawn[1]
 
     chosen = torch.tensor([True, False, True, False])
     mixed = views(cameras[0]).where(chosen, views(cameras[1]))
     np.testing.assert_allclose(mixed.eye[0], cameras[0].position, atol=1e-5)
     np.testing.assert_allclose(mixed.eye[1], cameras[1].position, atol=1e-5)
+
+
+def test_every_clip_has_the_cameras_of_its_own_person() -> None:
+    one, other = human36m_cameras("S1"), human36m_cameras("S5")
+    rigs = Rigs([one, (), other[:2]], torch.device("cpu"))
+    drawn = rigs.draw(Draws(0, 0, torch.device("cpu")), torch.tensor([0, 1, 2] * 40))
+    assert drawn is not None
+    there, views = drawn
+    assert there.tolist() == [True, False, True] * 40
+    for row in range(120):
+        if row % 3 == 1:
+            continue
+        own = one if row % 3 == 0 else other[:2]
+        assert min(float(np.abs(camera.position - views.eye[row].numpy()).max()) for camera in own) < 1e-4
+    assert Rigs([(), ()], torch.device("cpu")).draw(Draws(0, 0, torch.device("cpu")), torch.tensor([0, 1])) is None
+
+
+def test_synthetic_motion_takes_its_share(motion: list[MotionClip]) -> None:
+    made = synthetic_clips(motion, 0.25)
+    share = group_share([*motion, *made])
+    assert share[len(motion) :].sum() / share.sum() == pytest.approx(0.25)
+    assert len({clip.subject for clip in made}) == 24 and not any(clip.cameras for clip in made)

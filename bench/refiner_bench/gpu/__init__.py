@@ -1,0 +1,1 @@
+"""What runs on a graphics card in a quarter of an hour."""

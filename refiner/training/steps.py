@@ -1,0 +1,240 @@
+"""One training step: operation by operation, with the network compiled, or as one CUDA graph.
+
+None of them waits for the device: the loss stays there, and so does whether it is finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from refiner.errors import ConfigError, MissingComponentError
+from refiner.training.config import Config
+from refiner.training.losses import lifter_loss
+from refiner.training.optimiser import MuonWithAdamW, set_rate
+from refiner.training.schedule import MovingAverage, learning_rate
+from refiner.training.tasks import LifterTask, Task
+from refiner.training.windows import Windows
+
+Optimiser = torch.optim.Optimizer | MuonWithAdamW
+# Steps that run before a step is captured, on a stream of their own, in which libraries allocate and choose algorithms.
+# They are steps of the run like any other.
+FIRST_STEPS = 3
+
+
+class Step(Protocol):
+    """Trains on a batch; returns its loss, a tensor of no dimensions on the device."""
+
+    def __call__(self, step: int, windows: Windows) -> Tensor: ...
+
+
+@runtime_checkable
+class CapturableTask(Protocol):
+    """A task whose loss a CUDA graph can hold.
+
+    ``prepare`` does what needs the host (draws, copies) and returns tensors on the device, of the same shapes at every
+    step; ``loss_of`` takes them and uses nothing else that changes from step to step.
+    """
+
+    def prepare(self, windows: Windows, step: int) -> tuple[Tensor, ...]: ...
+
+    def loss_of(self, *inputs: Tensor) -> Tensor: ...
+
+
+class Recorder(Protocol):
+    """Records ``run`` without running it, and returns what replays it."""
+
+    def __call__(self, run: Callable[[], None]) -> Callable[[], None]: ...
+
+
+def captures(config: Config) -> bool:
+    """Whether the steps of a run are CUDA graphs. Raises ConfigError where there can be none."""
+    settings = config.training
+    if not settings.compile.endswith("graph"):
+        return False
+    if torch.device(settings.device).type != "cuda":
+        raise ConfigError(
+            f'training.compile = "{settings.compile}" records CUDA graphs, and training.device is '
+            f'"{settings.device}"; take "none" or "compile" there, or a CUDA device'
+        )
+    return True
+
+
+def check_device(device: str) -> None:
+    """Raises MissingComponentError for a CUDA device that is not there."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError(
+            f'training.device is "{device}" and PyTorch sees no CUDA device here; take training.device=cpu, or install '
+            "PyTorch's CUDA build"
+        )
+
+
+def build_step(config: Config, task: Task, optimiser: Optimiser, average: MovingAverage) -> Step:
+    """The step that ``training.compile`` names. Raises ConfigError where task or device cannot have it."""
+    graph = captures(config)
+    if config.training.compile.startswith("compile"):
+        # In place: names of parameters stay as they are.
+        task.model.compile()
+    if graph:
+        return GraphStep(config, task, optimiser, average)
+    return EagerStep(config, task, optimiser, average)
+
+
+class EagerStep:
+    """Operation by operation."""
+
+    def __init__(self, config: Config, task: Task, optimiser: Optimiser, average: MovingAverage) -> None:
+        self._config, self._task, self._optimiser, self._average = config, task, optimiser, average
+
+    def __call__(self, step: int, windows: Windows) -> Tensor:
+        config, model = self._config, self._task.model
+        seed_of_step(config, step)
+        set_rate(self._optimiser, learning_rate(step, config.training.steps, config.optimiser))
+        self._optimiser.zero_grad(set_to_none=True)
+        with _autocast(config):
+            loss = self._task.loss(windows, step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.optimiser.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
+        self._optimiser.step()
+        self._average.update(model)
+        return loss.detach()
+
+
+class GraphStep:
+    """Forward, backward, clipping, optimiser and moving average as one CUDA graph.
+
+    What changes from step to step lies in tensors that a replay reads: the batch, the rates, the share of the moving
+    average. ``record``: how a step is recorded; `record_cuda_graph`, or a stand-in.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        optimiser: Optimiser,
+        average: MovingAverage,
+        record: Recorder | None = None,
+    ) -> None:
+        self._config, self._model, self._optimiser, self._average = config, task.model, optimiser, average
+        self._task = _capturable(task, config)
+        self._record = record or record_cuda_graph
+        device = next(task.model.parameters()).device
+        self._share, self._loss = torch.zeros((), device=device), torch.zeros((), device=device)
+        self._inputs: tuple[Tensor, ...] = ()
+        self._replay: Callable[[], None] | None = None
+        self._taken = 0
+
+    def __call__(self, step: int, windows: Windows) -> Tensor:
+        config = self._config
+        seed_of_step(config, step)
+        set_rate(self._optimiser, learning_rate(step, config.training.steps, config.optimiser))
+        self._share.fill_(self._average.next_share())
+        self._hold(self._task.prepare(windows, step))
+        if self._replay is None and self._taken >= FIRST_STEPS:
+            self._optimiser.zero_grad(set_to_none=True)
+            self._replay = self._record(self._run)
+        if self._replay is None:
+            _beside(self._run, self._loss.device)
+        else:
+            self._replay()
+        self._taken += 1
+        return self._loss
+
+    def _hold(self, tensors: tuple[Tensor, ...]) -> None:
+        """Copy a batch to where the graph reads it. Raises ConfigError for one of another shape."""
+        if not self._inputs:
+            self._inputs = tuple(value.clone() for value in tensors)
+            return
+        for held, value in zip(self._inputs, tensors, strict=True):
+            if held.shape != value.shape or held.dtype != value.dtype:
+                raise ConfigError(
+                    f"a batch has a tensor of {value.dtype} {tuple(value.shape)}, the one before of {held.dtype} "
+                    f'{tuple(held.shape)}: a CUDA graph takes one shape; take training.compile = "compile"'
+                )
+            held.copy_(value, non_blocking=True)
+
+    def _run(self) -> None:
+        self._optimiser.zero_grad(set_to_none=True)
+        with _autocast(self._config):
+            loss = self._task.loss_of(*self._inputs)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._config.optimiser.clip_norm:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.optimiser.clip_norm)
+        self._optimiser.step()
+        self._average.blend(self._model, self._share)
+        self._loss.copy_(loss.detach())
+
+
+def record_cuda_graph(run: Callable[[], None]) -> Callable[[], None]:
+    """Capture ``run`` on the current CUDA device; nothing is computed before the first replay."""
+    cuda: Any = torch.cuda
+    cuda.synchronize()
+    graph = cuda.CUDAGraph()
+    with cuda.graph(graph):
+        run()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def on_device(value: Any, device: torch.device) -> Tensor:
+    """An array or a tensor as a tensor on ``device``. The host does not wait for the copy: it is made from pinned
+    memory."""
+    tensor = torch.as_tensor(value)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def seed_of_step(config: Config, step: int) -> None:
+    """Whatever a network draws in training (dropout, stochastic depth) follows from the seed and the step too."""
+    torch.manual_seed(int(np.random.SeedSequence([config.training.seed, step]).generate_state(1)[0]))
+
+
+def _autocast(config: Config) -> torch.autocast:
+    settings = config.training
+    return torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+
+def _beside(run: Callable[[], None], device: torch.device) -> None:
+    """Run on a stream of its own, as what is captured later must have been."""
+    if device.type != "cuda":
+        run()
+        return
+    cuda: Any = torch.cuda
+    side = cuda.Stream()
+    side.wait_stream(cuda.current_stream())
+    with cuda.stream(side):
+        run()
+    cuda.current_stream().wait_stream(side)
+
+
+def _capturable(task: Task, config: Config) -> CapturableTask:
+    if isinstance(task, CapturableTask):
+        return task
+    if isinstance(task, LifterTask):
+        return _LifterLoss(task)
+    raise ConfigError(
+        f'training.compile = "{config.training.compile}" cannot hold the loss of a {type(task).__name__}, which draws '
+        'on the host; take "compile" or "none"'
+    )
+
+
+class _LifterLoss:
+    """A lifter's loss in its two parts."""
+
+    def __init__(self, task: LifterTask) -> None:
+        self._task = task
+
+    def prepare(self, windows: Windows, step: int) -> tuple[Tensor, ...]:
+        device = next(self._task.model.parameters()).device
+        return on_device(windows.pose_2d, device), on_device(windows.pose_3d, device)
+
+    def loss_of(self, *inputs: Tensor) -> Tensor:
+        pose_2d, target = inputs
+        config = self._task.config
+        return lifter_loss(self._task.model(pose_2d).float(), target, config.loss, config.model.root)

@@ -1,0 +1,96 @@
+"""A run's state in small files: it goes on where it was, and what is damaged or missing is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from refiner.errors import CheckpointError
+from refiner.models.weights import read_safetensors
+from refiner.training.checkpoints import load_checkpoint, load_module
+from refiner.training.loop import LAST_FILE, STATE_FILE
+from refiner.training.runs import train_lifter
+from refiner.training.travel import bytes_of_state, join_state, split_state
+
+LIMIT = 30_000
+
+
+@pytest.fixture
+def stopped(people, tiny, tmp_path):
+    """A run that was stopped after its first step, and its configuration."""
+    config = tiny("lifter", model={"blocks": 4}, optimiser={"name": "adamw"})
+    train_lifter(config, people, tmp_path / "run", quiet=True, minutes=1e-9)
+    return config, tmp_path / "run"
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+def test_a_state_comes_back_and_is_gone_on_from(weights, stopped, people, tmp_path):
+    config, run = stopped
+    files = split_state(run, tmp_path / "out", "lifter", weights, LIMIT)
+    assert [path.name for path in files[:2]] == ["lifter.safetensors", f"lifter.state-1-of-{len(files) - 1}"]
+    assert len(files) > 2 and max(path.stat().st_size for path in files) <= LIMIT
+    assert sorted((tmp_path / "out").iterdir()) == sorted(files)
+    assert sum(path.stat().st_size for path in files[1:]) > bytes_of_state(run, weights)
+    assert load_module(files[0]).frames == 9
+    assert join_state([tmp_path / "out"], "lifter", tmp_path / "next") == 1
+    before, after = (read_safetensors(folder / STATE_FILE)[0] for folder in (run, tmp_path / "next"))
+    assert before.keys() == after.keys()
+    exact = {"rtol": 0, "atol": 0}
+    for name, value in before.items():
+        bits = {"model": exact if weights == "float32" else {"rtol": 2**-11, "atol": 1e-7}, "optimiser": exact}
+        close = {"average": {"rtol": 2**-11, "atol": 1e-7}, **bits}[name.split(".")[0]]
+        if name.startswith("optimiser.") and value.dim():
+            close = {"rtol": 2**-8, "atol": 0}
+        torch.testing.assert_close(after[name], value, **close)
+    train_lifter(config, people, tmp_path / "next", quiet=True)
+    last = load_checkpoint(tmp_path / "next" / LAST_FILE).config["metrics"]
+    assert last["step"] == 6 and [step for step, _ in last["validation_curve"]] == [1, 3, 6]
+
+
+def test_the_latest_folder_with_a_state_counts(stopped, people, tmp_path):
+    config, run = stopped
+    split_state(run, tmp_path / "old", "lifter", limit=LIMIT)
+    train_lifter(config, people, run, quiet=True, minutes=1e-9)
+    split_state(run, tmp_path / "new", "lifter", limit=LIMIT)
+    (tmp_path / "empty").mkdir()
+    folders = [tmp_path / name for name in ("old", "new", "empty")]
+    assert join_state(folders, "lifter", tmp_path / "next") == 2
+
+
+def test_parts_of_an_earlier_split_are_replaced(stopped, tmp_path):
+    _, run = stopped
+    split_state(run, tmp_path / "out", "lifter", limit=LIMIT)
+    files = split_state(run, tmp_path / "out", "lifter")
+    assert [path.name for path in files] == ["lifter.safetensors", "lifter.state-1-of-1"]
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_what_does_not_belong_together_is_refused(stopped, people, tmp_path):
+    config, run = stopped
+    out = tmp_path / "out"
+    files = split_state(run, out, "lifter", limit=LIMIT)
+    kept = {path: path.read_bytes() for path in files}
+
+    def refused(words):
+        with pytest.raises(CheckpointError, match=words):
+            join_state([out], "lifter", tmp_path / "next")
+        assert not (tmp_path / "next" / STATE_FILE).exists()
+        for path, content in kept.items():
+            path.write_bytes(content)
+
+    files[1].unlink()
+    refused("bring all of one run together")
+    files[-1].write_bytes(kept[files[-1]][:-5])
+    refused("damaged")
+    files[2].write_bytes(b"\x00\x01\n" + kept[files[2]])
+    refused("is no part of a state")
+    train_lifter(config, people, tmp_path / "other", quiet=True)
+    other = split_state(tmp_path / "other", tmp_path / "elsewhere", "lifter", limit=LIMIT)
+    files[0].write_bytes(other[0].read_bytes())
+    refused("is not the checkpoint that the state beside it was written with")
+    with pytest.raises(CheckpointError, match=r"no refiner\.state-1-of-N"):
+        join_state([out], "refiner", tmp_path / "next")
+    with pytest.raises(CheckpointError, match="holds no state"):
+        split_state(tmp_path / "elsewhere", out, "lifter")
+    with pytest.raises(CheckpointError, match="more than the limit"):
+        split_state(run, out, "lifter", limit=1000)
