@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refiner.camera import Camera
 from refiner.errors import InputError
@@ -16,6 +17,8 @@ from refiner_bench.real.calibration import fit_pose, for_video, read_qualisys
 from refiner_bench.real.packages import POSE2SIM, SPORTS2D, detector_python, package_files, run_detector
 from refiner_bench.real.take import Detections, Take, View, read_detections
 from refiner_bench.real.triangulate import swaps_against, triangulate
+
+Array = NDArray[np.float64]
 
 # Its published pose sees the others' points 30 pixels off, so that it would bend the truth.
 UNCALIBRATED = ("cam03",)
@@ -78,13 +81,11 @@ def build_take(published: Mapping[str, Camera], detections: Mapping[str, Detecti
                     cameras[name], truth.reshape(-1, 3), pixels[name].reshape(-1, 2), weights.ravel()
                 )
             swapped[name] = _swaps(cameras[name], truth, pixels[name], trust[name]).any(axis=-1)
-    views = (
-        View(name, detections[name], cameras[name], swapped[name], fitted=name in UNCALIBRATED) for name in names
-    )
+    views = (View(name, detections[name], cameras[name], swapped[name], fitted=name in UNCALIBRATED) for name in names)
     return Take(tuple(views), truth)
 
 
-def _swaps(camera: Camera, truth: np.ndarray, pixels: np.ndarray, trust: np.ndarray) -> np.ndarray:
+def _swaps(camera: Camera, truth: Array, pixels: Array, trust: Array) -> NDArray[np.bool_]:
     """``(F, P)``: the parts whose labels fit the truth better swapped."""
     found = []
     for part in PARTS:

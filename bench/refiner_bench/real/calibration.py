@@ -1,4 +1,4 @@
-"""Published calibrations of real cameras: Qualisys' file, the same camera for a resized video, a pose that is fitted."""
+"""Published calibrations of real cameras: Qualisys' file, the camera of a resized video, a pose that is fitted."""
 
 from __future__ import annotations
 

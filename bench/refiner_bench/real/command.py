@@ -13,10 +13,10 @@ from refiner.errors import MissingComponentError, UsageError
 
 BUNDLED = "bundled"
 DESCRIPTION = """\
-Scores MediaPipe's own 3D and our lifter's, each as it is and refined, on real videos: four calibrated cameras around one
-person, with a truth that is triangulated from the detector's 2D. By default on the detections and the truth that ship
-with this command. With --rebuild the videos and the detector come from the Python registry (pip; about 200 MB), and
-detections and truth are made anew; a part whose packages cannot be had is skipped by name, and the file that ships is
+Scores MediaPipe's own 3D and our lifter's, each as it is and refined, on real videos: four calibrated cameras around
+one person, with a truth that is triangulated from the detector's 2D. By default on the detections and the truth that
+ship with this command. With --rebuild the videos and the detector come from the Python registry (pip; about 200 MB),
+and detections and truth are made anew; a part whose packages cannot be had is skipped by name, and the file that ships is
 scored instead. MediaPipe runs in an environment of its own in the cache folder."""
 
 Part = TypeVar("Part")
@@ -71,7 +71,7 @@ def run_real(arguments: argparse.Namespace) -> None:
         take = _or_skip(lambda: rebuild_take(cache), f"the take of {POSE2SIM.requirement}", skipped)
         clip = _or_skip(lambda: rebuild_clip(cache), f"the clip of {SPORTS2D.requirement}", skipped)
         if arguments.save is not None:
-            if skipped:
+            if take is None or clip is None:
                 raise MissingComponentError(f"nothing is saved, since not everything could be made: {skipped[0]}")
             save_take(arguments.save / TAKE.name, take)
             save_clip(arguments.save / CLIP.name, clip)

@@ -82,8 +82,8 @@ def package_files(package: Package, cache: Path) -> dict[str, Path]:
         (wheel,) = Path(temporary).glob("*.whl")
         if sha256_of(wheel) != package.sha256:
             raise InputError(
-                f"{wheel.name} has the SHA-256 {sha256_of(wheel)}, expected {package.sha256}: the registry gave another "
-                "file than the one that the figures come from"
+                f"{wheel.name} has the SHA-256 {sha256_of(wheel)}, expected {package.sha256}: the registry gave "
+                "another file than the one that the figures come from"
             )
         unpacked = Path(temporary) / "unpacked"
         unpacked.mkdir()
@@ -130,9 +130,7 @@ def run_detector(python: Path, videos: Mapping[str, Path], result: Path) -> None
 def _pip(python: str, requirement: str, verb: str, *arguments: str) -> None:
     """Run pip. Raises UnavailableError with pip's own reason."""
     common = ("--disable-pip-version-check", "--quiet", "--only-binary", ":all:")
-    done = subprocess.run(
-        [python, "-m", "pip", verb, *common, *arguments], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([python, "-m", "pip", verb, *common, *arguments], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
     if "No module named pip" in done.stderr:

@@ -1,4 +1,4 @@
-"""Errors over the 12 limb joints, which detectors and Human3.6M mean nearly alike, relative to the middle of the hips."""
+"""Errors over the 12 limb joints, which detectors and Human3.6M mean nearly alike; the root is mid-hip."""
 
 from __future__ import annotations
 
@@ -70,14 +70,13 @@ def frame_errors(pose_3d: NDArray[Any], truth: NDArray[Any]) -> dict[str, NDArra
 
 
 def _means(errors: Mapping[str, NDArray[np.float64]], chosen: NDArray[np.bool_]) -> dict[str, float] | None:
-    if not chosen.any():
+    # An acceleration counts for the frame in its middle; without one there is nothing to compare.
+    if not chosen[1:-1].any():
         return None
-    result = {}
-    for name, values in errors.items():
-        # An acceleration counts for the frame in its middle.
-        frames = chosen[1:-1] if len(values) < len(chosen) else chosen
-        result[name] = float(values[frames].mean()) if frames.any() else None
-    return result if all(value is not None for value in result.values()) else None
+    return {
+        name: float(values[chosen[1:-1] if len(values) < len(chosen) else chosen].mean())
+        for name, values in errors.items()
+    }
 
 
 def mean_rows(rows: list[dict[str, Any]], part: str) -> dict[str, dict[str, float]]:

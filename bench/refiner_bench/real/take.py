@@ -40,8 +40,9 @@ _CAMERA_FIELDS = {
 class Detections:
     """MediaPipe's landmarks in one video, NaN in frames where it sees nobody.
 
-    ``keypoints`` ``(F, 33, 2)`` pixels; ``confidence`` ``(F, 33)`` its visibility, 0 to 1; ``own_3d`` ``(F, 33, 3)`` its
-    world landmarks: metres about the middle of the hips, camera axes; ``image_size`` (width, height); ``fps``.
+    ``keypoints`` ``(F, 33, 2)`` pixels; ``confidence`` ``(F, 33)`` its visibility, 0 to 1; ``own_3d`` ``(F, 33, 3)``
+    its world landmarks: metres about the middle of the hips, camera axes (x right, y down, z forward); ``image_size``
+    (width, height); ``fps``.
     """
 
     keypoints: Array
@@ -64,8 +65,11 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One camera's detections. ``swapped`` ``(F,)``: frames whose left and right the detector swapped, in legs, the rest
-    or both. ``fitted``: the camera's pose is not the published one, and the view has no part in the truth."""
+    """One camera's detections.
+
+    ``swapped`` ``(F,)``: frames whose left and right the detector swapped, in the legs, the rest or both. ``fitted``:
+    the camera's pose is not the published one, and the view has no part in the truth.
+    """
 
     name: str
     detections: Detections
@@ -93,9 +97,7 @@ def load_take(path: str | os.PathLike[str] = TAKE) -> Take:
     views = []
     for name in names:
         detections = _detections(arrays, name, source, frames=len(truth))
-        camera = {
-            field: _array(arrays, f"{name}/{field}", shape, source) for field, shape in _CAMERA_FIELDS.items()
-        }
+        camera = {field: _array(arrays, f"{name}/{field}", shape, source) for field, shape in _CAMERA_FIELDS.items()}
         swapped = _array(arrays, f"{name}/swapped", (len(truth),), source) > 0
         fitted = bool(_array(arrays, f"{name}/fitted", (), source) > 0)
         width, height = detections.image_size
@@ -166,7 +168,7 @@ def _packed(name: str, seen: Detections) -> dict[str, NDArray[Any]]:
 
 def _save(path: str | os.PathLike[str], arrays: dict[str, NDArray[Any]]) -> None:
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)
 
 
 def _rounded(values: Array, step: float) -> Array:

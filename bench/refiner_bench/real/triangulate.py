@@ -96,9 +96,7 @@ def robust_points(
     return points, weights
 
 
-def linear_points(
-    cameras: Sequence[Camera], rays: Array, weights: Array, near: Array | None = None
-) -> Array:
+def linear_points(cameras: Sequence[Camera], rays: Array, weights: Array, near: Array | None = None) -> Array:
     """Weighted least squares: rays ``(V, F, J, 2)``, weights ``(V, F, J)`` -> points ``(F, J, 3)`` in world metres.
 
     ``near``: points of before, whose depths turn the algebraic residual into pixels. NaN where fewer than two views
@@ -135,9 +133,7 @@ def reprojection_errors(cameras: Sequence[Camera], points: Array, pixels: Array)
     return errors
 
 
-def find_swaps(
-    cameras: Sequence[Camera], pixels: Array, trust: Array, mirror: Sequence[int]
-) -> NDArray[np.bool_]:
+def find_swaps(cameras: Sequence[Camera], pixels: Array, trust: Array, mirror: Sequence[int]) -> NDArray[np.bool_]:
     """``(V, F)``: the views whose left and right labels, all swapped, agree better with the other views.
 
     ``pixels`` ``(V, F, J, 2)`` and ``trust`` ``(V, F, J)`` of one part of the body; ``mirror`` is, for each joint, its
