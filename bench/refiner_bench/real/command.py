@@ -16,8 +16,8 @@ DESCRIPTION = """\
 Scores MediaPipe's own 3D and our lifter's, each as it is and refined, on real videos: four calibrated cameras around
 one person, with a truth that is triangulated from the detector's 2D. By default on the detections and the truth that
 ship with this command. With --rebuild the videos and the detector come from the Python registry (pip; about 200 MB),
-and detections and truth are made anew; a part whose packages cannot be had is skipped by name, and the file that ships is
-scored instead. MediaPipe runs in an environment of its own in the cache folder."""
+and detections and truth are made anew; a part whose packages cannot be had is skipped by name, and the file that
+ships is scored instead. MediaPipe runs in an environment of its own in the cache folder."""
 
 Part = TypeVar("Part")
 

@@ -141,7 +141,8 @@ def _pip(python: str, requirement: str, verb: str, *arguments: str) -> None:
 def _reason(lines: Sequence[str]) -> str:
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     told = errors[-1] if errors else _last_line("\n".join(lines))
-    if any("connection" in line.lower() or "Retrying" in line for line in lines):
+    # These packages exist: an index that lists none of their versions was not reached.
+    if any("from versions: none" in line or "connection" in line.lower() for line in lines):
         return f"the Python registry cannot be reached ({told}); check the network and pip config list"
     return f"pip does not find it for Python {sys.version_info.major}.{sys.version_info.minor} here ({told})"
 
