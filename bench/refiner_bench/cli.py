@@ -11,6 +11,7 @@ from typing import Any
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.accuracy.command import add_accuracy
 from refiner_bench.cli_reports import add_compare, add_page, add_readme
+from refiner_bench.real.command import add_real
 
 EXAMPLES = f"""\
 examples:
@@ -25,6 +26,7 @@ examples:
   refiner-bench train-step                             windows/s of a training step, fused against plain
   refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
   refiner-bench streaming --data FOLDER                a live stream: latency of a frame, error against delay
+  refiner-bench real                                   real videos, MediaPipe's 3D and ours; --rebuild makes them anew
   refiner-bench compare before.json after.json         what got worse (exit code 6)
   refiner-bench page bench/reports                     one HTML page of all reports
   refiner-bench readme --check                         whether the README's tables are those of its reports
@@ -51,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_streaming(commands)
     add_accuracy(commands)
+    add_real(commands)
     add_compare(commands)
     add_page(commands)
     add_readme(commands)

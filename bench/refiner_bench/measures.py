@@ -171,6 +171,15 @@ def _streaming(report: Mapping[str, Any]) -> Iterator[Measure]:
                 yield Measure(f"{method}, delay {delay}, {metric}", errors[metric], unit, "accuracy")
 
 
+def _real(report: Mapping[str, Any]) -> Iterator[Measure]:
+    for row in report["views"]:
+        for method, parts in row["methods"].items():
+            for metric, unit in (("mpjpe", "mm"), ("p_mpjpe", "mm"), ("acceleration_error", "mm/frame^2")):
+                yield Measure(f"{row['view']}, {method}, {metric}", parts["all"][metric], unit, "accuracy")
+    for method, found in (report["clip"] or {"methods": {}})["methods"].items():
+        yield Measure(f"clip, {method}, bone spread", found["bone_spread"], "mm", "accuracy")
+
+
 def _suite(report: Mapping[str, Any]) -> Iterator[Measure]:
     for entry in report["benchmarks"]:
         yield Measure(f"{entry['group']}, {entry['name']}", 1e6 * entry["stats"]["median"], "us", "time")
@@ -191,5 +200,6 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Measure]]] = {
     "accuracy": _accuracy,
     "evaluation": _evaluation,
     "streaming": _streaming,
+    "real": _real,
     SUITE: _suite,
 }

@@ -142,6 +142,7 @@ _WRITERS = {
     "train-step": ("refiner_bench.train_step", "format_train_step"),
     "accuracy": ("refiner_bench.accuracy.markdown", "format_accuracy"),
     "streaming": ("refiner_bench.streaming.format", "format_streaming"),
+    "real": ("refiner_bench.real.report", "format_real"),
     "evaluation": (__name__, "_format_evaluation"),
 }
 PLAIN_TEXT = ("train-step",)

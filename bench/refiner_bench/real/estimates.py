@@ -1,0 +1,49 @@
+"""What is compared: MediaPipe's own 3D and our lifter's, each as it is and refined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from refiner.camera import Camera
+from refiner.runtime.lifter import Lifter
+from refiner.runtime.refiner import Refiner
+from refiner.skeleton import to_h36m17
+from refiner_bench.real.take import Detections
+
+JOINTS = "mediapipe33"
+OWN, OWN_REFINED = "MediaPipe's own 3D", "MediaPipe's own 3D, refined"
+LIFTED, LIFTED_REFINED = "lifter", "lifter, refined"
+# Each estimate and what it was made from, which it is compared with.
+METHODS = {OWN: None, OWN_REFINED: OWN, LIFTED: None, LIFTED_REFINED: LIFTED}
+
+
+class Models:
+    """A lifter and a refiner, and the one place where they are told what is known of a video."""
+
+    def __init__(self, lifter: Lifter, refiner: Refiner) -> None:
+        self.lifter, self.refiner = lifter, refiner
+
+    def lift(self, seen: Detections, camera: Camera | None) -> NDArray[Any]:
+        """``(F, 17, 3)`` metres. ``camera`` is the video's where it is known; the lifter has no use for it yet."""
+        return self.lifter.lift(seen.keypoints, seen.image_size, seen.fps, JOINTS)
+
+    def refine(self, seen: Detections, pose_3d: NDArray[Any], camera: Camera | None) -> NDArray[Any]:
+        """``(F, 17, 3)`` metres in Human3.6M's joints -> the same refined; ``camera`` as in `lift`."""
+        return self.refiner.refine(to_h36m17(seen.keypoints, JOINTS), pose_3d, seen.image_size, seen.fps)
+
+
+def estimates(seen: Detections, models: Models, camera: Camera | None) -> dict[str, NDArray[Any]]:
+    """Each of `METHODS`: ``(F, 17, 3)`` metres in Human3.6M's joints and camera axes.
+
+    Every frame must show somebody. Raises an InputError for detections that the models do not take.
+    """
+    own = to_h36m17(seen.own_3d, JOINTS)
+    lifted = models.lift(seen, camera)
+    return {
+        OWN: own,
+        OWN_REFINED: models.refine(seen, own, camera),
+        LIFTED: lifted,
+        LIFTED_REFINED: models.refine(seen, lifted, camera),
+    }
