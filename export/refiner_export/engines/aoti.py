@@ -48,7 +48,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     if isinstance(source.module, CausalStep | CarriedStep):
         examples = example_step(source.module.layout, isinstance(source.module, CarriedStep))
     else:
-        examples = example_inputs(source.kind, source.frames, _example_batch(options))
+        examples = example_inputs(source.kind, source.frames, _example_batch(options), source.rays)
     examples = tuple(value.to(device) for value in examples)
     if not options.batch.fixed and source.kind != CAUSAL:
         batch = torch.export.Dim("batch", min=options.batch.least, max=options.batch.most)
