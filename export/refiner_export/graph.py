@@ -44,13 +44,15 @@ def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch
     names = input_names(kind, module.rays)
     examples = example_inputs(kind, module.frames, fixed_batch or EXAMPLE_BATCH, module.rays)
     batch = torch.export.Dim("batch", min=1, max=65536)
-    shapes: Any = None
-    if not fixed_batch:
-        shapes = tuple({0: batch} for _ in names)
-        if isinstance(module, MirroredPass):
-            # It takes all but the first of its inputs as one tuple.
-            shapes = (shapes[0], shapes[1:])
+    shapes = None if fixed_batch else batch_shapes(module, len(names), batch)
     return _exported(module, kind, examples, names, [OUTPUTS[kind]], opset, shapes)
+
+
+def batch_shapes(module: torch.nn.Module, inputs: int, batch: Any) -> Any:
+    """``dynamic_shapes`` of PyTorch's exporters for a module whose ``inputs`` have ``batch`` as their first axis."""
+    shapes = tuple({0: batch} for _ in range(inputs))
+    # It takes all but the first of its inputs as one tuple.
+    return (shapes[0], shapes[1:]) if isinstance(module, MirroredPass) else shapes
 
 
 def trace_step(module: CausalStep | CarriedStep, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
