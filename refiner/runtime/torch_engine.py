@@ -47,6 +47,7 @@ class TorchEngine:
         from refiner.models.inference_form import inference_form
 
         self.frames: int = module.frames
+        self.rays: bool = module.rays
         self.fps = config_fps(module.config)
         name = "torch-compile" if compiled else "torch"
         self.metadata: dict[str, Any] = {**module.config, "engine": name, "device": device}
