@@ -28,6 +28,8 @@ class CausalEngine(Protocol):
     fps: float
     streams: int
     delay: int
+    # Whether frames come as keypoints (x, y, confidence) with cameras (width, height, focal length).
+    rays: bool
     metadata: dict[str, Any]
 
     def step(
@@ -62,6 +64,7 @@ class StreamEngine:
     def __init__(self, layout: StateLayout, counts: StreamCounts, metadata: dict[str, Any]) -> None:
         self.layout, self.counts, self.metadata = layout, counts, metadata
         self.frames, self.streams, self.delay = layout.frames, layout.streams, layout.delay
+        self.rays = layout.rays
         self.fps = float(metadata.get("fps", DEFAULT_FPS))
         joints = layout.joints
         self.inputs: dict[str, Array] = {
