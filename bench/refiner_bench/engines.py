@@ -20,7 +20,7 @@ from refiner_export.options import Batch, ExportOptions
 from refiner.errors import MissingComponentError, UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.models import UnrolledRefiner
-from refiner.runtime.engine import INPUTS
+from refiner.runtime.engine import input_names
 from refiner.runtime.loading import open_engine
 from refiner.training.checkpoints import load_checkpoint, module_of
 from refiner_bench.naive_model import naive_form
@@ -108,7 +108,7 @@ def measure_engines(
             module.frames = frames
         inputs = parity_windows(batch, module.frames)
         session, nodes = _plain_export(module, batch, threads, device)
-        feeds = dict(zip(INPUTS["refiner"], inputs, strict=True))
+        feeds = dict(zip(input_names("refiner"), inputs, strict=True))
         runs: dict[str, Run] = {PEER: lambda: session.run(None, feeds)[0]}
         notes: dict[str, dict[str, Any]] = {PEER: nodes}
         missing: dict[str, str] = {}
@@ -190,7 +190,7 @@ def _plain_export(module: UnrolledRefiner, batch: int, threads: int, device: str
     if session.get_providers()[0] != provider:
         raise MissingComponentError(f"ONNX Runtime did not load {provider}: pip install 'refiner[gpu]'")
     names = [entry.name for entry in session.get_inputs()]
-    if names != INPUTS["refiner"]:
+    if names != input_names("refiner"):
         raise UsageError(f"the plain export renamed its inputs to {names}")
     return session, {"nodes": len(operators), "transposes": operators.count("Transpose")}
 

@@ -173,7 +173,7 @@ def _build(options: ExportOptions, report: Report) -> ExportResult:
 
 def _typed_graph(source: Source, options: ExportOptions, float32_branches: Collection[str]) -> TypedGraph:
     from refiner.models.causal import CarriedStep, CausalStep
-    from refiner.runtime.engine import INPUTS
+    from refiner.runtime.engine import input_names
     from refiner_export.graph import example_inputs, trace, trace_step
     from refiner_export.precision import quantise_graph, type_graph
     from refiner_export.sensitivity import order_of_branches
@@ -182,13 +182,14 @@ def _typed_graph(source: Source, options: ExportOptions, float32_branches: Colle
         return type_graph(trace_step(source.module, options.opset), "fp32")
     model = trace(source.module, source.kind, options.opset, options.batch.most if options.batch.fixed else None)
     if options.precision != "int8":
-        one = tuple(value.numpy() for value in example_inputs(source.kind, source.frames, 1))
+        one = tuple(value.numpy() for value in example_inputs(source.kind, source.frames, 1, source.rays))
         order = order_of_branches(source.module, one) if float32_branches else []
         kept = [index for index, name in enumerate(order) if name in float32_branches]
         return type_graph(model, options.precision, kept)  # type: ignore[arg-type]
     windows, size = _calibration_windows(source, options), _calibration_batch(options)
+    names = input_names(source.kind, source.rays)
     feeds = [
-        dict(zip(INPUTS[source.kind], (array[first : first + size] for array in windows), strict=True))
+        dict(zip(names, (array[first : first + size] for array in windows), strict=True))
         for first in range(0, len(windows[0]) - size + 1, size)
     ]
     return quantise_graph(model, feeds, limit_mm=INT8_LIMIT_MM)
@@ -200,11 +201,13 @@ def _calibration_batch(options: ExportOptions) -> int:
 
 def _calibration_windows(source: Source, options: ExportOptions) -> tuple[NDArray[np.float32], ...]:
     """Windows of the training people, enough for two batches."""
-    from refiner_export.gate import gate_windows
+    from refiner_export.gate import gate_windows, stride_of
 
     enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * _calibration_batch(options)))
-    windows = gate_windows(enough, source.frames, seed=CALIBRATION_SEED, part="train")
-    return windows.of_kind(source.kind, len(source.actions))
+    windows = gate_windows(
+        enough, source.frames, seed=CALIBRATION_SEED, part="train", rays=source.rays, stride=stride_of(source.config)
+    )
+    return windows.of_kind(source.kind, len(source.actions), source.rays)
 
 
 def _float32_branches(source: Source, options: ExportOptions) -> list[str]:

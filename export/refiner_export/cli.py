@@ -29,6 +29,9 @@ examples:
 The graph holds everything from pixels and metres to refined metres: the DDIM steps unrolled, the time embeddings
 folded to constants. The artefact is run on fresh windows and compared with float32 PyTorch before it gets its name; a
 JSON manifest beside it says what it is and how close. A second identical export is copied from a cache.
+
+The graph of a camera-aware checkpoint takes keypoints (x, y, confidence; 0 is a missing joint) in the place of pose_2d
+and camera (width, height, focal length in pixels) in the place of image_size.
 """
 
 

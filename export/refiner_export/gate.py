@@ -15,10 +15,11 @@ from refiner.data import MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.errors import ParityError, UsageError
-from refiner.runtime.engine import INPUTS
+from refiner.runtime.engine import input_names
 from refiner.runtime.loading import BUNDLED, open_engine
 from refiner_export.graph import Exportable
 from refiner_export.options import MPJPE_TOLERANCE_MM, ExportOptions
+from refiner_export.ray_inputs import confidences, focal_lengths, ray_inputs, wild_focal_lengths
 
 Array = NDArray[np.float32]
 Run = Callable[..., Array]
@@ -32,72 +33,122 @@ ERROR_M, ERROR_CORRELATION = 0.04, 0.98
 class GateWindows:
     """Windows of motion: ``pose_2d`` pixels, ``pose_3d`` with its errors, ``truth`` (root at 0), ``image_size``; and
     ``wild`` ones that look like nothing, for float32 alone, which must agree there too. ``real``: the 3D poses are a
-    lifter's on recorded people, so that the MPJPE on them says something."""
+    lifter's on recorded people, so that the MPJPE on them says something.
+
+    ``confidence`` ``(N, T, 17)`` and ``focal_length`` ``(N,)`` in pixels are for models that see rays, which take
+    keypoints and cameras.
+    """
 
     pose_2d: Array
     pose_3d: Array
     truth: Array
     image_size: Array
+    confidence: Array
+    focal_length: Array
     motion: str
     real: bool = False
     wild: int = 0
 
-    def of_kind(self, kind: str, actions: int = 0) -> tuple[Array, ...]:
+    def of_kind(self, kind: str, actions: int = 0, rays: bool = False) -> tuple[Array, ...]:
         """The inputs of a kind of model; one that knows actions is told each in turn, the unknown one, and none."""
-        told = (np.arange(len(self.truth)) % (actions + 2) - 1).astype(np.float32)[:, None]
-        return tuple(told if name == "action" else getattr(self, name) for name in INPUTS[kind])
+        keypoints, camera = ray_inputs(self.pose_2d, self.confidence, self.image_size, self.focal_length)
+        every = {
+            "pose_2d": self.pose_2d,
+            "keypoints": keypoints,
+            "pose_3d": self.pose_3d,
+            "image_size": self.image_size,
+            "camera": camera,
+            "action": (np.arange(len(self.truth)) % (actions + 2) - 1).astype(np.float32)[:, None],
+        }
+        return tuple(every[name] for name in input_names(kind, rays))
 
 
-def gate_windows(options: ExportOptions, frames: int, seed: int = SEED, part: Part = "validation") -> GateWindows:
-    """Fresh windows: of one part of the people of the data folder where one is given, of built-in motion otherwise."""
+def gate_windows(
+    options: ExportOptions,
+    frames: int,
+    seed: int = SEED,
+    part: Part = "validation",
+    rays: bool = False,
+    stride: int = 1,
+) -> GateWindows:
+    """Fresh windows: of one part of the people of the data folder where one is given, of built-in motion otherwise.
+
+    ``rays``: for a model that sees rays. ``stride``: windows take every so many frames.
+    """
+    span = stride * (frames - 1) + 1
     rng = np.random.default_rng(seed)
     folder: MotionFolder = (
-        synthetic_folder(seed, subjects=3, frames=max(250, frames + 1))
+        synthetic_folder(seed, subjects=3, frames=max(250, span + 1))
         if options.data is None
         else open_motion_folder(options.data)
     )
-    clips = [clip for clip in folder.clips(part if options.data else "all") if clip.frames >= frames]
+    clips = [clip for clip in folder.clips(part if options.data else "all") if clip.frames >= span]
     if not clips:
-        raise UsageError(f"{options.data} holds no clip of {frames} frames to compare on; leave --data out")
+        raise UsageError(f"{options.data} holds no clip of {span} frames to compare on; leave --data out")
     count = window_count(options)
     chosen = [clips[index] for index in rng.integers(0, len(clips), count)]
     pose_2d = np.empty((count, frames, 17, 2), np.float32)
     truth = np.empty((count, frames, 17, 3), np.float32)
     for row, clip in enumerate(chosen):
-        start = rng.integers(0, clip.frames - frames + 1)
-        pose_2d[row], truth[row] = clip.pose_2d[start : start + frames], clip.pose_3d[start : start + frames]
+        start = rng.integers(0, clip.frames - span + 1)
+        taken = slice(start, start + span, stride)
+        pose_2d[row], truth[row] = clip.pose_2d[taken], clip.pose_3d[taken]
     size = np.array([clip.image_size for clip in chosen], np.float32)
     error = rng.normal(0, ERROR_M, (count, frames, 17, 3))
     for frame in range(1, frames):
         error[:, frame] *= np.sqrt(1 - ERROR_CORRELATION**2)
         error[:, frame] += ERROR_CORRELATION * error[:, frame - 1]
     error[:, :, 0] = 0.0
-    lifted = None if options.data is None else _bundled_lifter_s(pose_2d, size, frames)
+    # Generators of their own: the windows are the same for every form of input.
+    confidence = confidences(count, frames, np.random.default_rng([seed, 1]))
+    focal = focal_lengths(chosen, np.random.default_rng([seed, 2]))
+    keypoints, camera = ray_inputs(pose_2d, confidence, size, focal)
+    lifted = None
+    if options.data is not None:
+        lifted = _bundled_lifter_s((pose_2d, size), (keypoints, camera), frames, stride, rays)
     root = rng.normal(0, 2, (count, frames, 1, 3))  # anywhere before the camera
     pose_3d = ((truth + error if lifted is None else lifted) + root).astype(np.float32)
     motion = "built-in (synthetic)" if options.data is None else f"{folder.description.name}, {part} people"
     poses = "true ones with random smooth errors" if lifted is None else "the bundled lifter's"
-    return GateWindows(pose_2d, pose_3d, truth, size, f"{motion}; 3D poses to refine: {poses}", lifted is not None)
+    motion += f"; 3D poses to refine: {poses}"
+    if rays:
+        motion += "; confidences made up, some joints and frames missing; half of the lenses unknown"
+    return GateWindows(pose_2d, pose_3d, truth, size, confidence, focal, motion, lifted is not None)
 
 
-def _bundled_lifter_s(pose_2d: Array, size: Array, frames: int) -> Array | None:
-    """What the bundled lifter makes of the 2D poses; None without it, or where its windows have another length."""
+def _bundled_lifter_s(
+    screen: tuple[Array, Array], seen: tuple[Array, Array], frames: int, stride: int, rays: bool
+) -> Array | None:
+    """What the bundled lifter makes of the 2D poses, given in both forms of input; None without it, where its windows
+    are others, and for a refiner that sees rays where the lifter does not."""
     file = BUNDLED / "lifter.safetensors"
     if not file.is_file():
         return None
     engine = open_engine(file, "lifter")
-    if engine.frames != frames:
+    if (engine.frames, stride_of(engine.metadata)) != (frames, stride) or (rays and not engine.rays):
         return None
-    lifted: Array = run_batches(engine, (pose_2d, size), [16])
+    lifted: Array = run_batches(engine, seen if engine.rays else screen, [16])
     return lifted
+
+
+def stride_of(config: dict[str, Any]) -> int:
+    """Frames from one of a window to the next, of a checkpoint's configuration or a manifest."""
+    return int(config.get("stride", 1))
 
 
 def with_wild_windows(windows: GateWindows, seed: int = SEED) -> GateWindows:
     """The same with a quarter of them replaced by random walks in images of several sizes."""
-    wild = len(windows.truth) // 4
-    random = parity_windows(wild, windows.truth.shape[1], seed)
+    wild, frames = len(windows.truth) // 4, windows.truth.shape[1]
+    pose_2d, pose_3d, size = parity_windows(wild, frames, seed)
+    random = {
+        "pose_2d": pose_2d,
+        "pose_3d": pose_3d,
+        "image_size": size,
+        "confidence": confidences(wild, frames, np.random.default_rng([seed, 1]), wild=True),
+        "focal_length": wild_focal_lengths(size, np.random.default_rng([seed, 2])),
+    }
     changes: dict[str, Any] = {}
-    for name, value in zip(("pose_2d", "pose_3d", "image_size"), random, strict=True):
+    for name, value in random.items():
         changes[name] = np.concatenate([getattr(windows, name)[: len(windows.truth) - wild], value])
     return dataclasses.replace(windows, **changes, wild=wild)
 
@@ -110,6 +161,15 @@ def parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[Array, 
     pixels = size[:, None, None] * (0.5 + 0.2 * pose_3d[..., :2]) + rng.normal(0, 5, (*pose_3d.shape[:-1], 2))
     root = rng.normal(0, 2, (windows, frames, 1, 3))
     return pixels.astype(np.float32), (pose_3d + root).astype(np.float32), size.astype(np.float32)
+
+
+def ray_parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[Array, ...]:
+    """As `parity_windows`, for a model that sees rays: keypoints ``(N, T, 17, 3)``, metres, cameras ``(N, 3)``."""
+    pose_2d, pose_3d, size = parity_windows(windows, frames, seed)
+    confidence = confidences(windows, frames, np.random.default_rng([seed, 1]), wild=True)
+    focal = wild_focal_lengths(size, np.random.default_rng([seed, 2]))
+    keypoints, camera = ray_inputs(pose_2d, confidence, size, focal)
+    return keypoints, pose_3d, camera
 
 
 def run_batches(run: Run, inputs: tuple[Array, ...], sizes: list[int]) -> Array:

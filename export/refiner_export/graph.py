@@ -23,7 +23,7 @@ from refiner.causal_state import CAUSAL, StateLayout, step_inputs, step_outputs
 from refiner.errors import ExportError, UsageError
 from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner, fused
 from refiner.models.causal import CarriedStep, CausalStep
-from refiner.runtime.engine import INPUTS, OUTPUTS
+from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.skeleton import JOINT_NAMES
 from refiner_export.options import DEFAULT_OPSET, OPSETS
 
@@ -41,16 +41,18 @@ def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch
     """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not supported; expected {OPSETS.start} to {OPSETS.stop - 1}")
-    names = INPUTS[kind]
-    examples = example_inputs(kind, module.frames, fixed_batch or EXAMPLE_BATCH)
+    names = input_names(kind, module.rays)
+    examples = example_inputs(kind, module.frames, fixed_batch or EXAMPLE_BATCH, module.rays)
     batch = torch.export.Dim("batch", min=1, max=65536)
-    shapes: Any = None
-    if not fixed_batch:
-        shapes = tuple({0: batch} for _ in names)
-        if isinstance(module, MirroredPass):
-            # It takes all but the first of its inputs as one tuple.
-            shapes = (shapes[0], shapes[1:])
+    shapes = None if fixed_batch else batch_shapes(module, len(names), batch)
     return _exported(module, kind, examples, names, [OUTPUTS[kind]], opset, shapes)
+
+
+def batch_shapes(module: torch.nn.Module, inputs: int, batch: Any) -> Any:
+    """``dynamic_shapes`` of PyTorch's exporters for a module whose ``inputs`` have ``batch`` as their first axis."""
+    shapes = tuple({0: batch} for _ in range(inputs))
+    # It takes all but the first of its inputs as one tuple.
+    return (shapes[0], shapes[1:]) if isinstance(module, MirroredPass) else shapes
 
 
 def trace_step(module: CausalStep | CarriedStep, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
@@ -67,7 +69,9 @@ def example_step(layout: StateLayout, carried: bool) -> tuple[torch.Tensor, ...]
     generator = torch.Generator().manual_seed(0)
     shapes = step_inputs(layout, carried)
     every = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
-    every["pose_2d"], every["image_size"] = 200 + 600 * every["pose_2d"], 1000 + every["image_size"]
+    seen, _, lens = input_names(CAUSAL, layout.rays)
+    every[seen][..., :2] = 200 + 600 * every[seen][..., :2]
+    every[lens] = 1000 + every[lens]
     return tuple(every.values())
 
 
@@ -115,17 +119,20 @@ def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
 
 
-def example_inputs(kind: str, frames: int, batch: int) -> tuple[torch.Tensor, ...]:
-    """Random inputs of a kind of model, in the order of `refiner.runtime.engine.INPUTS`."""
+def example_inputs(kind: str, frames: int, batch: int, rays: bool = False) -> tuple[torch.Tensor, ...]:
+    """Random inputs of a kind of model, in the order of `refiner.runtime.engine.input_names`."""
     generator = torch.Generator().manual_seed(0)
     joints = len(JOINT_NAMES)
+    pose_2d = 200 + 600 * torch.rand(batch, frames, joints, 2, generator=generator)
     every = {
-        "pose_2d": 200 + 600 * torch.rand(batch, frames, joints, 2, generator=generator),
+        "pose_2d": pose_2d,
         "pose_3d": torch.randn(batch, frames, joints, 3, generator=generator),
         "image_size": torch.tensor([[1000.0, 1002.0]] * batch),
         "action": torch.zeros(batch, 1),
+        "keypoints": torch.cat([pose_2d, torch.rand(batch, frames, joints, 1, generator=generator)], dim=-1),
+        "camera": torch.tensor([[1000.0, 1002.0, 1145.0]] * batch),
     }
-    return tuple(every[name] for name in INPUTS[kind])
+    return tuple(every[name] for name in input_names(kind, rays))
 
 
 def _attention_of(opset: int) -> Any:

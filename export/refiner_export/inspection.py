@@ -9,11 +9,11 @@ from typing import Any
 from refiner.causal_state import CAUSAL
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import check_files, check_manifest, manifest_path, read_manifest
-from refiner.runtime.engine import INPUTS, OUTPUTS
+from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.runtime.onnx_engine import embedded_manifest
 
 # What of a causal refiner is no state.
-POSES = (*INPUTS[CAUSAL], OUTPUTS[CAUSAL])
+POSES = {*input_names(CAUSAL), *input_names(CAUSAL, rays=True), OUTPUTS[CAUSAL]}
 
 
 def inspect_artefact(file: Path) -> dict[str, Any]:

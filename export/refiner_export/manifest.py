@@ -20,9 +20,10 @@ from refiner.machine import processor_name
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.runtime.artefact import SCHEMA
 from refiner.runtime.causal import layout_entry
-from refiner.runtime.engine import INPUTS, OUTPUTS, config_fps
+from refiner.runtime.engine import OUTPUTS, config_fps, window_inputs
 from refiner.skeleton import JOINT_NAMES, PARENTS
 from refiner.training.checkpoints import is_denoiser, is_diffusion_lifter
+from refiner_export.gate import stride_of
 from refiner_export.gpu import device_at_hand
 from refiner_export.graph import count_nodes
 from refiner_export.options import Batch, ExportOptions
@@ -52,11 +53,15 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         "batch": {"min": batch.least, "opt": batch.best, "max": batch.most},
         "mirrored_pass": options.flip_test,
         "fps": config_fps(config),
+        # Frames from one of a window to the next.
+        "stride": stride_of(config),
         "joints": {"names": list(JOINT_NAMES), "parents": list(PARENTS)},
         "units": {
             "pose_2d": "pixels",
+            "keypoints": "x, y in pixels, confidence 0 (missing) to 1",
             "pose_3d": "metres, camera axes (x right, y down, z away)",
             "image_size": "width, height in pixels",
+            "camera": "width, height, focal length in pixels",
             "action": "place among actions, behind them unknown, below 0 to be guessed from the 2D poses",
         },
         "inputs": {name: {"type": "float32", "shape": shape} for name, shape in inputs.items()},
@@ -110,15 +115,9 @@ def _tensors(source: Source, options: ExportOptions) -> tuple[dict[str, list[Any
         given, made = step_inputs(layout, carried), step_outputs(layout, carried)
         return {name: list(shape) for name, shape in given.items()}, {name: list(shape) for name, shape in made.items()}
     batch: str | int = options.batch.most if options.batch.fixed else "batch"
-    frames, joints, output = source.frames, len(JOINT_NAMES), OUTPUTS[source.kind]
-    shapes: dict[str, list[Any]] = {
-        "pose_2d": [batch, frames, joints, 2],
-        "pose_3d": [batch, frames, joints, 3],
-        "refined_pose_3d": [batch, frames, joints, 3],
-        "image_size": [batch, 2],
-        "action": [batch, 1],
-    }
-    return {name: shapes[name] for name in INPUTS[source.kind]}, {output: shapes[output]}
+    inputs = window_inputs(source.kind, source.frames, source.rays)
+    output = [batch, source.frames, len(JOINT_NAMES), 3]
+    return {name: [batch, *shape] for name, shape in inputs.items()}, {OUTPUTS[source.kind]: output}
 
 
 def _machine() -> dict[str, str | None]:

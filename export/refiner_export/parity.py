@@ -25,6 +25,7 @@ from refiner_export.gate import (
     gate_windows,
     reference,
     run_batches,
+    stride_of,
     with_wild_windows,
 )
 from refiner_export.gpu import device_at_hand
@@ -43,10 +44,10 @@ def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict
     ``engine``: what the engine adds to that.
     """
     source = graph.source
-    windows = gate_windows(options, source.frames)
+    windows = gate_windows(options, source.frames, rays=source.rays, stride=stride_of(source.config))
     if options.precision == "fp32":
         windows = with_wild_windows(windows)
-    inputs, sizes = windows.of_kind(source.kind, len(source.actions)), batch_sizes(options)
+    inputs, sizes = windows.of_kind(source.kind, len(source.actions), source.rays), batch_sizes(options)
     expected = run_batches(reference(source.reference), inputs, sizes)
     parity: dict[str, Any] = {
         "reference": "PyTorch float32, the module as it was trained",
@@ -55,8 +56,10 @@ def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict
         "motion": windows.motion,
         "batches": sizes,
         "tolerance_mm": options.mean_tolerance_mm(),
-        # Whether mpjpe_mm is an accuracy, or only there to be compared.
-        "mpjpe_is_accuracy": options.data is not None and (windows.real or source.kind != "refiner"),
+        # Whether mpjpe_mm is an accuracy, or only there to be compared: with made-up gaps and lenses it is not.
+        "mpjpe_is_accuracy": options.data is not None
+        and not source.rays
+        and (windows.real or source.kind != "refiner"),
     }
     on_gpu_elsewhere = options.engine in ON_GPU and not _runs_here(options)
     # ONNX Runtime has no bf16 products on a CPU: such a graph is one that is kept for another machine.
@@ -82,9 +85,9 @@ def compare_stream(graph: Graph, options: ExportOptions, target: Path) -> dict[s
     """As `compare_artefact` for a causal refiner: streams frame by frame against the pass over the whole sequences."""
     source = graph.source
     streams = 1 if options.streams is None else options.streams
-    sequences = gate_windows(replace(options, windows=streams, batch=Batch(1, 1, 1)), STREAM_FRAMES)
+    sequences = gate_windows(replace(options, windows=streams, batch=Batch(1, 1, 1)), STREAM_FRAMES, rays=source.rays)
     sequences = with_wild_windows(sequences)
-    inputs = sequences.of_kind(source.kind)
+    inputs = sequences.of_kind(source.kind, rays=source.rays)
     expected = run_batches(reference(source.reference), inputs, [8])
     # What the first stream gives after it was forgotten is the beginning of its sequence again.
     anew = STREAM_FRAMES // 2

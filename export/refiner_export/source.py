@@ -21,7 +21,7 @@ from refiner_export.options import ON_GPU, Batch, ExportOptions
 class Source:
     """``reference``: the model as it was trained. ``module``: the same in inference form, to be traced.
 
-    ``kind``: one of `refiner.runtime.engine.INPUTS`; the module of a "causal-refiner" is one frame with its state,
+    ``kind``: one of `refiner.runtime.engine.OUTPUTS`; the module of a "causal-refiner" is one frame with its state,
     where the reference takes whole sequences. ``config``: the (refining) checkpoint's. ``steps``: K of what is sampled
     or refined. ``actions``: the names of those that the graph can be told.
     """
@@ -35,6 +35,11 @@ class Source:
     steps: int | None
     lifter_config: dict[str, Any] | None
     actions: tuple[str, ...] = ()
+
+    @property
+    def rays(self) -> bool:
+        """Whether it takes keypoints and cameras instead of 2D poses and image sizes."""
+        return self.reference.rays
 
 
 def read_source(options: ExportOptions) -> Source:

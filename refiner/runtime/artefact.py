@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, UsageError
 from refiner.files import sha256_of
-from refiner.runtime.engine import DEFAULT_FPS, INPUTS, SAME_ROLE
+from refiner.runtime.engine import DEFAULT_FPS, OUTPUTS, SAME_ROLE, input_names, window_inputs
 from refiner.skeleton import JOINT_NAMES
 
 # The layout of the manifest that this version writes and reads.
@@ -49,7 +49,7 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {
     "frames": lambda value: type(value) is int and value > 0,
     "inputs": _tensors,
     "joints": lambda value: isinstance(value, dict),
-    "kind": lambda value: isinstance(value, str) and value in INPUTS,
+    "kind": lambda value: isinstance(value, str) and value in OUTPUTS,
     "outputs": _tensors,
     "precision": lambda value: isinstance(value, str),
 }
@@ -151,8 +151,13 @@ def check_files(manifest: dict[str, Any], artefact: Path) -> None:
             )
 
 
+def sees_keypoints(manifest: dict[str, Any]) -> bool:
+    """Whether an artefact is of a camera-aware model, whose inputs are keypoints and cameras."""
+    return "keypoints" in manifest["inputs"]
+
+
 class ArtefactEngine:
-    """Base of the engines that run artefacts: frames, rate and batches come from the manifest.
+    """Base of the engines that run artefacts: frames, rate, batches and the form of the inputs come from the manifest.
 
     A subclass implements ``_run(*inputs)`` for contiguous float32 arrays whose shapes have been checked.
     """
@@ -168,12 +173,14 @@ class ArtefactEngine:
         self.inputs = None
         self.reach = None
         self._shapes = {name: tuple(entry["shape"][1:]) for name, entry in manifest["inputs"].items()}
-        if list(self._shapes) != INPUTS[self.kind] or self._shapes["pose_2d"][0] != self.frames:
+        self.rays = sees_keypoints(manifest)
+        expected = window_inputs(self.kind, self.frames, self.rays)
+        if list(self._shapes.items()) != list(expected.items()):
             raise ArtefactError(f"the manifest of {file} contradicts itself: its inputs are {manifest['inputs']}")
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Run one batch of windows; see `refiner.runtime.engine`. Raises UsageError for windows that do not fit."""
-        names = INPUTS[self.kind]
+        names = input_names(self.kind, self.rays)
         if len(inputs) != len(names):
             raise UsageError(f"a {self.kind} takes {', '.join(names)}; got {len(inputs)} arrays")
         batch = len(inputs[0])
@@ -184,7 +191,7 @@ class ArtefactEngine:
                     f"{', '.join(str(size) for size in self._shapes[name])}), of {self.frames} frames a window"
                 )
         if batch == 0:
-            return np.zeros((0, *self._shapes["pose_2d"][:-1], 3), np.float32)
+            return np.zeros((0, *self._shapes[names[0]][:-1], 3), np.float32)
         if not self.least_batch <= batch <= self.largest_batch:
             allowed = f"{self.least_batch} to {self.largest_batch}"
             raise UsageError(

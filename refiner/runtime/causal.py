@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.causal_state import StateLayout, StreamCounts
+from refiner.causal_state import CAUSAL, StateLayout, StreamCounts, step_inputs
 from refiner.errors import ArtefactError, ConfigError, NonFiniteError, UsageError
-from refiner.runtime.engine import DEFAULT_FPS
+from refiner.runtime.artefact import sees_keypoints
+from refiner.runtime.engine import DEFAULT_FPS, input_names
 
 Array = NDArray[np.float32]
 Active = NDArray[np.bool_]
@@ -21,11 +22,13 @@ class CausalEngine(Protocol):
     """Refines the frames of ``streams`` streams as they come, at ``fps`` frames/s; ``metadata`` says what model it is.
 
     ``frames``: T; a frame sees itself and T - 1 frames before it. ``delay``: frames between an input and its result,
-    0 unless the K steps are pipelined. One call at a time.
+    0 unless the K steps are pipelined. ``rays``: the model is camera-aware and takes keypoints (x, y, confidence) and
+    cameras (width, height, focal length) where others take 2D poses and image sizes. One call at a time.
     """
 
     frames: int
     fps: float
+    rays: bool
     streams: int
     delay: int
     # Whether frames come as keypoints (x, y, confidence) with cameras (width, height, focal length).
@@ -36,6 +39,9 @@ class CausalEngine(Protocol):
         self, pose_2d: Array, pose_3d: Array, image_size: Array, active: Active | None = None, out: Array | None = None
     ) -> Array:
         """``(S, 17, 2)`` pixels, ``(S, 17, 3)`` metres, (width, height) ``(S, 2)`` -> refined ``(S, 17, 3)`` metres.
+
+        With `rays`, ``pose_2d`` is ``(S, 17, 3)``: pixels and confidence (0: missing, x and y any finite numbers), and
+        ``image_size`` is ``(S, 3)``: width, height and focal length, in pixels above 0.
 
         ``active`` ``(S,)``: which streams have a frame, by default all; the others keep their state, and what is given
         for them is not looked at. ``out`` ``(S, 17, 3)`` float32 is written and returned instead of a new array. NaN
@@ -66,22 +72,20 @@ class StreamEngine:
         self.frames, self.streams, self.delay = layout.frames, layout.streams, layout.delay
         self.rays = layout.rays
         self.fps = float(metadata.get("fps", DEFAULT_FPS))
-        joints = layout.joints
-        self.inputs: dict[str, Array] = {
-            "pose_2d": np.zeros((self.streams, joints, 2), np.float32),
-            "pose_3d": np.zeros((self.streams, joints, 3), np.float32),
-            # Of streams that have not begun: any size but 0, by which pixels are divided.
-            "image_size": np.ones((self.streams, 2), np.float32),
-            "seen": counts.seen,
-        }
-        self.refined: Array = np.zeros((self.streams, joints, 3), np.float32)
+        shapes = step_inputs(layout, carried=False)
+        self._names = input_names(CAUSAL, layout.rays)
+        self.inputs: dict[str, Array] = {name: np.zeros(shapes[name], np.float32) for name in self._names}
+        # Of streams that have not begun: any size and focal length but 0, by which pixels are divided.
+        self.inputs[self._names[-1]].fill(1.0)
+        self.inputs["seen"] = counts.seen
+        self.refined: Array = np.zeros((self.streams, layout.joints, 3), np.float32)
         self._all: Active = np.ones(self.streams, dtype=np.bool_)
 
     def step(
         self, pose_2d: Array, pose_3d: Array, image_size: Array, active: Active | None = None, out: Array | None = None
     ) -> Array:
         """One frame; see `CausalEngine.step`."""
-        given = {"pose_2d": pose_2d, "pose_3d": pose_3d, "image_size": image_size}
+        given = dict(zip(self._names, (pose_2d, pose_3d, image_size), strict=True))
         chosen = self._all if active is None else self._checked_active(active)
         for name, array in given.items():
             if np.shape(array) != self.inputs[name].shape:
@@ -136,7 +140,8 @@ def layout_of(manifest: dict[str, Any], file: Path) -> StateLayout:
         layout = StateLayout(**state["layout"])  # type: ignore[index]
     except (TypeError, KeyError, ConfigError) as error:
         raise ArtefactError(f"the manifest of {file} does not describe the state: {error}; export it again") from error
-    if (layout.streams, layout.frames) != (manifest["batch"]["max"], manifest["frames"]):
+    said = (manifest["batch"]["max"], manifest["frames"], sees_keypoints(manifest))
+    if (layout.streams, layout.frames, layout.rays) != said:
         raise ArtefactError(f"the manifest of {file} contradicts itself: its state is {state}; export it again")
     return layout
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from refiner.actions import GUESS
 from refiner.causal_state import CAUSAL
 from refiner.diffusion.familiarity import InputModel
+from refiner.skeleton import JOINT_NAMES
 
 Array = NDArray[np.float32]
 
@@ -21,17 +22,21 @@ BUNDLED = Path(__file__).parent.parent / "checkpoints"
 DEFAULT_FPS = 50.0
 # Of an engine that takes any number of windows.
 ANY_BATCH = 2**31 - 1
+JOINTS = len(JOINT_NAMES)
 
-# The names and the order of an engine's inputs, and the name of its output; graphs have the same.
+# The names and the order of an engine's inputs, by the kind of its model; graphs have the same.
 # "action-lifter" is a lifter that is told the action (FinePOSE); "lifter-refiner" one with a refiner behind it.
-INPUTS = {
-    "refiner": ["pose_2d", "pose_3d", "image_size"],
-    "lifter": ["pose_2d", "image_size"],
-    "action-lifter": ["pose_2d", "image_size", "action"],
-    "lifter-refiner": ["pose_2d", "image_size"],
+_INPUTS = {
+    "refiner": ("pose_2d", "pose_3d", "image_size"),
+    "lifter": ("pose_2d", "image_size"),
+    "action-lifter": ("pose_2d", "image_size", "action"),
+    "lifter-refiner": ("pose_2d", "image_size"),
     # One frame at a time; the state comes after these (`refiner.causal_state`).
-    CAUSAL: ["pose_2d", "pose_3d", "image_size"],
+    CAUSAL: ("pose_2d", "pose_3d", "image_size"),
 }
+# What camera-aware models (`refiner.models.canonical`) take in the places of two of them.
+_OF_RAYS = {"pose_2d": "keypoints", "image_size": "camera"}
+# The name of an engine's output; graphs have the same names.
 OUTPUTS = {
     "refiner": "refined_pose_3d",
     "lifter": "pose_3d",
@@ -47,14 +52,38 @@ SAME_ROLE = {
 }
 
 
+def input_names(kind: str, rays: bool = False) -> list[str]:
+    """The names and the order of an engine's inputs; graphs have the same.
+
+    ``kind``: one of `OUTPUTS`. ``rays``: of a camera-aware model, which takes "keypoints" (x, y, confidence) and
+    "camera" (width, height, focal length) in the places of "pose_2d" and "image_size".
+    """
+    return [_OF_RAYS.get(name, name) if rays else name for name in _INPUTS[kind]]
+
+
+def window_inputs(kind: str, frames: int, rays: bool = False) -> dict[str, tuple[int, ...]]:
+    """The shape of each input of a model of windows less its batch, by name in order; arguments as `input_names`."""
+    shapes = {
+        "pose_2d": (frames, JOINTS, 2),
+        "keypoints": (frames, JOINTS, 3),
+        "pose_3d": (frames, JOINTS, 3),
+        "image_size": (2,),
+        "camera": (3,),
+        "action": (1,),
+    }
+    return {name: shapes[name] for name in input_names(kind, rays)}
+
+
 class RefinerEngine(Protocol):
     """Refines windows of ``frames`` frames at ``fps`` frames/s; ``metadata`` says what model it is.
 
-    ``least_batch`` to ``largest_batch`` windows run at a time.
+    ``least_batch`` to ``largest_batch`` windows run at a time. ``rays``: the model is camera-aware and takes keypoints
+    (x, y, confidence) and cameras (width, height, focal length) where others take 2D poses and image sizes.
     """
 
     frames: int
     fps: float
+    rays: bool
     least_batch: int
     largest_batch: int
     # Whether windows come as keypoints (x, y, confidence) ``(B, T, J, 3)`` with cameras (width, height, focal length)
@@ -68,15 +97,23 @@ class RefinerEngine(Protocol):
     reach: int | None
 
     def __call__(self, pose_2d: Array, pose_3d: Array, image_size: Array) -> Array:
-        """``(B, T, J, 2)`` pixels, ``(B, T, J, 3)`` metres, ``(B, 2)`` -> ``(B, T, J, 3)`` metres."""
+        """``(B, T, J, 2)`` pixels, ``(B, T, J, 3)`` metres, ``(B, 2)`` -> ``(B, T, J, 3)`` metres.
+
+        With `rays`, ``(B, T, J, 3)`` pixels and confidence (0: missing, x and y any finite numbers) come first, and
+        width, height and focal length ``(B, 3)``, in pixels above 0, last.
+        """
         ...
 
 
 class LifterEngine(Protocol):
-    """Lifts windows of ``frames`` frames at ``fps`` frames/s; its poses may be refined already (lifter-refiner)."""
+    """Lifts windows of ``frames`` frames at ``fps`` frames/s; its poses may be refined already (lifter-refiner).
+
+    ``rays``: it takes keypoints and cameras, as a `RefinerEngine`.
+    """
 
     frames: int
     fps: float
+    rays: bool
     least_batch: int
     largest_batch: int
     # Whether windows come as keypoints (x, y, confidence) ``(B, T, J, 3)`` with cameras (width, height, focal length)
@@ -85,7 +122,8 @@ class LifterEngine(Protocol):
     metadata: dict[str, Any]
 
     def __call__(self, pose_2d: Array, image_size: Array, *action: Array) -> Array:
-        """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0.
+        """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0; with `rays` ``(B, T, J, 3)``
+        keypoints and ``(B, 3)`` cameras, as `RefinerEngine.__call__` takes them.
 
         Where ``metadata["actions"]`` names some, ``(B, 1)`` more: a place among them, behind them the unknown action,
         below 0 where it is to be guessed.

@@ -20,7 +20,7 @@ from refiner.runtime.artefact import (
     manifest_path,
     read_manifest,
 )
-from refiner.runtime.engine import INPUTS, OUTPUTS
+from refiner.runtime.engine import OUTPUTS, input_names
 
 # The key of ONNX's metadata under which a graph carries its manifest, so that the one file is enough.
 METADATA_KEY = "refiner"
@@ -50,7 +50,7 @@ class OnnxEngine(ArtefactEngine):
         self._session, manifest = open_graph(file, role, device, threads)
         super().__init__(manifest, file)
         _check_graph(self._session, file, self)
-        self._names, self._output = INPUTS[self.kind], OUTPUTS[self.kind]
+        self._names, self._output = input_names(self.kind, self.rays), OUTPUTS[self.kind]
         self._device = str(manifest["device"])
         self._bindings: dict[int, _CudaBinding] = {}
 
@@ -61,7 +61,7 @@ class OnnxEngine(ArtefactEngine):
             return result
         batch = len(inputs[0])
         if batch not in self._bindings:
-            shape = (batch, *self._shapes["pose_2d"][:-1], 3)
+            shape = (batch, *self._shapes[self._names[0]][:-1], 3)
             self._bindings[batch] = _CudaBinding(self._session, feeds, self._output, shape, len(self._bindings))
         return self._bindings[batch].run(feeds)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.runtime.artefact import ArtefactEngine, open_manifest
-from refiner.runtime.engine import INPUTS
+from refiner.runtime.engine import input_names
 
 
 class OpenVinoEngine(ArtefactEngine):
@@ -34,10 +34,11 @@ class OpenVinoEngine(ArtefactEngine):
             found = [axis.get_length() for axis in list(port.partial_shape)[1:]]
             if tuple(found) != self._shapes.get(port.any_name):
                 raise ArtefactError(f"{file} takes {port.any_name} of {found}, its manifest disagrees; export it again")
+        self._names = input_names(self.kind, self.rays)
         self._request = compiled.create_infer_request()
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        feeds = dict(zip(INPUTS[self.kind], inputs, strict=True))
+        feeds = dict(zip(self._names, inputs, strict=True))
         # The request owns its output and overwrites it in the next call.
         result: NDArray[np.float32] = np.array(self._request.infer(feeds)[0], dtype=np.float32)
         return result

@@ -24,7 +24,7 @@ from refiner.files import sha256_of
 from refiner.runtime.artefact import ArtefactEngine, open_manifest
 from refiner.runtime.cuda import checked, compute_capability, current_device, load_cuda
 from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream_handle
-from refiner.runtime.engine import BUNDLED, INPUTS, OUTPUTS
+from refiner.runtime.engine import BUNDLED, OUTPUTS, input_names
 
 # What a manifest calls the engine, and the Python module that runs it.
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
@@ -57,7 +57,7 @@ class TensorRtEngine(ArtefactEngine):
         self._device = current_device(cuda)
         _check_build(manifest, file, trt.__version__, module, compute_capability(cuda, self._device))
         super().__init__({**manifest, "device": "cuda"}, file)
-        self._names, self._output = INPUTS[self.kind], OUTPUTS[self.kind]
+        self._names, self._output = input_names(self.kind, self.rays), OUTPUTS[self.kind]
         self._shapes[self._output] = tuple(manifest["outputs"][self._output]["shape"][1:])
         self._graphs = cuda_graphs
         self._lock = threading.Lock()

@@ -2,8 +2,8 @@
 
 They keep the rules that the documentation of the real ones states: what raises, what returns None or False, what runs
 only when a stream is waited for. Every call is put into `World.calls`. A "plan" is JSON, an "engine" computes
-0.9 pose_3d + 0.05 sum(pose_2d / image_size). A test compares all names and the enumerations' numbers with the real
-modules where those are installed.
+0.9 pose_3d + 0.05 sum(pose_2d / image_size); of a camera-aware one the sum is that of keypoints / camera. A test
+compares all names and the enumerations' numbers with the real modules where those are installed.
 """
 
 from __future__ import annotations
@@ -540,7 +540,7 @@ class IExecutionContext(_Made):
             if scratch is not None:
                 world.at(*scratch)[:] = 255
             given = {name: world.floats(addresses[name], shape) for name, shape in shapes.items()}
-            batch, *rest = shapes["pose_2d"]
+            batch, *rest = next(iter(shapes.values()))
             world.floats(addresses[output], (batch, *rest[:-1], 3))[:] = formula(given)
 
         stream.put(work)
@@ -554,7 +554,8 @@ class IExecutionContextRtx(IExecutionContext):
 
 def formula(given: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """What every engine computes."""
-    screen = (given["pose_2d"] / given["image_size"][:, None, None, :]).sum(axis=-1, keepdims=True)
+    seen, lens = (given["keypoints"], given["camera"]) if "camera" in given else (given["pose_2d"], given["image_size"])
+    screen = (seen / lens[:, None, None, :]).sum(axis=-1, keepdims=True)
     base = 0.9 * given["pose_3d"] if "pose_3d" in given else np.zeros((*screen.shape[:-1], 3))
     return np.asarray(base + 0.05 * screen, np.float32)
 

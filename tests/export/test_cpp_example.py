@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refiner_export.gate import parity_windows
+from refiner_export.gate import parity_windows, ray_parity_windows
 
 from refiner.runtime import Refiner
+from refiner.runtime.loading import open_engine
 
 EXAMPLE = Path(__file__).parents[2] / "export" / "examples" / "cpp"
 
@@ -54,10 +55,48 @@ def test_a_file_is_refined_as_in_python(program, write_checkpoint, export_to, tm
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+@pytest.mark.parametrize("told", ["everything", "no confidence", "no focal length"])
+def test_a_camera_aware_model(program, write_checkpoint, export_to, tmp_path, engine, told):
+    model = {"dim": 16, "blocks": 1, "heads": 2, "mlp_ratio": 4, "joint_embedding": True, "input": "rays"}
+    checkpoint = write_checkpoint("refiner", model=model)
+    artefact = export_to(tmp_path / engine, checkpoint, engine=engine, windows=4).path
+    keypoints, pose_3d = (part[0] for part in ray_parity_windows(1, 27, seed=3)[:2])
+    if told == "no confidence":
+        keypoints[..., 2] = 1.0
+    np.save(tmp_path / "2d.npy", np.ascontiguousarray(keypoints[..., : 2 if told == "no confidence" else 3]))
+    np.save(tmp_path / "3d.npy", pose_3d)
+    focal = [] if told == "no focal length" else ["1300"]
+    words = [artefact, tmp_path / "2d.npy", tmp_path / "3d.npy", 1000, 1002, tmp_path / "out.npy", *focal]
+    result = call(program, *words)
+    assert result.returncode == 0, result.stderr
+    camera = np.array([1000, 1002, 1300 if focal else 1002], np.float32)
+    expected = open_engine(checkpoint, "refiner")(keypoints[None], pose_3d[None], camera[None])[0]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+    keypoints[5, 3, 2] = 1.5
+    np.save(tmp_path / "2d.npy", keypoints)
+    result = call(program, *words)
+    assert result.returncode == 5 and "is a confidence, from 0 to 1" in result.stderr
+
+
+def test_what_a_model_without_a_lens_is_not_told(program, write_checkpoint, export_to, tmp_path):
+    artefact = export_to(tmp_path, write_checkpoint("refiner"), engine="onnx", windows=4).path
+    for name, numbers in (("2d", 2), ("3d", 3)):
+        np.save(tmp_path / f"{name}.npy", np.ones((5, 17, numbers), np.float32))
+    rest = [tmp_path / "3d.npy", "1000", "1000", tmp_path / "out.npy"]
+    for words, message in (
+        ([tmp_path / "2d.npy", *rest, "1100"], "leave FOCAL_LENGTH out"),
+        ([tmp_path / "3d.npy", *rest], "this model sees no confidence"),
+    ):
+        result = call(program, artefact, *words)
+        assert result.returncode == 5 and message in result.stderr
+
+
 def test_bad_files_are_named(program, tmp_path):
     np.save(tmp_path / "double.npy", np.zeros((5, 17, 2)))
     np.save(tmp_path / "2d.npy", np.zeros((5, 17, 2), np.float32))
     np.save(tmp_path / "3d.npy", np.zeros((4, 17, 3), np.float32))
+    np.save(tmp_path / "gap.npy", np.full((4, 17, 3), np.nan, np.float32))
     (tmp_path / "text.npy").write_text("no array")
     rest = ["1000", "1000", tmp_path / "out.npy"]
     for words, message in (
@@ -66,6 +105,8 @@ def test_bad_files_are_named(program, tmp_path):
         (["m.xml", tmp_path / "double.npy", tmp_path / "3d.npy", *rest], "expected float32"),
         (["m.xml", tmp_path / "2d.npy", tmp_path / "3d.npy", *rest], "differ in frames"),
         (["m.xml", tmp_path / "2d.npy", tmp_path / "2d.npy", *rest], "2D poses first, then 3D"),
+        (["m.xml", tmp_path / "3d.npy", tmp_path / "gap.npy", *rest], "holds NaN or infinite values"),
+        (["m.xml", tmp_path / "3d.npy", tmp_path / "3d.npy", "0", *rest[1:]], "WIDTH is in pixels, above 0"),
     ):
         result = call(program, *words)
         assert result.returncode == 5 and message in result.stderr

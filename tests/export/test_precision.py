@@ -24,7 +24,7 @@ from refiner.data.synthetic import synthetic_folder
 from refiner.errors import ExportError, UsageError
 from refiner.models import LiftingModule, LiftingRefiner, PoseDenoiser, STCFormer, UnrolledRefiner
 from refiner.models.inference_form import inference_form
-from refiner.runtime.engine import INPUTS
+from refiner.runtime.engine import input_names
 from refiner.training.checkpoints import load_checkpoint, module_of
 from refiner.training.config import DataConfig
 from refiner.training.windows import WindowSampler
@@ -80,7 +80,7 @@ def graph_of() -> Callable[[str], onnx.ModelProto]:
 
 
 def feeds_of(model: onnx.ModelProto, windows: int, seed: int, frames: int = FRAMES) -> dict[str, Any]:
-    every = dict(zip(INPUTS["refiner"], parity_windows(windows, frames, seed), strict=True))
+    every = dict(zip(input_names("refiner"), parity_windows(windows, frames, seed), strict=True))
     return {entry.name: every[entry.name] for entry in model.graph.input}
 
 

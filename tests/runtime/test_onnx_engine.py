@@ -27,6 +27,7 @@ def test_agrees_with_the_formula(write_graph, ramp_engine, clip):
     expected = Refiner(ramp_engine).refine(*pose, image_size=SIZE)
     np.testing.assert_allclose(graph.refine(*pose, image_size=SIZE), expected, atol=1e-5)
     assert (graph.frames, graph.fps, graph.steps) == (9, 50.0, 2) and graph.metadata["engine"] == "onnx"
+    assert not graph._engine.rays
 
 
 def test_a_missing_file(tmp_path):
@@ -64,6 +65,10 @@ MANIFEST = {
 }
 
 
+def of_inputs(**shapes):
+    return {**MANIFEST, "inputs": {name: {"shape": ["batch", *shape]} for name, shape in shapes.items()}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -78,6 +83,11 @@ MANIFEST = {
         ({"manifest": {**MANIFEST, "batch": 3}}, "no usable batch"),
         ({"manifest": {**MANIFEST, "inputs": []}}, "no usable inputs"),
         ({"manifest": {**MANIFEST, "inputs": {}}}, "contradicts itself"),
+        # The names of a camera-aware model, the shapes of another; and half of its names.
+        ({"manifest": of_inputs(keypoints=(9, 17, 2), pose_3d=(9, 17, 3), camera=(3,))}, "contradicts itself"),
+        ({"manifest": of_inputs(keypoints=(9, 17, 3), pose_3d=(9, 17, 3), camera=(2,))}, "contradicts itself"),
+        ({"manifest": of_inputs(keypoints=(9, 17, 3), pose_3d=(9, 17, 3), image_size=(2,))}, "contradicts itself"),
+        ({"manifest": of_inputs(keypoints=(9, 17, 3), pose_3d=(9, 17, 3), camera=(3,))}, r"it has \['pose_2d'"),
         ({"output": "y"}, r"\['y'\] where its manifest"),
         ({"batch": 4, "manifest": None, "declared": "batch"}, "shape"),
         ({"frames": "frames"}, "frames"),

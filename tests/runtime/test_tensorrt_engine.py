@@ -37,6 +37,7 @@ _SPEC.loader.exec_module(fake)
 FRAMES = 9
 VERSIONS = ("10.16.1.11", "11.4.0.106", "1.7.1.116")
 SHAPES = {"pose_2d": (FRAMES, 17, 2), "pose_3d": (FRAMES, 17, 3), "image_size": (2,)}
+OF_RAYS = {"keypoints": (FRAMES, 17, 3), "pose_3d": (FRAMES, 17, 3), "camera": (3,)}
 OUTPUT = "refined_pose_3d"
 
 
@@ -59,10 +60,14 @@ def write_plan(tmp_path: Path) -> Callable[..., Path]:
     """``write_plan(version, batch, ...)``: a plan and its manifest; keywords change the manifest."""
 
     def write(
-        version: str = "10.16.1.11", batch: tuple[int, int, int] = (1, 2, 4), plan: bytes | None = None, **changes: Any
+        version: str = "10.16.1.11",
+        batch: tuple[int, int, int] = (1, 2, 4),
+        plan: bytes | None = None,
+        shapes: dict[str, tuple[int, ...]] = SHAPES,
+        **changes: Any,
     ) -> Path:
         first: Any = batch[2] if batch[0] == batch[2] else -1
-        inputs = {name: [first, *shape] for name, shape in SHAPES.items()}
+        inputs = {name: [first, *shape] for name, shape in shapes.items()}
         outputs = {OUTPUT: [first, *SHAPES["pose_3d"]]}
         file = tmp_path / "small.engine"
         made = fake.plan_bytes(inputs, outputs, list(batch), "9.0", version)
@@ -94,9 +99,9 @@ def write_plan(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def windows(batch: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def windows(batch: int, seed: int = 0, shapes: dict[str, tuple[int, ...]] = SHAPES) -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(seed)
-    given = {name: rng.uniform(1, 2, (batch, *shape)) for name, shape in SHAPES.items()}
+    given = {name: rng.uniform(1, 2, (batch, *shape)) for name, shape in shapes.items()}
     return {name: array.astype(np.float32) for name, array in given.items()}
 
 
@@ -137,6 +142,21 @@ def test_a_fixed_batch(machine, write_plan):
     engine = TensorRtEngine(write_plan(batch=(3, 3, 3)), "refiner")
     for seed in range(4):
         check(engine, 3, seed)
+
+
+def test_a_camera_aware_plan(machine, write_plan):
+    machine()
+    assert not TensorRtEngine(write_plan(), "refiner").rays
+    engine = TensorRtEngine(write_plan(shapes=OF_RAYS), "refiner")
+    assert engine.rays
+    for seed, batch in enumerate((1, 3, 3, 3, 1)):
+        given = windows(batch, seed, OF_RAYS)
+        np.testing.assert_array_equal(engine(*given.values()), fake.formula(given))
+    assert engine(*windows(0, 0, OF_RAYS).values()).shape == (0, FRAMES, 17, 3)
+    with pytest.raises(UsageError, match=r"keypoints has shape \(1, 9, 17, 2\)"):
+        engine(*windows(1).values())
+    with pytest.raises(UsageError, match="takes keypoints, pose_3d, camera; got 1"):
+        engine(given["keypoints"])
 
 
 def test_a_result_is_the_callers_to_keep(machine, write_plan):

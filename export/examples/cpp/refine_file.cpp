@@ -1,16 +1,21 @@
 // Refines a file of poses with an artefact of refiner-export (--engine openvino or onnx).
 //
-//   refine_file MODEL POSE_2D.npy POSE_3D.npy WIDTH HEIGHT REFINED.npy
+//   refine_file MODEL POSE_2D.npy POSE_3D.npy WIDTH HEIGHT REFINED.npy [FOCAL_LENGTH]
 //
 // POSE_2D is (frames, 17, 2) pixels, POSE_3D (frames, 17, 3) metres, both float32, Human3.6M's joints, at the frame rate
 // of the artefact's manifest. The graph takes pixels and metres and gives metres: nothing else is needed here but the
 // windows, which follow each other by half their length and are blended with a Hann window, as refiner does it in Python.
+//
+// A camera-aware model takes two things more: how sure the detector is of each joint, from 0 (missing) to 1, which is
+// the third column of a POSE_2D (frames, 17, 3), and the focal length in pixels. Without a third column every joint is
+// taken for sure; without FOCAL_LENGTH it is the longer side of the image, the default of refiner.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <iostream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -40,17 +45,42 @@ ov::Tensor cut(const Array& sequence, size_t start, size_t window) {
   return tensor;
 }
 
-Array refine(ov::InferRequest& request, size_t window, const Array& pose_2d, const Array& pose_3d, float width,
-             float height) {
+// What a model calls the 2D poses and the image that they were found in, and how many numbers it takes of either.
+struct Form {
+  bool rays;
+  const char* seen;
+  const char* lens;
+  size_t numbers;
+};
+
+Form form_of(const ov::CompiledModel& model) {
+  for (const auto& input : model.inputs()) {
+    if (input.get_any_name() == "keypoints") return {true, "keypoints", "camera", 3};
+  }
+  return {false, "pose_2d", "image_size", 2};
+}
+
+// 2D poses with as many columns as a model takes: a confidence that is not given is 1.
+Array with_columns(const Array& poses, size_t columns) {
+  const size_t given = poses.shape[2], points = poses.shape[0] * poses.shape[1];
+  Array result{{poses.shape[0], poses.shape[1], columns}, std::vector<float>(points * columns, 1.0f)};
+  for (size_t point = 0; point < points; ++point) {
+    std::copy_n(poses.values.data() + point * given, std::min(given, columns), result.values.data() + point * columns);
+  }
+  return result;
+}
+
+// `lens`: width and height of the image, and the focal length where the model takes it, in pixels.
+Array refine(ov::InferRequest& request, const Form& form, size_t window, const Array& seen, const Array& pose_3d,
+             const std::vector<float>& lens) {
   const size_t frames = pose_3d.shape[0], pose = pose_3d.shape[1] * pose_3d.shape[2];
   std::vector<double> sum(frames * pose), weights(frames);
-  ov::Tensor size(ov::element::f32, {1, 2});
-  size.data<float>()[0] = width;
-  size.data<float>()[1] = height;
+  ov::Tensor size(ov::element::f32, {1, lens.size()});
+  std::copy(lens.begin(), lens.end(), size.data<float>());
   for (size_t start : window_starts(frames, window)) {
-    request.set_tensor("pose_2d", cut(pose_2d, start, window));
+    request.set_tensor(form.seen, cut(seen, start, window));
     request.set_tensor("pose_3d", cut(pose_3d, start, window));
-    request.set_tensor("image_size", size);
+    request.set_tensor(form.lens, size);
     request.infer();
     const float* refined = request.get_output_tensor().data<float>();
     for (size_t index = 0; index < window && start + index < frames; ++index) {
@@ -72,18 +102,43 @@ void check(bool fits, const std::string& message) {
   if (!fits) throw std::runtime_error(message);
 }
 
-int run(char** words) {
+void check_finite(const Array& array, const std::string& name) {
+  for (float value : array.values) check(std::isfinite(value), name + " holds NaN or infinite values; fill them in");
+}
+
+float pixels_of(const char* word, const std::string& name) {
+  const float value = std::strtof(word, nullptr);
+  check(std::isfinite(value) && value > 0, name + " is in pixels, above 0");
+  return value;
+}
+
+int run(int count, char** words) {
   const Array pose_2d = read_npy(words[2]), pose_3d = read_npy(words[3]);
-  check(pose_2d.shape[2] == 2 && pose_3d.shape[2] == 3, "expected 2D poses first, then 3D");
+  check(pose_2d.shape[2] >= 2 && pose_3d.shape[2] == 3, "expected 2D poses first, then 3D");
   check(pose_2d.shape[0] == pose_3d.shape[0] && pose_2d.shape[0] > 0, "2D and 3D differ in frames, or have none");
   check(pose_2d.shape[1] == 17 && pose_3d.shape[1] == 17, "expected Human3.6M's 17 joints");
-  const float width = std::strtof(words[4], nullptr), height = std::strtof(words[5], nullptr);
-  check(width > 0 && height > 0, "WIDTH and HEIGHT of the image are pixels, above 0");
+  check_finite(pose_2d, words[2]);
+  check_finite(pose_3d, words[3]);
+  const float width = pixels_of(words[4], "WIDTH"), height = pixels_of(words[5], "HEIGHT");
   ov::Core core;
   ov::CompiledModel model = core.compile_model(words[1], "CPU", ov::hint::inference_precision(ov::element::f32));
-  const size_t window = model.input("pose_2d").get_partial_shape()[1].get_length();
+  const Form form = form_of(model);
+  check(form.rays || count == 7, "this model sees no lens; leave FOCAL_LENGTH out");
+  check(form.rays || pose_2d.shape[2] == 2, "this model sees no confidence; give 2D poses of two columns");
+  std::vector<float> lens{width, height};
+  if (form.rays) {
+    lens.push_back(count > 7 ? pixels_of(words[7], "FOCAL_LENGTH") : std::max(width, height));
+    if (pose_2d.shape[2] == 3) {
+      for (size_t at = 2; at < pose_2d.values.size(); at += 3) {
+        check(pose_2d.values[at] >= 0 && pose_2d.values[at] <= 1,
+              std::string(words[2]) + ": the third column is a confidence, from 0 to 1");
+      }
+    }
+  }
+  const Array seen = with_columns(pose_2d, form.numbers);
+  const size_t window = model.input(form.seen).get_partial_shape()[1].get_length();
   ov::InferRequest request = model.create_infer_request();
-  write_npy(words[6], refine(request, window, pose_2d, pose_3d, width, height));
+  write_npy(words[6], refine(request, form, window, seen, pose_3d, lens));
   std::cout << pose_3d.shape[0] << " frames refined in windows of " << window << "\n";
   return 0;
 }
@@ -91,12 +146,12 @@ int run(char** words) {
 }  // namespace
 
 int main(int count, char** words) {
-  if (count != 7) {
-    std::cerr << "usage: refine_file MODEL POSE_2D.npy POSE_3D.npy WIDTH HEIGHT REFINED.npy\n";
+  if (count != 7 && count != 8) {
+    std::cerr << "usage: refine_file MODEL POSE_2D.npy POSE_3D.npy WIDTH HEIGHT REFINED.npy [FOCAL_LENGTH]\n";
     return 2;
   }
   try {
-    return run(words);
+    return run(count, words);
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 5;

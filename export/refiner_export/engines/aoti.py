@@ -36,7 +36,7 @@ def require(options: ExportOptions) -> None:
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
     """Export the module and compile it into ``target``. Raises ExportError."""
-    from refiner_export.graph import example_inputs, example_step
+    from refiner_export.graph import batch_shapes, example_inputs, example_step
 
     device = options.device
     source = graph.source
@@ -48,11 +48,11 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     if isinstance(source.module, CausalStep | CarriedStep):
         examples = example_step(source.module.layout, isinstance(source.module, CarriedStep))
     else:
-        examples = example_inputs(source.kind, source.frames, _example_batch(options))
+        examples = example_inputs(source.kind, source.frames, _example_batch(options), source.rays)
     examples = tuple(value.to(device) for value in examples)
     if not options.batch.fixed and source.kind != CAUSAL:
         batch = torch.export.Dim("batch", min=options.batch.least, max=options.batch.most)
-        shapes = tuple({0: batch} for _ in examples)
+        shapes = batch_shapes(module, len(examples), batch)
     report(f"compiling with PyTorch {torch.__version__} for {device} (a minute or two)")
     try:
         with torch.no_grad(), warnings.catch_warnings():
