@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def _contestants(device: str, count: int) -> dict[str, dict[str, Run]]:
         if name == DEVICE:
             here = [torch.from_numpy(array).cuda() for array in here]
         there, truth, seen = here
-        rows["p_mpjpe"][name] = ended(name, lambda p=there, t=truth: native.p_mpjpe(p, t))
-        rows["procrustes_align"][name] = ended(name, lambda p=there, t=truth: native.procrustes_align(p, t))
-        rows["sample_conditional"][name] = ended(name, lambda c=seen: native.sample_conditional(c, **gaussian, seed=1))
+        rows["p_mpjpe"][name] = ended(name, partial(native.p_mpjpe, there, truth))
+        rows["procrustes_align"][name] = ended(name, partial(native.procrustes_align, there, truth))
+        rows["sample_conditional"][name] = ended(name, partial(native.sample_conditional, seen, **gaussian, seed=1))
     return rows

@@ -44,11 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="packages", allow_abbrev=False)
     parser.add_argument("name", choices=list(PACKAGES))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile one of `PACKAGES` for the CUDA device; the latency report compares what it gives."""
+    """Compile one of `PACKAGES` for the device; the latency report compares what it gives."""
     return run(_command, build_parser(), argv)
 
 
@@ -66,5 +67,7 @@ def _command(arguments: argparse.Namespace) -> None:
     checkpoint = checkpoint_of(model, kind, arguments.folder / "checkpoints" / arguments.name)
     batch = Batch(1, 8, MOST_WINDOWS) if kind == "window" else Batch()
     assemble(
-        ExportOptions("aoti", folder, checkpoint, batch=batch, streams=streams, device="cuda"), folder, Clock(print)
+        ExportOptions("aoti", folder, checkpoint, batch=batch, streams=streams, device=arguments.device),
+        folder,
+        Clock(print),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def device_rates(device: str) -> dict[str, float]:
     rates = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         left = torch.randn(side, side, device=device).to(dtype)
-        rates[f"{name}_flops_per_s"] = best_rate(2 * side**3, ended(device, lambda left=left: torch.mm(left, left)))
+        rates[f"{name}_flops_per_s"] = best_rate(2 * side**3, ended(device, partial(torch.mm, left, left)))
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     rates["copy_bytes_per_s"] = best_rate(2 * size, ended(device, lambda: target.copy_(source)))

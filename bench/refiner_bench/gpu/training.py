@@ -89,7 +89,8 @@ def take_up(plan: Plan, states: Sequence[Path], training: Training) -> list[Resu
 
 def train_plan(plan: Plan, training: Training) -> list[Result]:
     """Train in the first way that works, while there is time."""
-    place, results = training.place, []
+    place = training.place
+    results: list[Result] = []
     for way in WAYS[place.device]:
         left = training.until - time.monotonic()
         seconds = left - TO_FINISH[place.device]
