@@ -57,6 +57,7 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.errors import MissingComponentError
 
     try:
+        import refiner_export.manifest  # noqa: F401 - needs ONNX, as `assemble` does
         from refiner_export.build import Clock, assemble
         from refiner_export.options import Batch, ExportOptions
     except ModuleNotFoundError as error:
