@@ -30,11 +30,18 @@ PLANS = (
 )
 # The ways in which a step may run, the fastest first.
 WAYS = {"cuda": ("graph", "compile", "none"), "cpu": ("none",)}
-TOY_SIZE = ("frames=9", "model.blocks=1", "model.dim=32", "training.batch=4", "training.steps=100000")
+TOY_SIZE = (
+    "frames=9",
+    "training.threads=1",
+    "model.blocks=1",
+    "model.dim=32",
+    "training.batch=4",
+    "training.steps=100000",
+)
 # Seconds for validation and saving after the last step; those that a run is worth starting for; those of a toy run.
 TO_FINISH = {"cuda": 30.0, "cpu": 20.0}
-LEAST = {"cuda": 30.0, "cpu": 2.0}
-TOY_SECONDS = 3.0
+LEAST = {"cuda": 30.0, "cpu": 1.0}
+TOY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
