@@ -108,10 +108,11 @@ class Camera:
         distorted = x * factor + tangential * r2
         return np.asarray(self.focal_length.astype(dtype) * distorted + self.center.astype(dtype))
 
-    def rays(self, pixels: ArrayLike) -> NDArray[np.float64]:
+    def rays(self, pixels: ArrayLike, strict: bool = True) -> NDArray[np.float64]:
         """Pixels ``(..., 2)`` to X.xy / X.z of the points that are seen there, ``(..., 2)`` float64: undoes `project`.
 
-        NaN stays NaN. Raises InputError for pixels so far outside of the image that the lens model ends before them.
+        NaN stays NaN. Raises InputError for pixels so far outside of the image that the lens model ends before them;
+        not ``strict``, they become NaN.
         """
         seen = _floating(pixels, 2).astype(np.float64)
         distorted = (seen - self.center) / self.focal_length
@@ -120,7 +121,9 @@ class Camera:
             r2 = (x * x).sum(axis=-1, keepdims=True)
             before, x = x, np.clip((distorted - self.tangential * r2) / self._distortion(x, r2), -1, 1)
         # `project` clips at 1, so that what lies there is the image of many points.
-        lost = ((np.abs(x - before) > _LENS_TOLERANCE) | (np.abs(x) >= 1)).any(axis=-1)
+        lost: NDArray[np.bool_] = np.asarray(((np.abs(x - before) > _LENS_TOLERANCE) | (np.abs(x) >= 1)).any(axis=-1))
+        if lost.any() and not strict:
+            return np.where(lost[..., None], np.nan, x)
         if lost.any():
             raise InputError(
                 f"camera {self.id!r}: the lens has no single point at {int(lost.sum())} of the pixels, like "

@@ -38,14 +38,14 @@ class Lens:
         return np.array([*self.image_size, self.focal_length], np.float32)
 
     def ideal(self, pixels: ArrayLike) -> NDArray[Any]:
-        """Pixels ``(..., 2)`` -> where a lens without distortion, centred, would have put them; NaN stays NaN.
+        """Pixels ``(..., 2)`` -> where a lens without distortion, centred, would have put them.
 
-        Raises InputError for pixels that the camera's lens model has no ray for.
+        NaN stays NaN, and pixels that the camera's lens model has no ray for become NaN.
         """
         points = np.asarray(pixels)
         centre = 0.5 * np.asarray(self.image_size)
         if self.camera is not None:
-            return np.asarray(self.camera.rays(points) * self.focal_length + centre).astype(points.dtype)
+            return np.asarray(self.camera.rays(points, strict=False) * self.focal_length + centre).astype(points.dtype)
         if self.aspect == 1.0:
             return points
         return np.asarray((points - centre) * np.array([1.0, self.aspect]) + centre).astype(points.dtype)

@@ -310,6 +310,20 @@ def to_h36m17(pose: ArrayLike, source: str | JointSet) -> NDArray[Any]:
     return _combine(_checked(pose, joints), _TO_H36M[joints.name])
 
 
+def confidence_to_h36m17(confidence: ArrayLike, source: str | JointSet) -> NDArray[Any]:
+    """``(..., J of source)`` confidences -> ``(..., 17)`` of Human3.6M's joints: of a joint that `to_h36m17` makes up
+    of several, the least. Raises UsageError for an unknown set and JointCountError for another number of joints."""
+    joints = _named(source)
+    array = np.asarray(confidence)
+    if array.ndim < 1 or array.shape[-1] != joints.joints:
+        raise JointCountError(
+            f"the confidence has shape {array.shape}, expected (..., {joints.joints}) of the joint set {joints.name}"
+        )
+    recipe = _TO_H36M[joints.name]
+    parts = [array[..., [joint for joint, _ in terms]].min(axis=-1) for terms in recipe]
+    return np.stack(parts, axis=-1)
+
+
 def from_h36m17(pose: ArrayLike, target: str | JointSet) -> NDArray[Any]:
     """``(..., 17, 2 or 3)`` in Human3.6M's joints -> ``(..., J of target, 2 or 3)``; undoes `to_h36m17`.
 

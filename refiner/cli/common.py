@@ -6,9 +6,11 @@ import argparse
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from refiner.errors import RefinerError
+from refiner.errors import InputWarning, RefinerError
 
 Command = Callable[[argparse.Namespace], "int | None"]
 
@@ -36,7 +38,9 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
     except SystemExit as stop:  # argparse exits by itself after --help (0) and on a usage error (2)
         return int(stop.code or 0)
     try:
-        code = command(arguments)
+        with warnings.catch_warnings():
+            _tell_warnings(parser.prog)
+            code = command(arguments)
         sys.stdout.flush()
     except RefinerError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,6 +56,21 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
         print(f"error: {_describe(error)}", file=sys.stderr)
         return BAD_OUTPUT
     return int(code or 0)
+
+
+def _tell_warnings(program: str) -> None:
+    """Warnings about inputs as a line on stderr, each once; others as Python shows them."""
+    python_s, told = warnings.showwarning, set()
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, InputWarning):
+            python_s(message, category, *where, **more)
+        elif str(message) not in told:
+            told.add(str(message))
+            print(f"{program}: warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", InputWarning)
 
 
 def _describe(error: OSError) -> str:

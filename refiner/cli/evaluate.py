@@ -128,6 +128,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a diffusion lifter's checkpoint: also score the joints that are projected nearest to the detections, "
         "and the best hypotheses, which only an oracle can choose",
     )
+    models.add_argument(
+        "--focal-length",
+        choices=["true", "guess"],
+        default="true",
+        help="what models that see rays are told of the lens: the calibrated camera (default), or the default focal "
+        "length of the image's size, as of a user who does not know",
+    )
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     models.add_argument(
         "--pool-shape",
@@ -193,7 +200,7 @@ def _command(arguments: argparse.Namespace) -> None:
         _score_3dhp(arguments)
         return
     from refiner.diffusion.familiarity import merge_familiarity
-    from refiner.evaluation.pipeline import ExampleCurve, score_models
+    from refiner.evaluation.pipeline import ExampleCurve, lens_options, score_models
     from refiner.evaluation.report import build_report, format_report, write_report
 
     # The models first: they are quick to refuse, and the clips are not quick to make.
@@ -207,19 +214,24 @@ def _command(arguments: argparse.Namespace) -> None:
     compared: list[tuple[int, Familiarity]] = []
     example = ExampleCurve()
 
-    def refine(pose_2d: Any, pose_3d: Any, size: tuple[int, int]) -> Any:
-        familiar = refiner.compare_input(pose_2d, pose_3d, size, fps=fps)
+    def refine(clip: CameraClip, pose_3d: Any) -> Any:
+        familiar = refiner.compare_input(clip.pose_2d, pose_3d, clip.image_size, fps=fps)
         if familiar is not None:
             compared.append((len(pose_3d), familiar))
-        return refiner.refine(pose_2d, pose_3d, size, fps=fps)
+        lens = lens_options(refiner.sees_rays, clip, arguments.focal_length)
+        return refiner.refine(clip.pose_2d, pose_3d, clip.image_size, fps=fps, **lens)
 
     def told(clip: CameraClip) -> dict[str, Any]:
         return {"fps": fps, "action": told_action(mode, clip.action, lifter.actions)}
 
+    def lift(clip: CameraClip) -> Any:
+        lens = lens_options(lifter.sees_rays, clip, arguments.focal_length)
+        return lifter.lift(clip.pose_2d, clip.image_size, **told(clip), **lens)
+
     with _progress(sum(clip.frames for clip in data.clips), arguments.quiet) as advance:
         columns = score_models(
             data.clips,
-            lift=lambda clip: lifter.lift(clip.pose_2d, clip.image_size, **told(clip)),
+            lift=lift,
             refine=refine,
             noise_model=noise_model,
             on_clip=advance,
@@ -246,7 +258,8 @@ def _command(arguments: argparse.Namespace) -> None:
         }
         | ({} if arguments.pool_shape in (None, "clip") else {"shape_of": arguments.pool_shape})
         | ({"smoothing": True} if arguments.smooth else {})
-        | ({} if mode is None else {"action": mode}),
+        | ({} if mode is None else {"action": mode})
+        | ({"focal_length": arguments.focal_length} if lifter.sees_rays or refiner.sees_rays else {}),
         acknowledgement=data.acknowledgement,
         validation_curve=_validation_curve(lifter),
         familiarity=merge_familiarity(compared),

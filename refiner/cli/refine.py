@@ -39,6 +39,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image-size", required=True, nargs=2, type=float, metavar=("W", "H"), help="size of the image in pixels"
     )
+    parser.add_argument(
+        "--focal-length",
+        nargs="+",
+        type=float,
+        metavar="F",
+        help="of the lens in pixels, one number or horizontal and vertical (default: the image's longer side)",
+    )
+    parser.add_argument(
+        "--confidence", metavar="FILE", help="the detector's confidence (frames, joints), .npy or .npz; 0: missing"
+    )
     parser.add_argument("--fps", type=float, help="frame rate of the input (default: the model's 50)")
     parser.add_argument(
         "--joints",
@@ -80,7 +90,7 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.files import atomic_path
     from refiner.runtime import Lifter, Refiner
     from refiner.shape import pool_together
-    from refiner.skeleton import to_h36m17
+    from refiner.skeleton import confidence_to_h36m17, to_h36m17
 
     if arguments.video is not None:
         from refiner.viewer.video import check_video_name
@@ -102,7 +112,12 @@ def _command(arguments: argparse.Namespace) -> None:
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
     given_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     others = [_other_recording(file) for file in arguments.same_person or ()]
-    options = {"image_size": size, "fps": arguments.fps, "joints": arguments.joints}
+    options: dict[str, Any] = {"image_size": size, "fps": arguments.fps, "joints": arguments.joints}
+    if arguments.focal_length is not None:
+        focal = arguments.focal_length
+        options["focal_length"] = focal[0] if len(focal) == 1 else focal
+    if arguments.confidence is not None:
+        options["confidence"] = load_user_array(arguments.confidence, None)
     # The shape of several recordings is pooled from poses as they are.
     pool_shape = arguments.pool_shape and not others
     refiner = Refiner.load(
@@ -116,6 +131,8 @@ def _command(arguments: argparse.Namespace) -> None:
     else:
         assert lifter is not None
         before = lifter.lift(pose_2d, **options)
+        if "confidence" in options:
+            options["confidence"] = confidence_to_h36m17(options["confidence"], arguments.joints)
         refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **{**options, "joints": "h36m17"})
     if others:
         refined = pool_together([refined, *others], ["the person"] * (1 + len(others)))[0]

@@ -23,6 +23,7 @@ examples:
 
 One frame is one line of JSON (or one WebSocket message):
   {"timestamp": 12.34, "pose_2d": [[x, y], ...], "pose_3d": [[x, y, z], ...], "person_id": 0, "confidence": [...]}
+(and "image_size": [w, h], "focal_length": f where they differ from frame to frame)
 in pixels and metres (camera axes); null marks a missing coordinate; pose_3d is left out where --lifter lifts; several
 people of one moment are {"frames": [...]}; {"flush": true} ends a stream. A refined frame is
   {"timestamp", "person_id", "status", "pose_3d": 17 x 3, "std": 17, "infilled": [joints]}
@@ -58,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument("--pool-shape", action="store_true", help="keep each person's bones at one length")
     model.add_argument("--smooth", action="store_true", help="a One-Euro filter behind the refiner: less tremble")
     model.add_argument("--image-size", nargs=2, type=float, metavar=("W", "H"), help="pixels (or in each frame)")
+    model.add_argument(
+        "--focal-length", type=float, metavar="F", help="pixels (or in each frame; default: the image's longer side)"
+    )
     model.add_argument(
         "--joints", choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33"], default="h36m17", help="joint set"
     )
@@ -102,6 +106,7 @@ def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
             people=arguments.people,
             lifter=True if arguments.lifter == "bundled" else arguments.lifter,
             image_size=None if arguments.image_size is None else tuple(arguments.image_size),
+            focal_length=arguments.focal_length,
             joints=arguments.joints,
             least_confidence=arguments.least_confidence,
             pool_shape=arguments.pool_shape,

@@ -61,7 +61,7 @@ def check_fps(fps: float | None, model_fps: float) -> float:
 
 def check_pose_2d(pose_2d: Any, image_size: tuple[float, float], joints: JointSet) -> NDArray[np.float32]:
     """``(F, J, 2)`` pixels -> a float32 copy. Raises an InputError subclass."""
-    array = _sequence(pose_2d, "pose_2d", 2, joints)
+    array = check_sequence(pose_2d, "pose_2d", 2, joints)
     image = f"{image_size[0]:.0f} x {image_size[1]:.0f} pixels"
     largest = float(np.abs(array).max())
     if largest > LARGEST_PIXEL_RATIO * max(image_size):
@@ -78,7 +78,7 @@ def check_pose_2d(pose_2d: Any, image_size: tuple[float, float], joints: JointSe
 
 def check_pose_3d(pose_3d: Any, joints: JointSet) -> NDArray[np.float32]:
     """``(F, J, 3)`` metres, camera axes -> a float32 copy. Raises an InputError subclass."""
-    array = _sequence(pose_3d, "pose_3d", 3, joints)
+    array = check_sequence(pose_3d, "pose_3d", 3, joints)
     # From the middle of the joints, since not every joint set has a root; the median frame tells the unit.
     with np.errstate(over="ignore", invalid="ignore"):  # values near the end of the type's range are refused below
         size = np.abs(array - array.mean(axis=1, keepdims=True, dtype=np.float64)).max(axis=(1, 2))
@@ -124,8 +124,11 @@ def as_array(value: Any, name: str, expected: str) -> NDArray[Any]:
         raise ShapeError(f"{name} cannot be read as an array ({error}); {expected}") from error
 
 
-def _sequence(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray[Any]:
-    """An array of finite real numbers of the right shape, in its own type."""
+def check_sequence(value: Any, name: str, coordinates: int, joints: JointSet, finite: bool = True) -> NDArray[Any]:
+    """An array of real numbers ``(F, J, coordinates)``, in its own type; ``finite`` refuses NaN and infinite ones.
+
+    Raises an InputError subclass for anything else.
+    """
     expected = f"expected (frames, {joints.joints}, {coordinates})"
     array = as_array(value, name, expected)
     if array.dtype.kind not in "fiu":
@@ -148,9 +151,9 @@ def _sequence(value: Any, name: str, coordinates: int, joints: JointSet) -> NDAr
             f"{name} has {array.shape[1]} joints (shape {array.shape}), {joints.name} has {joints.joints}: {expected}; "
             "joints= names other joint sets"
         )
-    finite = np.isfinite(array).all(axis=(1, 2))
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
+    there = np.isfinite(array).all(axis=(1, 2))
+    if finite and not there.all():
+        bad = np.flatnonzero(~there)
         raise NonFiniteError(
             f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} frames, first in frame {bad[0]}; "
             "fill or drop these frames first"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.camera import normalise_screen
+from refiner.camera import default_focal_length, normalise_screen
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import mpjpe, root_relative
 from refiner.evaluation.oracles import ORACLE_JOINTS, ORACLE_POSE, oracle_best_joints, oracle_best_pose
@@ -26,7 +26,9 @@ BY_REPROJECTION = "by reprojection"
 
 ImageSize = tuple[int, int]
 Lift = Callable[["CameraClip"], NDArray[Any]]
-Refine = Callable[[NDArray[Any], NDArray[Any], ImageSize], NDArray[Any]]
+Refine = Callable[["CameraClip", NDArray[Any]], NDArray[Any]]
+# What a camera-aware model is told of a clip's lens: the calibrated camera, or nothing but the image's size.
+FocalLength = Literal["true", "guess"]
 
 # Frames of the sequence whose errors a report shows one by one.
 EXAMPLE_FRAMES = 300
@@ -60,6 +62,22 @@ class ExampleCurve:
         return self._found
 
 
+def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -> dict[str, Any]:
+    """What `Lifter.lift` and `Refiner.refine` are told of a clip's lens; nothing where the model does not look at it.
+
+    Raises UsageError for a true lens of a clip that has none.
+    """
+    if not sees_rays:
+        return {}
+    if focal_length == "guess":
+        return {"focal_length": default_focal_length(clip.image_size)}
+    if clip.lens is None:
+        raise UsageError(
+            f"{clip.subject} {clip.key} comes without a camera, and this model sees rays; take --focal-length guess"
+        )
+    return {"camera": clip.lens}
+
+
 def linear_correction(
     noise_model: ConditionalGaussian, pose_2d: NDArray[Any], pose_3d: NDArray[Any], image_size: ImageSize
 ) -> NDArray[Any]:
@@ -89,8 +107,8 @@ def score_models(
     ``hypothesise(clip)`` ``-> (H, F, 17, 3)``: of a diffusion lifter, whose mean is the lifter's column; adds what the
     joints that are projected nearest give, without ground truth, and two oracles, which see it.
 
-    ``lift(clip)`` returns root-relative metres, one pose per frame, of the clip's 2D poses; ``refine(pose_2d, pose_3d,
-    image_size)`` takes a whole clip in pixels and metres, and gives as many. ``on_clip`` is called after each clip;
+    ``lift(clip)`` returns root-relative metres, one pose per frame, of the clip's 2D poses; ``refine(clip, pose_3d)``
+    takes a whole clip and poses in metres, and gives as many. ``on_clip`` is called after each clip;
     ``example`` keeps the curves of one.
     """
     evaluators = {LIFTER: Evaluator()}
@@ -112,7 +130,7 @@ def score_models(
     kept: list[tuple[CameraClip, dict[str, NDArray[Any]]]] = []
     for clip in clips:
         lifted = root_relative(lift(clip))
-        poses = {LIFTER: lifted, REFINED: refine(clip.pose_2d, lifted, clip.image_size)}
+        poses = {LIFTER: lifted, REFINED: refine(clip, lifted)}
         for label, pose in ((alone, lifted), (REFINED, root_relative(poses[REFINED]))) if alone else ():
             treated = savitzky_golay(pose, clip.fps).astype(np.float32) if smooth else pose
             poses[label] = pool_checked(treated) if pooled == "clip" else treated

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.actions import GUESS, action_number
-from refiner.data.inputs import check_fps, check_image_size, check_pose_2d
-from refiner.data.resample import resample_back, resample_poses
+from refiner.camera import Camera
+from refiner.data.inputs import check_fps
+from refiner.data.resample import resample_back
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_strided
 from refiner.runtime.window_model import WindowModel
-from refiner.skeleton import flip_pose, joint_set, to_h36m17
+from refiner.skeleton import flip_pose
 
 
 class Lifter(WindowModel[LifterEngine]):
@@ -64,15 +66,29 @@ class Lifter(WindowModel[LifterEngine]):
         fps: float | None = None,
         joints: str = "h36m17",
         action: str | None = None,
+        *,
+        confidence: ArrayLike | None = None,
+        focal_length: Any = None,
+        camera: Camera | None = None,
     ) -> NDArray[np.float32]:
         """``(F, J, 2)`` pixels -> ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip).
 
         ``image_size`` is (width, height) in pixels; ``fps`` the frame rate where it is not the model's;
         ``joints`` the joint set of the input, the result is in Human3.6M's. ``action``: what is done, for a lifter that
-        knows `actions`: one of them or "unknown"; None lets it guess. The input is not changed. Raises an InputError
-        that says what is wrong with it, UsageError for an unknown joint set, frame rate or action.
+        knows `actions`: one of them or "unknown"; None lets it guess. ``confidence`` ``(F, J)``: the detector's, 0 to
+        1, 0 where a joint is missing. A model that sees rays (`sees_rays`) also takes NaN for a missing joint, and the
+        lens: ``focal_length`` in pixels, one number or (horizontal, vertical), or a calibrated ``camera``, whose
+        distortion is undone (``image_size`` may be None then); of neither the default of
+        `refiner.camera.default_focal_length` is taken, with a `DefaultLensWarning`. Frames that show nobody are guessed
+        from those around them, with an `InputWarning`.
+
+        The input is not changed. Raises an InputError that says what is wrong with it, UsageError for an unknown joint
+        set, frame rate or action.
         """
-        pixels, size, rate, told = self._prepare(pose_2d, image_size, fps, joints, action)
+        told = self._told(action)
+        rate = check_fps(fps, self.fps)
+        seen, size = self._seen(pose_2d, image_size, joints, confidence, focal_length, camera)
+        pixels = self._resampled(seen, rate)
         lifted = self._windows(self._engine, pixels, size, told)
         return resample_back(lifted, self.fps, rate, len(np.asarray(pose_2d)))
 
@@ -91,7 +107,10 @@ class Lifter(WindowModel[LifterEngine]):
             raise UsageError(
                 "this lifter gives one pose: hypotheses come of a checkpoint of D3DP or FinePOSE, in PyTorch"
             )
-        pixels, size, rate, told = self._prepare(pose_2d, image_size, fps, "h36m17", action)
+        told = self._told(action)
+        rate = check_fps(fps, self.fps)
+        seen, size = self._seen(pose_2d, image_size, "h36m17", None, None, None)
+        pixels = self._resampled(seen, rate)
 
         def frames_first(*given: NDArray[np.float32]) -> NDArray[np.float32]:
             return np.moveaxis(engine(*given), 1, 2)
@@ -102,16 +121,6 @@ class Lifter(WindowModel[LifterEngine]):
             for index in range(lifted.shape[1])
         ]
         return np.stack(parts)
-
-    def _prepare(
-        self, pose_2d: ArrayLike, image_size: tuple[float, float], fps: float | None, joints: str, action: str | None
-    ) -> tuple[NDArray[np.float32], tuple[float, float], float, int | None]:
-        """Checked and in the model's joints and frame rate: pixels, the image's size, the input's rate, the action."""
-        told = self._told(action)
-        size = check_image_size(image_size)
-        rate = check_fps(fps, self.fps)
-        given = to_h36m17(check_pose_2d(pose_2d, size, joint_set(joints)), joints)
-        return resample_poses(given, rate, self.fps), size, rate, told
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -130,21 +139,23 @@ class Lifter(WindowModel[LifterEngine]):
         self,
         engine: Callable[..., NDArray[np.float32]],
         pixels: NDArray[np.float32],
-        size: tuple[float, float],
+        size: NDArray[np.float32],
         told: int | None,
     ) -> NDArray[np.float32]:
         """What ``engine`` makes of the windows, stitched; with the flip test, the mean with the mirrored pass."""
 
         def model(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-            given = [np.tile(np.asarray(size, np.float32), (len(windows), 1))]
+            given = [np.tile(size, (len(windows), 1))]
             if told is not None:
                 given.append(np.full((len(windows), 1), told, np.float32))
             return engine(windows, *given)
 
         def run(given: NDArray[np.float32]) -> NDArray[np.float32]:
-            return run_windows(model, (given,), self.frames, self.hop, self.batch, self._engine.least_batch)
+            return run_strided(
+                model, (given,), self.frames, self.hop, self.batch, self._engine.least_batch, self.stride
+            )
 
         lifted = run(pixels)
         if self.flip_test:
-            lifted = (lifted + flip_pose(run(mirror_pixels(pixels, size[0])))) * np.float32(0.5)
+            lifted = (lifted + flip_pose(run(mirror_pixels(pixels, float(size[0]))))) * np.float32(0.5)
         return lifted

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.camera import normalise_screen
-from refiner.data.inputs import check_fps, check_image_size, check_lengths, check_pose_2d, check_pose_3d
+from refiner.camera import Camera, normalise_screen
+from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.diffusion.familiarity import Familiarity
 from refiner.errors import UsageError
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_windows
+from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
 from refiner.runtime.window_model import WindowModel
 from refiner.shape import check_bone_lengths, pool_checked
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
@@ -94,19 +95,25 @@ class Refiner(WindowModel[RefinerEngine]):
         image_size: tuple[float, float],
         fps: float | None = None,
         joints: str = "h36m17",
+        *,
+        confidence: ArrayLike | None = None,
+        focal_length: Any = None,
+        camera: Camera | None = None,
     ) -> NDArray[np.float32]:
         """``(F, J, 2)`` pixels and ``(F, J, 3)`` metres in camera axes -> refined ``(F, 17, 3)`` metres.
 
         The root (mid-hip) of ``pose_3d`` may lie anywhere and is kept. ``image_size`` is (width, height) in
         pixels; ``fps`` the frame rate where it is not the model's; ``joints`` the joint set of both inputs, the
-        result is in Human3.6M's. The inputs are not changed. Raises an InputError that says what is wrong with
-        them, UsageError for an unknown joint set or frame rate.
+        result is in Human3.6M's. ``confidence``, ``focal_length`` and ``camera`` are those of `refiner.Lifter.lift`.
+        The inputs are not changed. Raises an InputError that says what is wrong with them, UsageError for an unknown
+        joint set or frame rate.
         """
-        pixels, body, root, size, rate = self._prepare(pose_2d, pose_3d, image_size, fps, joints)
+        lens = (confidence, focal_length, camera)
+        pixels, body, root, size, rate = self._prepare(pose_2d, pose_3d, image_size, fps, joints, *lens)
 
         refined = self._windows(pixels, body, size)
         if self.flip_test:
-            turned = self._windows(mirror_pixels(pixels, size[0]), flip_pose(body), size)
+            turned = self._windows(mirror_pixels(pixels, float(size[0])), flip_pose(body), size)
             refined = (refined + flip_pose(turned)) * np.float32(0.5)
         refined = resample_back(refined, self.fps, rate, len(root))
         refined[:, 0] = 0.0
@@ -118,14 +125,15 @@ class Refiner(WindowModel[RefinerEngine]):
         return kept
 
     def _windows(
-        self, pixels: NDArray[np.float32], body: NDArray[np.float32], size: tuple[float, float]
+        self, pixels: NDArray[np.float32], body: NDArray[np.float32], size: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         def model(windows_2d: NDArray[np.float32], windows_3d: NDArray[np.float32]) -> NDArray[np.float32]:
-            return self._engine(windows_2d, windows_3d, np.tile(np.asarray(size, np.float32), (len(windows_2d), 1)))
+            return self._engine(windows_2d, windows_3d, np.tile(size, (len(windows_2d), 1)))
 
         if self._engine.reach is not None:
             return run_causal(model, (pixels, body), self._engine.reach)
-        return run_windows(model, (pixels, body), self.frames, self.hop, self.batch, self._engine.least_batch)
+        least = self._engine.least_batch
+        return run_strided(model, (pixels, body), self.frames, self.hop, self.batch, least, self.stride)
 
     def compare_input(
         self,
@@ -137,24 +145,33 @@ class Refiner(WindowModel[RefinerEngine]):
     ) -> Familiarity | None:
         """Whether poses look like those that the refiner was trained on; the arguments of `refine`, no ground truth.
 
-        None where the model does not say what those looked like (an exported graph). Raises as `refine`.
+        None where the model does not say what those looked like (an exported graph, a model that sees rays). Raises as
+        `refine`.
         """
-        pixels, body, _, size, _ = self._prepare(pose_2d, pose_3d, image_size, fps, joints)
         inputs = self._engine.inputs
+        if self.sees_rays:
+            return None
+        pixels, body, _, size, _ = self._prepare(pose_2d, pose_3d, image_size, fps, joints, None, None, None)
         return None if inputs is None else inputs.compare(normalise_screen(pixels, size), body)
 
     def _prepare(
-        self, pose_2d: ArrayLike, pose_3d: ArrayLike, image_size: tuple[float, float], fps: float | None, joints: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], tuple[float, float], float]:
-        """Checked and in the model's joints and frame rate: pixels, root-relative metres; the root in the input's
-        rate, the image's size, the input's rate."""
-        size = check_image_size(image_size)
+        self,
+        pose_2d: ArrayLike,
+        pose_3d: ArrayLike,
+        image_size: tuple[float, float],
+        fps: float | None,
+        joints: str,
+        confidence: ArrayLike | None,
+        focal_length: Any,
+        camera: Camera | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float]:
+        """Checked and in the model's joints and frame rate: what is seen in 2D, root-relative metres; the root in the
+        input's rate, the image's size (and focal length), the input's rate."""
         rate = check_fps(fps, self.fps)
-        kind = joint_set(joints)
-        given_2d = check_pose_2d(pose_2d, size, kind)
-        given_3d = check_pose_3d(pose_3d, kind)
-        check_lengths(given_2d, given_3d)
+        seen, size = self._seen(pose_2d, image_size, joints, confidence, focal_length, camera)
+        given_3d = check_pose_3d(pose_3d, joint_set(joints))
+        check_lengths(seen, given_3d)
         metres = to_h36m17(given_3d, joints)
         root = metres[:, :1]
-        pixels = resample_poses(to_h36m17(given_2d, joints), rate, self.fps)
+        pixels = self._resampled(seen, rate)
         return pixels, resample_poses(metres - root, rate, self.fps), root, size, rate

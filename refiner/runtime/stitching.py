@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.windows import merge_windows, window_indices, window_starts
+from refiner.data.windows import merge_phases, merge_windows, tds_phases, window_indices, window_starts
 from refiner.errors import UsageError
 from refiner.skeleton import flip_pose
 
@@ -54,6 +54,27 @@ def run_windows(
     return merged
 
 
+def run_strided(
+    model: Callable[..., Array],
+    sequences: tuple[Array, ...],
+    window: int,
+    hop: int,
+    batch: int = DEFAULT_BATCH,
+    least_batch: int = 1,
+    stride: int = 1,
+) -> Array:
+    """`run_windows` with windows of every ``stride``-th frame (temporal downsampling): each of the interleaved phases
+    of a sequence by itself. A sequence that is shorter than such a window has a smaller stride."""
+    frames = len(sequences[0])
+    taken = max(1, min(stride, (frames - 1) // max(window - 1, 1)))
+    parts = [
+        run_windows(model, tuple(sequence[phase] for sequence in sequences), window, hop, batch, least_batch)
+        for phase in tds_phases(frames, taken)
+    ]
+    merged: Array = merge_phases(parts, frames)
+    return merged
+
+
 def run_causal(model: Callable[..., Array], sequences: tuple[Array, ...], reach: int, part: int = CAUSAL_PART) -> Array:
     """A causal ``model(*sequences)``, ``(1, F, ...)`` of any length, over ``(F, ...)`` sequences, exactly.
 
@@ -69,7 +90,8 @@ def run_causal(model: Callable[..., Array], sequences: tuple[Array, ...], reach:
 
 
 def mirror_pixels(pixels: Array, width: float) -> Array:
-    """``(..., J, 2)`` pixels of the mirror image: x becomes width - x, left and right joints change places."""
+    """``(..., J, 2)`` pixels, or ``(..., J, 3)`` with their confidence, of the mirror image: x becomes width - x, left
+    and right joints change places."""
     mirrored = flip_pose(pixels)
     mirrored[..., 0] += width  # -x about the image's left edge, moved back into the image
     return mirrored

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refiner.camera import Camera
+from refiner.data.inputs import check_image_size, check_pose_2d
+from refiner.data.keypoints import check_keypoints
+from refiner.data.resample import resample_poses
+from refiner.errors import InputWarning
+from refiner.lens import check_lens
 from refiner.runtime.engine import LifterEngine, RefinerEngine
 from refiner.runtime.stitching import DEFAULT_BATCH, check_hop
+from refiner.skeleton import joint_set, to_h36m17
+
+Array = NDArray[np.float32]
 
 EngineT = TypeVar("EngineT", LifterEngine, RefinerEngine)
 
@@ -29,6 +42,53 @@ class WindowModel(Generic[EngineT]):
     def frames(self) -> int:
         """The length of a window."""
         return self._engine.frames
+
+    @property
+    def stride(self) -> int:
+        """Frames of a sequence from one frame of a window to the next."""
+        return int(self._engine.metadata.get("stride", 1))
+
+    @property
+    def sees_rays(self) -> bool:
+        """Whether the model takes the lens and the confidence into account; models of screen coordinates do not."""
+        return bool(self._engine.rays)
+
+    def _seen(
+        self,
+        pose_2d: ArrayLike,
+        image_size: Any,
+        joints: str,
+        confidence: ArrayLike | None,
+        focal_length: Any,
+        camera: Camera | None,
+    ) -> tuple[Array, Array]:
+        """What the model sees of a checked sequence in Human3.6M's joints: ``(F, 17, 2)`` pixels, or ``(F, 17, 3)``
+        with their confidence; and ``(2,)`` the image's size, or ``(3,)`` with the focal length."""
+        kind = joint_set(joints)
+        if self.sees_rays:
+            lens = check_lens(image_size, focal_length, camera)
+            return check_keypoints(pose_2d, confidence, lens, kind).values, lens.row()
+        if focal_length is not None or camera is not None:
+            lens = check_lens(image_size, focal_length, camera)
+            warnings.warn(
+                "this model sees screen coordinates: it makes no use of focal_length and camera", InputWarning, 4
+            )
+            image_size = lens.image_size
+        size = check_image_size(image_size)
+        row = np.array(size, np.float32)
+        if confidence is None:
+            return to_h36m17(check_pose_2d(pose_2d, size, kind), joints), row
+        whole = check_keypoints(pose_2d, confidence, check_lens(size, quiet=True), kind)
+        return np.ascontiguousarray(whole.values[..., :2]), row
+
+    def _resampled(self, seen: Array, rate: float) -> Array:
+        """What the model sees, at the model's rate; a frame is as sure as the one nearest to it."""
+        if seen.shape[-1] == 2:
+            return resample_poses(seen, rate, self.fps)
+        pixels = resample_poses(seen[..., :2], rate, self.fps)
+        nearest = np.rint(np.arange(len(pixels)) * (rate / self.fps)).astype(np.intp)
+        sure = seen[np.minimum(nearest, len(seen) - 1), :, 2:]
+        return np.concatenate([pixels, sure], axis=-1)
 
     @property
     def fps(self) -> float:

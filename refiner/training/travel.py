@@ -88,6 +88,40 @@ def join_state(folders: Sequence[Path], name: str, run: Path) -> int:
     return int(header["step"])
 
 
+def has_state(folder: Path, name: str) -> bool:
+    """Whether ``folder`` holds parts of a state of that name, whole or not."""
+    return bool(_parts_of(folder, name))
+
+
+def restart_from_weights(checkpoint: Path, run: Path) -> int:
+    """Where a state is lost: ``run`` becomes the folder of a run that goes on from a checkpoint's weights.
+
+    The weights that are trained begin as the moving average, the moments of the optimiser as nothing; the schedule goes
+    on from the checkpoint's step, which is returned. Raises CheckpointError for a file that is no checkpoint of a run.
+    """
+    found = load_checkpoint(checkpoint)
+    try:
+        description, metrics = found.config["data_description"], found.config["metrics"]
+        step, curve = int(metrics["step"]), metrics["validation_curve"]
+        history = [{"step": point, "mpjpe_mm": error} for point, error in curve]
+        seconds = float(metrics["wall_s"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} does not say how far it was trained ({error!r})") from error
+    config = {key: value for key, value in found.config.items() if key not in ("data_description", "metrics")}
+    header = {"config": config, "description": description, "step": step, "updates": step}
+    tensors = {
+        f"{prefix}{key}": value.float().clone(memory_format=torch.contiguous_format)
+        for prefix in (_AVERAGE, _MODEL)
+        for key, value in found.state(MODEL_PREFIX).items()
+    }
+    run.mkdir(parents=True, exist_ok=True)
+    _save(tensors, {"run": json.dumps({**header, "history": history, "seconds": seconds})}, run / STATE_FILE)
+    atomic_write_text(run / HISTORY_FILE, json.dumps(history, indent=1))
+    for target in (LAST_FILE, BEST_FILE):
+        (run / target).write_bytes(checkpoint.read_bytes())
+    return step
+
+
 def _packed(key: str, value: Tensor, weights: str) -> Tensor:
     if key.startswith(_OPTIMISER) and value.dim():
         return value.bfloat16()

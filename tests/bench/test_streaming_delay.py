@@ -25,6 +25,7 @@ class MixingEngine:
     """Stands for a refiner: the frames of a window mixed by their place."""
 
     fps, least_batch, largest_batch, frames, inputs = 50.0, 1, 2**31 - 1, 9, None
+    rays = False
 
     def __init__(self):
         self.metadata = {}

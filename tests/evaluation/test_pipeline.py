@@ -33,7 +33,7 @@ def test_one_pose_of_the_hypotheses_four_ways():
     scored = score_models(
         [clip(1)],
         lift=lambda of: hypotheses(of).mean(axis=0),
-        refine=lambda pose_2d, pose_3d, size: pose_3d,
+        refine=lambda of, pose_3d: pose_3d,
         hypothesise=hypotheses,
     )
     assert list(scored) == ["lifter", "by reprojection", "oracle P-Best", "oracle J-Best", "refined"]
@@ -45,7 +45,7 @@ def test_one_pose_of_the_hypotheses_four_ways():
 
 
 def test_without_hypotheses_there_are_no_such_columns():
-    scored = score_models([clip(2)], lambda of: of.pose_3d, lambda pose_2d, pose_3d, size: pose_3d)
+    scored = score_models([clip(2)], lambda of: of.pose_3d, lambda of, pose_3d: pose_3d)
     assert list(scored) == ["lifter", "refined"]
 
 
@@ -54,6 +54,6 @@ def test_a_clip_without_its_camera_cannot_be_projected():
         score_models(
             [clip(3, lens=None)],
             lambda of: of.pose_3d,
-            lambda pose_2d, pose_3d, size: pose_3d,
+            lambda of, pose_3d: pose_3d,
             hypothesise=hypotheses,
         )

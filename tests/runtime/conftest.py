@@ -22,6 +22,7 @@ class RampEngine:
     frames = FRAMES
     fps = 50.0
     least_batch, largest_batch = 1, 2**31 - 1
+    rays = False
     reach = None
 
     def __init__(self, kind: str = "refiner", ramp: float = 0.1) -> None:

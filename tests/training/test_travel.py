@@ -7,10 +7,10 @@ import torch
 
 from refiner.errors import CheckpointError
 from refiner.models.weights import read_safetensors
-from refiner.training.checkpoints import load_checkpoint, load_module
+from refiner.training.checkpoints import load_checkpoint, load_module, save_checkpoint
 from refiner.training.loop import LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter
-from refiner.training.travel import bytes_of_state, join_state, split_state
+from refiner.training.travel import bytes_of_state, has_state, join_state, restart_from_weights, split_state
 
 LIMIT = 30_000
 
@@ -94,3 +94,31 @@ def test_what_does_not_belong_together_is_refused(stopped, people, tmp_path):
         split_state(tmp_path / "elsewhere", out, "lifter")
     with pytest.raises(CheckpointError, match="more than the limit"):
         split_state(run, out, "lifter", limit=1000)
+
+
+def test_a_run_goes_on_from_its_weights_alone(stopped, people, tmp_path):
+    config, run = stopped
+    checkpoint, *parts = split_state(run, tmp_path / "out", "lifter", limit=LIMIT)
+    assert has_state(tmp_path / "out", "lifter") and not has_state(tmp_path / "out", "refiner")
+    for part in parts:
+        part.unlink()
+    assert not has_state(tmp_path / "out", "lifter")
+    assert restart_from_weights(checkpoint, tmp_path / "next") == 1
+    found, _ = read_safetensors(tmp_path / "next" / STATE_FILE)
+    for name, value in load_checkpoint(checkpoint).state().items():
+        for kind in ("model", "average"):
+            torch.testing.assert_close(found[f"{kind}.{name}"], value.float(), rtol=0, atol=0)
+    assert not any(name.startswith("optimiser.") for name in found)
+    train_lifter(config, people, tmp_path / "next", quiet=True)
+    last = load_checkpoint(tmp_path / "next" / LAST_FILE).config["metrics"]
+    assert last["step"] == 6 and [step for step, _ in last["validation_curve"]] == [1, 3, 6]
+
+
+def test_weights_that_do_not_say_their_step_are_refused(stopped, tmp_path):
+    _, run = stopped
+    whole = load_checkpoint(run / LAST_FILE)
+    config = {key: value for key, value in whole.config.items() if key != "metrics"}
+    save_checkpoint(tmp_path / "bare.safetensors", config, whole.tensors)
+    with pytest.raises(CheckpointError, match="does not say how far it was trained"):
+        restart_from_weights(tmp_path / "bare.safetensors", tmp_path / "next")
+    assert not (tmp_path / "next").exists()

@@ -1,4 +1,4 @@
-"""``bench/gpu/quarter-hour``: build, check and train on one graphics card within a few minutes."""
+"""``bench/gpu/quarter-hour``: build, check, measure and train on one graphics card within a few minutes."""
 
 from __future__ import annotations
 
@@ -7,39 +7,44 @@ import dataclasses
 import json
 import os
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
-from refiner_bench.gpu.jobs import Job, Result, run_jobs
+from refiner_bench.gpu.jobs import Result, run_jobs
+from refiner_bench.gpu.parts import PARTS, Place, environment, jobs_of
 
-ROOT = Path(__file__).parents[3]
-# What is trained: name and configuration, and the ways in which a step may run, the fastest first.
-NAME, CONFIGURATION, TOY = "lifter", "lifter-paper", "lifter-small"
-WAYS = {"cuda": ("graph", "compile", "none"), "cpu": ("none",)}
-TOY_SIZES = ("training.steps=100000", "training.batch=4", "model.blocks=1", "model.dim=32")
-PARTS = ("build", "check", "sanitizer", "train")
-BOXES = {"build": 120.0, "check": 60.0, "sanitizer": 60.0}
-# Seconds for validation and saving after the last step, and for writing what comes back.
-TO_FINISH = {"cuda": 25.0, "cpu": 15.0}
+# Parts with less time than this are not begun.
+LEAST_SECONDS = 5.0
+# The end of each log that the summary keeps.
+LOG_CHARACTERS = 4000
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(
         prog="quarter-hour",
-        description="Build the kernels, check them, and train on a graphics card within a few minutes; each part in a "
-        "process and a time box of its own.",
+        description="Build the kernels, check them, measure latencies, and train on a graphics card within a few "
+        "minutes; each job in a process and a time box of its own.",
         epilog=EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     default = os.environ.get("OUT") or "gpu-output"
     parser.add_argument("--output", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}")
-    parser.add_argument("--data", metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="motion archive (default: REFINER_DATA); again for each further folder to train on",
+    )
+    parser.add_argument(
+        "--weight", action="append", default=[], metavar="ARCHIVE=X", help="as refiner-train takes it; again for more"
+    )
     parser.add_argument("--minutes", type=float, default=9.0, metavar="N", help="in all (default: 9)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy size")
@@ -49,117 +54,118 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns its exit code: 4 where a part failed."""
     return run(_command, build_parser(), argv)
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    from refiner.errors import UsageError
-    from refiner.files import atomic_write_text
-    from refiner_bench.report import environment
-
-    parts = arguments.parts.split(",")
-    unknown = sorted(set(parts) - set(PARTS))
-    if unknown or not arguments.minutes > 0:
-        raise UsageError(f"--parts {arguments.parts}, --minutes {arguments.minutes}: expected {', '.join(PARTS)}")
     until = time.monotonic() + 60.0 * arguments.minutes
+    parts = _checked(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    results: list[Result] = []
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        for part in [part for part in PARTS if part in parts]:
+        place = Place(Path(name), arguments.device, arguments.toy)
+        summary = _Summary(arguments, place)
+        for part in [part for part in PARTS if part in parts and part != "train"]:
             left = until - time.monotonic()
-            if left < 5:
-                results.append(Result(part, "skipped", 0.0, None, "no time was left"))
-            elif part == "train":
-                results += _train(arguments, work, until)
+            if left < LEAST_SECONDS:
+                summary.add([Result(part, "skipped", 0.0, None, "no time was left")])
             else:
-                job = Job(part, _command_of(part, arguments, work), min(BOXES[part], left))
-                results += run_jobs([job], work / "logs", _environment())
-            print(_line(results[-1]), flush=True)
-        logs = {file.stem: file.read_text(errors="replace")[-4000:] for file in sorted((work / "logs").glob("*.log"))}
-    summary = {
-        "schema": "refiner-bench/quarter-hour",
-        "environment": environment(),
-        "settings": {"device": arguments.device, "minutes": arguments.minutes, "toy": arguments.toy},
-        "parts": [dataclasses.asdict(result) for result in results],
-        "logs": logs,
-    }
-    atomic_write_text(arguments.output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print("\n".join(map(_line, results)))
-    return 4 if any(result.status == "failed" for result in results) else 0
+                summary.add(run_jobs(jobs_of(part, place, left), place.work / "logs", environment()))
+        _train(arguments, place, until, summary, "train" in parts)
+    print("\n".join(map(_line, summary.results)))
+    return 4 if any(result.status == "failed" for result in summary.results) else 0
+
+
+def _checked(arguments: argparse.Namespace) -> list[str]:
+    """The parts that are asked for. Raises UsageError and MissingComponentError before any time is spent."""
+    from refiner.errors import MissingComponentError, UsageError
+
+    parts: list[str] = arguments.parts.split(",")
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown or not 0 < arguments.minutes < float("inf"):
+        raise UsageError(
+            f"--parts {arguments.parts}, --minutes {arguments.minutes:g}: expected some of {', '.join(PARTS)}, and a "
+            "time above 0"
+        )
+    absent = [str(folder) for folder in arguments.state if not folder.is_dir()]
+    if absent:
+        raise UsageError(f"--state {' '.join(absent)}: there is no such folder; name those that earlier runs wrote")
+    if "train" in parts and not arguments.data and not os.environ.get("REFINER_DATA"):
+        raise UsageError("training needs --data FOLDER, or the environment variable REFINER_DATA")
+    try:
+        import safetensors  # noqa: F401
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(
+            f"{sys.executable} has no {error.name}; name a Python that has it: PYTHON=... bench/gpu/quarter-hour"
+        ) from error
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError("PyTorch sees no CUDA device here; --device cpu --toy rehearses")
+    return parts
+
+
+def _train(arguments: argparse.Namespace, place: Place, until: float, summary: _Summary, train: bool) -> None:
+    """Train, and write what comes back."""
+    from refiner_bench.gpu.bring_back import bring_back
+    from refiner_bench.gpu.training import PLANS, Training, progress_of, take_up, train_plan
+
+    training = Training(place, tuple(arguments.data), tuple(arguments.weight), until)
+    if train:
+        for plan in PLANS:
+            summary.add(take_up(plan, arguments.state, training))
+        for plan in PLANS:
+            summary.add(train_plan(plan, training))
+            found = progress_of(training.folder(plan))
+            if found is not None:
+                summary.training[plan.name] = {"configuration": plan.configuration, **found}
+    began = time.monotonic()
+    runs = [(plan.name, training.folder(plan)) for plan in PLANS if plan.name in summary.training]
+    reports = sorted((place.work / "reports").glob("latency.*"))
+    room = bring_back(runs, reports, arguments.output, place.work)
+    summary.left_out = room.left_out
+    why = ", ".join(room.taken) or "nothing"
+    if room.left_out:
+        why += "; left out: " + "; ".join(f"{name} ({reason})" for name, reason in room.left_out.items())
+    failed = train and not any(name.endswith(".safetensors") for name in room.taken)
+    summary.add([Result("bring back", "failed" if failed else "ok", round(time.monotonic() - began, 1), None, why)])
+
+
+class _Summary:
+    """summary.json, written anew after every part, so that whatever ends the run leaves what was done before."""
+
+    def __init__(self, arguments: argparse.Namespace, place: Place) -> None:
+        from refiner_bench.report import environment as machine
+
+        self._path, self._logs = arguments.output / "summary.json", place.work / "logs"
+        self._head: dict[str, Any] = {
+            "schema": "refiner-bench/quarter-hour",
+            "environment": machine(),
+            "settings": {name: getattr(arguments, name) for name in ("device", "minutes", "toy", "weight")},
+        }
+        self.results: list[Result] = []
+        self.training: dict[str, Any] = {}
+        self.left_out: dict[str, str] = {}
+
+    def add(self, results: list[Result]) -> None:
+        """Print, keep and write."""
+        from refiner.files import atomic_write_text
+
+        self.results += results
+        for result in results:
+            print(_line(result), flush=True)
+        files = sorted(self._logs.glob("*.log"))
+        content = {
+            **self._head,
+            "parts": [dataclasses.asdict(result) for result in self.results],
+            "training": self.training,
+            "left_out": self.left_out,
+            "logs": {file.stem: file.read_text(errors="replace")[-LOG_CHARACTERS:] for file in files},
+        }
+        atomic_write_text(self._path, json.dumps(content, indent=1) + "\n")
 
 
 def _line(result: Result) -> str:
-    return f"{result.name:16s} {result.status:8s} {result.seconds:6.1f} s  {result.why}"
-
-
-def _environment() -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join(str(ROOT / place) for place in (".", "bench", "export"))}
-
-
-def _native(work: Path) -> str:
-    found = sorted((work / "build").glob("_native*.so"))
-    return str(found[0]) if found else "-"
-
-
-def _with_native(work: Path, *command: str) -> list[str]:
-    return [sys.executable, "-m", "refiner_bench.gpu.native_first", _native(work), *command]
-
-
-def _command_of(part: str, arguments: argparse.Namespace, work: Path) -> list[str]:
-    if part == "build":
-        import torch
-
-        headers = Path(torch.__file__).parent / "include"
-        cuda = "ON -DCMAKE_CUDA_ARCHITECTURES=90" if arguments.device == "cuda" else "OFF"
-        kind = "Debug" if arguments.toy else "Release"
-        place = work / "build"
-        configure = (
-            f"cmake -S '{ROOT}' -B '{place}' -DREFINER_CUDA={cuda} -DCMAKE_BUILD_TYPE={kind} "
-            f"-DREFINER_PYBIND11_HEADERS='{headers}' -DPython_EXECUTABLE='{sys.executable}' "
-            f"-DPython_INCLUDE_DIR='{sysconfig.get_paths()['include']}'"
-        )
-        return ["bash", "-c", f"{configure} && cmake --build '{place}' -j {os.cpu_count()}"]
-    check = _with_native(work, "refiner_bench.gpu.check", "300" if part == "sanitizer" else "100000")
-    if part == "check":
-        return check
-    sanitizer = "compute-sanitizer --error-exitcode 9"
-    return ["bash", "-c", f'command -v compute-sanitizer || exit 3; exec {sanitizer} "$@"', "-", *check]
-
-
-def _train(arguments: argparse.Namespace, work: Path, until: float) -> list[Result]:
-    """Train in the first way that works, from where an earlier run stopped, and write what comes back."""
-    from refiner.errors import CheckpointError
-    from refiner.training.travel import join_state, split_state
-
-    folder, results = work / NAME, []
-    if arguments.state:
-        print(f"going on from step {join_state(arguments.state, NAME, folder)}")
-    for way in WAYS[arguments.device]:
-        left = until - time.monotonic()
-        minutes = (left - TO_FINISH[arguments.device]) / 60
-        if minutes <= 0:
-            results.append(Result(f"train, {way}", "skipped", 0.0, None, "no time was left"))
-            break
-        settings = [f"training.device={arguments.device}", f"training.compile={way}"]
-        settings += TOY_SIZES if arguments.toy else ["training.precision=bfloat16"]
-        command = ["lifter", "--config", TOY if arguments.toy else CONFIGURATION, "--output", str(folder), "--quiet"]
-        command += ["--minutes", f"{minutes:.3f}", *(["--data", arguments.data] if arguments.data else [])]
-        command += [word for setting in settings for word in ("--set", setting)]
-        job = Job(f"train, {way}", _with_native(work, "refiner.cli.train", *command), left - 5)
-        results += run_jobs([job], work / "logs", _environment())
-        if results[-1].status == "ok":
-            break
-    began = time.monotonic()
-    try:
-        files = split_state(folder, arguments.output, NAME)
-    except CheckpointError as error:
-        results.append(Result("bring back", "failed", round(time.monotonic() - began, 1), None, str(error)))
-    else:
-        names = ", ".join(path.name for path in files)
-        results.append(Result("bring back", "ok", round(time.monotonic() - began, 1), 0, names))
-    return results
+    return f"{result.name:24s} {result.status:8s} {result.seconds:6.1f} s  {result.why}"
 
 
 if __name__ == "__main__":

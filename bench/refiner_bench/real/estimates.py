@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from refiner.camera import Camera
 from refiner.runtime.lifter import Lifter
 from refiner.runtime.refiner import Refiner
-from refiner.skeleton import to_h36m17
+from refiner.skeleton import confidence_to_h36m17, to_h36m17
 from refiner_bench.real.take import Detections
 
 JOINTS = "mediapipe33"
@@ -26,12 +26,16 @@ class Models:
         self.lifter, self.refiner = lifter, refiner
 
     def lift(self, seen: Detections, camera: Camera | None) -> NDArray[Any]:
-        """``(F, 17, 3)`` metres. ``camera`` is the video's where it is known; the lifter has no use for it yet."""
-        return self.lifter.lift(seen.keypoints, seen.image_size, seen.fps, JOINTS)
+        """``(F, 17, 3)`` metres. ``camera`` is the video's where it is known; only models that see rays look at it."""
+        told: dict[str, Any] = {"confidence": seen.confidence, "camera": camera} if self.lifter.sees_rays else {}
+        return self.lifter.lift(seen.keypoints, seen.image_size, seen.fps, JOINTS, **told)
 
     def refine(self, seen: Detections, pose_3d: NDArray[Any], camera: Camera | None) -> NDArray[Any]:
         """``(F, 17, 3)`` metres in Human3.6M's joints -> the same refined; ``camera`` as in `lift`."""
-        return self.refiner.refine(to_h36m17(seen.keypoints, JOINTS), pose_3d, seen.image_size, seen.fps)
+        told: dict[str, Any] = {}
+        if self.refiner.sees_rays:
+            told = {"confidence": confidence_to_h36m17(seen.confidence, JOINTS), "camera": camera}
+        return self.refiner.refine(to_h36m17(seen.keypoints, JOINTS), pose_3d, seen.image_size, seen.fps, **told)
 
 
 def estimates(seen: Detections, models: Models, camera: Camera | None) -> dict[str, NDArray[Any]]:

@@ -13,13 +13,14 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class BeatInput:
-    """A person's pose at a beat: ``slot`` is the person's place, ``pixels`` ``(17, 2)``, ``body`` ``(17, 3)`` metres
-    with the root at 0 or None where a lifter makes it, ``image_size`` ``(2,)``."""
+    """A person's pose at a beat: ``slot`` is the person's place, ``keypoints`` ``(17, 3)`` pixels and confidence,
+    ``body`` ``(17, 3)`` metres with the root at 0 or None where a lifter makes it, ``lens`` ``(3,)`` width, height and
+    focal length."""
 
     slot: int
-    pixels: Array
+    keypoints: Array
     body: Array | None
-    image_size: Array
+    lens: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,11 @@ class BeatOutput:
     refined: Array
 
 
+def columns(rays: bool) -> int:
+    """How many columns of keypoints and lens a model takes: all 3 where it sees rays, else pixels and image size."""
+    return 3 if rays else 2
+
+
 class StreamBackend(Protocol):
     """``frames``: the model's memory; ``fps`` its rate; ``delay`` the beats by which an output comes after its input,
     at most; ``slots`` how many people it holds; ``lifts`` whether beats come without a body."""
@@ -44,6 +50,8 @@ class StreamBackend(Protocol):
     delay: int
     slots: int
     lifts: bool
+    # Whether one of the models takes the lens and the confidence into account.
+    rays: bool
     metadata: dict[str, Any]
 
     def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:

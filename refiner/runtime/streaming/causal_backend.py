@@ -9,7 +9,7 @@ import numpy as np
 from refiner.errors import UsageError
 from refiner.runtime.causal import CausalEngine
 from refiner.runtime.engine import LifterEngine, lift_unsaid
-from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput
+from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput, columns
 
 
 class CausalBackend:
@@ -29,23 +29,26 @@ class CausalBackend:
         self.frames, self.fps, self.slots = engine.frames, engine.fps, engine.streams
         self.delay = engine.delay
         self.lifts = lifter is not None
+        self.rays = engine.rays or (lifter is not None and lifter.rays)
         self.metadata: dict[str, Any] = engine.metadata
-        self._pixels = np.zeros((self.slots, 17, 2), np.float32)
+        self._columns = columns(engine.rays)
+        self._seen = np.zeros((self.slots, 17, self._columns), np.float32)
         self._body = np.zeros((self.slots, 17, 3), np.float32)
-        self._sizes = np.ones((self.slots, 2), np.float32)
+        self._lenses = np.ones((self.slots, self._columns), np.float32)
         self._active = np.zeros(self.slots, dtype=bool)
         self._count = [0] * self.slots
         # The body that went in with each beat that has not come out.
         self._given = np.zeros((self.delay + 1, self.slots, 17, 3), np.float32)
         self._refined = np.zeros((self.slots, 17, 3), np.float32)
-        self._windows = None if lifter is None else [_PixelWindow(lifter.frames) for _ in range(self.slots)]
+        self._windows = None if lifter is None else [_LiftedWindow(lifter) for _ in range(self.slots)]
 
     def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
         self._active[:] = False
         for entry in inputs:
             slot = entry.slot
             self._active[slot] = True
-            self._pixels[slot], self._sizes[slot] = entry.pixels, entry.image_size
+            self._seen[slot] = entry.keypoints[:, : self._columns]
+            self._lenses[slot] = entry.lens[: self._columns]
             self._body[slot] = self._lift(entry) if entry.body is None else entry.body
         return self._step([entry.slot for entry in inputs])
 
@@ -65,7 +68,7 @@ class CausalBackend:
             self._windows[slot].reset()
 
     def _step(self, slots: list[int]) -> list[BeatOutput]:
-        refined = self._engine.step(self._pixels, self._body, self._sizes, self._active, self._refined)
+        refined = self._engine.step(self._seen, self._body, self._lenses, self._active, self._refined)
         outputs = []
         for slot in slots:
             index = self._count[slot]
@@ -79,28 +82,32 @@ class CausalBackend:
 
     def _lift(self, entry: BeatInput) -> Array:
         assert self._lifter is not None and self._windows is not None
-        window = self._windows[entry.slot].take(entry.pixels)
-        lifted: Array = lift_unsaid(self._lifter, window[None], entry.image_size[None])[0, -1]
+        window = self._windows[entry.slot].take(entry.keypoints)
+        lens = entry.lens[: columns(self._lifter.rays)]
+        lifted: Array = lift_unsaid(self._lifter, window[None], lens[None])[0, -1]
         return lifted - lifted[:1]
 
 
-class _PixelWindow:
-    """The last T beats of a person, the first one repeated before them; each is written twice, so that they lie side by
-    side."""
+class _LiftedWindow:
+    """What a lifter sees of the last beats of a person, every ``stride``-th of them, the newest last, the first one
+    repeated before them. Each beat is written twice, so that they lie side by side."""
 
-    def __init__(self, frames: int) -> None:
-        self._length = frames
-        self._rows = np.zeros((2 * frames, 17, 2), np.float32)
+    def __init__(self, lifter: LifterEngine) -> None:
+        self._stride = int(lifter.metadata.get("stride", 1))
+        self._length = (lifter.frames - 1) * self._stride + 1
+        self._columns = columns(lifter.rays)
+        self._rows = np.zeros((2 * self._length, 17, self._columns), np.float32)
         self.reset()
 
     def reset(self) -> None:
         self._count = 0
 
-    def take(self, pixels: Array) -> Array:
+    def take(self, keypoints: Array) -> Array:
+        seen = keypoints[:, : self._columns]
         if self._count == 0:
-            self._rows[:] = pixels
+            self._rows[:] = seen
         row = self._count % self._length
-        self._rows[row] = self._rows[row + self._length] = pixels
+        self._rows[row] = self._rows[row + self._length] = seen
         self._count += 1
         start = self._count % self._length
-        return self._rows[start : start + self._length]
+        return self._rows[start : start + self._length : self._stride]

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from refiner.data.inputs import LARGEST_BODY_M, LARGEST_DISTANCE_M, LARGEST_PIXEL_RATIO, as_array
 from refiner.errors import DTypeError, JointCountError, LengthError, ShapeError, SwappedInputError
-from refiner.skeleton import H36M17, JointSet, to_h36m17
+from refiner.lens import Lens
+from refiner.skeleton import H36M17, JointSet, confidence_to_h36m17, to_h36m17
 
 Array = NDArray[np.float32]
 
@@ -43,9 +44,11 @@ HIPS = (1, 4)
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A frame in Human3.6M's joints; what is missing is NaN. ``body`` is None where a lifter makes it."""
+    """A frame in Human3.6M's joints; what is missing is NaN. ``confidence`` ``(17,)``: 0 to 1; ``body``: None where
+    a lifter makes it."""
 
     pixels: NDArray[np.float64]
+    confidence: NDArray[np.float64]
     body: NDArray[np.float64] | None
 
 
@@ -53,35 +56,37 @@ def observe(
     pose_2d: ArrayLike,
     pose_3d: ArrayLike | None,
     confidence: ArrayLike | None,
-    image_size: tuple[float, float],
+    lens: Lens,
     joints: JointSet,
     least_confidence: float,
 ) -> Observation:
     """One frame ``(J, 2)`` pixels, ``(J, 3)`` metres and ``(J,)`` as NaN-marked arrays in Human3.6M's joints.
 
     A joint is missing where a coordinate is not finite or beyond any image or body, or where its confidence is NaN or
-    not above ``least_confidence``. Raises an InputError for a wrong shape or type, which no later frame can mend.
+    not above ``least_confidence``, or where the lens has no ray for it. Pixels come out as a lens without distortion
+    would have them. Raises an InputError for a wrong shape or type, which no later frame can mend.
     """
     pixels = _frame(pose_2d, "pose_2d", 2, joints)
     body = None if pose_3d is None else _frame(pose_3d, "pose_3d", 3, joints)
     with np.errstate(invalid="ignore", over="ignore"):
-        far = ~(np.abs(pixels) <= LARGEST_PIXEL_RATIO * max(image_size)).all(axis=-1)
+        far = ~(np.abs(pixels) <= LARGEST_PIXEL_RATIO * max(lens.image_size)).all(axis=-1)
         if confidence is not None:
             sure = _numbers(confidence, "confidence", f"expected ({joints.joints},)")
             if sure.shape != (joints.joints,):
                 raise LengthError(f"confidence has shape {sure.shape}; expected ({joints.joints},)")
             unsure = ~(sure > least_confidence)
             far |= unsure
+        else:
+            sure = np.ones(joints.joints)
         pixels[far] = np.nan
+        sure = np.where(far, 0.0, np.clip(sure, 0.0, 1.0))
         if body is not None:
             body[~(np.abs(body) <= LARGEST_DISTANCE_M).all(axis=-1)] = np.nan
             _drop_far_joints(body)
-    if joints.name == H36M17.name:
-        return Observation(pixels, body)
-    return Observation(
-        to_h36m17(pixels, joints),
-        None if body is None else to_h36m17(body, joints),
-    )
+    if joints.name != H36M17.name:
+        pixels, sure = to_h36m17(pixels, joints), confidence_to_h36m17(sure, joints)
+        body = None if body is None else to_h36m17(body, joints)
+    return Observation(lens.ideal(pixels), sure.astype(np.float64), body)
 
 
 def _drop_far_joints(body: NDArray[np.float64]) -> None:
@@ -124,10 +129,10 @@ def _frame(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray
 
 @dataclass(frozen=True, eq=False)
 class CompleteFrame:
-    """A frame without gaps: ``pixels`` ``(17, 2)``, ``body`` ``(17, 3)`` root-relative (None: to be lifted), ``root``
-    ``(3,)``, and which joints were guessed."""
+    """A frame without gaps: ``keypoints`` ``(17, 3)`` pixels and confidence, which is 0 where a joint was guessed,
+    ``body`` ``(17, 3)`` root-relative (None: to be lifted), ``root`` ``(3,)``, and which joints were guessed."""
 
-    pixels: NDArray[np.float64]
+    keypoints: NDArray[np.float64]
     body: NDArray[np.float64] | None
     root: NDArray[np.float64]
     infilled: NDArray[np.bool_]
@@ -156,14 +161,14 @@ class Infilling:
         if seen.body is None:
             pixels = self._complete_pixels(seen.pixels, missing_2d, self._bodies)
             self._pixels = pixels
-            return CompleteFrame(pixels, None, np.zeros(3), missing_2d)
+            return CompleteFrame(_keypoints(pixels, seen, missing_2d), None, np.zeros(3), missing_2d)
         missing_3d = _missing(seen.body)
         if np.count_nonzero(~missing_3d) < LEAST_JOINTS:
             return None
         root, body = self._complete_body(seen.body, missing_3d)
         pixels = self._complete_pixels(seen.pixels, missing_2d, body)
         self._pixels, self._bodies, self._root = pixels, body, root
-        return CompleteFrame(pixels, body, root, missing_2d | missing_3d)
+        return CompleteFrame(_keypoints(pixels, seen, missing_2d), body, root, missing_2d | missing_3d)
 
     def _complete_body(
         self, seen: NDArray[np.float64], missing: NDArray[np.bool_]
@@ -201,6 +206,12 @@ class Infilling:
         filled = seen.copy()
         filled[missing] = guess[missing]
         return filled
+
+
+def _keypoints(
+    pixels: NDArray[np.float64], seen: Observation, missing: NDArray[np.bool_]
+) -> NDArray[np.float64]:  # (17, 3)
+    return np.column_stack([pixels, np.where(missing, 0.0, seen.confidence)])
 
 
 def _missing(pose: NDArray[np.float64]) -> NDArray[np.bool_]:  # (17, 2 or 3) -> (17,)

@@ -16,7 +16,7 @@ from refiner.runtime.streaming.refiner import Frame
 LARGEST_MESSAGE = 1 << 20
 # People in one message: {"frames": [...]}.
 MOST_FRAMES = 64
-FIELDS = ("pose_2d", "pose_3d", "timestamp", "image_size", "person_id", "confidence")
+FIELDS = ("pose_2d", "pose_3d", "timestamp", "image_size", "person_id", "confidence", "focal_length")
 LARGEST_ID = 2**63 - 1
 
 
@@ -24,9 +24,9 @@ def parse_message(text: str | bytes) -> list[Frame]:
     """One message -> its frames: an object of one frame, or ``{"frames": [...]}`` of several people's; an empty list
     for ``{"flush": true}``, which ends a stream.
 
-    A frame has ``pose_2d`` and ``timestamp``, and may have ``pose_3d``, ``image_size``, ``person_id`` and
-    ``confidence`` as in `StreamingRefiner.push`; null and NaN are missing coordinates. Raises InputError for anything
-    else.
+    A frame has ``pose_2d`` and ``timestamp``, and may have ``pose_3d``, ``image_size``, ``focal_length``, ``person_id``
+    and ``confidence`` as in `StreamingRefiner.push`; null and NaN are missing coordinates. Raises InputError for
+    anything else.
     """
     if len(text) > LARGEST_MESSAGE:
         raise InputError(f"the message has {len(text):,} bytes; expected at most {LARGEST_MESSAGE:,}")
@@ -66,6 +66,7 @@ def _frame(entry: Any) -> Frame:
         entry.get("image_size"),
         person,
         entry.get("confidence"),
+        entry.get("focal_length"),
     )
 
 

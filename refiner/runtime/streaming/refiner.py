@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.data.inputs import check_image_size
+from refiner.camera import Camera
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import InputError, UsageError
+from refiner.lens import Lens, check_lens
 from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming.backend import BeatInput, StreamBackend
 from refiner.runtime.streaming.causal_backend import CausalBackend
@@ -40,6 +41,7 @@ class Frame:
     image_size: tuple[float, float] | None = None
     person_id: int = 0
     confidence: ArrayLike | None = None
+    focal_length: float | None = None
 
 
 class StreamingRefiner:
@@ -48,6 +50,9 @@ class StreamingRefiner:
     Args:
         backend: what refines the beats.
         image_size: (width, height) in pixels of frames that do not bring their own.
+        focal_length: the same in pixels, one number or (horizontal, vertical); by default that of the image's size
+            (`refiner.camera.default_focal_length`), with a `DefaultLensWarning` where a model sees rays.
+        camera: a calibrated camera (`refiner.camera.Camera`) instead of both.
         joints: joint set of the input.
         least_confidence: joints that are not surer than this are missing.
         longest_gap_s: a person who is away longer, or whose clock jumps further, begins anew; shorter gaps are
@@ -68,13 +73,19 @@ class StreamingRefiner:
         forget_s: float = FORGET_S,
         pool_shape: bool = False,
         smoothing: Smoothing | bool = False,
+        focal_length: Any = None,
+        camera: Camera | None = None,
     ) -> None:
         if not longest_gap_s > 0 or not forget_s >= longest_gap_s:
             raise UsageError(
                 f"longest_gap_s is {longest_gap_s} and forget_s {forget_s}; expected 0 < longest_gap_s <= forget_s"
             )
         self._backend = backend
-        self._size = None if image_size is None else check_image_size(image_size)
+        self._focal_length, self._camera = focal_length, camera
+        # Models of screen coordinates make no use of a focal length, so nobody is told of its default.
+        self._quiet = not backend.rays
+        told = image_size is not None or camera is not None
+        self._lens = check_lens(image_size, focal_length, camera, self._quiet) if told else None
         self._joints = joint_set(joints)
         self._least_confidence, self._gap_s, self._forget_s = least_confidence, longest_gap_s, forget_s
         self._pool_shape = pool_shape
@@ -169,6 +180,7 @@ class StreamingRefiner:
         image_size: tuple[float, float] | None = None,
         person_id: int = 0,
         confidence: ArrayLike | None = None,
+        focal_length: float | None = None,
     ) -> list[RefinedFrame]:
         """One frame of one person -> the frames that are ready, oldest first.
 
@@ -177,14 +189,15 @@ class StreamingRefiner:
             pose_3d: ``(J, 3)`` metres in camera axes, the root anywhere; None where a lifter was loaded.
             timestamp: seconds by any clock that runs forward, 10 to 120 frames a second.
             image_size: (width, height), where it was not given at `load`.
-            confidence: ``(J,)``, optional.
+            confidence: ``(J,)``, optional, 0 to 1; 0 where a joint is missing.
+            focal_length: pixels, where it is known and was not given at `load`.
 
         With regular time-stamps at the model's rate each frame is one step of the model. Others are brought to that
         rate, and what the refiner adds is brought back, a frame behind, to the poses as they came. A frame that repeats
         a time-stamp, or comes late, gives nothing and is counted. Raises an InputError for arrays of a wrong shape or
         type (the stream goes on as if it had not come), UsageError for more people than fit.
         """
-        return self.push_many([Frame(pose_2d, pose_3d, timestamp, image_size, person_id, confidence)])
+        return self.push_many([Frame(pose_2d, pose_3d, timestamp, image_size, person_id, confidence, focal_length)])
 
     def push_many(self, frames: Sequence[Frame]) -> list[RefinedFrame]:
         """Frames of several people of one moment, refined together where the model can; arguments and errors of
@@ -194,7 +207,7 @@ class StreamingRefiner:
             raise InputError("two frames of one person in one call; push one after the other")
         ready: list[RefinedFrame] = []
         beats: list[list[BeatInput]] = []
-        for frame, (seen, size, timestamp) in zip(frames, checked, strict=True):
+        for frame, (seen, lens, timestamp) in zip(frames, checked, strict=True):
             self.counters.frames += 1
             track = self._track(frame.person_id, timestamp)
             verdict = track.verdict(timestamp)
@@ -207,7 +220,7 @@ class StreamingRefiner:
             if complete is None:
                 ready.append(track.invalid(timestamp))
                 continue
-            beats.append(track.arrive(timestamp, complete, size))
+            beats.append(track.arrive(timestamp, complete, lens))
             ready += track.due()
         ready, self._parting = self._parting + ready, []
         return ready + self._run(beats)
@@ -228,8 +241,10 @@ class StreamingRefiner:
 
     def _checked(self, frame: Frame) -> tuple[Any, NDArray[np.float32], float]:
         timestamp = _timestamp(frame.timestamp)
-        size = self._size if frame.image_size is None else check_image_size(frame.image_size)
-        if size is None:
+        lens = self._lens
+        if frame.image_size is not None or frame.focal_length is not None:
+            lens = self._own_lens(frame)
+        if lens is None:
             raise UsageError("the image's size is not known: give image_size=(width, height) at load or with the frame")
         if frame.pose_3d is None and not self._lifts:
             raise UsageError(
@@ -237,8 +252,15 @@ class StreamingRefiner:
             )
         if frame.pose_3d is not None and self._lifts:
             raise UsageError("a frame came with pose_3d to a stream with a lifter; leave one of the two out")
-        seen = observe(frame.pose_2d, frame.pose_3d, frame.confidence, size, self._joints, self._least_confidence)
-        return seen, np.asarray(size, np.float32), timestamp
+        seen = observe(frame.pose_2d, frame.pose_3d, frame.confidence, lens, self._joints, self._least_confidence)
+        return seen, lens.row(), timestamp
+
+    def _own_lens(self, frame: Frame) -> Lens:
+        """That of a frame which brings a size or a focal length of its own."""
+        size = frame.image_size if self._lens is None or frame.image_size is not None else self._lens.image_size
+        if frame.focal_length is not None and self._camera is None:
+            return check_lens(size, frame.focal_length)
+        return check_lens(size, self._focal_length if self._camera is None else None, self._camera, self._quiet)
 
     @property
     def _lifts(self) -> bool:

@@ -123,7 +123,7 @@ class Track:
             pose.copy(),
         )
 
-    def arrive(self, timestamp: float, frame: CompleteFrame, size: Array) -> list[BeatInput]:
+    def arrive(self, timestamp: float, frame: CompleteFrame, lens: Array) -> list[BeatInput]:
         """The beats that a frame completes, interpolated from the previous frame where it lies beyond them."""
         arrival = self._clock.arrive(timestamp)
         self.last_seen = timestamp
@@ -131,16 +131,20 @@ class Track:
         inputs = []
         for beat in arrival.beats:
             whole = before is None or beat.share >= 1.0
-            pixels = frame.pixels if whole or before is None else _between(before.pixels, frame.pixels, beat.share)
+            keypoints = frame.keypoints
+            if not whole and before is not None:
+                keypoints = _between(before.keypoints, frame.keypoints, beat.share)
+                # A joint that was guessed in one of the two is guessed between them.
+                keypoints[:, 2] *= (before.keypoints[:, 2] > 0) & (frame.keypoints[:, 2] > 0)
             body = frame.body
             if body is not None and not whole and before is not None and before.body is not None:
                 body = _between(before.body, body, beat.share)
             inputs.append(
                 BeatInput(
                     self.slot,
-                    pixels.astype(np.float32),
+                    keypoints.astype(np.float32),
                     None if body is None else body.astype(np.float32),
-                    size,
+                    lens,
                 )
             )
         guessed = bool(frame.infilled.any())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refiner.data.windows import blend_weights
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_unsaid
-from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput
+from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput, columns
 
 
 class WindowBackend:
@@ -45,6 +45,12 @@ class WindowBackend:
             raise UsageError(
                 f"look_ahead must lie between 0 and {window - hop} (window {window} less hop {hop}), got {look_ahead}"
             )
+        strides = {int(model.metadata.get("stride", 1)) for model in (engine, lifter) if model is not None}
+        if strides != {1}:
+            raise UsageError(
+                f"mode='window' takes models of every frame, and one of these takes every {max(strides)}. frame; use "
+                "mode='causal', or Lifter and Refiner for whole sequences"
+            )
         if lifter is not None and lifter.frames != window:
             raise UsageError(f"the lifter has windows of {lifter.frames} frames, the refiner of {window}")
         if engine.least_batch > 1 or (lifter is not None and lifter.least_batch > 1):
@@ -54,6 +60,7 @@ class WindowBackend:
         self.hop, self.look_ahead, self.slots = hop, look_ahead, slots
         self.delay = look_ahead + hop - 1
         self.lifts = lifter is not None
+        self.rays = engine.rays or (lifter is not None and lifter.rays)
         self.metadata: dict[str, Any] = engine.metadata
         self._weights = blend_weights(window)
         self._buffers = [_Buffer(window) for _ in range(slots)]
@@ -88,10 +95,12 @@ class WindowBackend:
         # A stream shorter than a window is padded behind when it ends, as `Refiner` pads a sequence; while it runs, in
         # front, so that the newest beat has its place at the end of the window.
         before = 0 if ends_here else window - known
-        pixels, body = buffer.window(before, window - known - before)
+        seen, body = buffer.window(before, window - known - before)
         if self._lifter is not None:
-            body = lift_unsaid(self._lifter, pixels[None], buffer.image_size[None])[0]
-        refined = self._engine(pixels[None], body[None], buffer.image_size[None])[0]
+            lifter_s = columns(self._lifter.rays)
+            body = lift_unsaid(self._lifter, seen[None, ..., :lifter_s], buffer.lens[None, :lifter_s])[0]
+        own = columns(self._engine.rays)
+        refined = self._engine(seen[None, ..., :own], body[None], buffer.lens[None, :own])[0]
         places = slice(before, before + known)
         whole = known == window or ends_here
         buffer.add(refined[places], body[places], self._weights[places], whole)
@@ -117,15 +126,15 @@ class _Buffer:
 
     def __post_init__(self) -> None:
         length = self.window_length
-        self._pixels = np.zeros((2 * length, 17, 2), np.float32)
+        self._seen = np.zeros((2 * length, 17, 3), np.float32)
         self._body = np.zeros((2 * length, 17, 3), np.float32)
-        self._padded_pixels = np.zeros((length, 17, 2), np.float32)
+        self._padded_seen = np.zeros((length, 17, 3), np.float32)
         self._padded_body = np.zeros((length, 17, 3), np.float32)
         # refined, given: weighted sums; a beat's row is its index modulo T.
         self._sums = np.zeros((length, 2, 17, 3))
         self._weight = np.zeros(length)
         self._provisional = np.zeros(length, dtype=bool)
-        self.image_size = np.ones(2, np.float32)
+        self.lens = np.ones(3, np.float32)
         self.reset()
 
     def reset(self) -> None:
@@ -134,11 +143,11 @@ class _Buffer:
     def take(self, entry: BeatInput) -> None:
         row = self.count % self.window_length
         for place in (row, row + self.window_length):
-            self._pixels[place] = entry.pixels
+            self._seen[place] = entry.keypoints
             self._body[place] = np.nan if entry.body is None else entry.body
         self._sums[row] = 0.0
         self._weight[row] = 0.0
-        self.image_size = entry.image_size
+        self.lens = entry.lens
         self.count += 1
 
     def window(self, before: int, behind: int) -> tuple[Array, Array]:
@@ -146,13 +155,13 @@ class _Buffer:
         if not before and not behind:
             start = self.count % self.window_length
             there = slice(start, start + self.window_length)
-            return self._pixels[there], self._body[there]
+            return self._seen[there], self._body[there]
         known = self.count
-        for source, target in ((self._pixels, self._padded_pixels), (self._body, self._padded_body)):
+        for source, target in ((self._seen, self._padded_seen), (self._body, self._padded_body)):
             target[:before] = source[0]
             target[before : before + known] = source[:known]
             target[before + known :] = source[known - 1]
-        return self._padded_pixels, self._padded_body
+        return self._padded_seen, self._padded_body
 
     def add(self, refined: Array, given: Array, weights: NDArray[np.float64], whole: bool) -> None:
         """A window's outputs for the last ``len(refined)`` beats. Those of a padded window (``whole`` False) count

@@ -11,6 +11,7 @@ class SmoothingEngine:
     """Stands for a refiner: mixes the frames of a window by their place, so that every window says something else."""
 
     fps, least_batch, largest_batch, inputs, reach = 50.0, 1, 2**31 - 1, None, None
+    rays = False
 
     def __init__(self, frames=WINDOW):
         self.frames, self.calls, self.metadata = frames, 0, {"engine": "stand-in", "steps": 2}
@@ -47,6 +48,7 @@ class OffsetLifter:
     """Stands for a lifter: the body follows from the pixels."""
 
     fps, least_batch, largest_batch = 50.0, 1, 2**31 - 1
+    rays = False
 
     def __init__(self, frames=WINDOW):
         self.frames, self.metadata = frames, {}

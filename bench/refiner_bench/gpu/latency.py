@@ -1,0 +1,260 @@
+"""How long a refinement takes on a device: eagerly, as a replayed CUDA graph, compiled ahead of time; in turns."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refiner.cli.common import run
+from refiner.errors import MissingComponentError
+from refiner.models import UnrolledRefiner
+from refiner.models.causal import CarriedStep, CausalStep
+from refiner.models.inference_form import inference_form
+from refiner.runtime.causal import StreamEngine
+from refiner.runtime.causal_torch import AotiCausalEngine, TensorStreamEngine, TorchCausalEngine
+from refiner.runtime.loading import open_engine
+from refiner.training.checkpoints import MODEL_PREFIX, load_checkpoint, module_of
+from refiner_bench.counts import DenoiserSize, window_flops
+from refiner_bench.gpu.latency_kernels import kernel_rows
+from refiner_bench.gpu.latency_text import format_latency
+from refiner_bench.gpu.packages import KINDS, MODELS, PACKAGES, checkpoint_of, package_of
+from refiner_bench.gpu.rates import device_rates
+from refiner_bench.report import new_report, write_report
+from refiner_bench.streaming.latency import in_turns, summary
+from refiner_bench.timing import Run
+
+Array = NDArray[np.float32]
+# On a CUDA device a package is replayed as a CUDA graph too.
+EAGER, GRAPH, COMPILED = "torch, eager", "torch, graph replay", "aoti"
+SEED = 41
+# Largest difference of a joint to the eager result, as in tests/gpu.
+TOLERANCE_MM = 0.05
+# Frames of a stream that are compared before it is timed.
+COMPARED_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """``seconds``: of a contestant's calls at one batch size, in ``turns`` turns of ``least`` to ``most`` calls."""
+
+    batches: tuple[int, ...] = (1, 8, 64, 256, 1024)
+    poses: tuple[int, ...] = (1000, 100_000)
+    seconds: float = 0.5
+    turns: int = 5
+    least: int = 4
+    most: int = 100
+
+
+TOY = Sizes(batches=(1, 2), poses=(100,), seconds=0.02, turns=2, least=2, most=4)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The job's arguments."""
+    parser = argparse.ArgumentParser(prog="latency", allow_abbrev=False)
+    parser.add_argument("--device", choices=["cuda", "cpu"], required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--packages", type=Path, required=True)
+    parser.add_argument("--toy", action="store_true")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write latency.json and latency.md, anew after every group, so that a time box leaves what was measured."""
+    return run(_command, build_parser(), argv)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    device = arguments.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingComponentError("PyTorch sees no CUDA device here; take --device cpu")
+    sizes = TOY if arguments.toy else Sizes()
+    if arguments.toy:
+        torch.set_num_threads(1)
+    settings = {"device": device, "toy": arguments.toy, "batches": list(sizes.batches), "seconds": sizes.seconds}
+    report = new_report("gpu-latency", settings)
+    if device == "cuda":
+        report["environment"]["gpu"] = torch.cuda.get_device_name()
+    rates = device_rates(device)
+    report |= {"rates": rates, "models": [], "kernels": [], "missing": {}, "failed": {}}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+
+    def keep() -> None:
+        write_report(report, format_latency(report), arguments.output / "latency.json", arguments.output / "latency.md")
+
+    try:
+        report["kernels"] = kernel_rows(device, sizes.poses, sizes.turns, rates)
+    except MissingComponentError as error:
+        report["missing"]["kernels"] = str(error)
+    keep()
+    for model in MODELS:
+        for kind in KINDS:
+            checkpoint = checkpoint_of(model, kind, arguments.output.parent / "checkpoints", arguments.toy)
+            measured = Measured(model, kind, checkpoint, device, arguments.packages, sizes)
+            for batch in sizes.batches:
+                report["models"].append(measured.row(batch, rates, report["missing"], report["failed"]))
+                keep()
+    return 4 if report["failed"] else 0
+
+
+class Measured:
+    """One checkpoint, as windows or as a causal step, at several batch sizes."""
+
+    def __init__(self, model: str, kind: str, checkpoint: Path, device: str, packages: Path, sizes: Sizes) -> None:
+        self._name, self._kind, self._path, self._device = model, kind, checkpoint, device
+        self._packages, self._sizes = packages, sizes
+        read = load_checkpoint(checkpoint, "refiner")
+        module = module_of(read)
+        assert isinstance(module, UnrolledRefiner)
+        self._module = module
+        config = read.config["model"]
+        size = DenoiserSize(2 * config["blocks"], config["dim"], config["heads"], config["mlp_ratio"], module.frames)
+        # A causal step is taken to cost a frame's share of a window.
+        share = module.frames if kind == "step" else 1
+        self._flops = module.steps * window_flops(size) / share
+        self._bytes = 4 * sum(value.numel() for name, value in read.tensors.items() if name.startswith(MODEL_PREFIX))
+
+    def row(
+        self, batch: int, rates: dict[str, float], missing: dict[str, str], failed: dict[str, str]
+    ) -> dict[str, Any]:
+        """Times of all contestants at ``batch``. What cannot run is named in ``missing`` or ``failed``."""
+        where = f"{self._name}, {self._kind}, batch {batch}"
+        runs: dict[str, Callable[[int], Any]] = {}
+        differences: dict[str, float] = {}
+        expected: Array | None = None
+        for title, make in self._contestants(batch).items():
+            try:
+                function = make()
+                found = np.stack([function(frame) for frame in range(COMPARED_FRAMES)])
+            except MissingComponentError as error:
+                missing[f"{where}, {title}"] = str(error)
+                continue
+            except Exception as error:  # of many kinds, memory that does not suffice among them; the others go on
+                failed[f"{where}, {title}"] = (str(error).strip() or repr(error)).splitlines()[0]
+                continue
+            expected = found if expected is None else expected
+            differences[title] = 1000.0 * float(np.abs(found - expected).max())
+            if not differences[title] <= TOLERANCE_MM:
+                failed[f"{where}, {title}"] = f"{differences[title]:.3g} mm from {EAGER}"
+            runs[title] = function
+        timed = timed_in_turns(runs, self._sizes)
+        for title, difference in differences.items():
+            timed[title]["largest_difference_mm"] = difference
+        product = 1000.0 * self._flops * batch / rates["float32_flops_per_s"]
+        copy = 1000.0 * self._bytes / rates["copy_bytes_per_s"]
+        floor = {"product_ms": product, "copy_ms": copy, "floor_ms": max(product, copy)}
+        return {"model": self._name, "kind": self._kind, "batch": batch, "contestants": timed, **floor}
+
+    def _contestants(self, batch: int) -> dict[str, Callable[[], Callable[[int], Array]]]:
+        """What makes each contestant; a call of it takes a frame's number and gives the result on the host."""
+        graphs, compiled = self._device == "cuda", self._package_name(batch)
+        if self._kind == "window":
+            windows: dict[str, Callable[[], Callable[..., Array]]] = {EAGER: self._eager_window}
+            if graphs:
+                windows[GRAPH] = lambda: open_engine(self._path, "refiner", engine="torch", device="cuda")
+            if compiled:
+                windows[COMPILED] = lambda: open_engine(self._package(compiled), "refiner")
+            inputs = _windows(batch, self._module.frames)
+            return {title: partial(_of_windows, make, inputs) for title, make in windows.items()}
+        steps: dict[str, Callable[[], StreamEngine]] = {EAGER: lambda: self._eager_step(batch)}
+        if graphs:
+            steps[GRAPH] = lambda: TorchCausalEngine(self._path, batch, device="cuda")
+        if compiled:
+            steps[COMPILED] = lambda: AotiCausalEngine(self._package(compiled))
+        frames = _windows(batch, COMPARED_FRAMES)
+        return {title: partial(_of_steps, make, frames) for title, make in steps.items()}
+
+    def _package_name(self, batch: int) -> str | None:
+        """The package that is to be there; on the CPU only where somebody made one."""
+        wanted = (self._name, self._kind, batch if self._kind == "step" else None)
+        names = [name for name, entry in PACKAGES.items() if entry == wanted]
+        names = [name for name in names if self._device == "cuda" or package_of(name, self._packages)]
+        return names[0] if names else None
+
+    def _package(self, name: str) -> Path:
+        package = package_of(name, self._packages)
+        if package is None:
+            raise MissingComponentError(f"there is no package {name}; see what became of its job")
+        return package
+
+    def _eager_window(self) -> Callable[..., Array]:
+        if self._device == "cpu":
+            run: Callable[..., Array] = open_engine(self._path, "refiner", engine="torch")
+            return run
+        module = inference_form(self._module).to("cuda")
+
+        def eager(*arrays: Array) -> Array:
+            with torch.inference_mode():
+                result: Array = module(*(torch.from_numpy(array).to("cuda") for array in arrays)).cpu().numpy()
+            return result
+
+        return eager
+
+    def _eager_step(self, batch: int) -> StreamEngine:
+        if self._device == "cpu":
+            return TorchCausalEngine(self._path, batch)
+        step = CausalStep(copy.deepcopy(self._module), batch).to("cuda")
+        metadata = {**self._module.config, "engine": "torch", "device": "cuda"}
+        return TensorStreamEngine(CarriedStep(step), step.layout, metadata, torch.device("cuda"), _not_recorded)
+
+
+def timed_in_turns(runs: dict[str, Callable[[int], Any]], sizes: Sizes) -> dict[str, dict[str, Any]]:
+    """Median, 99th percentile and the speed over the first contestant, the eager one if it runs; a call ends when its result is on the host."""
+    if not runs:
+        return {}
+    contestants: dict[str, tuple[int, Callable[[int], Any]]] = {}
+    for title, function in runs.items():
+        began = time.perf_counter()
+        function(0)
+        taken = time.perf_counter() - began
+        calls = int(np.clip(sizes.seconds / sizes.turns / max(taken, 1e-9), sizes.least, sizes.most))
+        contestants[title] = (calls, function)
+    first = next(iter(contestants.values()))[0]
+    found = summary(in_turns(contestants, sizes.turns * first), next(iter(contestants)))
+    return {
+        title: {
+            "median_ms": entry["p50_ms"],
+            "p99_ms": entry["p99_ms"],
+            "calls": entry["calls"],
+            "faster_than_first": entry["faster_than_rival"],
+        }
+        for title, entry in found.items()
+    }
+
+
+def _of_windows(make: Callable[[], Callable[..., Array]], inputs: tuple[Array, ...]) -> Callable[[int], Array]:
+    engine = make()
+    return lambda frame: engine(*inputs)
+
+
+def _of_steps(make: Callable[[], StreamEngine], frames: tuple[Array, ...]) -> Callable[[int], Array]:
+    engine, (pose_2d, pose_3d, size) = make(), frames
+
+    def step(frame: int) -> Array:
+        place = frame % COMPARED_FRAMES
+        return engine.step(pose_2d[:, place], pose_3d[:, place], size)
+
+    return step
+
+
+def _windows(batch: int, frames: int) -> tuple[Array, Array, Array]:
+    """Random windows, image size 1000 by 1002."""
+    rng = np.random.default_rng(SEED)
+    pose_2d = rng.uniform(200, 800, (batch, frames, 17, 2)).astype(np.float32)
+    pose_3d = rng.normal(0, 0.4, (batch, frames, 17, 3)).astype(np.float32)
+    return pose_2d, pose_3d, np.tile(np.array([1000, 1002], np.float32), (batch, 1))
+
+
+def _not_recorded(run: Callable[[], torch.Tensor]) -> tuple[Run, torch.Tensor]:
+    """A recorder that records nothing: every replay runs the operations again."""
+    output = run().clone()
+    return lambda: output.copy_(run()), output

@@ -1,0 +1,74 @@
+"""The checkpoints of the latency report, and AOTInductor's packages of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from refiner.cli.common import run
+
+# Package -> model, kind, and for a causal step the number of streams, which is fixed in it.
+PACKAGES = {
+    "bundled-window": ("bundled", "window", None),
+    "paper-window": ("paper", "window", None),
+    "bundled-step-1": ("bundled", "step", 1),
+    "bundled-step-64": ("bundled", "step", 64),
+}
+MODELS, KINDS = ("bundled", "paper"), ("window", "step")
+MOST_WINDOWS = 1024
+TOY_SIZE = ("model.blocks=1", "model.dim=32")
+
+
+def checkpoint_of(model: str, kind: str, folder: Path, toy: bool = False) -> Path:
+    """A bundled checkpoint, or an untrained one of the paper's size (``toy``: a small one) written into ``folder``."""
+    from refiner.runtime.engine import BUNDLED
+    from refiner_bench.untrained import random_checkpoint
+
+    causal = kind == "step"
+    if model == "bundled":
+        return BUNDLED / ("refiner-causal.safetensors" if causal else "refiner.safetensors")
+    changes = [*(["model.causal=true"] if causal else []), *(TOY_SIZE if toy else ())]
+    folder.mkdir(parents=True, exist_ok=True)
+    return random_checkpoint(folder / f"{model}-{kind}.safetensors", "refiner-paper", changes)
+
+
+def package_of(name: str, folder: Path) -> Path | None:
+    """The package that a job has written; None where it has not."""
+    found = sorted((folder / name).glob("*.pt2"))
+    return found[0] if found else None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The job's arguments."""
+    parser = argparse.ArgumentParser(prog="packages", allow_abbrev=False)
+    parser.add_argument("name", choices=list(PACKAGES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile one of `PACKAGES` for the device; the latency report compares what it gives."""
+    return run(_command, build_parser(), argv)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    from refiner.errors import MissingComponentError
+
+    try:
+        import refiner_export.manifest  # noqa: F401 - needs ONNX, as `assemble` does
+        from refiner_export.build import Clock, assemble
+        from refiner_export.options import Batch, ExportOptions
+    except ModuleNotFoundError as error:
+        raise MissingComponentError(f"AOTInductor's packages need {error.name}, which is not installed") from error
+    model, kind, streams = PACKAGES[arguments.name]
+    folder: Path = arguments.folder / arguments.name
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = checkpoint_of(model, kind, arguments.folder / "checkpoints" / arguments.name)
+    batch = Batch(1, 8, MOST_WINDOWS) if kind == "window" else Batch()
+    assemble(
+        ExportOptions("aoti", folder, checkpoint, batch=batch, streams=streams, device=arguments.device),
+        folder,
+        Clock(print),
+    )

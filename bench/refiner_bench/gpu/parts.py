@@ -1,0 +1,89 @@
+"""The jobs of each part but training: what they run, and how long they may take."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from refiner_bench.gpu.jobs import Job
+from refiner_bench.gpu.packages import PACKAGES
+
+ROOT = Path(__file__).parents[3]
+# Parts in their order. Jobs of one part run side by side, but for latency, which is measured alone.
+PARTS = ("build", "check", "latency", "train")
+BOXES = {"build": 150.0, "check": 90.0, "latency": 120.0}
+POSES = {"check": "100000", "sanitizer": "300"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """``work``: a folder for what does not come back; ``device``: "cuda" or "cpu"; ``toy``: a rehearsal."""
+
+    work: Path
+    device: str
+    toy: bool
+
+    @property
+    def native(self) -> str:
+        """The compiled module that the build made; "-" takes the installed one."""
+        found = sorted((self.work / "build").glob("_native*.so"))
+        return str(found[0]) if found else "-"
+
+    def command(self, *words: str) -> list[str]:
+        """A module's ``main`` with the compiled module at hand."""
+        return [sys.executable, "-m", "refiner_bench.gpu.native_first", self.native, *words]
+
+
+def environment() -> dict[str, str]:
+    """What every job finds its modules by."""
+    return {"PYTHONPATH": os.pathsep.join(str(ROOT / place) for place in (".", "bench", "export"))}
+
+
+def jobs_of(part: str, place: Place, left: float) -> list[Job]:
+    """The jobs of "build", "check" or "latency", within ``left`` seconds."""
+    seconds = min(BOXES[part], left)
+    commands: dict[str, list[str]]
+    if part == "build":
+        commands = {"build": _build(place)}
+        if place.device == "cuda":
+            folder = str(place.work / "packages")
+            commands |= {
+                f"package, {name}": place.command("refiner_bench.gpu.packages", name, folder) for name in PACKAGES
+            }
+    elif part == "check":
+        check = {name: place.command("refiner_bench.gpu.check", poses) for name, poses in POSES.items()}
+        commands = {
+            "check": check["check"],
+            "sanitizer": _under_sanitizer(check["sanitizer"]),
+            "tests": place.command("refiner_bench.gpu.device_tests", str(ROOT)),
+        }
+    else:
+        words = ["--device", place.device, "--output", str(place.work / "reports")]
+        words += ["--packages", str(place.work / "packages"), *(["--toy"] if place.toy else [])]
+        commands = {"latency": place.command("refiner_bench.gpu.latency", *words)}
+    return [Job(name, command, seconds) for name, command in commands.items()]
+
+
+def _build(place: Place) -> list[str]:
+    import torch
+
+    headers = Path(torch.__file__).parent / "include"
+    cuda = "ON -DCMAKE_CUDA_ARCHITECTURES=90" if place.device == "cuda" else "OFF"
+    folder, kind = place.work / "build", "Debug" if place.toy else "Release"
+    configure = (
+        f"cmake -S '{ROOT}' -B '{folder}' -DREFINER_CUDA={cuda} -DCMAKE_BUILD_TYPE={kind} "
+        f"-DREFINER_PYBIND11_HEADERS='{headers}' -DPython_EXECUTABLE='{sys.executable}' "
+        f"-DPython_INCLUDE_DIR='{sysconfig.get_paths()['include']}'"
+    )
+    return ["bash", "-c", f"{configure} && cmake --build '{folder}' -j {os.cpu_count()}"]
+
+
+def _under_sanitizer(command: list[str]) -> list[str]:
+    missing = "echo 'compute-sanitizer is not on the PATH'; exit 3"
+    script = (
+        f'command -v compute-sanitizer >/dev/null || {{ {missing}; }}; exec compute-sanitizer --error-exitcode 9 "$@"'
+    )
+    return ["bash", "-c", script, "-", *command]

@@ -1,0 +1,149 @@
+"""Training within the time that is left, in priority order, from where an earlier run stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refiner_bench.gpu.jobs import Job, Result, run_jobs
+from refiner_bench.gpu.parts import Place, environment
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained: the name of its files, its configuration, and what is changed of it."""
+
+    name: str
+    configuration: str
+    changes: tuple[str, ...] = ()
+
+
+# In priority order: the next one has the time that those before it leave.
+PLANS = (
+    Plan("lifter-base", "lifter-base-rays"),
+    Plan("lifter-small", "lifter-small-rays", ("training.batch=256", "training.steps=40000")),
+)
+# The ways in which a step may run, the fastest first.
+WAYS = {"cuda": ("graph", "compile", "none"), "cpu": ("none",)}
+TOY_SIZE = (
+    "frames=9",
+    "training.threads=1",
+    "model.blocks=1",
+    "model.dim=32",
+    "training.batch=4",
+    "training.steps=100000",
+)
+# Seconds for validation and saving after the last step; those that a run is worth starting for; those of a toy run.
+TO_FINISH = {"cuda": 30.0, "cpu": 20.0}
+LEAST = {"cuda": 30.0, "cpu": 1.0}
+TOY_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What trains on what. ``until``: a time of `time.monotonic`."""
+
+    place: Place
+    data: tuple[str, ...]
+    weights: tuple[str, ...]
+    until: float
+
+    def folder(self, plan: Plan) -> Path:
+        """Where the run of ``plan`` lies."""
+        return self.place.work / "runs" / plan.name
+
+
+def take_up(plan: Plan, states: Sequence[Path], training: Training) -> list[Result]:
+    """Bring back what earlier runs left; where the state is damaged or missing, the weights alone.
+
+    A state that cannot be read is a failed part, and so are weights; training then begins with the weights, or anew.
+    """
+    from refiner.errors import CheckpointError
+    from refiner.training.travel import has_state, join_state, restart_from_weights
+
+    name, run, began = plan.name, training.folder(plan), time.monotonic()
+    results: list[Result] = []
+
+    def tell(what: str, status: Any, why: str) -> None:
+        results.append(Result(f"{name}, {what}", status, round(time.monotonic() - began, 1), None, why))
+
+    if any(has_state(folder, name) for folder in states):
+        try:
+            step = join_state(states, name, run)
+        except CheckpointError as error:
+            tell("state", "failed", str(error))
+        else:
+            tell("state", "ok", f"going on from step {step:,}")
+            return results
+    files = [file for folder in reversed(states) if (file := folder / f"{name}.safetensors").is_file()]
+    if not files:
+        if states and not results:
+            tell("state", "skipped", "no earlier run of it; it begins anew")
+        return results
+    try:
+        step = restart_from_weights(files[0], run)
+    except CheckpointError as error:
+        tell("weights", "failed", f"{error}; it begins anew")
+    else:
+        tell("weights", "ok", f"going on from the weights of step {step:,} alone, with a new optimiser")
+    return results
+
+
+def train_plan(plan: Plan, training: Training) -> list[Result]:
+    """Train in the first way that works, while there is time."""
+    place = training.place
+    results: list[Result] = []
+    for way in WAYS[place.device]:
+        left = training.until - time.monotonic()
+        seconds = left - TO_FINISH[place.device]
+        if place.toy:
+            seconds = min(seconds, TOY_SECONDS)
+        name = f"{plan.name}, {way}"
+        if seconds < LEAST[place.device]:
+            return [*results, Result(name, "skipped", 0.0, None, "no time was left")]
+        before = progress_of(training.folder(plan))
+        job = Job(name, place.command("refiner.cli.train", *_options(plan, way, training, seconds)), left - 5)
+        (result,) = run_jobs([job], place.work / "logs", environment())
+        if result.status == "ok":
+            why = _told(before, progress_of(training.folder(plan)))
+            return [*results, dataclasses.replace(result, why=why)]
+        results.append(result)
+    return results
+
+
+def progress_of(run: Path) -> dict[str, Any] | None:
+    """The last point of a run's curve; None where it has none."""
+    from refiner.training.loop import HISTORY_FILE
+
+    try:
+        history: list[dict[str, Any]] = json.loads((run / HISTORY_FILE).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return history[-1] if history else None
+
+
+def _told(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    if after is None:
+        return "it has no curve"
+    first = before["step"] if before else 0
+    if first == after["step"]:
+        return f"done before, at step {first:,}, {after['mpjpe_mm']:.2f} mm"
+    pace = f"{after['windows_per_s']:,.0f} windows/s" if "windows_per_s" in after else "no pace"
+    return f"step {first:,} to {after['step']:,}, {pace}, validation {after['mpjpe_mm']:.2f} mm"
+
+
+def _options(plan: Plan, way: str, training: Training, seconds: float) -> list[str]:
+    place = training.place
+    changes = [*plan.changes, f"training.device={place.device}", f"training.compile={way}"]
+    changes += [f"training.precision={'bfloat16' if place.device == 'cuda' else 'float32'}"]
+    changes += TOY_SIZE if place.toy else ()
+    options = ["lifter", "--config", plan.configuration, "--output", str(training.folder(plan)), "--quiet"]
+    options += ["--minutes", f"{seconds / 60:.4f}"]
+    for option, values in (("--data", training.data), ("--weight", training.weights), ("--set", changes)):
+        options += [word for value in values for word in (option, value)]
+    return options

@@ -1,0 +1,118 @@
+"""The latency report of a device, with stand-ins for what only a device can do."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from refiner_bench.gpu import latency
+from refiner_bench.gpu.latency import EAGER, GRAPH, TOY, Measured, Sizes, timed_in_turns
+from refiner_bench.gpu.latency_text import format_latency
+from refiner_bench.gpu.packages import PACKAGES, checkpoint_of, package_of
+from refiner_bench.gpu.rates import device_rates
+
+from refiner.errors import MissingComponentError
+from refiner.models.causal import CarriedStep, CausalStep
+from refiner.runtime.causal_torch import TensorStreamEngine, TorchCausalEngine
+from refiner.training.checkpoints import load_module
+
+RATES = {"float32_flops_per_s": 1e12, "bfloat16_flops_per_s": 2e12, "copy_bytes_per_s": 1e10}
+
+
+def measured(tmp_path, kind="window"):
+    checkpoint = checkpoint_of("paper", kind, tmp_path, toy=True)
+    return Measured("paper", kind, checkpoint, "cpu", tmp_path, TOY)
+
+
+def test_contestants_take_turns_and_the_first_is_the_rival():
+    runs = {"slow": lambda frame: time.sleep(0.004), "fast": lambda frame: time.sleep(0.001)}
+    found = timed_in_turns(runs, Sizes(seconds=0.08, turns=4, least=2, most=8))
+    assert found["slow"]["faster_than_first"]["ratio"] == 1 < found["fast"]["faster_than_first"]["ratio"]
+    assert found["fast"]["calls"] == 32 and found["slow"]["calls"] <= 20
+    assert 4 <= found["slow"]["median_ms"] <= found["slow"]["p99_ms"]
+    assert timed_in_turns({}, TOY) == {}
+
+
+def test_a_contestant_that_is_wrong_missing_or_out_of_memory_is_named(tmp_path, monkeypatch):
+    subject = measured(tmp_path)
+
+    def lacks():
+        raise MissingComponentError("there is no package")
+
+    def grows():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    makers = {EAGER: lambda: lambda frame: np.zeros((1, 17, 3)), GRAPH: lambda: lambda frame: np.full((1, 17, 3), 1e-3)}
+    monkeypatch.setattr(subject, "_contestants", lambda batch: makers | {"a": lacks, "b": grows})
+    missing, failed = {}, {}
+    row = subject.row(2, RATES, missing, failed)
+    assert missing == {"paper, window, batch 2, a": "there is no package"}
+    assert failed.pop("paper, window, batch 2, b") == "CUDA out of memory."
+    assert failed == {f"paper, window, batch 2, {GRAPH}": f"1 mm from {EAGER}"}
+    assert row["contestants"][GRAPH]["largest_difference_mm"] == pytest.approx(1.0)
+    assert row["floor_ms"] == max(row["product_ms"], row["copy_ms"])
+
+
+def test_a_step_of_a_batch_costs_its_share_of_the_windows(tmp_path):
+    window, step = (measured(tmp_path, kind).row(2, RATES, {}, {}) for kind in ("window", "step"))
+    assert window["product_ms"] == pytest.approx(27 * step["product_ms"])
+    assert window["contestants"].keys() == step["contestants"].keys() == {EAGER}
+
+
+def test_an_eager_step_is_the_recorded_one(tmp_path):
+    """What runs the operations again at every frame keeps the state as a graph does."""
+    checkpoint = checkpoint_of("paper", "step", tmp_path, toy=True)
+    step = CausalStep(load_module(checkpoint), 2)
+    eager = TensorStreamEngine(CarriedStep(step), step.layout, {}, torch.device("cpu"), latency._not_recorded)
+    expected = TorchCausalEngine(checkpoint, 2)
+    pose_2d, pose_3d, size = latency._windows(2, 4)
+    for frame in range(4):
+        given = (pose_2d[:, frame], pose_3d[:, frame], size)
+        np.testing.assert_allclose(eager.step(*given), expected.step(*given), rtol=0, atol=1e-5)
+
+
+def test_packages_that_are_not_there_are_not_asked_for_on_a_cpu(tmp_path):
+    assert all(package_of(name, tmp_path) is None for name in PACKAGES)
+    (tmp_path / "paper-window").mkdir()
+    (tmp_path / "paper-window" / "some.pt2").write_bytes(b"")
+    assert package_of("paper-window", tmp_path) == tmp_path / "paper-window" / "some.pt2"
+    missing, failed = {}, {}
+    measured(tmp_path).row(1, RATES, missing, failed)
+    assert not missing and list(failed) == ["paper, window, batch 1, aoti"]
+
+
+def test_the_text_has_a_row_for_each_contestant():
+    even = {"ratio": 2.0, "low": 1.5, "high": 2.5}
+    entry = {"median_ms": 0.5, "p99_ms": 0.75, "calls": 50, "faster_than_first": even, "largest_difference_mm": 0.001}
+    report = {
+        "environment": {"gpu": "a card", "torch": "2.13"},
+        "settings": {"toy": False, "device": "cuda"},
+        "rates": RATES,
+        "models": [{"model": "paper", "kind": "step", "batch": 8, "floor_ms": 0.1, "contestants": {GRAPH: entry}}],
+        "kernels": [
+            {
+                "kernel": "p_mpjpe",
+                "items": 1000,
+                "rates": {"cpu": 1e6, "cuda": 5e6},
+                "faster_than_cpu": even,
+                "floor_items_per_s": 1e7,
+            }
+        ],
+        "missing": {"aoti": "no compiler"},
+        "failed": {},
+    }
+    text = format_latency(report)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    models = ["paper", "step", "8", GRAPH, "0.500", "0.750", "2.00 (1.50 to 2.50)", "16,000", "20%", "0.0010"]
+    assert rows[2] == models and rows[-1] == ["p_mpjpe", "1,000", "1", "5", "2.00 (1.50 to 2.50)", "50.0%"]
+    assert text.startswith("# Latency on a card") and text.endswith("missing: aoti: no compiler")
+
+
+def test_rates_are_of_this_machine(monkeypatch):
+    monkeypatch.setattr("refiner_bench.gpu.rates.SIZES", {"cpu": (64, 2**16)})
+    assert all(rate > 1e6 for rate in device_rates("cpu").values())
