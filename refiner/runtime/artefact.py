@@ -168,7 +168,6 @@ class ArtefactEngine:
         self.frames = int(manifest["frames"])
         self.fps = float(manifest.get("fps", DEFAULT_FPS))
         self.least_batch, self.largest_batch = int(manifest["batch"]["min"]), int(manifest["batch"]["max"])
-        self.rays = "keypoints" in manifest["inputs"]
         self.metadata = manifest
         self.inputs = None
         self.reach = None

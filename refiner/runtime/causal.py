@@ -31,8 +31,6 @@ class CausalEngine(Protocol):
     rays: bool
     streams: int
     delay: int
-    # Whether frames come as keypoints (x, y, confidence) with cameras (width, height, focal length).
-    rays: bool
     metadata: dict[str, Any]
 
     def step(

@@ -86,9 +86,6 @@ class RefinerEngine(Protocol):
     rays: bool
     least_batch: int
     largest_batch: int
-    # Whether windows come as keypoints (x, y, confidence) ``(B, T, J, 3)`` with cameras (width, height, focal length)
-    # ``(B, 3)`` instead of pixels and image sizes.
-    rays: bool
     metadata: dict[str, Any]
     # What the training inputs looked like, where the file says so; a graph does not.
     inputs: InputModel | None
@@ -116,9 +113,6 @@ class LifterEngine(Protocol):
     rays: bool
     least_batch: int
     largest_batch: int
-    # Whether windows come as keypoints (x, y, confidence) ``(B, T, J, 3)`` with cameras (width, height, focal length)
-    # ``(B, 3)`` instead of pixels and image sizes.
-    rays: bool
     metadata: dict[str, Any]
 
     def __call__(self, pose_2d: Array, image_size: Array, *action: Array) -> Array:
