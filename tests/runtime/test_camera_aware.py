@@ -22,13 +22,15 @@ FRAMES, STRIDE = 9, 3
 SIZE = (1000, 1000)
 
 
-def rays_checkpoint(path: Path, kind: str, causal: bool = False, stride: int = 1) -> Path:
-    """A network with random weights; its head is small, so that poses are metres."""
+def rays_checkpoint(path: Path, kind: str, causal: bool = False, stride: int = 1, place: bool = True) -> Path:
+    """A network with random weights; without ``place`` it does not look at where in the image a person is seen."""
     torch.manual_seed({"lifter": 1, "refiner": 2}[kind])
     model = ModelConfig(dim=16, blocks=2, heads=2, mlp_ratio=2, joint_embedding=True, input="rays", causal=causal)
     config = dataclasses.asdict(Config(kind=kind, frames=FRAMES, stride=stride, model=model))  # type: ignore[arg-type]
     network = build_model(config)
     tensors = {f"model.{name}": value.detach() for name, value in network.named_parameters()}
+    if not place:
+        tensors["model.pose_emb.weight"][:, 2:4] = 0.0
     if kind == "refiner":
         tensors["error_scale"] = torch.full((51,), 0.05)
     save_checkpoint(path, config, tensors)
@@ -40,6 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("rays")
     return {
         "lifter": rays_checkpoint(folder / "lifter.safetensors", "lifter"),
+        "placeless": rays_checkpoint(folder / "placeless.safetensors", "lifter", place=False),
         "strided": rays_checkpoint(folder / "strided.safetensors", "lifter", stride=STRIDE),
         "refiner": rays_checkpoint(folder / "refiner.safetensors", "refiner"),
         "causal": rays_checkpoint(folder / "causal.safetensors", "refiner", causal=True),
@@ -79,14 +82,15 @@ def test_a_calibrated_camera_equals_its_ideal_twin(models: dict[str, Path]) -> N
 
 
 def test_a_person_elsewhere_in_the_image_is_lifted_alike(models: dict[str, Path]) -> None:
-    """The pose in the world is nearly the same, wherever the camera looks: only where it is seen is told apart."""
-    lifter = Lifter.load(models["lifter"])
+    """The pose in the world is nearly the same, wherever the camera looks: but for a turn about the ray, the network is
+    told the place alone, which this one does not look at."""
+    lifter = Lifter.load(models["placeless"])
     straight, beside = view(), view(aim=1.5)
     first = lifter.lift(seen(straight), None, camera=straight) @ straight.rotation
     other = lifter.lift(seen(beside), None, camera=beside) @ beside.rotation
     screen = np.abs(seen(straight) - seen(beside)).mean()
-    assert screen > 100
-    assert np.abs(first - other).mean() < 0.1 * np.abs(first).mean()
+    assert screen > 50
+    assert np.abs(first - other).mean() < 0.01 * np.abs(first).mean()
 
 
 def test_missing_joints_do_not_reach_the_network(models: dict[str, Path]) -> None:

@@ -41,6 +41,17 @@ def columns(rays: bool) -> int:
     return 3 if rays else 2
 
 
+# A lens whose pixels are rays; see `as_rays`.
+UNIT_LENS = np.array([2.0, 2.0, 1.0], np.float32)
+
+
+def as_rays(keypoints: Array, lens: Array) -> Array:
+    """Keypoints ``(17, 3)`` as `UNIT_LENS` sees them, so that frames of a window may differ in their lenses."""
+    rays = keypoints.copy()
+    rays[:, :2] = (keypoints[:, :2] - 0.5 * lens[:2]) / lens[2] + 1.0
+    return rays
+
+
 class StreamBackend(Protocol):
     """``frames``: the model's memory; ``fps`` its rate; ``delay`` the beats by which an output comes after its input,
     at most; ``slots`` how many people it holds; ``lifts`` whether beats come without a body."""

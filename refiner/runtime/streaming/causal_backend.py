@@ -9,7 +9,7 @@ import numpy as np
 from refiner.errors import UsageError
 from refiner.runtime.causal import CausalEngine
 from refiner.runtime.engine import LifterEngine, lift_unsaid
-from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput, columns
+from refiner.runtime.streaming.backend import UNIT_LENS, Array, BeatInput, BeatOutput, as_rays, columns
 
 
 class CausalBackend:
@@ -82,8 +82,9 @@ class CausalBackend:
 
     def _lift(self, entry: BeatInput) -> Array:
         assert self._lifter is not None and self._windows is not None
-        window = self._windows[entry.slot].take(entry.keypoints)
-        lens = entry.lens[: columns(self._lifter.rays)]
+        rays = self._lifter.rays
+        window = self._windows[entry.slot].take(as_rays(entry.keypoints, entry.lens) if rays else entry.keypoints)
+        lens = UNIT_LENS if rays else entry.lens[:2]
         lifted: Array = lift_unsaid(self._lifter, window[None], lens[None])[0, -1]
         return lifted - lifted[:1]
 

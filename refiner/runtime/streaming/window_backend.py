@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refiner.data.windows import blend_weights
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_unsaid
-from refiner.runtime.streaming.backend import Array, BeatInput, BeatOutput, columns
+from refiner.runtime.streaming.backend import UNIT_LENS, Array, BeatInput, BeatOutput, as_rays
 
 
 class WindowBackend:
@@ -97,10 +97,9 @@ class WindowBackend:
         before = 0 if ends_here else window - known
         seen, body = buffer.window(before, window - known - before)
         if self._lifter is not None:
-            lifter_s = columns(self._lifter.rays)
-            body = lift_unsaid(self._lifter, seen[None, ..., :lifter_s], buffer.lens[None, :lifter_s])[0]
-        own = columns(self._engine.rays)
-        refined = self._engine(seen[None, ..., :own], body[None], buffer.lens[None, :own])[0]
+            body = lift_unsaid(self._lifter, *buffer.seen_by(self._lifter.rays, seen))[0]
+        given, lens = buffer.seen_by(self._engine.rays, seen)
+        refined = self._engine(given, body[None], lens)[0]
         places = slice(before, before + known)
         whole = known == window or ends_here
         buffer.add(refined[places], body[places], self._weights[places], whole)
@@ -126,9 +125,10 @@ class _Buffer:
 
     def __post_init__(self) -> None:
         length = self.window_length
-        self._seen = np.zeros((2 * length, 17, 3), np.float32)
+        # Pixels, confidence, and the pixels as rays: x, y, c, x', y'.
+        self._seen = np.zeros((2 * length, 17, 5), np.float32)
         self._body = np.zeros((2 * length, 17, 3), np.float32)
-        self._padded_seen = np.zeros((length, 17, 3), np.float32)
+        self._padded_seen = np.zeros((length, 17, 5), np.float32)
         self._padded_body = np.zeros((length, 17, 3), np.float32)
         # refined, given: weighted sums; a beat's row is its index modulo T.
         self._sums = np.zeros((length, 2, 17, 3))
@@ -143,7 +143,8 @@ class _Buffer:
     def take(self, entry: BeatInput) -> None:
         row = self.count % self.window_length
         for place in (row, row + self.window_length):
-            self._seen[place] = entry.keypoints
+            self._seen[place, :, :3] = entry.keypoints
+            self._seen[place, :, 3:] = as_rays(entry.keypoints, entry.lens)[:, :2]
             self._body[place] = np.nan if entry.body is None else entry.body
         self._sums[row] = 0.0
         self._weight[row] = 0.0
@@ -162,6 +163,13 @@ class _Buffer:
             target[before : before + known] = source[:known]
             target[before + known :] = source[known - 1]
         return self._padded_seen, self._padded_body
+
+    def seen_by(self, rays: bool, seen: Array) -> tuple[Array, Array]:
+        """What a model takes of a `window`: ``(1, T, 17, 2)`` pixels and the image's size ``(1, 2)``, or with ``rays``
+        keypoints and a lens."""
+        if rays:
+            return np.ascontiguousarray(seen[None, ..., [3, 4, 2]]), UNIT_LENS[None]
+        return np.ascontiguousarray(seen[None, ..., :2]), self.lens[None, :2]
 
     def add(self, refined: Array, given: Array, weights: NDArray[np.float64], whole: bool) -> None:
         """A window's outputs for the last ``len(refined)`` beats. Those of a padded window (``whole`` False) count
