@@ -168,6 +168,9 @@ def awkward_windows():
     poses[:, 16, :2] = 1e6
     window("a fisheye's focal length")[1][2] = 0.25 * camera[0, :2].max()
     window("a tele lens")[1][2] = 30 * camera[0, :2].max()
+    poses, lens = window("rays in the place of pixels")
+    poses[..., :2] = (poses[..., :2] - 0.5 * lens[:2]) / lens[2] + 1.0
+    lens[:] = [2.0, 2.0, 1.0]
     return named
 
 
