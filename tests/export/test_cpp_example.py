@@ -11,6 +11,7 @@ import pytest
 from refiner_export.gate import parity_windows, ray_parity_windows
 
 from refiner.runtime import Refiner
+from refiner.runtime.artefact import manifest_path
 from refiner.runtime.loading import open_engine
 
 EXAMPLE = Path(__file__).parents[2] / "export" / "examples" / "cpp"
@@ -53,6 +54,23 @@ def test_a_file_is_refined_as_in_python(program, write_checkpoint, export_to, tm
     assert result.returncode == 0, result.stderr
     expected = Refiner.load(checkpoint).refine(pose_2d, pose_3d, (1000, 1002))
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [5, 20, 70])
+def test_windows_of_every_third_frame(program, write_checkpoint, export_to, tmp_path, frames):
+    checkpoint = write_checkpoint("refiner", frames=9, stride=3)
+    artefact = export_to(tmp_path, checkpoint, engine="openvino", windows=4).path
+    pose_2d, pose_3d = (part[0] for part in parity_windows(1, frames, seed=3)[:2])
+    np.save(tmp_path / "2d.npy", pose_2d)
+    np.save(tmp_path / "3d.npy", pose_3d)
+    words = [artefact, tmp_path / "2d.npy", tmp_path / "3d.npy", 1000, 1002, tmp_path / "out.npy"]
+    result = call(program, *words)
+    assert result.returncode == 0, result.stderr
+    expected = Refiner.load(checkpoint).refine(pose_2d, pose_3d, (1000, 1002))
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+    manifest_path(artefact).unlink()
+    result = call(program, *words)
+    assert result.returncode == 5 and "the manifest belongs beside the model" in result.stderr
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])

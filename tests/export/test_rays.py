@@ -18,7 +18,7 @@ from refiner_export.triton import write_repository
 from refiner.camera import default_focal_length
 from refiner.errors import ArtefactError, NonFiniteError, UsageError
 from refiner.models import LiftingRefiner, MirroredPass
-from refiner.runtime import open_causal_engine
+from refiner.runtime import Lifter, Refiner, open_causal_engine
 from refiner.runtime.artefact import manifest_path
 from refiner.runtime.causal import layout_of
 from refiner.runtime.engine import input_names, window_inputs
@@ -92,16 +92,17 @@ def expected_of(module, inputs):
 # Windows.
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "engine",
-    ["onnx", pytest.param("openvino", marks=pytest.mark.slow), pytest.param("aoti", marks=pytest.mark.slow)],
+    ("form", "engine"),
+    [
+        *((form, "onnx") for form in FORMS),
+        *(pytest.param(form, "openvino", marks=pytest.mark.slow) for form in FORMS),
+        *(pytest.param(form, "aoti", marks=pytest.mark.slow) for form in ("lifter, mirrored pass", "refiner")),
+    ],
 )
 def test_windows_through_an_artefact(checkpoints, made, form, engine):
     if engine == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    if engine == "aoti" and form not in ("lifter, mirrored pass", "refiner"):
-        pytest.skip("a minute each; what differs is in the graph")
     result = made(form, engine)
     assert result.manifest["parity"]["total"]["largest_mm"] < 0.01
     opened, module = open_engine(result.path, role_of(form)), pytorch(checkpoints, form)
@@ -123,6 +124,22 @@ def test_openvino_is_the_same(checkpoints, made, form):
     inputs = inputs_of(form, 2, seed=6)
     found = open_engine(made(form, "openvino").path, role_of(form))(*inputs)
     assert np.abs(found - expected_of(pytorch(checkpoints, form), inputs)).max() < 1e-5
+
+
+@pytest.mark.parametrize("frames", [20, 4])
+def test_whole_sequences_with_gaps(checkpoints, made, frames):
+    """As users call it: missing joints, a lens of its own."""
+    keypoints, pose_3d, _ = (part[0] for part in ray_parity_windows(1, frames, seed=5))
+    told = {"image_size": (1000, 1002), "confidence": keypoints[..., 2], "focal_length": 1300.0}
+    lifted = [
+        Lifter.load(path).lift(keypoints[..., :2], **told) for path in (checkpoints["lifter"], made("lifter").path)
+    ]
+    refined = [
+        Refiner.load(path).refine(keypoints[..., :2], pose_3d, **told)
+        for path in (checkpoints["refiner"], made("refiner").path)
+    ]
+    for expected, found in (lifted, refined):
+        assert found.shape == (frames, 17, 3) and np.abs(found - expected).max() < 1e-5
 
 
 def awkward_windows():
@@ -151,6 +168,9 @@ def awkward_windows():
     poses[:, 16, :2] = 1e6
     window("a fisheye's focal length")[1][2] = 0.25 * camera[0, :2].max()
     window("a tele lens")[1][2] = 30 * camera[0, :2].max()
+    poses, lens = window("rays in the place of pixels")
+    poses[..., :2] = (poses[..., :2] - 0.5 * lens[:2]) / lens[2] + 1.0
+    lens[:] = [2.0, 2.0, 1.0]
     return named
 
 

@@ -9,11 +9,14 @@
 // A camera-aware model takes two things more: how sure the detector is of each joint, from 0 (missing) to 1, which is
 // the third column of a POSE_2D (frames, 17, 3), and the focal length in pixels. Without a third column every joint is
 // taken for sure; without FOCAL_LENGTH it is the longer side of the image, the default of refiner.
+//
+// The manifest MODEL.json beside the model says its stride: windows take every so many frames.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <iostream>
 #include <stdexcept>
 #include <string>
@@ -98,8 +101,50 @@ Array refine(ov::InferRequest& request, const Form& form, size_t window, const A
   return result;
 }
 
+// Every `stride`-th frame from `phase` on.
+Array phase_of(const Array& sequence, size_t phase, size_t stride) {
+  const size_t frame = sequence.shape[1] * sequence.shape[2];
+  Array part{{0, sequence.shape[1], sequence.shape[2]}, {}};
+  for (size_t index = phase; index < sequence.shape[0]; index += stride, ++part.shape[0]) {
+    const float* values = sequence.values.data() + index * frame;
+    part.values.insert(part.values.end(), values, values + frame);
+  }
+  return part;
+}
+
+// As `refine`, with windows of every `stride`-th frame: each of the interleaved phases of the sequence by itself. A
+// sequence that is shorter than such a window has a smaller stride.
+Array refine_strided(ov::InferRequest& request, const Form& form, size_t window, size_t stride, const Array& seen,
+                     const Array& pose_3d, const std::vector<float>& lens) {
+  const size_t frames = pose_3d.shape[0], pose = pose_3d.shape[1] * pose_3d.shape[2];
+  stride = std::max<size_t>(1, std::min(stride, (frames - 1) / std::max<size_t>(window - 1, 1)));
+  Array result{pose_3d.shape, std::vector<float>(pose_3d.values.size())};
+  for (size_t phase = 0; phase < stride; ++phase) {
+    const Array part =
+        refine(request, form, window, phase_of(seen, phase, stride), phase_of(pose_3d, phase, stride), lens);
+    for (size_t index = 0; index < part.shape[0]; ++index) {
+      std::copy_n(part.values.data() + index * pose, pose, result.values.data() + (phase + index * stride) * pose);
+    }
+  }
+  return result;
+}
+
 void check(bool fits, const std::string& message) {
   if (!fits) throw std::runtime_error(message);
+}
+
+// The stride that the manifest of a model names at its outermost level; 1 where it names none.
+size_t stride_of(const std::string& model) {
+  std::ifstream manifest(model + ".json");
+  check(manifest.good(), model + ".json cannot be opened; the manifest belongs beside the model: copy both");
+  // As refiner-export writes it: an entry a line, two spaces before those of the outermost level.
+  const std::string key = "  \"stride\": ";
+  size_t stride = 1;
+  for (std::string line; std::getline(manifest, line);) {
+    if (line.compare(0, key.size(), key) == 0) stride = std::strtoul(line.c_str() + key.size(), nullptr, 10);
+  }
+  check(stride > 0, model + ".json names no usable stride; export the model again");
+  return stride;
 }
 
 void check_finite(const Array& array, const std::string& name) {
@@ -138,7 +183,7 @@ int run(int count, char** words) {
   const Array seen = with_columns(pose_2d, form.numbers);
   const size_t window = model.input(form.seen).get_partial_shape()[1].get_length();
   ov::InferRequest request = model.create_infer_request();
-  write_npy(words[6], refine(request, form, window, seen, pose_3d, lens));
+  write_npy(words[6], refine_strided(request, form, window, stride_of(words[1]), seen, pose_3d, lens));
   std::cout << pose_3d.shape[0] << " frames refined in windows of " << window << "\n";
   return 0;
 }
