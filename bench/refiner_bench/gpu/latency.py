@@ -208,7 +208,7 @@ class Measured:
 
 
 def timed_in_turns(runs: dict[str, Callable[[int], Any]], sizes: Sizes) -> dict[str, dict[str, Any]]:
-    """Median, 99th percentile and the speed over the first contestant, the eager one if it runs; a call ends when its result is on the host."""
+    """Median, 99th percentile and the speed over the first contestant; a call ends when its result is on the host."""
     if not runs:
         return {}
     contestants: dict[str, tuple[int, Callable[[int], Any]]] = {}
