@@ -7,6 +7,7 @@ steps. The weights travel in float32, or in float16 where that is asked for: an 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ from refiner.errors import CheckpointError
 from refiner.files import atomic_path, atomic_write_text, sha256_of
 from refiner.models.weights import read_safetensors
 from refiner.training.checkpoints import MODEL_PREFIX, compress_checkpoint, load_checkpoint
+from refiner.training.config import Config, config_from_dict
 from refiner.training.loop import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE
 
 LIMIT = 16 * 2**20 - 4096
@@ -120,6 +122,21 @@ def restart_from_weights(checkpoint: Path, run: Path) -> int:
     for target in (LAST_FILE, BEST_FILE):
         (run / target).write_bytes(checkpoint.read_bytes())
     return step
+
+
+def adopt_state(run: Path, config: Config) -> int:
+    """Let the run in ``run`` go on under ``config`` and on whatever data it is given next; returns its step.
+
+    Everything but the network may differ. Raises CheckpointError for a state of another network.
+    """
+    tensors, metadata = read_safetensors(run / STATE_FILE)
+    header = json.loads(metadata["run"])
+    wanted = dataclasses.asdict(config)
+    stored = config_from_dict(header["config"])
+    if (stored.kind, stored.frames, stored.model) != (config.kind, config.frames, config.model):
+        raise CheckpointError(f"{run} holds a run of another network than the configuration's; begin anew")
+    _save(tensors, {"run": json.dumps({**header, "config": wanted, "description": {}})}, run / STATE_FILE)
+    return int(header["step"])
 
 
 def _packed(key: str, value: Tensor, weights: str) -> Tensor:

@@ -7,9 +7,11 @@ import pytest
 pytest.importorskip("torch")
 
 from refiner_bench.gpu import bring_back as module
+from refiner_bench.gpu import training as training_module
 from refiner_bench.gpu.bring_back import bring_back
+from refiner_bench.gpu.jobs import Result
 from refiner_bench.gpu.parts import Place
-from refiner_bench.gpu.training import Plan, Training, progress_of, take_up
+from refiner_bench.gpu.training import OTHER_RUN, Plan, Training, progress_of, take_up, train_plan
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.models.weights import read_safetensors
@@ -116,3 +118,26 @@ def test_earlier_runs_are_taken_up(run, tmp_path):
     assert progress_of(training.folder(plan)).keys() == {"step", "mpjpe_mm"}
     checkpoint.write_bytes(b"")
     assert statuses([saved]) == {"first, state": "failed", "first, weights": "failed"}
+
+
+@pytest.mark.parametrize("same_network", [True, False])
+def test_a_state_of_another_run_fails_once(same_network, run, tmp_path, monkeypatch):
+    training = Training(Place(tmp_path, "cpu", True), (), (), float("inf"))
+    plan, saved = Plan("first", "lifter-small"), tmp_path / "saved"
+    split_state(run, saved, "first")
+    take_up(plan, [saved], training)
+    taken = []
+
+    def jobs(jobs, logs, environment):
+        taken.extend(jobs)
+        why = f"error: another configuration; {OTHER_RUN}"
+        return [Result(jobs[0].name, *(("failed", 1.0, 5, why) if len(taken) == 1 else ("ok", 1.0, 0)))]
+
+    monkeypatch.setattr(training_module, "run_jobs", jobs)
+    if same_network:
+        monkeypatch.setattr("refiner.training.travel.adopt_state", lambda run, config: 7)
+    results = train_plan(plan, training)
+    statuses = ["failed", "ok" if same_network else "failed", "ok"]
+    assert [result.status for result in results] == statuses and [job.name for job in taken] == ["first, none"] * 2
+    assert ("step 7" if same_network else "another network") in results[1].why
+    assert training.folder(plan).exists() == same_network

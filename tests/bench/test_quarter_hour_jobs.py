@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import pytest
 from refiner_bench.gpu.jobs import Job, run_jobs
 
 
@@ -33,3 +34,23 @@ def test_what_a_job_started_ends_with_it(tmp_path):
     assert result.status == "failed"
     run_jobs([Job("later", python("import time; time.sleep(2.5)"), 60)], tmp_path)
     assert not mark.exists()
+
+
+def test_the_jobs_of_a_device(tmp_path):
+    pytest.importorskip("torch")
+    from refiner_bench.gpu.packages import PACKAGES
+    from refiner_bench.gpu.parts import BOXES, Place, jobs_of
+
+    place = Place(tmp_path, "cuda", False)
+    jobs = {job.name: job for job in jobs_of("build", place, 1000.0)}
+    assert jobs.keys() == {"build", *(f"package, {name}" for name in PACKAGES)}
+    assert "-DREFINER_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90" in jobs["build"].command[-1]
+    assert {job.seconds for job in jobs.values()} == {BOXES["build"]}
+    assert place.native == "-"
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "_native.so").write_bytes(b"")
+    checks = {job.name: job for job in jobs_of("check", place, 10.0)}
+    assert checks.keys() == {"check", "sanitizer", "tests"} and {job.seconds for job in checks.values()} == {10.0}
+    assert all(str(tmp_path / "build" / "_native.so") in job.command for job in checks.values())
+    (rehearsal,) = jobs_of("build", Place(tmp_path, "cpu", True), 1000.0)
+    assert "-DREFINER_CUDA=OFF" in rehearsal.command[-1] and "Debug" in rehearsal.command[-1]

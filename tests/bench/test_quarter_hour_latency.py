@@ -116,3 +116,14 @@ def test_the_text_has_a_row_for_each_contestant():
 def test_rates_are_of_this_machine(monkeypatch):
     monkeypatch.setattr("refiner_bench.gpu.rates.SIZES", {"cpu": (64, 2**16)})
     assert all(rate > 1e6 for rate in device_rates("cpu").values())
+
+
+def test_a_result_that_is_no_number_is_not_timed(tmp_path, monkeypatch):
+    subject = measured(tmp_path)
+    makers = {EAGER: lambda: lambda frame: np.zeros(3), GRAPH: lambda: lambda frame: np.array([0.0, np.nan, 0.0])}
+    monkeypatch.setattr(subject, "_contestants", lambda batch: makers)
+    failed = {}
+    row = subject.row(1, RATES, {}, failed)
+    assert failed == {f"paper, window, batch 1, {GRAPH}": f"nan mm from {EAGER}"} and list(row["contestants"]) == [
+        EAGER
+    ]

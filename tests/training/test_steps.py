@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from recorded import HostRead, record_operations
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from refiner.errors import ConfigError, MissingComponentError, TrainingError
 from refiner.models import fused
@@ -16,6 +18,8 @@ from refiner.training.loop import LAST_FILE, LOOK_EVERY
 from refiner.training.muon import BatchedMuon, orthogonal
 from refiner.training.optimiser import build_optimiser
 from refiner.training.runs import train_lifter
+from refiner.training.scene_tasks import RayLifterTask
+from refiner.training.scenes import SceneBatch
 from refiner.training.schedule import MovingAverage
 from refiner.training.steps import FIRST_STEPS, EagerStep, GraphStep, build_step, on_device
 from refiner.training.tasks import LifterTask
@@ -41,13 +45,17 @@ def batch(step, tensors=False):
 
 def graph_step(config):
     task, optimiser, average = parts(config)
+    return recorded_step(config, task, optimiser, average), task, average
+
+
+def recorded_step(config, task, optimiser, average):
     state = optimiser.state_dict
 
     def changed():
         moments = [value for entry in state()["state"].values() for value in entry.values()]
         return [*task.model.parameters(), *average.values.values(), *moments]
 
-    return GraphStep(config, task, optimiser, average, record_operations(changed)), task, average
+    return GraphStep(config, task, optimiser, average, record_operations(changed))
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "muon"])
@@ -74,6 +82,56 @@ def test_a_replayed_step_is_an_eager_one(optimiser, tensors, tiny):
         torch.testing.assert_close(task.model.get_parameter(name)[seen], value[seen], **tolerance)
         torch.testing.assert_close(average.values[name][seen], plain_average.values[name][seen], **tolerance)
     assert average.updates == plain_average.updates == FIRST_STEPS + 6
+
+
+def scenes(step):
+    generator = torch.Generator().manual_seed(step)
+    keypoints = torch.cat(
+        [torch.rand(4, 9, 17, 2, generator=generator) * 1000, torch.rand(4, 9, 17, 1, generator=generator)], dim=-1
+    )
+    camera = torch.tensor([1000.0, 1000.0, 1200.0]).expand(4, 3) * (1 + 0.2 * torch.rand(4, 1, generator=generator))
+    return SceneBatch(keypoints, camera, 0.3 * torch.randn(4, 9, 17, 3, generator=generator))
+
+
+def test_a_replayed_step_on_scenes_is_an_eager_one(tiny):
+    losses = {}
+    with fused.attention_by("plain"):
+        for how in ("none", "graph"):
+            config = tiny(
+                "lifter",
+                model={"input": "rays"},
+                optimiser=CHANGES,
+                training={"compile": how, "steps": FIRST_STEPS + 4},
+            )
+            torch.manual_seed(1)
+            task = RayLifterTask(config, build_model(dataclasses.asdict(config)), None)
+            optimiser = build_optimiser(task.model, config.optimiser, how == "graph")
+            average = MovingAverage(task.model, 0.99)
+            step = (
+                EagerStep(config, task, optimiser, average)
+                if how == "none"
+                else recorded_step(config, task, optimiser, average)
+            )
+            losses[how] = torch.stack([step(number, scenes(number)).clone() for number in range(FIRST_STEPS + 4)])
+    torch.testing.assert_close(losses["graph"], losses["none"], rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_loss_on_scenes_takes_nothing_from_the_host(precision, tiny):
+    """A captured step must not copy a constant of the host: with the network elsewhere no tensor is of the CPU."""
+    config = tiny("lifter", model={"input": "rays"})
+    task = RayLifterTask(config, build_model(dataclasses.asdict(config)).to("meta"), None)
+    inputs = [value.to("meta") for value in task.prepare(scenes(0), 0)]
+    seen = []
+
+    class Places(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.extend(value.device.type for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor))
+            return func(*args, **(kwargs or {}))
+
+    with fused.attention_by("plain"), Places(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        task.loss_of(*inputs).backward()
+    assert set(seen) == {"meta"}
 
 
 def test_a_step_that_reads_a_value_back_cannot_be_recorded(tiny, monkeypatch):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from refiner.errors import CheckpointError
+from refiner.errors import CheckpointError, TrainingError
 from refiner.models.weights import read_safetensors
 from refiner.training.checkpoints import load_checkpoint, load_module, save_checkpoint
 from refiner.training.loop import LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter
-from refiner.training.travel import bytes_of_state, has_state, join_state, restart_from_weights, split_state
+from refiner.training.travel import (
+    adopt_state,
+    bytes_of_state,
+    has_state,
+    join_state,
+    restart_from_weights,
+    split_state,
+)
 
 LIMIT = 30_000
 
@@ -122,3 +131,21 @@ def test_weights_that_do_not_say_their_step_are_refused(stopped, tmp_path):
     with pytest.raises(CheckpointError, match="does not say how far it was trained"):
         restart_from_weights(tmp_path / "bare.safetensors", tmp_path / "next")
     assert not (tmp_path / "next").exists()
+
+
+def test_a_run_goes_on_under_another_configuration_and_on_other_data(stopped, people, tiny, tmp_path):
+    config, run = stopped
+    other = tiny("lifter", model={"blocks": 4}, optimiser={"name": "adamw"}, training={"batch": 5})
+    fewer = dataclasses.replace(people, description=dataclasses.replace(people.description, train=("S1",)))
+    with pytest.raises(TrainingError, match="choose another --output, or remove it"):
+        train_lifter(config, fewer, run, quiet=True)
+    with pytest.raises(TrainingError, match="choose another --output, or remove it"):
+        train_lifter(other, people, run, quiet=True)
+    assert adopt_state(run, other) == 1
+    train_lifter(other, fewer, run, quiet=True)
+    last = load_checkpoint(run / LAST_FILE).config
+    assert (
+        last["metrics"]["step"] == 6 and last["training"]["batch"] == 5 and last["data_description"]["train"] == ["S1"]
+    )
+    with pytest.raises(CheckpointError, match="another network"):
+        adopt_state(run, tiny("lifter"))

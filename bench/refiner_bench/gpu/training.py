@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ TOY_SIZE = (
 TO_FINISH = {"cuda": 30.0, "cpu": 20.0}
 LEAST = {"cuda": 30.0, "cpu": 1.0}
 TOY_SECONDS = 2.0
+# How `refiner.training.loop.refuse_other_run` ends.
+OTHER_RUN = "choose another --output, or remove it"
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,16 @@ def take_up(plan: Plan, states: Sequence[Path], training: Training) -> list[Resu
 
 
 def train_plan(plan: Plan, training: Training) -> list[Result]:
-    """Train in the first way that works, while there is time."""
+    """Train in the first way that works, while there is time.
+
+    A state of another configuration or of other data fails once, and goes on under the present ones; one of another
+    network is left, and the run begins anew.
+    """
     place = training.place
     results: list[Result] = []
-    for way in WAYS[place.device]:
+    ways, adopted = list(WAYS[place.device]), False
+    while ways:
+        way = ways.pop(0)
         left = training.until - time.monotonic()
         seconds = left - TO_FINISH[place.device]
         if place.toy:
@@ -113,7 +122,25 @@ def train_plan(plan: Plan, training: Training) -> list[Result]:
             why = _told(before, progress_of(training.folder(plan)))
             return [*results, dataclasses.replace(result, why=why)]
         results.append(result)
+        if OTHER_RUN in result.why and not adopted:
+            adopted = True
+            results.append(_adopt(plan, way, training))
+            ways.insert(0, way)
     return results
+
+
+def _adopt(plan: Plan, way: str, training: Training) -> Result:
+    from refiner.errors import CheckpointError
+    from refiner.training.config import load_config
+    from refiner.training.travel import adopt_state
+
+    name, run = f"{plan.name}, other run", training.folder(plan)
+    try:
+        step = adopt_state(run, load_config(plan.configuration, _changes(plan, way, training.place)))
+    except CheckpointError as error:
+        shutil.rmtree(run)
+        return Result(name, "failed", 0.0, None, f"{error}; it begins anew")
+    return Result(name, "ok", 0.0, None, f"going on from step {step:,} under the present configuration and data")
 
 
 def progress_of(run: Path) -> dict[str, Any] | None:
@@ -138,12 +165,15 @@ def _told(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
 
 
 def _options(plan: Plan, way: str, training: Training, seconds: float) -> list[str]:
-    place = training.place
-    changes = [*plan.changes, f"training.device={place.device}", f"training.compile={way}"]
-    changes += [f"training.precision={'bfloat16' if place.device == 'cuda' else 'float32'}"]
-    changes += TOY_SIZE if place.toy else ()
+    changes = _changes(plan, way, training.place)
     options = ["lifter", "--config", plan.configuration, "--output", str(training.folder(plan)), "--quiet"]
     options += ["--minutes", f"{seconds / 60:.4f}"]
     for option, values in (("--data", training.data), ("--weight", training.weights), ("--set", changes)):
         options += [word for value in values for word in (option, value)]
     return options
+
+
+def _changes(plan: Plan, way: str, place: Place) -> list[str]:
+    changes = [*plan.changes, f"training.device={place.device}", f"training.compile={way}"]
+    changes += [f"training.precision={'bfloat16' if place.device == 'cuda' else 'float32'}"]
+    return changes + list(TOY_SIZE if place.toy else ())
