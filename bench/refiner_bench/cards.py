@@ -108,6 +108,10 @@ def _inputs(module: Runnable) -> tuple[torch.Tensor, ...]:
     random = torch.Generator().manual_seed(0)
     pose_2d = 200 + 600 * torch.rand(1, module.frames, 17, 2, generator=random)
     size = torch.tensor([[1000.0, 1000.0]])
+    if module.rays:
+        # Keypoints and a camera: all joints are seen, by a lens of the image's size.
+        pose_2d = torch.cat([pose_2d, torch.ones_like(pose_2d[..., :1])], dim=-1)
+        size = torch.tensor([[1000.0, 1000.0, 1000.0]])
     if isinstance(module, LiftingModule):
         return (pose_2d, size, torch.zeros(1, 1)) if module.actions else (pose_2d, size)
     return pose_2d, torch.rand(1, module.frames, 17, 3, generator=random), size

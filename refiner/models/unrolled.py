@@ -112,7 +112,8 @@ class UnrolledRefiner(nn.Module):
         else:
             seen = normalise_screen(pose_2d, image_size)
         if self.corrects:
-            condition = torch.cat([seen.flatten(-2), start.flatten(-2)], dim=-1)
+            # Of features the rays alone are part of the condition.
+            condition = torch.cat([seen[..., :2].flatten(-2), start.flatten(-2)], dim=-1)
             start = start - functional.linear(condition, self.gain, self.offset).reshape_as(start)
         return seen, root, start
 

@@ -46,11 +46,13 @@ def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
     kept: list[tuple[NDArray[np.float32], ...]] = []
     while seen < settings.fit_frames:
         windows = sampler.batch(step)
+        # Of features (`refiner.models.canonical`) the rays alone are part of the condition.
+        seen_2d = windows.pose_2d[..., :2]
         lifted = lift(windows)
         error = lifted - windows.pose_3d
         if seen < settings.fit_frames // 5 or not kept:
-            kept.append((windows.pose_2d, lifted, windows.pose_3d))
-        moments.update(windows.pose_2d, lifted, error)
+            kept.append((seen_2d, lifted, windows.pose_3d))
+        moments.update(seen_2d, lifted, error)
         flat = error.reshape(-1, 51).astype(np.float64)
         absolute, square = absolute + np.abs(flat).sum(axis=0), square + np.square(flat).sum(axis=0)
         seen, step = seen + len(flat), step + 1

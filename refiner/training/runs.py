@@ -28,6 +28,7 @@ from refiner.training.kept import KeptBatches, Lift, lifted_already
 from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
 from refiner.training.predictions import Predictions, PredictionSampler
+from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
 from refiner.training.scenes import SceneSampler
 from refiner.training.scenes.motion import MotionClip, synthetic_clips
@@ -96,7 +97,9 @@ def _train_ray_lifter(
     return train(config, task, sampler, output, description, quiet, minutes)
 
 
-def _scene_sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> SceneSampler:
+def _scene_sampler(
+    config: Config, folder: MotionFolder, people: Collection[str], frames: int = 0, batch: int = 0
+) -> SceneSampler:
     clips = [
         MotionClip(clip.subject, clip.action, clip.positions, clip.weight, clip.cameras)
         for clip in training_clips(folder, people)
@@ -108,8 +111,8 @@ def _scene_sampler(config: Config, folder: MotionFolder, people: Collection[str]
         clips,
         folder.detector,
         config.scene,
-        config.window,
-        settings.batch,
+        frames or config.window,
+        batch or settings.batch,
         settings.seed,
         settings.device,
         config.stride,
@@ -124,6 +127,8 @@ def train_refiner(
     _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
+    if sees_rays(dataclasses.asdict(config.model)):
+        return _train_ray_refiner(config, folder, output, quiet, minutes)
     people = list(folder.description.train)
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
@@ -136,6 +141,27 @@ def train_refiner(
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
     return train(config, task, source, output, description, quiet, minutes)
+
+
+def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool, minutes: float | None) -> Path:
+    """A refiner for any camera, on a lifter for any camera."""
+    if config.stride != 1 or config.training.window:
+        raise ConfigError("a refiner that sees rays takes every frame: leave stride and training.window out")
+    people = list(folder.description.train)
+    lifter = RayLifter.of_checkpoint(load_checkpoint(config.lifter, "lifter"), config.training.device)
+    length = scene_length(config.frames, [lifter])
+    scenes = _scene_sampler(config, folder, people, length, config.training.batch * config.frames // length)
+    sampler = LiftedScenes(scenes, [lifter], config.frames)
+    clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
+    validation = _validation(config, clips)
+    kept = [lifter.lift_clip(features) for features, _ in clips]
+    lifted = (
+        [pose[None] for pose in kept]
+        if config.model.causal
+        else np.concatenate([split_windows(pose, config.frames) for pose in kept])
+    )
+    task = _refiner_task(config, sampler, lifted_already, validation, lifted)
+    return train(config, task, sampler, output, _describe(folder, people), quiet, minutes)
 
 
 def train_refiner_on_predictions(

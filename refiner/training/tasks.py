@@ -216,7 +216,7 @@ class RefinerTask:
         self._temporal_factor = temporal_factor(fitted.time_correlation)
         self._kernel: dict[str, Any] = dict(self.drawn.kernel_arguments())
         linear = validation.each(
-            lambda screen, lifted: (lifted - noise.mean(screen, lifted)).astype(np.float32),
+            lambda seen, lifted: (lifted - noise.mean(seen[..., :2], lifted)).astype(np.float32),
             validation.pose_2d,
             validation_lifted,
         )
@@ -257,7 +257,9 @@ class RefinerTask:
         clean_factor = np.repeat(self._clean_factor[timesteps], frames).astype(np.float32)
         noise_factor = np.repeat(self._noise_factor[timesteps], frames).astype(np.float32)
         noise, seed = self.config.noise, self.config.training.seed
-        condition = condition_vectors(windows.pose_2d, lifted, np.float32)
+        # Of features (`refiner.models.canonical`) the rays alone are part of the condition.
+        seen_2d = windows.pose_2d[..., :2]
+        condition = condition_vectors(seen_2d, lifted, np.float32)
         if noise.errors != "observed" and noise.time == "white":
             drawn: tuple[NDArray[np.float32], NDArray[np.float32]] = native.diffuse(
                 condition, clean, clean_factor, noise_factor, **self._kernel, seed=seed, first_frame=first_frame
@@ -265,11 +267,11 @@ class RefinerTask:
             return drawn
         if noise.errors == "observed":
             # Of the corrected start: `drawn` is centred, so the noise model's mean is taken off here.
-            expected = self.noise.mean(windows.pose_2d, lifted) - self.drawn.mean(windows.pose_2d, lifted)
+            expected = self.noise.mean(seen_2d, lifted) - self.drawn.mean(seen_2d, lifted)
             error = (lifted - expected).astype(np.float32).reshape(clean.shape) - clean
         else:
             white = native.sample_conditional(condition, **self._kernel, seed=seed, first_frame=first_frame)
-            mean = self.drawn.mean(windows.pose_2d, lifted).reshape(white.shape).astype(np.float32)
+            mean = self.drawn.mean(seen_2d, lifted).reshape(white.shape).astype(np.float32)
             error = mean + correlate_in_time(white - mean, self._temporal_factor)
         return clean_factor[:, None] * clean + noise_factor[:, None] * error, error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,12 @@ def _views_of(cameras: Sequence[Camera], device: torch.device) -> Views:
     )
 
 
+@lru_cache(maxsize=8)
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """`SHAPES` and the vertical on the device, made once: a copy from the host waits for what the device does."""
+    return torch.tensor(SHAPES, device=device), torch.tensor([0.0, 0.0, 1.0], device=device)
+
+
 def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:
     """A camera of its own for each window ``(B, T, 17, 3)``.
 
@@ -114,7 +121,8 @@ def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:
     near that the image ends at the knees or the hips. The roll has two spreads: held level, and held anyhow.
     """
     batch = len(world)
-    shape = torch.tensor(SHAPES, device=world.device)[(draws.uniform(batch) * len(SHAPES)).long().clamp(max=4)]
+    shapes, up = _constants(world.device)
+    shape = shapes[(draws.uniform(batch) * len(SHAPES)).long().clamp(max=len(SHAPES) - 1)]
     size = shape * LONGER_SIDE
     focal = draws.log_uniform(batch, low=config.focal_length[0], high=config.focal_length[1]) * LONGER_SIDE
     flat = world.flatten(1, 2)
@@ -126,9 +134,7 @@ def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:
     near = draws.chance(config.cropped, batch)
     share = torch.where(near, draws.uniform(batch, low=1.0, high=2.2), share)
     # A near camera looks at the head and the chest.
-    aim = middle + torch.where(near, 0.3 * (high[:, 2] - low[:, 2]), 0.0)[:, None] * torch.tensor(
-        [0.0, 0.0, 1.0], device=world.device
-    )
+    aim = middle + torch.where(near, 0.3 * (high[:, 2] - low[:, 2]), 0.0)[:, None] * up
     distance = torch.maximum(focal * extent / (share * size[:, 1]), torch.where(near, 0.4, 1.0) * radius + NEAREST)
     height = draws.uniform(batch, low=config.height[0], high=config.height[1]) - aim[:, 2]
     lowest, highest = (float(np.sin(np.radians(angle))) for angle in config.pitch)
@@ -163,7 +169,7 @@ def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:
 def _looking(forward: Tensor, offset: Tensor, roll: Tensor) -> Tensor:
     """Rotations ``(B, 3, 3)`` of cameras that see the direction ``forward`` at the ray ``offset`` ``(B, 2)``, turned by
     ``roll`` about their axis."""
-    up = torch.tensor([0.0, 0.0, 1.0], device=forward.device)
+    _, up = _constants(forward.device)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
     down = torch.linalg.cross(forward, right)
     axis = torch.nn.functional.normalize(forward - offset[:, :1] * right - offset[:, 1:] * down, dim=-1)

@@ -59,6 +59,11 @@ class SceneDetector:
         arms = torch.zeros(17, dtype=torch.bool)
         arms[[11, 12, 13, 14, 15, 16]] = True
         self._groups = torch.stack([legs, arms, legs | arms]).to(device)
+        below = torch.zeros(2, 17, dtype=torch.bool)
+        below[0, list(LEGS)] = True
+        below[1, [0, 1, 4, *LEGS]] = True
+        # What a desk hides: the legs, and the hips with them.
+        self._below = below.to(device)
 
     def detect(self, draws: Draws, points: Tensor, views: Views, stride: Tensor) -> Tensor:
         """Keypoints of camera points ``(B, T, 17, 3)`` in metres; ``stride`` ``(B,)``: frames from one to the next."""
@@ -158,10 +163,7 @@ class SceneDetector:
         hidden = draws.chance(self.config.hidden, batch)
         kind = draws.uniform(batch)
         part = torch.zeros(batch, 17, dtype=torch.bool, device=self.device)
-        legs = torch.zeros(17, dtype=torch.bool, device=self.device)
-        legs[list(LEGS)] = True
-        hips = legs.clone()
-        hips[[0, 1, 4]] = True
+        legs, hips = self._below
         part = torch.where((kind < 0.4)[:, None], legs, part)
         part = torch.where(((kind >= 0.4) & (kind < 0.6))[:, None], hips, part)
         side = self._limbs[(draws.uniform(batch) * 4).long().clamp(max=3)]

@@ -125,6 +125,9 @@ class Skeleton:
         pairs[list(LEFT)] = list(RIGHT)
         # For each joint the one whose factor its bone takes, so that left and right bones stay alike.
         self._pairs = torch.from_numpy(pairs).to(device)
+        # Legs, trunk (with the root) or arms, by the joint at the end of a bone.
+        self._limb = torch.tensor([1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2], device=device)
+        self._standing = torch.tensor(STANDING, device=device)
         assert all(parent < joint for parent, joint in H36M17.bones)
 
     def bones_of(self, world: Tensor) -> Tensor:
@@ -153,10 +156,9 @@ class Skeleton:
         wanted = (0.5 * (low + high) + 0.25 * (high - low) * draws.normal(batch)).clamp(low, high)
         each = (config.bones * draws.normal(batch, 17)).exp()[:, self._pairs]
         limbs = (config.bones * draws.normal(batch, 3)).exp()  # legs, trunk, arms
-        group = torch.tensor([1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2], device=bones.device)
-        proportions: Tensor = each * limbs[:, group]
+        proportions: Tensor = each * limbs[:, self._limb]
         length = bones[:, 0].norm(dim=-1) * proportions
-        own = length[:, list(STANDING)].sum(dim=-1)
+        own = length[:, self._standing].sum(dim=-1)
         factors: Tensor = proportions * ((wanted - SOLE_AND_CROWN) / own)[:, None]
         return factors
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from refiner.data.detector import DetectorModel
+from refiner.skeleton import H36M17
 from refiner.training.config import SceneConfig
 from refiner.training.scenes.cameras import random_views, stated_focal_length
 from refiner.training.scenes.detections import SceneDetector
@@ -54,6 +55,7 @@ class SceneSampler:
     ) -> None:
         self.config, self.size, self.seed, self.device = config, batch, seed, torch.device(device)
         self._bank = MotionBank(clips, frames, stride, self.device)
+        self._flip_order = torch.tensor(H36M17.flip_order, device=self.device)
         self._detector = SceneDetector(detector, config, frames, self.device)
 
     @torch.no_grad()
@@ -71,15 +73,12 @@ class SceneSampler:
         focal = stated_focal_length(draws, views, self.config)
         pose_3d = points - points[:, :, :1]
         mirrored = draws.chance(self.config.flip, self.size)[:, None, None, None]
-        keypoints = torch.where(mirrored, _mirrored(keypoints, views.size[:, 0]), keypoints)
-        pose_3d = torch.where(mirrored, _mirrored(pose_3d, None), pose_3d)
+        keypoints = torch.where(mirrored, self._mirrored(keypoints, views.size[:, 0]), keypoints)
+        pose_3d = torch.where(mirrored, self._mirrored(pose_3d, None), pose_3d)
         return SceneBatch(keypoints, torch.cat([views.size, focal[:, None]], dim=-1), pose_3d)
 
-
-def _mirrored(values: Tensor, width: Tensor | None) -> Tensor:
-    """The mirror image of keypoints in an image of ``width`` ``(B,)``, or of 3D poses."""
-    from refiner.skeleton import H36M17
-
-    flipped = values[..., list(H36M17.flip_order), :].clone()
-    flipped[..., 0] = -flipped[..., 0] if width is None else width[:, None, None] - flipped[..., 0]
-    return flipped
+    def _mirrored(self, values: Tensor, width: Tensor | None) -> Tensor:
+        """The mirror image of keypoints in an image of ``width`` ``(B,)``, or of 3D poses."""
+        flipped = values[..., self._flip_order, :].clone()
+        flipped[..., 0] = -flipped[..., 0] if width is None else width[:, None, None] - flipped[..., 0]
+        return flipped
