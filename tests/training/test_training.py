@@ -386,4 +386,4 @@ def test_every_bundled_configuration_describes_a_model(name):
     with torch.device("meta"):
         model = build_model(dataclasses.asdict(dataclasses.replace(config, text=text)))
     assert sum(value.numel() for value in model.parameters()) > 10_000
-    assert {"paper", "small"} & set(name.split("-"))
+    assert {"paper", "nano", "small", "base"} & set(name.split("-"))
