@@ -21,7 +21,7 @@ from refiner.training.config import Config
 from refiner.training.scenes import SceneBatch
 
 MILLIMETRES = 1000.0
-# Random cameras of every validation clip, drawn anew every so many frames; their seed.
+# Random cameras of every validation clip, drawn anew every so many frames or a little more; their seed.
 VALIDATION_CAMERAS, VALIDATION_PART, VALIDATION_SEED = 2, 405, 20261127
 
 
@@ -76,12 +76,12 @@ def validation_clips(folder: MotionFolder) -> list[tuple[str, CameraClip]]:
     clips = [("archive", clip) for clip in folder.clips("validation")]
     for person in people:
         for key, world in folder.positions[person].items():
-            for first in range(0, len(world), VALIDATION_PART):
-                part = world[first : first + VALIDATION_PART]
+            # Parts of about one length, none of them a short rest.
+            for place, part in enumerate(np.array_split(world, max(1, len(world) // VALIDATION_PART))):
                 for view in range(VALIDATION_CAMERAS):
-                    rng = detector_rng(VALIDATION_SEED + first, person, key, view)
+                    rng = detector_rng(VALIDATION_SEED + place, person, key, view)
                     cameras: list[Camera] = [random_camera(part, rng)]
-                    seed = VALIDATION_SEED + 1 + first + view
+                    seed = VALIDATION_SEED + 1000 * (place + 1) + view
                     found = camera_clips(
                         {person: {key: part}}, cameras, [person], None, folder.detector, seed, folder.description.fps
                     )
