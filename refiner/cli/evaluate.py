@@ -206,7 +206,8 @@ def _command(arguments: argparse.Namespace) -> None:
     # The models first: they are quick to refuse, and the clips are not quick to make.
     lifter, refiner = _load_models(arguments)
     mode = _action_mode(arguments.action, lifter)
-    noise_model = _noise_model(arguments)
+    # The noise model of a refiner that sees rays is in the axes of virtual cameras, which this column does not know.
+    noise_model = None if refiner.sees_rays and arguments.noise_model is None else _noise_model(arguments)
     data = _load_data(arguments)
     fps = data.record["fps"]
     if mode is not None:
