@@ -36,9 +36,10 @@ def open_engine(
 ) -> Any:
     """The engine for ``path``: a checkpoint runs in PyTorch, an artefact in the engine that it was made for.
 
-    ``path`` None is the bundled checkpoint; ``device`` None is where the artefact runs, the CPU where there is a
-    choice; ``goal`` ("latency" or "throughput") is for engines that can be tuned for either (OpenVINO). Raises
-    UsageError where file and options do not go together, and the errors of the engines.
+    ``path`` None is the bundled checkpoint, a bare name another one that is bundled; ``device`` None is where the
+    artefact runs, the CPU where there is a choice; ``goal`` ("latency" or "throughput") is for engines that can be
+    tuned for either (OpenVINO). Raises UsageError where file and options do not go together, and the errors of the
+    engines.
     """
     if goal not in GOALS:
         raise UsageError(f"there is no goal {goal!r}; choose one of {', '.join(GOALS)}")
@@ -101,7 +102,7 @@ def _file_of(
         raise UsageError(f"there is no device {device!r}; choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
-    file = BUNDLED / f"{bundled}.safetensors" if path is None else Path(path)
+    file = BUNDLED / f"{bundled}.safetensors" if path is None else _bundled_by_name(Path(path))
     if path is None and not file.exists():
         raise CheckpointError(
             f"this installation holds no bundled {bundled} ({file}); name a checkpoint or an artefact"
@@ -115,6 +116,13 @@ def _file_of(
     if suffix != ".safetensors" and not file.is_file():
         raise ArtefactError(f"there is no artefact at {file}; write one with refiner-export")
     return file, suffix
+
+
+def _bundled_by_name(path: Path) -> Path:
+    """``lifter-nano-rays`` -> the bundled checkpoint of that name, where there is no such file; other paths as they
+    are."""
+    named = BUNDLED / f"{path}.safetensors"
+    return named if path.name == str(path) and not path.suffix and not path.exists() and named.is_file() else path
 
 
 def _of_engine(opened: Any, file: Path, engine: str | None) -> Any:

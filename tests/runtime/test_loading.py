@@ -96,3 +96,19 @@ def test_the_bundled_models(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "BUNDLED", tmp_path)
     with pytest.raises(CheckpointError, match="no bundled refiner"):
         Refiner.load()
+
+
+def test_bundled_models_are_loaded_by_their_names(tmp_path, monkeypatch):
+    lifter = Lifter.load("lifter-nano-rays")
+    assert lifter.sees_rays and lifter.stride == 3
+    # A file of that name in the working folder goes first, and a path is never taken for a name.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lifter-nano-rays").write_bytes(b"something else")
+    with pytest.raises(CheckpointError):
+        Lifter.load("lifter-nano-rays")
+    with pytest.raises(CheckpointError, match="there is no checkpoint at"):
+        Lifter.load(tmp_path / "folder" / "lifter-nano-rays")
+    with pytest.raises(CheckpointError, match="there is no checkpoint at nobody"):
+        Lifter.load("nobody")
+    with pytest.raises(CheckpointError, match="holds a lifter, expected a refiner"):
+        Refiner.load("lifter")
