@@ -142,9 +142,10 @@ class _Buffer:
 
     def take(self, entry: BeatInput) -> None:
         row = self.count % self.window_length
+        rays = as_rays(entry.keypoints, entry.lens)[:, :2]
         for place in (row, row + self.window_length):
             self._seen[place, :, :3] = entry.keypoints
-            self._seen[place, :, 3:] = as_rays(entry.keypoints, entry.lens)[:, :2]
+            self._seen[place, :, 3:] = rays
             self._body[place] = np.nan if entry.body is None else entry.body
         self._sums[row] = 0.0
         self._weight[row] = 0.0
