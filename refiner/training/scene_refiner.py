@@ -18,6 +18,7 @@ from refiner.errors import ConfigError
 from refiner.models.canonical import canonical_pose, turned
 from refiner.models.unrolled import root_at_zero
 from refiner.training.checkpoints import Checkpoint, module_of
+from refiner.training.scene_tasks import keypoints_and_lens
 from refiner.training.scenes import SceneSampler
 from refiner.training.tasks import lift_sequences
 from refiner.training.windows import Windows
@@ -102,10 +103,6 @@ def scene_length(frames: int, lifters: Sequence[RayLifter]) -> int:
 
 def canonical_clip(clip: CameraClip) -> tuple[Array, Array]:
     """A clip as a network sees it: features ``(F, 17, 6)`` and the true pose ``(F, 17, 3)`` in the same axes."""
-    assert clip.lens is not None
-    sure = np.ones((*clip.pose_2d.shape[:-1], 1), np.float32)
-    keypoints = torch.from_numpy(np.concatenate([clip.pose_2d, sure], axis=-1))[None]
-    lens = torch.tensor([[*map(float, clip.image_size), float(np.mean(clip.lens.focal_length))]])
-    features, rotation = canonical_pose(keypoints, lens)
+    features, rotation = canonical_pose(*(torch.from_numpy(array)[None] for array in keypoints_and_lens(clip)))
     truth: Any = turned(torch.from_numpy(clip.pose_3d)[None], rotation)
     return features[0].numpy(), truth[0].numpy()

@@ -41,13 +41,11 @@ class SceneWindows:
         """Windows of ``(group, clip)``, every frame scored once. The lens is the clip's, its distortion not undone."""
         keypoints, cameras, poses, scored, groups = [], [], [], [], []
         for group, clip in clips:
-            assert clip.lens is not None
-            lens = (*clip.image_size, float(np.mean(clip.lens.focal_length)))
+            seen, lens = keypoints_and_lens(clip)
             for phase in tds_phases(clip.frames, stride):
-                windows = split_windows(clip.pose_2d[phase], frames)
-                sure = np.ones((*windows.shape[:-1], 1), np.float32)
-                keypoints.append(np.concatenate([windows, sure], axis=-1))
-                cameras.append(np.tile(np.array(lens, np.float32), (len(windows), 1)))
+                windows = split_windows(seen[phase], frames)
+                keypoints.append(windows)
+                cameras.append(np.tile(lens, (len(windows), 1)))
                 poses.append(split_windows(clip.pose_3d[phase], frames))
                 scored.append(score_mask(window_starts(len(phase), frames), frames, len(phase)))
                 groups += [group] * len(windows)
@@ -68,6 +66,15 @@ class SceneWindows:
             for group in sorted(set(self.group.tolist()))
         }
         return {"mpjpe_mm": float(np.mean(list(found.values()))), **found}
+
+
+def keypoints_and_lens(clip: CameraClip) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A clip's detections as keypoints ``(F, 17, 3)``, of which all are sure, and its width, height and focal length
+    ``(3,)``; the distortion is not undone."""
+    assert clip.lens is not None
+    sure = np.ones((*clip.pose_2d.shape[:-1], 1), np.float32)
+    lens = np.array([*clip.image_size, float(np.mean(clip.lens.focal_length))], np.float32)
+    return np.concatenate([clip.pose_2d, sure], axis=-1), lens
 
 
 def validation_clips(folder: MotionFolder) -> list[tuple[str, CameraClip]]:

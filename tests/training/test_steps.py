@@ -68,7 +68,7 @@ def test_a_replayed_step_is_an_eager_one(optimiser, tensors, tiny):
             tiny("lifter", optimiser=changes, training={"compile": how, "steps": 12}) for how in ("none", "graph")
         )
         # Muon's iteration is in bfloat16 and rounds another way for a batch of matrices than for each alone, so both
-        # take the batched one, which `test_batched_muon...` compares with PyTorch's.
+        # take the batched one, which a test below compares with PyTorch's.
         plain_task, plain_optimiser, plain_average = parts(graph if optimiser == "muon" else eager)
         plain = EagerStep(eager, plain_task, plain_optimiser, plain_average)
         captured, task, average = graph_step(graph)
