@@ -30,7 +30,7 @@ PLANS = (
     Plan("lifter-small", "lifter-small-rays", ("training.batch=256", "training.steps=40000")),
 )
 # The ways in which a step may run, the fastest first.
-WAYS = {"cuda": ("graph", "compile", "none"), "cpu": ("none",)}
+WAYS = {"cuda": ("compile-graph", "graph", "compile", "none"), "cpu": ("none",)}
 TOY_SIZE = (
     "frames=9",
     "training.threads=1",
