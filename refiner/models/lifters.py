@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -25,11 +25,15 @@ from refiner.models.finepose import (
     WordVocabulary,
 )
 from refiner.models.finepose.prompts import texts_of
+from refiner.models.frame_mlp import FrameMLP
 from refiner.models.mixste import MixSTE
 from refiner.models.stcformer import STCFormer
+from refiner.models.temporal_convolutions import TemporalConvolutions
 
 # Of CLIP's text tower.
 CLIP_VOCABULARY = 49408
+# Lifters without attention.
+CONVENTIONAL: dict[str, Callable[..., nn.Module]] = {"mlp": FrameMLP, "tcn": TemporalConvolutions}
 
 
 def build_lifter(config: Mapping[str, Any]) -> nn.Module:
@@ -46,6 +50,9 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
             joint_embedding=model["joint_embedding"],
             inputs=inputs,
         )
+    if architecture in CONVENTIONAL:
+        sizes = {name: model[name] for name in ("dim", "blocks", "dropout")}
+        return CONVENTIONAL[architecture](**sizes, inputs=inputs)
     sizes = {
         "dim": model["dim"],
         "depth": model["blocks"],
@@ -57,7 +64,7 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
     if architecture == "mixste":
         return MixSTE(**sizes, inputs=inputs)
     if architecture not in ("d3dp", "finepose"):
-        raise ConfigError(f"{architecture} is no lifter; expected stcformer, mixste, d3dp or finepose")
+        raise ConfigError(f"{architecture} is no lifter; expected stcformer, mixste, mlp, tcn, d3dp or finepose")
     if inputs != 2:
         raise ConfigError(f"{architecture} sees screen coordinates alone; leave model.input out")
     process = {name: config["sampling"][name] for name in ("timesteps", "offset", "limit")}

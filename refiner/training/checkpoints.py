@@ -100,6 +100,9 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("noise", {}).get("cross_fit"):
         names = [Path(path).name for path in config["noise"]["cross_fit"]]
         published["noise"] = {**config["noise"], "cross_fit": names}
+    if "estimators" in config:
+        lists = {name: [Path(path).name for path in config["estimators"][name]] for name in ("others", "held_out")}
+        published["estimators"] = {**config["estimators"], **lists}
     if "text" in config:
         files = {name: Path(config["text"][name]).name for name in ("file", "merges")}
         published["text"] = {**config["text"], **files}

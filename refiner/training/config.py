@@ -31,9 +31,10 @@ class ModelConfig:
     # that a stream can be refined frame by frame.
     causal: bool = False
     # "default": STCFormer for a lifter, PoseDenoiser for a refiner. MixSTE, D3DP and FinePOSE count pairs of blocks.
-    architecture: Literal["default", "stcformer", "mixste", "d3dp", "finepose", "pose-denoiser", "smoothnet"] = (
-        "default"
-    )
+    # "mlp" is the frame-by-frame network of Martinez et al., "tcn" that of VideoPose3D.
+    architecture: Literal[
+        "default", "stcformer", "mixste", "d3dp", "finepose", "mlp", "tcn", "pose-denoiser", "smoothnet"
+    ] = "default"
     # Stochastic depth of MixSTE, D3DP and FinePOSE in training; 0.1 as published.
     drop_path: float = 0.0
     # How a lifter's root comes to 0, and whether the loss sees the root: "subtracted" and not, or "zeroed" and so.
@@ -41,7 +42,7 @@ class ModelConfig:
     # What the network sees: screen coordinates, as published lifters do, or rays with their confidence (see
     # `refiner.models.canonical`), for which the place in the image, the resolution and the lens make no difference.
     input: Literal["screen", "rays"] = "screen"
-    # SmoothNet's width inside a block, and its dropout.
+    # SmoothNet's width inside a block; the dropout of SmoothNet, "mlp" and "tcn".
     hidden: int = 256
     dropout: float = 0.0
 
@@ -62,8 +63,9 @@ class DiffusionConfig:
     # Eq. 7: the square of the difference [inferred], or its length joint by joint, which outliers sway less.
     loss: Literal["squared", "distance"] = "squared"
     # Which t the windows are diffused to: any of them, or the K that the refiner will run (49 and 24 for K = 2). Near
-    # t = 0 the error can hardly be told from a nearly clean pose, and only costs capacity.
-    train_on: Literal["all", "inference"] = "all"
+    # t = 0 the error can hardly be told from a nearly clean pose, and only costs capacity. "unrolled" trains through
+    # the K steps from an estimator's pose, with `estimators` (models that see rays alone).
+    train_on: Literal["all", "inference", "unrolled"] = "all"
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,21 @@ class SceneConfig:
 
 
 @dataclass(frozen=True)
+class EstimatorConfig:
+    """What a refiner for unknown estimators is trained on, beside ``lifter`` (``diffusion.train_on = "unrolled"``)."""
+
+    # Checkpoints of further lifters that see rays, of any architecture and stage of training; and of those that choose
+    # the checkpoint, beside ``lifter``, and are not trained on.
+    others: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    # Share of the windows with errors drawn from the lifter's conditional Gaussian instead of its own; share with
+    # systematic errors (`refiner.training.systematic`), and how often such a window has each of them.
+    drawn: float = 0.3
+    systematic: float = 0.5
+    each: float = 0.35
+
+
+@dataclass(frozen=True)
 class OptimiserConfig:
     """``exponential`` multiplies the rate by ``decay`` every ``epoch_steps`` (the papers'); ``cosine`` falls to 1 %."""
 
@@ -281,6 +298,7 @@ class Config:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     data: DataConfig = field(default_factory=DataConfig)
     scene: SceneConfig = field(default_factory=SceneConfig)
+    estimators: EstimatorConfig = field(default_factory=EstimatorConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     text: TextConfig = field(default_factory=TextConfig)

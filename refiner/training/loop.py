@@ -129,6 +129,9 @@ def source_digests(config: Config) -> dict[str, Any]:
         digests["start_from_sha256"] = digest(config.start_from)
     if config.noise.cross_fit:
         digests["cross_fit_sha256"] = [digest(path) for path in config.noise.cross_fit]
+    for name in ("others", "held_out"):
+        if getattr(config.estimators, name):
+            digests[f"{name}_sha256"] = [digest(path) for path in getattr(config.estimators, name)]
     return digests
 
 

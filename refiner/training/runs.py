@@ -17,7 +17,7 @@ from torch import nn
 
 from refiner.data.clips import CameraClip, MotionFolder, action_of
 from refiner.data.training_set import check_detections, training_clips
-from refiner.data.windows import split_windows
+from refiner.data.windows import split_windows, tds_phases
 from refiner.errors import CheckpointError, ConfigError
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
 from refiner.models.canonical import sees_rays
@@ -27,6 +27,7 @@ from refiner.training.diffusion_lifter import DiffusionLifterTask
 from refiner.training.kept import KeptBatches, Lift, lifted_already
 from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
+from refiner.training.pool import EstimatorPool, pool_length
 from refiner.training.predictions import Predictions, PredictionSampler
 from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
@@ -43,6 +44,7 @@ from refiner.training.tasks import (
     screen_and_truth,
 )
 from refiner.training.text import complete_text, fill_text
+from refiner.training.unrolled_task import UnrolledRefinerTask, ValidatedEstimator
 from refiner.training.windows import Sampler, Windows, WindowSampler
 
 LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -127,6 +129,8 @@ def train_refiner(
     _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
+    if config.diffusion.train_on == "unrolled":
+        return _train_unrolled(config, folder, output, quiet, minutes)
     if sees_rays(dataclasses.asdict(config.model)):
         return _train_ray_refiner(config, folder, output, quiet, minutes)
     people = list(folder.description.train)
@@ -162,6 +166,58 @@ def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet
     )
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
     return train(config, task, sampler, output, _describe(folder, people), quiet, minutes)
+
+
+def _train_unrolled(config: Config, folder: MotionFolder, output: Path, quiet: bool, minutes: float | None) -> Path:
+    """A refiner for any camera and any estimator, on a pool of lifters and on systematic errors."""
+    _check_unrolled(config)
+    lifters, held_out = _pool_of(config)
+    people = list(folder.description.train)
+    scenes = _scene_sampler(config, folder, people, pool_length(config))
+    pool = EstimatorPool(scenes, lifters, config)
+    fitted = pool.fit(config)
+    clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
+    windows = _validation(config, [pair for clip in clips for pair in zip(*_parts(config, *clip), strict=True)])
+
+    def validated(lifter: RayLifter, name: str) -> ValidatedEstimator:
+        parts = [part for features, _ in clips for part in _parts(config, lifter.lift_clip(features))[0]]
+        if config.model.causal:
+            return ValidatedEstimator(name, windows, [part[None] for part in parts])
+        return ValidatedEstimator(name, windows, np.concatenate([split_windows(part, config.frames) for part in parts]))
+
+    validation = [validated(lifters[0], "lifter")]
+    validation += [validated(lifter, f"held_out_{place}") for place, lifter in enumerate(held_out, 1)]
+    torch.manual_seed(config.training.seed)
+    model = build_model(dataclasses.asdict(config))
+    assert isinstance(model, PoseDenoiser)
+    start_from(model, config)
+    task = UnrolledRefinerTask(config, model, fitted[0], validation)
+    return train(config, task, pool, output, _describe(folder, people), quiet, minutes)
+
+
+def _parts(config: Config, *sequences: NDArray[np.float32]) -> list[list[NDArray[np.float32]]]:
+    """Each sequence of a clip as its phases (temporal downsampling), one where the refiner takes every frame."""
+    stride = max(1, min(config.stride, len(sequences[0]) // config.frames))
+    return [[sequence[phase] for phase in tds_phases(len(sequence), stride)] for sequence in sequences]
+
+
+def _check_unrolled(config: Config) -> None:
+    if not sees_rays(dataclasses.asdict(config.model)):
+        raise ConfigError('diffusion.train_on = "unrolled" is for refiners that see rays: take model.input = "rays"')
+    if config.model.causal and config.stride != 1:
+        raise ConfigError("a causal refiner takes every frame: leave stride out")
+    if config.diffusion.start != "lifter":
+        raise ConfigError(f'diffusion.train_on = "unrolled" starts from the pose: not from "{config.diffusion.start}"')
+
+
+def _pool_of(config: Config) -> tuple[list[RayLifter], list[RayLifter]]:
+    """The lifters that a refiner is trained on, and those that choose its checkpoint beside the first of them."""
+
+    def opened(path: str) -> RayLifter:
+        return RayLifter.of_checkpoint(load_checkpoint(path, "lifter"), config.training.device)
+
+    pool = [opened(path) for path in (config.lifter, *config.estimators.others)]
+    return pool, [opened(path) for path in config.estimators.held_out]
 
 
 def train_refiner_on_predictions(

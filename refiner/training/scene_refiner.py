@@ -44,12 +44,16 @@ class RayLifter:
         return cls(module.lifter, module.frames, int(checkpoint.config.get("stride", 1)), module.root)  # type: ignore[arg-type]
 
     @torch.no_grad()
+    def windows(self, features: torch.Tensor) -> torch.Tensor:
+        """Windows ``(B, frames, 17, 6)`` of whatever stride -> ``(B, frames, 17, 3)``, root at 0."""
+        return root_at_zero(self.network(features), self.root).float()
+
     def lift(self, features: torch.Tensor) -> torch.Tensor:
         """``(B, frames x stride, 17, 6)`` -> ``(B, frames x stride, 17, 3)``, root at 0: each phase is one window."""
         batch, length = features.shape[:2]
         # [B, frames, stride, ...] -> a row for each phase.
         phases = features.reshape(batch, length // self.stride, self.stride, *features.shape[2:]).transpose(1, 2)
-        lifted = root_at_zero(self.network(phases.flatten(0, 1)), self.root).float()
+        lifted = self.windows(phases.flatten(0, 1))
         back = lifted.reshape(batch, self.stride, length // self.stride, 17, 3).transpose(1, 2)
         return back.reshape(batch, length, 17, 3)
 
