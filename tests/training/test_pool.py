@@ -1,0 +1,269 @@
+"""A refiner for any estimator: systematic errors, the pool, and the training through the steps that run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from recorded import record_operations
+
+from refiner.data.windows import merge_windows
+from refiner.errors import ConfigError, TrainingError
+from refiner.models import fused
+from refiner.models.canonical import canonical_pose
+from refiner.runtime import Refiner, StreamingRefiner
+from refiner.skeleton import H36M17
+from refiner.training import pool as pool_module
+from refiner.training import systematic
+from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint, module_of
+from refiner.training.config import EstimatorConfig, config_from_dict
+from refiner.training.optimiser import build_optimiser
+from refiner.training.pool import DrawnErrors, Estimates, EstimatorPool, pool_length
+from refiner.training.runs import train_lifter, train_refiner
+from refiner.training.scene_refiner import RayLifter
+from refiner.training.scenes import SceneSampler
+from refiner.training.scenes.draws import Draws
+from refiner.training.scenes.motion import MotionClip
+from refiner.training.schedule import MovingAverage
+from refiner.training.steps import FIRST_STEPS, EagerStep, GraphStep
+from refiner.training.systematic import SystematicErrors
+from refiner.training.unrolled_task import UnrolledRefinerTask
+
+RAYS = {"model": {"input": "rays"}, "scene": {"synthetic": 0.0}}
+POOL = RAYS | {"diffusion": {"train_on": "unrolled"}}
+STRIDE = 3
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def lifters(tmp_path_factory, people):
+    """Two lifters of rays of different kinds, trained for a moment."""
+
+    def lifter(name, model):
+        folder = tmp_path_factory.mktemp(name)
+        shared = {"training": {"steps": 4, "batch": 4, "validate_every": 4, "threads": 1}, "stride": STRIDE}
+        content = {"kind": "lifter", "frames": 9, "scene": RAYS["scene"], "model": {"input": "rays", **model}, **shared}
+        return train_lifter(config_from_dict(content), people, folder, quiet=True)
+
+    network = {"dim": 16, "blocks": 1, "heads": 4, "mlp_ratio": 2}
+    return lifter("stc", network), lifter("mlp", {"architecture": "mlp", "dim": 16, "blocks": 1})
+
+
+def bodies(batch=64, frames=9):
+    generator = torch.Generator().manual_seed(0)
+    pose = 0.3 * torch.randn(batch, 1, 17, 3, generator=generator) + 0.05 * torch.randn(
+        batch, frames, 17, 3, generator=generator
+    )
+    return pose - pose[:, :, :1]
+
+
+def errors_of(config=None, frames=9):
+    return SystematicErrors(frames, config or EstimatorConfig(systematic=1.0, each=1.0), CPU)
+
+
+def test_systematic_errors_leave_the_root_and_the_other_windows_alone():
+    pose = bodies()
+    wrong = errors_of(EstimatorConfig(systematic=0.5, each=0.5)).disturb(Draws(1, 2, CPU), pose)
+    assert wrong.shape == pose.shape and torch.isfinite(wrong).all() and (wrong[:, :, 0] == 0).all()
+    changed = (wrong != pose).flatten(1).any(dim=1).float().mean()
+    assert 0.3 < changed < 0.7
+    again = errors_of(EstimatorConfig(systematic=0.5, each=0.5)).disturb(Draws(1, 2, CPU), pose)
+    assert torch.equal(again, wrong)
+    for none in (EstimatorConfig(systematic=0.0), EstimatorConfig(systematic=1.0, each=0.0)):
+        torch.testing.assert_close(errors_of(none).disturb(Draws(1, 2, CPU), pose), pose, atol=1e-6, rtol=0)
+
+
+def test_a_tilt_turns_the_whole_window_and_a_stretch_scales_its_axes():
+    pose, errors = bodies(), errors_of()
+    tilted = errors._tilted(Draws(1, 3, CPU), pose)
+    torch.testing.assert_close(tilted.norm(dim=-1), pose.norm(dim=-1), atol=1e-5, rtol=1e-5)
+    gram = torch.einsum("btkc,btjc->bkj", pose, pose)
+    torch.testing.assert_close(torch.einsum("btkc,btjc->bkj", tilted, tilted), gram, atol=1e-3, rtol=1e-3)
+    moved = (tilted - pose).norm(dim=-1).mean()
+    assert 0.02 < moved < 0.2
+    stretched = errors._stretched(Draws(1, 3, CPU), pose)
+    ratio = (stretched / pose)[:, :, 1:]
+    spread = ratio.flatten(1, 2).std(dim=1)
+    assert spread.max() < 1e-3  # one factor a window and axis
+    torch.testing.assert_close(ratio[..., 0], ratio[..., 1], atol=1e-3, rtol=1e-3)
+    depth = (ratio[..., 2] / ratio[..., 0]).mean(dim=(1, 2)).log()
+    assert abs(depth.mean() - systematic.COMPRESSED) < 0.12 and 0.15 < depth.std() < 0.35
+
+
+def test_a_smoother_is_the_recursive_filter():
+    pose, errors = bodies(batch=5), errors_of()
+    draws = Draws(4, 4, CPU)
+    smoothed = errors._smoothed(draws, pose)
+    # The same numbers are drawn in the same order: first the strength, then who has it.
+    draws = Draws(4, 4, CPU)
+    kept = errors._amount(draws, draws.uniform(5, high=systematic.SMOOTHER))
+    expected = [pose[:, 0]]
+    for frame in range(1, pose.shape[1]):
+        share = kept[:, None, None]
+        expected.append(share * expected[-1] + (1 - share) * pose[:, frame])
+    torch.testing.assert_close(smoothed, torch.stack(expected, dim=1), atol=1e-6, rtol=1e-5)
+
+
+def test_a_body_is_sometimes_taken_for_its_mirror_image(monkeypatch):
+    for name in ("_defined_otherwise", "_moved", "_stretched", "_tilted", "_smoothed"):
+        monkeypatch.setattr(SystematicErrors, name, lambda self, draws, pose: pose)
+    pose = bodies(batch=400, frames=30)
+    wrong = errors_of(frames=30).disturb(Draws(0, 0, CPU), pose)
+    swapped = (wrong != pose).flatten(2).any(dim=-1)
+    assert abs(swapped.float().mean() - systematic.SWAPPED) < 0.02
+    torch.testing.assert_close(wrong[swapped], pose[:, :, list(H36M17.flip_order)][swapped])
+
+
+def test_drawn_errors_have_the_gaussian_s_mean_and_spread_at_the_window_s_level(people, tiny, lifters, monkeypatch):
+    monkeypatch.setattr(pool_module, "BETTER", 1.0)
+    pool, config = make_pool(people, tiny, lifters[:1])
+    fitted = pool.fit(config)[0]
+    drawn = DrawnErrors(fitted, CPU)
+    plain = pool.estimates(pool._scenes.batch(3), 0, 3, plain=True)
+    features = plain.features[:1].expand(4000, -1, -1, -1)
+    pose = plain.pose[:1].expand(4000, -1, -1, -1)
+    condition = features[..., :2].numpy(), pose.numpy()
+    mean = torch.from_numpy(fitted.gaussian.mean(*condition)).float()
+    # A residual of exactly the expected size: level 1.
+    spread = float(np.sqrt(np.trace(fitted.gaussian.covariance)))
+    residual = torch.zeros_like(pose)
+    residual[..., 5, 0] = spread
+    errors = drawn.draw(Draws(0, 0, CPU), features, pose, pose - mean - residual)
+    deviation = np.sqrt(np.diag(fitted.gaussian.covariance)).reshape(17, 3)
+    off = (errors - mean).double().numpy()
+    assert np.abs(off.mean(axis=0)).max() < 5 * deviation.max() / np.sqrt(4000)
+    np.testing.assert_allclose(off.std(axis=(0, 1))[1:], deviation[1:], rtol=0.08)
+    half = drawn.draw(Draws(0, 0, CPU), features, pose, pose - mean - 0.5 * residual)
+    torch.testing.assert_close(half, 0.5 * errors, atol=1e-6, rtol=1e-4)
+
+
+def make_pool(people, tiny, lifters, **changes):
+    config = tiny("refiner", stride=STRIDE, **{**POOL, **changes})
+    clips = [MotionClip("S1", "A", people.positions["S1"]["Walking"])]
+    scenes = SceneSampler(clips, people.detector, config.scene, pool_length(config), 4, 0, stride=STRIDE)
+    opened = [RayLifter.of_checkpoint(load_checkpoint(path), "cpu") for path in lifters]
+    return EstimatorPool(scenes, opened, config), config
+
+
+def test_the_pool_lifts_as_the_runtime_does_and_takes_turns(people, tiny, lifters):
+    none = {"estimators": {"drawn": 0.0, "systematic": 0.0}}
+    pool, config = make_pool(people, tiny, lifters, **none)
+    assert len(pool) == 2 and pool_length(config) == 13
+    for step in range(3):
+        scene = pool._scenes.batch(step)
+        features, _ = canonical_pose(scene.keypoints, scene.camera)
+        lifter = pool._lifters[step % 2]
+        windows = [lifter.windows(features[:, start : start + 9]).numpy() for start in (0, 4)]
+        found = pool.batch(step)
+        for row in range(4):
+            blended = merge_windows(np.stack([window[row] for window in windows]), [0, 4], 13)
+            np.testing.assert_allclose(found.pose[row].numpy(), blended[2:11], atol=1e-5)
+        np.testing.assert_array_equal(found.features.numpy(), features[:, 2:11].numpy())
+        assert (found.truth[:, :, 0] == 0).all()
+    again = make_pool(people, tiny, lifters)[0]
+    assert torch.equal(again.batch(5).pose, again.batch(5).pose)
+
+
+def test_the_loss_is_the_error_after_each_step_that_runs(people, tiny, lifters):
+    pool, config = make_pool(people, tiny, lifters[:1])
+    fitted = pool.fit(config)[0]
+    torch.manual_seed(0)
+    model = build_model(dataclasses.asdict(config)).eval()
+    task = UnrolledRefinerTask(config, model, fitted, ())
+    found = pool.batch(1)
+    loss = task.loss(found, 1)
+    # The last step's error is that of the module that runs.
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()} | task.extra_tensors()
+    module = module_of(Checkpoint(dataclasses.asdict(config), tensors))
+    schedule = module.schedule
+    with torch.no_grad():
+        scale = task.error_scale.reshape(17, 3).clone()
+        scale[0] = 0
+        pose, errors = found.pose, []
+        for step in schedule:
+            error = model(pose, found.features, torch.full((4,), step.time)) * scale
+            clean = (pose - step.noise * error) * step.scale
+            errors.append((clean - found.truth)[:, :, 1:].norm(dim=-1).mean())
+            pose = step.next_clean * clean + step.next_noise * error
+    torch.testing.assert_close(loss, torch.stack(errors).mean())
+    loss.backward()
+    assert model.pose_emb.weight.grad.abs().max() > 0
+    perfect = UnrolledRefinerTask(config, model, fitted, ())
+    with torch.no_grad():
+        model.head.weight.zero_()
+    truth = Estimates(found.features, found.truth, found.truth)
+    assert perfect.loss(truth, 1).item() < 1e-6
+
+
+def test_a_graph_can_hold_the_step(people, tiny, lifters):
+    """Nothing of the step waits for the device, and a replay takes another batch."""
+    pool, config = make_pool(people, tiny, lifters, optimiser={"name": "adam", "clip_norm": 0.5})
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, compile="graph"))
+    fitted = pool.fit(config)[0]
+    losses = []
+    for kind in (EagerStep, GraphStep):
+        torch.manual_seed(1)
+        task = UnrolledRefinerTask(config, build_model(dataclasses.asdict(config)), fitted, ())
+        optimiser, average = build_optimiser(task.model, config.optimiser, True), MovingAverage(task.model, 0.99)
+        given = (config, task, optimiser, average)
+        state = optimiser.state_dict
+
+        def changed(task=task, average=average, state=state):
+            moments = [value for entry in state()["state"].values() for value in entry.values()]
+            return [*task.model.parameters(), *average.values.values(), *moments]
+
+        step = EagerStep(*given) if kind is EagerStep else GraphStep(*given, record_operations(changed))
+        with fused.attention_by("plain"):
+            losses.append([float(step(number, pool.batch(number))) for number in range(FIRST_STEPS + 4)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=5e-4)
+    assert len(set(losses[0])) == len(losses[0])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_refiner_trains_on_a_pool_resumes_and_runs(people, tiny, lifters, tmp_path, causal):
+    first, second = map(str, lifters)
+    changes = dict(POOL, lifter=first, estimators={"others": [second], "held_out": [second]})
+    if causal:
+        changes |= {"model": {**RAYS["model"], "causal": True}, "training": {"window": 27}}
+    config = tiny("refiner", **({} if causal else {"stride": STRIDE}), **changes)
+    whole = train_refiner(config, people, tmp_path / "whole", quiet=True)
+    train_refiner(config, people, tmp_path / "parts", quiet=True, minutes=0.0)
+    parts = train_refiner(config, people, tmp_path / "parts", quiet=True)
+    checkpoint = load_checkpoint(whole)
+    for name, value in load_checkpoint(parts).tensors.items():
+        assert torch.equal(value, checkpoint.tensors[name]), name
+    metrics = checkpoint.config["metrics"]["validation"]
+    assert metrics["mpjpe_mm"] == pytest.approx((metrics["lifter_mpjpe_mm"] + metrics["held_out_1_mpjpe_mm"]) / 2)
+    assert "/" not in str(checkpoint.config["estimators"])
+    clip = people.clips("validation")[0]
+    given = (clip.pose_2d, clip.pose_3d.astype(np.float32), clip.image_size)
+    if causal:
+        stream = StreamingRefiner.load(whole, image_size=clip.image_size, camera=clip.lens)
+        assert stream is not None
+    else:
+        refined = Refiner.load(whole).refine(*given, camera=clip.lens)
+        assert refined.shape == clip.pose_3d.shape and np.isfinite(refined).all()
+    other = tiny(
+        "refiner",
+        **{**changes, "estimators": {"others": [first], "held_out": [second]}},
+        stride=1 if causal else STRIDE,
+    )
+    with pytest.raises(TrainingError, match=r"another configuration|other checkpoints"):
+        train_refiner(other, people, tmp_path / "whole", quiet=True)
+
+
+def test_what_does_not_go_together_is_refused(people, tiny, lifters, tmp_path):
+    def train(**changes):
+        config = tiny("refiner", **{**POOL, "lifter": str(lifters[0]), "stride": STRIDE, **changes})
+        train_refiner(config, people, tmp_path / "refused", quiet=True)
+
+    with pytest.raises(ConfigError, match=r'take model.input = "rays"'):
+        train(model={"input": "screen"})
+    with pytest.raises(ConfigError, match="leave stride out"):
+        train(model={"input": "rays", "causal": True})
+    with pytest.raises(ConfigError, match="windows of 12 frames"):
+        train(frames=12)
+    with pytest.raises(ConfigError, match="starts from the pose"):
+        train(diffusion={"train_on": "unrolled", "start": "corrected"})
