@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.data.inputs import as_array, check_pose_2d, check_sequence
+from refiner.data.swaps import sides_back, warn_of_sides, with_sides_back
 from refiner.errors import EmptySequenceError, InputWarning, ShapeError, UnitError
 from refiner.lens import Lens
 from refiner.skeleton import JointSet, confidence_to_h36m17, to_h36m17
@@ -30,12 +31,16 @@ class Keypoints:
     missing: NDArray[np.bool_] = field(repr=False)
 
 
-def check_keypoints(pose_2d: ArrayLike, confidence: ArrayLike | None, lens: Lens, joints: JointSet) -> Keypoints:
+def check_keypoints(
+    pose_2d: ArrayLike, confidence: ArrayLike | None, lens: Lens, joints: JointSet, sides: bool = False
+) -> Keypoints:
     """2D poses ``(F, J, 2)`` in pixels, with or without the detector's confidence ``(F, J)``, in Human3.6M's joints.
 
     A joint is missing where a coordinate is NaN or infinite, where both are exactly 0 or exactly -1, as detectors
     write it, where its confidence is NaN or not above 0, or where the lens has no ray for it. A joint that is made up
     of others (Hip, Spine and Thorax of COCO's) is missing where one of them is, and as sure as the least sure of them.
+    With ``sides``, left and right that the detector took for each other for a stretch of frames are exchanged
+    (`refiner.data.swaps`), with a warning.
 
     Warns (`InputWarning`) of frames that show fewer than 6 joints, whose poses are guessed from the frames around them,
     and of people too small in the image. Raises an InputError for everything else that is wrong, and where no frame
@@ -60,6 +65,10 @@ def check_keypoints(pose_2d: ArrayLike, confidence: ArrayLike | None, lens: Lens
     if lost.all():
         raise EmptySequenceError("the camera's lens has no ray for any joint of pose_2d; is it this camera's?")
     filled = fill_in_time(np.where(lost[..., None], np.nan, ideal))
+    if sides:
+        for swapped, pairs in sides_back(filled, lost):
+            filled, sure, lost = (with_sides_back(part, swapped, pairs) for part in (filled, sure, lost))
+            warn_of_sides(swapped, "pose_2d")
     _warn(filled, lost)
     values = np.concatenate([filled, np.where(lost, 0.0, sure)[..., None]], axis=-1)
     return Keypoints(values.astype(np.float32), lost)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from refiner.camera import Camera, normalise_screen
 from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
+from refiner.data.swaps import sides_back, warn_of_sides, with_sides_back
 from refiner.diffusion.familiarity import Familiarity
 from refiner.errors import UsageError
 from refiner.runtime.engine import RefinerEngine
@@ -173,5 +174,11 @@ class Refiner(WindowModel[RefinerEngine]):
         check_lengths(seen, given_3d)
         metres = to_h36m17(given_3d, joints)
         root = metres[:, :1]
+        body = metres - root
+        if self.sees_rays:
+            # A model of screen coordinates runs as it always did.
+            for swapped, pairs in sides_back(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
+                body = with_sides_back(body, swapped, pairs)
+                warn_of_sides(swapped, "pose_3d")
         pixels = self._resampled(seen, rate)
-        return pixels, resample_poses(metres - root, rate, self.fps), root, size, rate
+        return pixels, resample_poses(body, rate, self.fps), root, size, rate

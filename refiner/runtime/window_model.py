@@ -67,7 +67,7 @@ class WindowModel(Generic[EngineT]):
         kind = joint_set(joints)
         if self.sees_rays:
             lens = check_lens(image_size, focal_length, camera)
-            return check_keypoints(pose_2d, confidence, lens, kind).values, lens.row()
+            return check_keypoints(pose_2d, confidence, lens, kind, sides=True).values, lens.row()
         if focal_length is not None or camera is not None:
             lens = check_lens(image_size, focal_length, camera)
             warnings.warn(

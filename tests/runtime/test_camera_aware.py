@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from refiner.camera import Camera, human36m_cameras, look_at_camera
+from refiner.data.swaps import ARMS, LEGS, with_sides_back
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.errors import DefaultLensWarning, EmptySequenceError, InputError, InputWarning, UnitError
 from refiner.runtime import Lifter, Refiner
@@ -259,3 +260,16 @@ def test_windows_in_streams_take_models_of_every_frame_alone(models: dict[str, P
     )
     ready = [frame for index in range(15) for frame in stream.push(seen(view())[index], None, index / 50)]
     assert len(ready) == 15 and all(np.isfinite(frame.pose_3d).all() for frame in ready)
+
+
+def test_swapped_sides_are_exchanged_in_2d_and_in_3d(models: dict[str, Path]) -> None:
+    """What another estimator makes of a swapped view is swapped as well."""
+    refiner, camera = Refiner.load(models["refiner"]), view()
+    body = camera.to_camera(motion())
+    swapped = np.arange(60) // 15 == 2
+    hurt_2d, hurt_3d = (with_sides_back(pose, swapped, (*LEGS, *ARMS)) for pose in (seen(camera), body))
+    expected = refiner.refine(seen(camera), body, None, camera=camera)
+    for given, poses in ((hurt_2d, hurt_3d), (hurt_2d, body), (seen(camera), hurt_3d)):
+        with pytest.warns(InputWarning, match="swapped in 15 of 60 frames, first frame 30"):
+            found = refiner.refine(given, poses, None, camera=camera)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
