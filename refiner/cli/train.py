@@ -248,3 +248,7 @@ def _finish(best: Path, output: Path, half: bool) -> None:
         from refiner.training.checkpoints import compress_checkpoint
 
         compress_checkpoint(best, output / "half.safetensors")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
