@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +20,17 @@ from refiner.machine import this_machine
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser
-from refiner.training.schedule import MovingAverage
-from refiner.training.steps import build_step, captures, check_device
+from refiner.training.schedule import MovingAverage, share_gone
+from refiner.training.steps import FIRST_STEPS, build_step, captures, check_device
 from refiner.training.tasks import Task
 from refiner.training.windows import Sampler
 
 STATE_FILE, HISTORY_FILE = "state.safetensors", "history.json"
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
+# There once the first steps are done: whoever watches a run sees that it is past compilation.
+BEGUN_FILE = "begun"
+# Steps of a run after which all is compiled and captured; a schedule that follows the clock starts then.
+SETTLING_STEPS = FIRST_STEPS + 2
 # Steps between two looks at whether the loss is still finite.
 LOOK_EVERY = 50
 # Settings under which a run may go on elsewhere: they change how a step is computed, not what.
@@ -40,6 +45,7 @@ def train(
     description: dict[str, Any],
     quiet: bool = False,
     minutes: float | None = None,
+    finish: bool = False,
 ) -> Path:
     """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE); the one at the
     end of the schedule lies beside it.
@@ -47,19 +53,22 @@ def train(
     A folder with a state of the same configuration is resumed; one of another configuration raises
     TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint, with the
     digests of what the run starts from. After ``minutes`` the run stops, validated and saved, at the step that it has
-    come to; rates follow from the step alone, so that it can go on later. At least one step is taken.
+    come to; rates follow from the step alone, so that it can go on later. At least one step is taken. With ``finish``
+    the schedule of the rate follows the clock where that is further than the steps, and has come to its end when the
+    minutes are over: such a run is not the same step by step when it is repeated, and its checkpoints say so.
 
     Raises ConfigError and MissingComponentError where the device cannot do what ``training`` asks for.
     """
     settings = config.training
     check_device(settings.device)
     capturable = captures(config)
-    until = None if minutes is None else time.perf_counter() + 60.0 * minutes
+    box = _TimeBox(minutes, finish)
     model = task.model.to(settings.device)
     optimiser = build_optimiser(model, config.optimiser, capturable)
     average = MovingAverage(model, settings.ema)
     run = _Run(config, folder, description | source_digests(config))
     start = run.resume(model, optimiser, average)
+    run.followed_clock |= box.finish
     take_step = build_step(config, task, optimiser, average)
     progress = tqdm(
         total=settings.steps, initial=start, disable=None if not quiet else True, unit="step", dynamic_ncols=True
@@ -68,13 +77,16 @@ def train(
     began, seen, running = time.perf_counter(), 0, torch.zeros((), device=device)
     model.train()
     for step in range(start, settings.steps):
-        running, seen = running + take_step(step, sampler.batch(step)), seen + 1
+        running, seen = running + take_step(step, sampler.batch(step), box.gone()), seen + 1
         progress.update()
         done = step + 1
+        if done == start + SETTLING_STEPS:
+            box.begin()
+            (folder / BEGUN_FILE).touch()
         if seen % LOOK_EVERY == 0:
             # The one place between validations where the host waits for the device, so that it cannot run far ahead.
             _check_finite(running, done - seen, done, folder)
-        stop = until is not None and time.perf_counter() >= until
+        stop = box.over()
         if done % settings.validate_every == 0 or done == settings.steps or stop:
             _check_finite(running, done - seen, done, folder)
             mean_loss = float(running) / seen
@@ -92,6 +104,27 @@ def train(
             break
     progress.close()
     return folder / BEST_FILE
+
+
+class _TimeBox:
+    """When a run stops, and how much of its time is gone. ``finish``: whether the schedule ends with it."""
+
+    def __init__(self, minutes: float | None, finish: bool) -> None:
+        self._until = math.inf if minutes is None else time.perf_counter() + 60.0 * minutes
+        self._began = math.inf
+        self.finish = finish and minutes is not None
+
+    def begin(self) -> None:
+        """Start the clock of the schedule: compilation does not use it up."""
+        self._began = time.perf_counter()
+
+    def gone(self) -> float:
+        """The share of the time that the schedule follows: nothing before the clock has been started."""
+        started = self.finish and self._began < math.inf
+        return share_gone(time.perf_counter(), self._began, self._until) if started else 0.0
+
+    def over(self) -> bool:
+        return time.perf_counter() >= self._until
 
 
 def _check_finite(running: Tensor, before: int, step: int, folder: Path) -> None:
@@ -165,6 +198,7 @@ class _Run:
         self.config, self.folder, self.description = dataclasses.asdict(config), folder, description
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.followed_clock = False
         self._began = time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -189,6 +223,8 @@ class _Run:
                 "step": step,
                 "wall_s": round(wall, 1),
                 "machine": _machine(self.config["training"]["device"]),
+                # Steps of such a run have rates that nobody can compute again.
+                **({"rate_followed_clock": True} if self.followed_clock else {}),
             },
         }
         tensors = {f"{MODEL_PREFIX}{name}": value for name, value in average.state().items()}
@@ -213,6 +249,7 @@ class _Run:
             "updates": average.updates,
             "history": self.history,
             "seconds": self.seconds + time.perf_counter() - self._began,
+            "rate_followed_clock": self.followed_clock,
         }
         with atomic_path(self.folder / STATE_FILE) as temporary:
             save_file(
@@ -248,4 +285,5 @@ class _Run:
                 state.setdefault(int(index), {})[key] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         self.history, self.seconds = header["history"], header["seconds"]
+        self.followed_clock = header.get("rate_followed_clock", False)
         return int(header["step"])

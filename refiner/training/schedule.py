@@ -12,12 +12,22 @@ from refiner.training.config import OptimiserConfig
 FINAL_SHARE = 0.01
 
 
-def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
-    """The rate of one step of ``steps``."""
+def learning_rate(step: int, steps: int, config: OptimiserConfig, gone: float = 0.0) -> float:
+    """The rate of one step of ``steps``, where the share ``gone`` of the time for all of them is over.
+
+    The schedule follows what is further, the steps or the time, so that it has come to its end with either. Warm-up
+    follows the steps alone.
+    """
     rate = config.rate * min(1.0, (step + 1) / config.warmup) if config.warmup else config.rate
+    place = max(float(step), steps * gone)
     if config.schedule == "exponential":
-        return rate * config.decay ** (step // config.epoch_steps)
-    return rate * (FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1))))
+        return rate * config.decay ** int(place // config.epoch_steps)
+    return rate * (FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * place / max(steps, 1))))
+
+
+def share_gone(now: float, began: float, until: float) -> float:
+    """The share of a time box from ``began`` to ``until`` that is over; all of it where there is none."""
+    return min(1.0, max(0.0, now - began) / (until - began)) if until > began else 1.0
 
 
 class MovingAverage:
