@@ -11,12 +11,12 @@ from refiner_bench.gpu import training as training_module
 from refiner_bench.gpu.bring_back import bring_back
 from refiner_bench.gpu.jobs import Result
 from refiner_bench.gpu.parts import Place
-from refiner_bench.gpu.training import OTHER_RUN, Plan, Training, progress_of, take_up, train_plan
+from refiner_bench.gpu.training import OTHER_RUN, TO_BEGIN, Plan, Training, progress_of, take_up, train_plan
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.models.weights import read_safetensors
 from refiner.training.config import config_from_dict
-from refiner.training.loop import STATE_FILE
+from refiner.training.loop import BEGUN_FILE, STATE_FILE
 from refiner.training.runs import train_lifter
 from refiner.training.travel import bytes_of_state, join_state, split_state
 
@@ -167,7 +167,27 @@ def test_a_plan_has_words_of_its_own(tmp_path, monkeypatch):
     # A refiner's task is not one that a CUDA graph can hold: no time is spent on finding that out.
     assert "training.compile=compile" in refiner
     lifter = words(Plan("lifter", "lifter", "lifter-small"), monkeypatch, training)
+    assert "--finish" in lifter
     assert "--lifter" not in lifter and "training.compile=compile-graph" in lifter
+
+
+def test_a_way_that_hangs_leaves_time_to_the_next(tmp_path, monkeypatch):
+    training, taken = Training(Place(tmp_path, "cuda", False), ("d",), (), float("inf")), []
+    plan = Plan("lifter", "lifter", "lifter-small")
+    begun = training.folder(plan) / BEGUN_FILE
+
+    def jobs(jobs, logs, environment):
+        # What an earlier way has left does not count as the next one's beginning.
+        assert not begun.exists()
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.touch()
+        taken.extend(jobs)
+        return [Result(jobs[0].name, "failed", 1.0, None, "stopped")]
+
+    monkeypatch.setattr(training_module, "run_jobs", jobs)
+    assert len(train_plan(plan, training)) == 4
+    assert [job.seconds_to_begin for job in taken] == [TO_BEGIN, TO_BEGIN, TO_BEGIN, float("inf")]
+    assert {job.begun for job in taken} == {begun}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ TOY_SIZE = (
 TO_FINISH = {"cuda": 30.0, "cpu": 20.0}
 LEAST = {"cuda": 30.0, "cpu": 1.0}
 TOY_SECONDS = 2.0
+# A step that is compiled or captured may hang, and its time box does not see that from inside: what has not come past
+# its first steps after so many seconds is stopped, and the next way has the rest.
+TO_BEGIN = 150.0
 # How `refiner.training.loop.refuse_other_run` ends.
 OTHER_RUN = "choose another --output, or remove it"
 
@@ -148,8 +152,7 @@ def train_plan(plan: Plan, training: Training) -> list[Result]:
         if seconds < LEAST[place.device]:
             return [*results, Result(name, "skipped", 0.0, None, "no time was left")]
         before = progress_of(training.folder(plan))
-        job = Job(name, place.command("refiner.cli.train", *_options(plan, way, training, seconds)), left)
-        (result,) = run_jobs([job], place.work / "logs", environment())
+        (result,) = run_jobs([_job(name, plan, way, training, seconds)], place.work / "logs", environment())
         if result.status == "ok":
             why = _told(before, progress_of(training.folder(plan)))
             return [*results, dataclasses.replace(result, why=why)]
@@ -159,6 +162,17 @@ def train_plan(plan: Plan, training: Training) -> list[Result]:
             results.append(_adopt(plan, way, training))
             ways.insert(0, way)
     return results
+
+
+def _job(name: str, plan: Plan, way: str, training: Training, seconds: float) -> Job:
+    from refiner.training.loop import BEGUN_FILE
+
+    begun = training.folder(plan) / BEGUN_FILE
+    begun.unlink(missing_ok=True)
+    command = training.place.command("refiner.cli.train", *_options(plan, way, training, seconds))
+    # Operation by operation nothing can hang, and there is no other way left.
+    to_begin = math.inf if way == "none" else TO_BEGIN
+    return Job(name, command, training.until - time.monotonic(), begun, to_begin)
 
 
 def _adopt(plan: Plan, way: str, training: Training) -> Result:
@@ -199,7 +213,7 @@ def _told(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
 def _options(plan: Plan, way: str, training: Training, seconds: float) -> list[str]:
     changes = _changes(plan, way, training)
     options = [plan.kind, "--config", plan.configuration, "--output", str(training.folder(plan)), "--quiet"]
-    options += ["--minutes", f"{seconds / 60:.4f}"]
+    options += ["--minutes", f"{seconds / 60:.4f}", "--finish"]
     for option, values in (("--data", training.data), ("--weight", training.weights), ("--set", changes)):
         options += [word for value in values for word in (option, value)]
     return options + _words_and_changes(plan, training)[0]
