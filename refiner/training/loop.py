@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from refiner.machine import this_machine
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser
-from refiner.training.schedule import MovingAverage, share_gone
+from refiner.training.schedule import MovingAverage, TimeBox
 from refiner.training.steps import FIRST_STEPS, build_step, captures, check_device
 from refiner.training.tasks import Task
 from refiner.training.windows import Sampler
@@ -44,25 +43,22 @@ def train(
     folder: Path,
     description: dict[str, Any],
     quiet: bool = False,
-    minutes: float | None = None,
-    finish: bool = False,
+    box: TimeBox | None = None,
 ) -> Path:
     """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE); the one at the
     end of the schedule lies beside it.
 
     A folder with a state of the same configuration is resumed; one of another configuration raises
     TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint, with the
-    digests of what the run starts from. After ``minutes`` the run stops, validated and saved, at the step that it has
-    come to; rates follow from the step alone, so that it can go on later. At least one step is taken. With ``finish``
-    the schedule of the rate follows the clock where that is further than the steps, and has come to its end when the
-    minutes are over: such a run is not the same step by step when it is repeated, and its checkpoints say so.
+    digests of what the run starts from. When the time of ``box`` is over the run stops, validated and saved, at the
+    step that it has come to, and can go on later. At least one step is taken.
 
     Raises ConfigError and MissingComponentError where the device cannot do what ``training`` asks for.
     """
     settings = config.training
     check_device(settings.device)
     capturable = captures(config)
-    box = _TimeBox(minutes, finish)
+    box = box or TimeBox()
     model = task.model.to(settings.device)
     optimiser = build_optimiser(model, config.optimiser, capturable)
     average = MovingAverage(model, settings.ema)
@@ -104,27 +100,6 @@ def train(
             break
     progress.close()
     return folder / BEST_FILE
-
-
-class _TimeBox:
-    """When a run stops, and how much of its time is gone. ``finish``: whether the schedule ends with it."""
-
-    def __init__(self, minutes: float | None, finish: bool) -> None:
-        self._until = math.inf if minutes is None else time.perf_counter() + 60.0 * minutes
-        self._began = math.inf
-        self.finish = finish and minutes is not None
-
-    def begin(self) -> None:
-        """Start the clock of the schedule: compilation does not use it up."""
-        self._began = time.perf_counter()
-
-    def gone(self) -> float:
-        """The share of the time that the schedule follows: nothing before the clock has been started."""
-        started = self.finish and self._began < math.inf
-        return share_gone(time.perf_counter(), self._began, self._until) if started else 0.0
-
-    def over(self) -> bool:
-        return time.perf_counter() >= self._until
 
 
 def _check_finite(running: Tensor, before: int, step: int, folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from refiner.errors import ConfigError, MissingComponentError, TrainingError
 from refiner.models import fused
-from refiner.training import loop, steps
+from refiner.training import loop, schedule, steps
 from refiner.training.checkpoints import build_model, load_checkpoint
 from refiner.training.loop import BEGUN_FILE, LAST_FILE, LOOK_EVERY, SETTLING_STEPS
 from refiner.training.muon import BatchedMuon, orthogonal
@@ -231,7 +231,8 @@ def test_a_run_in_pieces_ends_as_an_unbroken_one(people, tiny, tmp_path):
 def test_a_schedule_ends_with_the_time_of_a_run(people, tiny, tmp_path, monkeypatch):
     """A clock that moves a second whenever somebody looks at it, and a run of far more steps than it has time for."""
     clock, rates = itertools.count(), []
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    for module in (loop, schedule):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     monkeypatch.setattr(steps, "set_rate", lambda optimiser, rate: rates.append(rate))
     optimiser = {"rate": 1.0, "schedule": "cosine", "warmup": 0}
     config = tiny("lifter", optimiser=optimiser, training={"steps": 10_000, "validate_every": 10_000})
