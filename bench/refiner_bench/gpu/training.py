@@ -47,7 +47,7 @@ TOY_SIZE = (
 # Seconds for validation and saving after the last step; those that a run is worth starting for; those of a toy run.
 TO_FINISH = {"cuda": 30.0, "cpu": 20.0}
 LEAST = {"cuda": 30.0, "cpu": 1.0}
-TOY_SECONDS = 2.0
+TOY_SECONDS = 8.0
 # A step that is compiled or captured may hang, and its time box does not see that from inside: what has not come past
 # its first steps after so many seconds is stopped, and the next way has the rest.
 TO_BEGIN = 150.0
