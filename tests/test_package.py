@@ -75,6 +75,12 @@ def test_help_teaches(command: str, module: str) -> None:
     assert "exit codes" in result.stdout
 
 
+def test_a_command_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "refiner.cli.train", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert "usage: refiner-train" in result.stdout
+
+
 def test_declared_commands_are_these() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {command: f"{module}:main" for command, module in COMMANDS.items()}

@@ -61,3 +61,7 @@ def _command(arguments: argparse.Namespace) -> None:
     half, most = uncertainty.radii[1:].mean(axis=0)
     print(f"half of the errors lie within {half:.2f} standard deviations, nine tenths within {most:.2f}")
     print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,3 +80,7 @@ def _command(arguments: argparse.Namespace) -> None:
     )
     model = config.model
     print(f"wrote {output}: {model.architecture}, width {model.dim}, {model.blocks} blocks, {config.frames} frames")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,3 +92,7 @@ def _command(arguments: argparse.Namespace) -> None:
         assert drawn is not None
         picture = before_after_figure(output / "demo.png", *drawn)
         print(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

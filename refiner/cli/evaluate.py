@@ -520,3 +520,7 @@ def _validation_curve(lifter: Any) -> list[dict[str, float]] | None:
     """The points of the lifter's checkpoint; None for a graph, whose manifest has none."""
     curve = lifter.metadata.get("metrics", {}).get("validation_curve")
     return [{"step": step, "mpjpe_mm": error} for step, error in curve] if curve else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -184,3 +184,7 @@ def _draw(path: Path, before: Any, refined: Any, fps: float) -> None:
 
         write_video(path, np.asarray(before, np.float32), refined, fps, progress)
         bar.update(len(refined) - bar.n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -229,3 +229,7 @@ def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
 
 def _tell(text: str) -> None:
     print(f"refiner-stream: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--minutes",
         type=float,
         metavar="N",
-        help="stop after N minutes, validated and saved; the same command goes on from there later",
+        help="stop after N minutes from the start of this command, validated and saved; the same command goes on from "
+        "there later",
+    )
+    parser.add_argument(
+        "--finish",
+        action="store_true",
+        help="let the learning rate follow the clock where that is further than the steps, so that its schedule ends "
+        "with --minutes; another such run takes other rates at its steps",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -128,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
+    began = time.perf_counter()
     from refiner.errors import MissingComponentError, UsageError
 
     try:
@@ -143,6 +152,8 @@ def _command(arguments: argparse.Namespace) -> None:
 
     if arguments.minutes is not None and not 0 < arguments.minutes < math.inf:
         raise UsageError(f"--minutes {arguments.minutes:g}: expected a time above 0")
+    if arguments.finish and arguments.minutes is None:
+        raise UsageError("--finish ends the schedule with --minutes N: give that too")
     config = load_config(arguments.config, arguments.set)
     if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit):
         raise UsageError("--lifter and --cross-fit belong to: refiner-train refiner")
@@ -158,7 +169,7 @@ def _command(arguments: argparse.Namespace) -> None:
         )
     output = Path(arguments.output)
     if arguments.from_predictions:
-        best = _train_on_predictions(arguments, config, output)
+        best = _train_on_predictions(arguments, config, output, began)
         _finish(best, output, arguments.half)
         return
     config = _with_detections(config, arguments.detections)
@@ -168,9 +179,9 @@ def _command(arguments: argparse.Namespace) -> None:
         unknown = sorted(set(without) - set(folder.description.train))
         if unknown:
             raise UsageError(f"--without: {', '.join(unknown)} is no training person")
-        best = train_lifter(config, folder, output, without, arguments.quiet, arguments.minutes)
+        best = train_lifter(config, folder, output, without, *_last_options(arguments, began))
     else:
-        best = train_refiner(config, folder, output, arguments.quiet, arguments.minutes)
+        best = train_refiner(config, folder, output, *_last_options(arguments, began))
     _finish(best, output, arguments.half)
 
 
@@ -228,7 +239,15 @@ def _open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder
     return folder
 
 
-def _train_on_predictions(arguments: argparse.Namespace, config: Config, output: Path) -> Path:
+def _last_options(arguments: argparse.Namespace, began: float) -> tuple[bool, float | None, bool]:
+    """Whether to be quiet, the minutes that are left since ``began``, and whether the schedule ends with them."""
+    minutes = arguments.minutes
+    if minutes is not None:
+        minutes = max(0.0, minutes - (time.perf_counter() - began) / 60.0)
+    return arguments.quiet, minutes, arguments.finish
+
+
+def _train_on_predictions(arguments: argparse.Namespace, config: Config, output: Path, began: float) -> Path:
     from refiner.errors import UsageError
     from refiner.training.predictions import load_predictions
     from refiner.training.runs import train_refiner_on_predictions
@@ -239,7 +258,7 @@ def _train_on_predictions(arguments: argparse.Namespace, config: Config, output:
         raise UsageError("--dataset, --detections and --weight are of archives: leave them out with --from-predictions")
     predictions = load_predictions(arguments.from_predictions)
     person = arguments.validation_person or predictions.people[-1]
-    return train_refiner_on_predictions(config, predictions, person, output, arguments.quiet, arguments.minutes)
+    return train_refiner_on_predictions(config, predictions, person, output, *_last_options(arguments, began))
 
 
 def _finish(best: Path, output: Path, half: bool) -> None:
@@ -248,3 +267,7 @@ def _finish(best: Path, output: Path, half: bool) -> None:
         from refiner.training.checkpoints import compress_checkpoint
 
         compress_checkpoint(best, output / "half.safetensors")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

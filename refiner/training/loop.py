@@ -19,13 +19,17 @@ from refiner.machine import this_machine
 from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser
-from refiner.training.schedule import MovingAverage
-from refiner.training.steps import build_step, captures, check_device
+from refiner.training.schedule import MovingAverage, TimeBox
+from refiner.training.steps import FIRST_STEPS, build_step, captures, check_device
 from refiner.training.tasks import Task
 from refiner.training.windows import Sampler
 
 STATE_FILE, HISTORY_FILE = "state.safetensors", "history.json"
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
+# There once the first steps are done: whoever watches a run sees that it is past compilation.
+BEGUN_FILE = "begun"
+# Steps of a run after which all is compiled and captured; a schedule that follows the clock starts then.
+SETTLING_STEPS = FIRST_STEPS + 2
 # Steps between two looks at whether the loss is still finite.
 LOOK_EVERY = 50
 # Settings under which a run may go on elsewhere: they change how a step is computed, not what.
@@ -39,27 +43,28 @@ def train(
     folder: Path,
     description: dict[str, Any],
     quiet: bool = False,
-    minutes: float | None = None,
+    box: TimeBox | None = None,
 ) -> Path:
     """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE); the one at the
     end of the schedule lies beside it.
 
     A folder with a state of the same configuration is resumed; one of another configuration raises
     TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint, with the
-    digests of what the run starts from. After ``minutes`` the run stops, validated and saved, at the step that it has
-    come to; rates follow from the step alone, so that it can go on later. At least one step is taken.
+    digests of what the run starts from. When the time of ``box`` is over the run stops, validated and saved, at the
+    step that it has come to, and can go on later. At least one step is taken.
 
     Raises ConfigError and MissingComponentError where the device cannot do what ``training`` asks for.
     """
     settings = config.training
     check_device(settings.device)
     capturable = captures(config)
-    until = None if minutes is None else time.perf_counter() + 60.0 * minutes
+    box = box or TimeBox()
     model = task.model.to(settings.device)
     optimiser = build_optimiser(model, config.optimiser, capturable)
     average = MovingAverage(model, settings.ema)
     run = _Run(config, folder, description | source_digests(config))
     start = run.resume(model, optimiser, average)
+    run.followed_clock |= box.finish
     take_step = build_step(config, task, optimiser, average)
     progress = tqdm(
         total=settings.steps, initial=start, disable=None if not quiet else True, unit="step", dynamic_ncols=True
@@ -68,13 +73,16 @@ def train(
     began, seen, running = time.perf_counter(), 0, torch.zeros((), device=device)
     model.train()
     for step in range(start, settings.steps):
-        running, seen = running + take_step(step, sampler.batch(step)), seen + 1
+        running, seen = running + take_step(step, sampler.batch(step), box.gone()), seen + 1
         progress.update()
         done = step + 1
+        if done == start + SETTLING_STEPS:
+            box.begin()
+            (folder / BEGUN_FILE).touch()
         if seen % LOOK_EVERY == 0:
             # The one place between validations where the host waits for the device, so that it cannot run far ahead.
             _check_finite(running, done - seen, done, folder)
-        stop = until is not None and time.perf_counter() >= until
+        stop = box.over()
         if done % settings.validate_every == 0 or done == settings.steps or stop:
             _check_finite(running, done - seen, done, folder)
             mean_loss = float(running) / seen
@@ -168,6 +176,7 @@ class _Run:
         self.config, self.folder, self.description = dataclasses.asdict(config), folder, description
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.followed_clock = False
         self._began = time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -192,6 +201,8 @@ class _Run:
                 "step": step,
                 "wall_s": round(wall, 1),
                 "machine": _machine(self.config["training"]["device"]),
+                # Steps of such a run have rates that nobody can compute again.
+                **({"rate_followed_clock": True} if self.followed_clock else {}),
             },
         }
         tensors = {f"{MODEL_PREFIX}{name}": value for name, value in average.state().items()}
@@ -216,6 +227,7 @@ class _Run:
             "updates": average.updates,
             "history": self.history,
             "seconds": self.seconds + time.perf_counter() - self._began,
+            "rate_followed_clock": self.followed_clock,
         }
         with atomic_path(self.folder / STATE_FILE) as temporary:
             save_file(
@@ -251,4 +263,5 @@ class _Run:
                 state.setdefault(int(index), {})[key] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         self.history, self.seconds = header["history"], header["seconds"]
+        self.followed_clock = header.get("rate_followed_clock", False)
         return int(header["step"])

@@ -33,6 +33,7 @@ from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_cl
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
 from refiner.training.scenes import SceneSampler
 from refiner.training.scenes.motion import MotionClip, synthetic_clips
+from refiner.training.schedule import TimeBox
 from refiner.training.smoothing import SmoothingTask
 from refiner.training.tasks import (
     LifterTask,
@@ -57,11 +58,16 @@ def train_lifter(
     without: Collection[str] = (),
     quiet: bool = False,
     minutes: float | None = None,
+    finish: bool = False,
 ) -> Path:
-    """Train a lifter on the training people, less those of ``without`` (for cross-fitting); see `train`."""
+    """Train a lifter on the training people, less those of ``without`` (for cross-fitting); see `train`.
+
+    ``minutes`` from here, and ``finish``: see `TimeBox`.
+    """
+    box = TimeBox(minutes, finish)
     _prepare(config, "lifter")
     if sees_rays(dataclasses.asdict(config.model)):
-        return _train_ray_lifter(config, folder, output, without, quiet, minutes)
+        return _train_ray_lifter(config, folder, output, without, quiet, box)
     people = [person for person in folder.description.train if person not in without]
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
@@ -76,7 +82,7 @@ def train_lifter(
         else LifterTask(config, model, validation)
     )
     description = _describe(folder, people) | {"without": sorted(without)}
-    return train(config, task, sampler, output, description, quiet, minutes)
+    return train(config, task, sampler, output, description, quiet, box)
 
 
 def _train_ray_lifter(
@@ -85,7 +91,7 @@ def _train_ray_lifter(
     output: Path,
     without: Collection[str],
     quiet: bool,
-    minutes: float | None,
+    box: TimeBox,
 ) -> Path:
     """A lifter for any camera."""
     people = [person for person in folder.description.train if person not in without]
@@ -96,7 +102,7 @@ def _train_ray_lifter(
     start_from(model, config, without)
     task = RayLifterTask(config, model, validation)
     description = _describe(folder, people) | {"without": sorted(without)}
-    return train(config, task, sampler, output, description, quiet, minutes)
+    return train(config, task, sampler, output, description, quiet, box)
 
 
 def _scene_sampler(
@@ -122,17 +128,23 @@ def _scene_sampler(
 
 
 def train_refiner(
-    config: Config, folder: MotionFolder, output: Path, quiet: bool = False, minutes: float | None = None
+    config: Config,
+    folder: MotionFolder,
+    output: Path,
+    quiet: bool = False,
+    minutes: float | None = None,
+    finish: bool = False,
 ) -> Path:
     """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names; see
     `train`."""
+    box = TimeBox(minutes, finish)
     _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
     if config.diffusion.train_on == "unrolled":
         return _train_unrolled(config, folder, output, quiet, minutes)
     if sees_rays(dataclasses.asdict(config.model)):
-        return _train_ray_refiner(config, folder, output, quiet, minutes)
+        return _train_ray_refiner(config, folder, output, quiet, box)
     people = list(folder.description.train)
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
@@ -144,10 +156,10 @@ def train_refiner(
         source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
-    return train(config, task, source, output, description, quiet, minutes)
+    return train(config, task, source, output, description, quiet, box)
 
 
-def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool, minutes: float | None) -> Path:
+def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool, box: TimeBox) -> Path:
     """A refiner for any camera, on a lifter for any camera."""
     if config.stride != 1 or config.training.window:
         raise ConfigError("a refiner that sees rays takes every frame: leave stride and training.window out")
@@ -165,7 +177,7 @@ def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet
         else np.concatenate([split_windows(pose, config.frames) for pose in kept])
     )
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
-    return train(config, task, sampler, output, _describe(folder, people), quiet, minutes)
+    return train(config, task, sampler, output, _describe(folder, people), quiet, box)
 
 
 def _train_unrolled(config: Config, folder: MotionFolder, output: Path, quiet: bool, minutes: float | None) -> Path:
@@ -227,11 +239,13 @@ def train_refiner_on_predictions(
     output: Path,
     quiet: bool = False,
     minutes: float | None = None,
+    finish: bool = False,
 ) -> Path:
     """Train a refiner for whatever made ``predictions``; ``validation_person`` is kept out of the training.
 
-    ``minutes``: see `train`. Raises ConfigError for a person who is not there, or alone.
+    ``minutes`` and ``finish``: see `TimeBox`. Raises ConfigError for a person who is not there, or alone.
     """
+    box = TimeBox(minutes, finish)
     _prepare(config, "refiner")
     people = [person for person in predictions.people if person != validation_person]
     if len(people) == len(predictions.people) or not people:
@@ -262,7 +276,7 @@ def train_refiner_on_predictions(
         "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
     }
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
-    return train(config, task, sampler, output, description, quiet, minutes)
+    return train(config, task, sampler, output, description, quiet, box)
 
 
 def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> ValidationWindows | ValidationClips:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,47 @@ from refiner.training.config import OptimiserConfig
 FINAL_SHARE = 0.01
 
 
-def learning_rate(step: int, steps: int, config: OptimiserConfig) -> float:
-    """The rate of one step of ``steps``."""
+def learning_rate(step: int, steps: int, config: OptimiserConfig, gone: float = 0.0) -> float:
+    """The rate of one step of ``steps``, where the share ``gone`` of the time for all of them is over.
+
+    The schedule follows what is further, the steps or the time, so that it has come to its end with either. Warm-up
+    follows the steps alone.
+    """
     rate = config.rate * min(1.0, (step + 1) / config.warmup) if config.warmup else config.rate
+    place = max(float(step), steps * gone)
     if config.schedule == "exponential":
-        return rate * config.decay ** (step // config.epoch_steps)
-    return rate * (FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * step / max(steps, 1))))
+        return rate * config.decay ** int(place // config.epoch_steps)
+    return rate * (FINAL_SHARE + (1.0 - FINAL_SHARE) * 0.5 * (1.0 + math.cos(math.pi * place / max(steps, 1))))
+
+
+def share_gone(now: float, began: float, until: float) -> float:
+    """The share of a time box from ``began`` to ``until`` that is over; all of it where there is none."""
+    return min(1.0, max(0.0, now - began) / (until - began)) if until > began else 1.0
+
+
+class TimeBox:
+    """When a run stops, counted from here, and how much of its time is gone.
+
+    With ``finish`` the schedule of the rate follows the clock where that is further than the steps, and has come to its
+    end when the time is over. Such a run is not the same step by step when it is repeated.
+    """
+
+    def __init__(self, minutes: float | None = None, finish: bool = False) -> None:
+        self._until = math.inf if minutes is None else time.perf_counter() + 60.0 * minutes
+        self._began = math.inf
+        self.finish = finish and minutes is not None
+
+    def begin(self) -> None:
+        """Start the clock of the schedule: compilation does not use it up."""
+        self._began = time.perf_counter()
+
+    def gone(self) -> float:
+        """The share of the time that the schedule follows: nothing before the clock has been started."""
+        started = self.finish and self._began < math.inf
+        return share_gone(time.perf_counter(), self._began, self._until) if started else 0.0
+
+    def over(self) -> bool:
+        return time.perf_counter() >= self._until
 
 
 class MovingAverage:

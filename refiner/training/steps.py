@@ -27,9 +27,9 @@ FIRST_STEPS = 3
 
 
 class Step(Protocol):
-    """Trains on a batch; returns its loss, a tensor of no dimensions on the device."""
+    """Trains on a batch; returns its loss, a tensor of no dimensions on the device. ``gone``: see `learning_rate`."""
 
-    def __call__(self, step: int, windows: Windows) -> Tensor: ...
+    def __call__(self, step: int, windows: Windows, gone: float = 0.0) -> Tensor: ...
 
 
 @runtime_checkable
@@ -90,10 +90,10 @@ class EagerStep:
     def __init__(self, config: Config, task: Task, optimiser: Optimiser, average: MovingAverage) -> None:
         self._config, self._task, self._optimiser, self._average = config, task, optimiser, average
 
-    def __call__(self, step: int, windows: Windows) -> Tensor:
+    def __call__(self, step: int, windows: Windows, gone: float = 0.0) -> Tensor:
         config, model = self._config, self._task.model
         seed_of_step(config, step)
-        set_rate(self._optimiser, learning_rate(step, config.training.steps, config.optimiser))
+        set_rate(self._optimiser, learning_rate(step, config.training.steps, config.optimiser, gone))
         self._optimiser.zero_grad(set_to_none=True)
         with _autocast(config):
             loss = self._task.loss(windows, step)
@@ -129,10 +129,10 @@ class GraphStep:
         self._replay: Callable[[], None] | None = None
         self._taken = 0
 
-    def __call__(self, step: int, windows: Windows) -> Tensor:
+    def __call__(self, step: int, windows: Windows, gone: float = 0.0) -> Tensor:
         config = self._config
         seed_of_step(config, step)
-        set_rate(self._optimiser, learning_rate(step, config.training.steps, config.optimiser))
+        set_rate(self._optimiser, learning_rate(step, config.training.steps, config.optimiser, gone))
         self._share.fill_(self._average.next_share())
         self._hold(self._task.prepare(windows, step))
         if self._replay is None and self._taken >= FIRST_STEPS:

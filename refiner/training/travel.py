@@ -107,17 +107,19 @@ def restart_from_weights(checkpoint: Path, run: Path) -> int:
         step, curve = int(metrics["step"]), metrics["validation_curve"]
         history = [{"step": point, "mpjpe_mm": error} for point, error in curve]
         seconds = float(metrics["wall_s"])
+        followed = bool(metrics.get("rate_followed_clock", False))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} does not say how far it was trained ({error!r})") from error
     config = {key: value for key, value in found.config.items() if key not in ("data_description", "metrics")}
     header = {"config": config, "description": description, "step": step, "updates": step}
+    header |= {"history": history, "seconds": seconds, "rate_followed_clock": followed}
     tensors = {
         f"{prefix}{key}": value.float().clone(memory_format=torch.contiguous_format)
         for prefix in (_AVERAGE, _MODEL)
         for key, value in found.state(MODEL_PREFIX).items()
     }
     run.mkdir(parents=True, exist_ok=True)
-    _save(tensors, {"run": json.dumps({**header, "history": history, "seconds": seconds})}, run / STATE_FILE)
+    _save(tensors, {"run": json.dumps(header)}, run / STATE_FILE)
     atomic_write_text(run / HISTORY_FILE, json.dumps(history, indent=1))
     for target in (LAST_FILE, BEST_FILE):
         (run / target).write_bytes(checkpoint.read_bytes())

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import threading
+from functools import partial
+from threading import Lock
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from refiner_bench.gpu import command, training
 from refiner_bench.gpu.bring_back import MOST_BYTES, MOST_FILES, MOST_IN_A_FILE
-from refiner_bench.gpu.command import main
-from refiner_bench.gpu.training import PLANS
+from refiner_bench.gpu.command import TO_BRING_BACK, main, words_of
+from refiner_bench.gpu.jobs import Result
+from refiner_bench.gpu.parts import BOXES, PARTS
+from refiner_bench.gpu.summary import Summary
 
 from refiner.data.synthetic import synthetic_archive, synthetic_description
 from refiner.training.checkpoints import load_checkpoint
 
-NAMES = [plan.name for plan in PLANS]
+NAMES = ["lifter-base", "lifter-small"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def summary_of(folder):
 @pytest.mark.slow
 def test_a_rehearsal_reports_every_part_and_is_gone_on_from(motion, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    common = ["--device", "cpu", "--toy", "--data", str(motion), "--minutes", "5"]
+    common = ["--device", "cpu", "--toy", "--data", str(motion), "--minutes", "5", "--plans", ",".join(NAMES)]
     # What the ordinary build made, too, is not built again.
     assert main([*common, "--parts", "check,latency,train", "--output", str(one)]) == 0
     summary, states = summary_of(one)
@@ -69,11 +75,106 @@ def test_a_rehearsal_reports_every_part_and_is_gone_on_from(motion, tmp_path):
 
 @pytest.mark.slow
 def test_a_part_that_fails_is_reported(tmp_path):
-    options = ["--device", "cpu", "--toy", "--parts", "train", "--output", str(tmp_path / "out")]
+    options = ["--device", "cpu", "--toy", "--parts", "train", "--plans", NAMES[1], "--output", str(tmp_path / "out")]
     assert main([*options, "--data", str(tmp_path / "nothing")]) == 4
     summary, states = summary_of(tmp_path / "out")
-    assert set(states.values()) == {"failed"} and len(states) == len(NAMES) + 1
+    assert states == {f"{NAMES[1]}, none": "failed", "bring back": "failed"}
     assert "nothing" in summary["parts"][0]["why"] and summary["parts"][0]["exit_code"] == 5
+
+
+class Stage:
+    """Stands in for all jobs: each waits until those that are to run beside it have begun."""
+
+    def __init__(self, beside):
+        self.barrier, self.beside, self.order, self.lock = (
+            threading.Barrier(len(beside), timeout=60),
+            beside,
+            [],
+            Lock(),
+        )
+
+    def run_jobs(self, jobs, logs, environment):
+        name = jobs[0].name
+        if name in self.beside:
+            self.barrier.wait()
+        with self.lock:
+            self.order.append(jobs)
+        return [Result(job.name, "ok", 1.0, 0) for job in jobs]
+
+
+def names_of(stage):
+    return [jobs[0].name for jobs in stage.order]
+
+
+@pytest.fixture
+def stage(monkeypatch, tmp_path):
+    """Runs the command with `Stage` for a device of CUDA; returns it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+    def call(beside, *options):
+        stage = Stage(beside)
+        monkeypatch.setattr(command, "run_jobs", stage.run_jobs)
+        monkeypatch.setattr(training, "run_jobs", stage.run_jobs)
+        common = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--plans", ",".join(NAMES)]
+        main([*common, "--minutes", "9.3", *options])
+        return stage
+
+    return call
+
+
+def test_models_train_beside_building_and_latency_is_measured_alone(stage):
+    plans = [f"{name}, compile-graph" for name in NAMES]
+    ran = stage(["build", *plans])
+    names = names_of(ran)
+    assert sorted(names) == sorted(["build", "check", "latency", *plans])
+    assert names.index("build") < names.index("check") and names[-1] == "latency"
+    jobs = {job.name: job for jobs in ran.order for job in jobs}
+    assert list(jobs["build"].command[:3]) == ["nice", "-n", "10"] and jobs["build"].seconds > BOXES["build"]
+    # The device is left to latency for as long as its box, and there is time to bring back.
+    left = 9.3 * 60 - BOXES["latency"] - TO_BRING_BACK
+    assert left - 30 < jobs[plans[0]].seconds <= left and jobs["latency"].seconds == BOXES["latency"]
+
+
+def test_parts_without_training_follow_each_other(stage):
+    ran = stage(["build"], "--parts", "build,check,latency")
+    assert names_of(ran) == ["build", "check", "latency"]
+    assert all(job.seconds == BOXES[part] for jobs, part in zip(ran.order, PARTS[:3], strict=True) for job in jobs)
+    assert not any("nice" in job.command for jobs in ran.order for job in jobs)
+
+
+def test_training_alone_has_all_the_time(stage):
+    plans = [f"{name}, compile-graph" for name in NAMES]
+    ran = stage(plans, "--parts", "train")
+    assert all(job.seconds > 9.3 * 60 - TO_BRING_BACK - 30 for jobs in ran.order for job in jobs)
+
+
+def test_a_thread_that_goes_wrong_is_a_failed_part(tmp_path):
+    summary = Summary(tmp_path / "summary.json", tmp_path, {})
+
+    def wrong():
+        raise OSError("the disk is full")
+
+    command._side_by_side({"wrong": wrong, "right": lambda: summary.add([Result("right", "ok", 1.0, 0)])}, summary)
+    found = {part["name"]: (part["status"], part["why"]) for part in summary_of(tmp_path)[0]["parts"]}
+    assert found == {"right": ("ok", ""), "wrong": ("failed", "OSError('the disk is full')")}
+
+
+def test_a_summary_is_written_by_several_threads(tmp_path):
+    summary = Summary(tmp_path / "summary.json", tmp_path, {})
+
+    def several(name):
+        for number in range(20):
+            summary.train(name, {"step": number})
+            summary.add([Result(f"{name}, {number}", "ok", 1.0, 0)])
+
+    command._side_by_side({name: partial(several, name) for name in ("a", "b", "c")}, summary)
+    found, states = summary_of(tmp_path)
+    assert len(states) == 60 and found["training"] == {name: {"step": 19} for name in ("a", "b", "c")}
+
+
+def test_words_of_plans():
+    found = words_of(["a=--lifter 'my file'", "b=--set x=1", "a=--lifter other"])
+    assert found == {"a": ("--lifter", "my file", "--lifter", "other"), "b": ("--set", "x=1")}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +183,10 @@ def test_a_part_that_fails_is_reported(tmp_path):
         (["--parts", "check,paint"], "expected some of build, check, latency, train"),
         (["--minutes", "0"], "a time above 0"),
         (["--parts", "train"], "training needs --data"),
+        (["--plans", "lifter-base,painter", "--data", "."], "there is no plan painter; there are lifter-base"),
+        (["--plan-option", "painter=--half", "--data", "."], "there is no plan painter"),
+        (["--plan-option", "lifter-base", "--data", "."], "expected PLAN=WORDS"),
+        (["--plan-option", "lifter-base='", "--data", "."], "No closing quotation"),
         (["--state", "not-there", "--data", "."], "not-there: there is no such folder"),
     ],
 )

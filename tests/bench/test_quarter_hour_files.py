@@ -11,12 +11,12 @@ from refiner_bench.gpu import training as training_module
 from refiner_bench.gpu.bring_back import bring_back
 from refiner_bench.gpu.jobs import Result
 from refiner_bench.gpu.parts import Place
-from refiner_bench.gpu.training import OTHER_RUN, Plan, Training, progress_of, take_up, train_plan
+from refiner_bench.gpu.training import OTHER_RUN, TO_BEGIN, Plan, Training, progress_of, take_up, train_plan
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.models.weights import read_safetensors
 from refiner.training.config import config_from_dict
-from refiner.training.loop import STATE_FILE
+from refiner.training.loop import BEGUN_FILE, STATE_FILE
 from refiner.training.runs import train_lifter
 from refiner.training.travel import bytes_of_state, join_state, split_state
 
@@ -103,7 +103,7 @@ def test_weights_that_are_too_large_are_named(back, monkeypatch):
 
 def test_earlier_runs_are_taken_up(run, tmp_path):
     training = Training(Place(tmp_path, "cpu", True), (), (), 0.0)
-    plan, saved = Plan("first", "lifter-small"), tmp_path / "saved"
+    plan, saved = Plan("first", "lifter", "lifter-small"), tmp_path / "saved"
 
     def statuses(states):
         return {result.name: result.status for result in take_up(plan, states, training)}
@@ -123,7 +123,7 @@ def test_earlier_runs_are_taken_up(run, tmp_path):
 @pytest.mark.parametrize("same_network", [True, False])
 def test_a_state_of_another_run_fails_once(same_network, run, tmp_path, monkeypatch):
     training = Training(Place(tmp_path, "cpu", True), (), (), float("inf"))
-    plan, saved = Plan("first", "lifter-small"), tmp_path / "saved"
+    plan, saved = Plan("first", "lifter", "lifter-small"), tmp_path / "saved"
     split_state(run, saved, "first")
     take_up(plan, [saved], training)
     taken = []
@@ -141,3 +141,62 @@ def test_a_state_of_another_run_fails_once(same_network, run, tmp_path, monkeypa
     assert [result.status for result in results] == statuses and [job.name for job in taken] == ["first, none"] * 2
     assert ("step 7" if same_network else "another network") in results[1].why
     assert training.folder(plan).exists() == same_network
+
+
+def words(plan, monkeypatch, training):
+    """The command of a plan's first job."""
+    taken = []
+
+    def jobs(jobs, logs, environment):
+        taken.extend(jobs)
+        return [Result(jobs[0].name, "ok", 1.0, 0)]
+
+    monkeypatch.setattr(training_module, "run_jobs", jobs)
+    assert [result.status for result in train_plan(plan, training)] == ["ok"]
+    return taken[0].command
+
+
+def test_a_plan_has_words_of_its_own(tmp_path, monkeypatch):
+    given = {"refiner": ("--lifter", "a b", "--lifter", "c", "--set", "optimiser.rate=0.5")}
+    training = Training(Place(tmp_path, "cuda", False), ("d",), (), float("inf"), given)
+    refiner = words(Plan("refiner", "refiner", "refiner-small", ("optimiser.rate=0.1",)), monkeypatch, training)
+    assert refiner[refiner.index("refiner") :][:3] == ["refiner", "--config", "refiner-small"]
+    assert refiner[-4:] == ["--lifter", "a b", "--lifter", "c"]
+    # The command line's change comes after the plan's, and wins.
+    assert refiner.index("optimiser.rate=0.1") < refiner.index("optimiser.rate=0.5")
+    # A refiner's task is not one that a CUDA graph can hold: no time is spent on finding that out.
+    assert "training.compile=compile" in refiner
+    lifter = words(Plan("lifter", "lifter", "lifter-small"), monkeypatch, training)
+    assert "--finish" in lifter
+    assert "--lifter" not in lifter and "training.compile=compile-graph" in lifter
+
+
+def test_a_way_that_hangs_leaves_time_to_the_next(tmp_path, monkeypatch):
+    training, taken = Training(Place(tmp_path, "cuda", False), ("d",), (), float("inf")), []
+    plan = Plan("lifter", "lifter", "lifter-small")
+    begun = training.folder(plan) / BEGUN_FILE
+
+    def jobs(jobs, logs, environment):
+        # What an earlier way has left does not count as the next one's beginning.
+        assert not begun.exists()
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.touch()
+        taken.extend(jobs)
+        return [Result(jobs[0].name, "failed", 1.0, None, "stopped")]
+
+    monkeypatch.setattr(training_module, "run_jobs", jobs)
+    assert len(train_plan(plan, training)) == 4
+    assert [job.seconds_to_begin for job in taken] == [TO_BEGIN, TO_BEGIN, TO_BEGIN, float("inf")]
+    assert {job.begun for job in taken} == {begun}
+
+
+@pytest.mark.parametrize(
+    ("plan", "why"),
+    [
+        (Plan("later", "lifter", "no-such-rays"), "there is no configuration no-such-rays"),
+        (Plan("refiner", "refiner", "refiner-small"), "--plan-option 'refiner=--lifter FILE'"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_skipped(plan, why, tmp_path):
+    (result,) = train_plan(plan, Training(Place(tmp_path, "cpu", True), (), (), float("inf")))
+    assert (result.name, result.status) == (plan.name, "skipped") and why in result.why

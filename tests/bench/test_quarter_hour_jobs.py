@@ -26,6 +26,18 @@ def test_every_job_reports_and_none_stops_the_others(tmp_path):
     assert works.status == "ok" and (tmp_path / "works.log").read_text() == "1\n"
 
 
+def test_a_job_that_does_not_begin_is_stopped(tmp_path):
+    mark = tmp_path / "mark"
+    begins = python(f"import time; open({str(mark)!r}, 'w'); time.sleep(2)")
+    jobs = [
+        Job("hangs", python("import time; time.sleep(600)"), 60, tmp_path / "never", 1.0),
+        Job("begins", begins, 60, mark, 1.0),
+    ]
+    hangs, begins = run_jobs(jobs, tmp_path / "logs")
+    assert (hangs.status, hangs.why) == ("failed", "stopped: it had not begun after 1 s")
+    assert begins.status == "ok"
+
+
 def test_what_a_job_started_ends_with_it(tmp_path):
     mark = tmp_path / "mark"
     child = f"import time; time.sleep(2); open({str(mark)!r}, 'w')"

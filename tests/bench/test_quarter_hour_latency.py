@@ -129,3 +129,52 @@ def test_a_result_that_is_no_number_is_not_timed(tmp_path, monkeypatch):
     assert failed == {f"paper, window, batch 1, {GRAPH}": f"nan mm from {EAGER}"} and list(row["contestants"]) == [
         EAGER
     ]
+
+
+def test_an_engine_of_windows_is_opened_once(tmp_path, monkeypatch, capsys):
+    subject, opened = measured(tmp_path), []
+
+    def open_engine(*arguments, **options):
+        opened.append(arguments)
+        return lambda *arrays: arrays[1]
+
+    monkeypatch.setattr(latency, "open_engine", open_engine)
+    for batch in (1, 2):
+        assert subject.row(batch, RATES, {}, {})["contestants"][EAGER]["calls"] > 0
+    assert len(opened) == 1
+    # The log tells where the time went.
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"paper, window, batch {batch}" for batch in (1, 2)]
+    assert all(f"to the first result: {EAGER}" in line for line in lines)
+
+
+def test_a_report_that_is_cut_short_has_single_calls_first(tmp_path, monkeypatch):
+    """A time box that ends at the first kernel leaves a row of every model."""
+    written = []
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+        yield
+
+    def row(self, batch, *arguments):
+        return {"model": self._name, "kind": self._kind, "batch": batch, "contestants": {}, "floor_ms": 1.0}
+
+    monkeypatch.setattr(latency, "device_rates", lambda device: RATES)
+    monkeypatch.setattr(latency, "kernel_rows", stopped)
+    monkeypatch.setattr(latency, "write_report", lambda report, *rest: written.append(list(report["models"])))
+    monkeypatch.setattr(Measured, "row", row)
+    words = ["--device", "cpu", "--toy", "--output", str(tmp_path / "reports"), "--packages", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        latency._command(latency.build_parser().parse_args(words))
+    found = [(row["model"], row["kind"], row["batch"]) for row in written[-1]]
+    assert found == [(model, kind, 1) for model in ("bundled", "paper") for kind in ("window", "step")]
+
+
+def test_kernels_have_a_time_of_their_own(monkeypatch):
+    monkeypatch.setattr(latency, "kernel_rows", lambda *arguments: iter([{"kernel": name} for name in "abc"]))
+    report = {"kernels": [], "missing": {}}
+    latency._add_kernels(report, "cpu", Sizes(kernel_seconds=-1.0), RATES)
+    assert [row["kernel"] for row in report["kernels"]] == ["a"] and list(report["missing"]) == ["further kernels"]
+    report = {"kernels": [], "missing": {}}
+    latency._add_kernels(report, "cpu", Sizes(kernel_seconds=1e9), RATES)
+    assert [row["kernel"] for row in report["kernels"]] == ["a", "b", "c"] and not report["missing"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,16 +15,18 @@ from torch.utils._pytree import tree_leaves
 
 from refiner.errors import ConfigError, MissingComponentError, TrainingError
 from refiner.models import fused
+from refiner.training import loop, schedule, steps
 from refiner.training.checkpoints import build_model, load_checkpoint
-from refiner.training.loop import LAST_FILE, LOOK_EVERY
+from refiner.training.loop import BEGUN_FILE, LAST_FILE, LOOK_EVERY, SETTLING_STEPS
 from refiner.training.muon import BatchedMuon, orthogonal
 from refiner.training.optimiser import build_optimiser
 from refiner.training.runs import train_lifter
 from refiner.training.scene_tasks import RayLifterTask
 from refiner.training.scenes import SceneBatch
-from refiner.training.schedule import MovingAverage
+from refiner.training.schedule import MovingAverage, learning_rate
 from refiner.training.steps import FIRST_STEPS, EagerStep, GraphStep, build_step, on_device
 from refiner.training.tasks import LifterTask
+from refiner.training.travel import restart_from_weights
 from refiner.training.windows import Windows, WindowSampler
 
 CHANGES = {"name": "adam", "rate": 2e-3, "schedule": "cosine", "warmup": 4, "clip_norm": 0.5, "weight_decay": 0.01}
@@ -222,6 +226,35 @@ def test_a_run_in_pieces_ends_as_an_unbroken_one(people, tiny, tmp_path):
         assert last.config["metrics"]["step"] == piece + 1
     for name, value in whole.tensors.items():
         torch.testing.assert_close(last.tensors[name], value, rtol=0, atol=0)
+
+
+def test_a_schedule_ends_with_the_time_of_a_run(people, tiny, tmp_path, monkeypatch):
+    """A clock that moves a second whenever somebody looks at it, and a run of far more steps than it has time for."""
+    clock, rates = itertools.count(), []
+    for module in (loop, schedule):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(steps, "set_rate", lambda optimiser, rate: rates.append(rate))
+    optimiser = {"rate": 1.0, "schedule": "cosine", "warmup": 0}
+    config = tiny("lifter", optimiser=optimiser, training={"steps": 10_000, "validate_every": 10_000})
+    train_lifter(config, people, tmp_path / "run", quiet=True, minutes=1.5, finish=True)
+    first = [learning_rate(step, 10_000, config.optimiser) for step in range(SETTLING_STEPS)]
+    assert rates[:SETTLING_STEPS] == first and (tmp_path / "run" / BEGUN_FILE).exists()
+    # Cosine: evenly spread over the time, half of the rates are above the middle.
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.02
+    assert 0.4 < rates[SETTLING_STEPS + (len(rates) - SETTLING_STEPS) // 2] < 0.6
+    assert load_checkpoint(tmp_path / "run" / LAST_FILE).config["metrics"]["rate_followed_clock"]
+    # What such a run has become stays so, by its state as by its weights alone.
+    train_lifter(config, people, tmp_path / "run", quiet=True, minutes=1e-9)
+    last = tmp_path / "run" / LAST_FILE
+    assert load_checkpoint(last).config["metrics"]["rate_followed_clock"] and rates[-1] > 0.99
+    restart_from_weights(last, tmp_path / "next")
+    train_lifter(config, people, tmp_path / "next", quiet=True, minutes=1e-9)
+    assert load_checkpoint(tmp_path / "next" / LAST_FILE).config["metrics"]["rate_followed_clock"]
+
+
+def test_a_run_of_steps_says_nothing_of_a_clock(people, tiny, tmp_path):
+    best = train_lifter(tiny("lifter"), people, tmp_path, quiet=True, minutes=60.0)
+    assert "rate_followed_clock" not in load_checkpoint(best).config["metrics"]
 
 
 def test_a_run_goes_on_another_way(people, tiny, tmp_path, monkeypatch):

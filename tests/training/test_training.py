@@ -22,10 +22,10 @@ from refiner.training.checkpoints import (
     load_noise_model,
     save_checkpoint,
 )
-from refiner.training.config import CONFIG_FOLDER, DataConfig, config_from_dict, load_config
+from refiner.training.config import CONFIG_FOLDER, DataConfig, OptimiserConfig, config_from_dict, load_config
 from refiner.training.loop import BEST_FILE, LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter, train_refiner
-from refiner.training.schedule import learning_rate
+from refiner.training.schedule import learning_rate, share_gone
 from refiner.training.tasks import ValidationWindows, lift_windows
 from refiner.training.windows import WindowSampler
 
@@ -387,3 +387,19 @@ def test_every_bundled_configuration_describes_a_model(name):
         model = build_model(dataclasses.asdict(dataclasses.replace(config, text=text)))
     assert sum(value.numel() for value in model.parameters()) > 10_000
     assert {"paper", "nano", "small", "base"} & set(name.split("-"))
+
+
+def test_a_rate_follows_what_is_further_the_steps_or_the_clock():
+    config = OptimiserConfig(rate=1e-3, schedule="cosine", warmup=10)
+    assert learning_rate(500, 1000, config, 0.2) == learning_rate(500, 1000, config)
+    assert learning_rate(200, 1000, config, 0.5) == learning_rate(500, 1000, config)
+    assert learning_rate(200, 1000, config, 1.0) == pytest.approx(1e-5)
+    # Warm-up is of steps: a slow start is not cut short.
+    assert learning_rate(0, 1000, config, 0.5) == pytest.approx(learning_rate(500, 1000, config) / 10)
+    paper = OptimiserConfig(rate=1e-3, schedule="exponential", decay=0.5, epoch_steps=100, warmup=0)
+    assert learning_rate(10, 1000, paper, 0.35) == pytest.approx(1e-3 / 8)
+
+
+def test_the_share_of_a_time_box_that_is_gone():
+    assert [share_gone(now, 10.0, 30.0) for now in (5.0, 10.0, 15.0, 30.0, 99.0)] == [0.0, 0.0, 0.25, 1.0, 1.0]
+    assert share_gone(5.0, 10.0, 10.0) == 1.0

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
+import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.gpu.jobs import Result, run_jobs
-from refiner_bench.gpu.parts import PARTS, Place, environment, jobs_of
+from refiner_bench.gpu.parts import BOXES, PARTS, Place, environment, jobs_of
+from refiner_bench.gpu.summary import Summary, told
+
+if TYPE_CHECKING:
+    from refiner_bench.gpu.training import Plan, Training
 
 # Parts with less time than this are not begun.
 LEAST_SECONDS = 5.0
-# The end of each log that the summary keeps.
-LOG_CHARACTERS = 4000
+# Of the end: what training has written is packed and copied.
+TO_BRING_BACK = 10.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,6 +54,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy size")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"default: {','.join(PARTS)}")
+    parser.add_argument("--plans", metavar="NAMES", help="what is trained, with commas (default: all there are)")
+    parser.add_argument(
+        "--plan-option",
+        action="append",
+        default=[],
+        metavar="PLAN=WORDS",
+        help="more words for one plan's refiner-train, like 'refiner-base=--lifter FILE'; again for more",
+    )
     parser.add_argument("--state", type=Path, nargs="+", default=[], metavar="DIR", help="what earlier runs wrote")
     return parser
 
@@ -59,20 +72,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> int:
+    from refiner_bench.gpu.training import Training
+
     until = time.monotonic() + 60.0 * arguments.minutes
     parts = _checked(arguments)
+    plans = _plans(arguments) if "train" in parts else []
     arguments.output.mkdir(parents=True, exist_ok=True)
+    settings = {name: getattr(arguments, name) for name in ("device", "minutes", "toy", "weight", "plan_option")}
     with tempfile.TemporaryDirectory() as name:
         place = Place(Path(name), arguments.device, arguments.toy)
-        summary = _Summary(arguments, place)
-        for part in [part for part in PARTS if part in parts and part != "train"]:
-            left = until - time.monotonic()
-            if left < LEAST_SECONDS:
-                summary.add([Result(part, "skipped", 0.0, None, "no time was left")])
-            else:
-                summary.add(run_jobs(jobs_of(part, place, left), place.work / "logs", environment()))
-        _train(arguments, place, until, summary, "train" in parts)
-    print("\n".join(map(_line, summary.results)))
+        summary = Summary(arguments.output / "summary.json", place.work / "logs", settings)
+        last = until - (TO_BRING_BACK if plans else 0.0)
+        # Latency is measured alone: whatever runs beside training ends with it.
+        end = last - (BOXES["latency"] if plans and "latency" in parts else 0.0)
+        training = Training(place, tuple(arguments.data), tuple(arguments.weight), end, words_of(arguments.plan_option))
+        early = [part for part in PARTS if part in parts and part not in ("latency", "train")]
+        work = {plan.name: partial(_train, plan, arguments.state, training, summary) for plan in plans}
+        work["parts"] = partial(_run_parts, early, place, end, summary, bool(plans))
+        _side_by_side(work, summary)
+        if "latency" in parts:
+            _run_parts(["latency"], place, last, summary)
+        _bring_back(arguments.output, plans, training, summary)
+    print("\n".join(map(told, summary.results)))
     return 4 if any(result.status == "failed" for result in summary.results) else 0
 
 
@@ -104,68 +125,82 @@ def _checked(arguments: argparse.Namespace) -> list[str]:
     return parts
 
 
-def _train(arguments: argparse.Namespace, place: Place, until: float, summary: _Summary, train: bool) -> None:
-    """Train, and write what comes back."""
-    from refiner_bench.gpu.bring_back import bring_back
-    from refiner_bench.gpu.training import PLANS, Training, progress_of, take_up, train_plan
+def _plans(arguments: argparse.Namespace) -> list[Plan]:
+    """The plans that are asked for, in priority order. Raises UsageError for one that is not there."""
+    from refiner.errors import UsageError
+    from refiner_bench.gpu.training import PLANS
 
-    training = Training(place, tuple(arguments.data), tuple(arguments.weight), until)
-    if train:
-        for plan in PLANS:
-            summary.add(take_up(plan, arguments.state, training))
-        for plan in PLANS:
-            summary.add(train_plan(plan, training))
-            found = progress_of(training.folder(plan))
-            if found is not None:
-                summary.training[plan.name] = {"configuration": plan.configuration, **found}
-    began = time.monotonic()
-    runs = [(plan.name, training.folder(plan)) for plan in PLANS if plan.name in summary.training]
-    reports = sorted((place.work / "reports").glob("latency.*"))
-    room = bring_back(runs, reports, arguments.output, place.work)
+    known = [plan.name for plan in PLANS]
+    asked = arguments.plans.split(",") if arguments.plans else known
+    unknown = sorted({*asked, *words_of(arguments.plan_option)} - set(known))
+    if unknown:
+        raise UsageError(f"there is no plan {', '.join(unknown)}; there are {', '.join(known)}")
+    return [plan for plan in PLANS if plan.name in asked]
+
+
+def words_of(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What ``--plan-option PLAN=WORDS`` adds to the command of each plan. Raises UsageError."""
+    from refiner.errors import UsageError
+
+    words: dict[str, tuple[str, ...]] = {}
+    for option in options:
+        name, _, given = option.partition("=")
+        try:
+            more = tuple(shlex.split(given))
+        except ValueError as error:
+            raise UsageError(f"--plan-option {option}: {error}") from error
+        if not name or not more:
+            raise UsageError(
+                f"--plan-option {option}: expected PLAN=WORDS, like 'lifter-base=--set training.batch=128'"
+            )
+        words[name] = words.get(name, ()) + more
+    return words
+
+
+def _run_parts(parts: Sequence[str], place: Place, until: float, summary: Summary, beside: bool = False) -> None:
+    """One part after the other, up to ``until``; ``beside``: while models train."""
+    for part in parts:
+        left = until - time.monotonic()
+        if left < LEAST_SECONDS:
+            summary.add([Result(part, "skipped", 0.0, None, "no time was left")])
+        else:
+            summary.add(run_jobs(jobs_of(part, place, left, beside), place.work / "logs", environment()))
+
+
+def _train(plan: Plan, states: Sequence[Path], training: Training, summary: Summary) -> None:
+    from refiner_bench.gpu.training import progress_of, take_up, train_plan
+
+    summary.add(take_up(plan, states, training))
+    results = train_plan(plan, training)
+    found = progress_of(training.folder(plan))
+    if found is not None:
+        summary.train(plan.name, {"configuration": plan.configuration, **found})
+    summary.add(results)
+
+
+def _side_by_side(work: Mapping[str, Callable[[], None]], summary: Summary) -> None:
+    """Run each in a thread, to the end of all."""
+    with ThreadPoolExecutor(len(work)) as pool:
+        begun = {name: pool.submit(function) for name, function in work.items()}
+    for name, future in begun.items():
+        # What goes wrong in one is a failed part: what the others made comes back.
+        error = future.exception()
+        if error is not None:
+            summary.add([Result(name, "failed", 0.0, None, repr(error))])
+
+
+def _bring_back(output: Path, plans: Sequence[Plan], training: Training, summary: Summary) -> None:
+    from refiner_bench.gpu.bring_back import bring_back
+
+    began, work = time.monotonic(), training.place.work
+    runs = [(plan.name, training.folder(plan)) for plan in plans if plan.name in summary.trained]
+    room = bring_back(runs, sorted((work / "reports").glob("latency.*")), output, work)
     summary.left_out = room.left_out
     why = ", ".join(room.taken) or "nothing"
     if room.left_out:
         why += "; left out: " + "; ".join(f"{name} ({reason})" for name, reason in room.left_out.items())
-    failed = train and not any(name.endswith(".safetensors") for name in room.taken)
+    failed = bool(plans) and not any(name.endswith(".safetensors") for name in room.taken)
     summary.add([Result("bring back", "failed" if failed else "ok", round(time.monotonic() - began, 1), None, why)])
-
-
-class _Summary:
-    """summary.json, written anew after every part, so that whatever ends the run leaves what was done before."""
-
-    def __init__(self, arguments: argparse.Namespace, place: Place) -> None:
-        from refiner_bench.report import environment as machine
-
-        self._path, self._logs = arguments.output / "summary.json", place.work / "logs"
-        self._head: dict[str, Any] = {
-            "schema": "refiner-bench/quarter-hour",
-            "environment": machine(),
-            "settings": {name: getattr(arguments, name) for name in ("device", "minutes", "toy", "weight")},
-        }
-        self.results: list[Result] = []
-        self.training: dict[str, Any] = {}
-        self.left_out: dict[str, str] = {}
-
-    def add(self, results: list[Result]) -> None:
-        """Print, keep and write."""
-        from refiner.files import atomic_write_text
-
-        self.results += results
-        for result in results:
-            print(_line(result), flush=True)
-        files = sorted(self._logs.glob("*.log"))
-        content = {
-            **self._head,
-            "parts": [dataclasses.asdict(result) for result in self.results],
-            "training": self.training,
-            "left_out": self.left_out,
-            "logs": {file.stem: file.read_text(errors="replace")[-LOG_CHARACTERS:] for file in files},
-        }
-        atomic_write_text(self._path, json.dumps(content, indent=1) + "\n")
-
-
-def _line(result: Result) -> str:
-    return f"{result.name:24s} {result.status:8s} {result.seconds:6.1f} s  {result.why}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,11 +20,21 @@ SKIPPED = 3
 
 @dataclass(frozen=True)
 class Job:
-    """``seconds``: its time box."""
+    """``seconds``: its time box. ``begun``: a file that it writes within ``seconds_to_begin``, or is stopped."""
 
     name: str
     command: Sequence[str]
     seconds: float
+    begun: Path | None = None
+    seconds_to_begin: float = math.inf
+
+    def overdue(self, taken: float) -> str:
+        """Why it is to be stopped after so many seconds; nothing where it is not."""
+        if taken > self.seconds:
+            return f"stopped by its time box of {self.seconds:g} s"
+        if self.begun is not None and taken > self.seconds_to_begin and not self.begun.exists():
+            return f"stopped: it had not begun after {self.seconds_to_begin:g} s"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,8 @@ def run_jobs(jobs: Sequence[Job], logs: Path, environment: Mapping[str, str] | N
                 code = process.poll()
                 if code is not None:
                     results[job.name] = _ended(job, code, taken, logs)
-                elif taken > job.seconds:
+                elif why := job.overdue(taken):
                     _stop(process)
-                    why = f"stopped by its time box of {job.seconds:g} s"
                     results[job.name] = Result(job.name, "failed", round(taken, 1), process.returncode, why)
             time.sleep(0.05)
     finally:

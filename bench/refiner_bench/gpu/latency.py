@@ -45,14 +45,16 @@ COMPARED_FRAMES = 3
 
 @dataclass(frozen=True)
 class Sizes:
-    """``seconds``: of a contestant's calls at one batch size, in ``turns`` turns of ``least`` to ``most`` calls."""
+    """``seconds``: of a contestant's calls at one batch size, in ``turns`` turns of ``least`` to ``most`` calls;
+    ``kernel_seconds``: after so many no further kernel is timed."""
 
     batches: tuple[int, ...] = (1, 8, 64, 256, 1024)
     poses: tuple[int, ...] = (1000, 100_000)
-    seconds: float = 0.5
+    seconds: float = 0.25
     turns: int = 5
     least: int = 2
     most: int = 100
+    kernel_seconds: float = 25.0
 
 
 TOY = Sizes(batches=(1, 2), poses=(100,), seconds=0.02, turns=2, least=2, most=4)
@@ -84,30 +86,45 @@ def _command(arguments: argparse.Namespace) -> int:
     report = new_report("gpu-latency", settings)
     if device == "cuda":
         report["environment"]["gpu"] = torch.cuda.get_device_name()
+    began = time.perf_counter()
     rates = device_rates(device)
+    print(f"rates of the device: {time.perf_counter() - began:.1f} s")
     report |= {"rates": rates, "models": [], "kernels": [], "missing": {}, "failed": {}}
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     def keep() -> None:
         write_report(report, format_latency(report), arguments.output / "latency.json", arguments.output / "latency.md")
 
-    try:
-        report["kernels"] = kernel_rows(device, sizes.poses, sizes.turns, rates)
-    except MissingComponentError as error:
-        report["missing"]["kernels"] = str(error)
-    keep()
     place = arguments.output.parent / "checkpoints"
     subjects = [
         Measured(model, kind, checkpoint_of(model, kind, place, arguments.toy), device, arguments.packages, sizes)
         for model in MODELS
         for kind in KINDS
     ]
-    # The largest batches last: where the time box ends the report, it lacks those.
-    for batch in sizes.batches:
+    # Single windows and frames first, then the kernels, the largest batches last: where the time box ends the report,
+    # it lacks those.
+    for number, batch in enumerate(sizes.batches):
         for subject in subjects:
             report["models"].append(subject.row(batch, rates, report["missing"], report["failed"]))
             keep()
+        if number == 0:
+            _add_kernels(report, device, sizes, rates)
+            keep()
     return 4 if report["failed"] else 0
+
+
+def _add_kernels(report: dict[str, Any], device: str, sizes: Sizes, rates: dict[str, float]) -> None:
+    began = time.perf_counter()
+    rows = kernel_rows(device, sizes.poses, sizes.turns, rates)
+    try:
+        for row in rows:
+            report["kernels"].append(row)
+            if time.perf_counter() - began > sizes.kernel_seconds:
+                report["missing"]["further kernels"] = f"no time was left after {sizes.kernel_seconds:g} s"
+                break
+    except MissingComponentError as error:
+        report["missing"]["kernels"] = str(error)
+    print(f"kernels: {len(report['kernels'])} rows, {time.perf_counter() - began:.1f} s")
 
 
 class Measured:
@@ -116,6 +133,8 @@ class Measured:
     def __init__(self, model: str, kind: str, checkpoint: Path, device: str, packages: Path, sizes: Sizes) -> None:
         self._name, self._kind, self._path, self._device = model, kind, checkpoint, device
         self._packages, self._sizes = packages, sizes
+        # Engines of windows take every batch size: opened once, they serve all rows.
+        self._open: dict[str, Callable[..., Array]] = {}
         read = load_checkpoint(checkpoint, "refiner")
         module = module_of(read)
         assert isinstance(module, UnrolledRefiner)
@@ -132,11 +151,12 @@ class Measured:
         self, batch: int, rates: dict[str, float], missing: dict[str, str], failed: dict[str, str]
     ) -> dict[str, Any]:
         """Times of all contestants at ``batch``. What cannot run is named in ``missing`` or ``failed``."""
-        where = f"{self._name}, {self._kind}, batch {batch}"
+        where, began, opened = f"{self._name}, {self._kind}, batch {batch}", time.perf_counter(), {}
         runs: dict[str, Callable[[int], Any]] = {}
         differences: dict[str, float] = {}
         expected: Array | None = None
         for title, make in self._contestants(batch).items():
+            opened[title] = time.perf_counter()
             try:
                 function = make()
                 found = np.stack([function(frame) for frame in range(self._compared)])
@@ -146,6 +166,8 @@ class Measured:
             except Exception as error:  # of many kinds, memory that does not suffice among them; the others go on
                 failed[f"{where}, {title}"] = (str(error).strip() or repr(error)).splitlines()[0]
                 continue
+            finally:
+                opened[title] = time.perf_counter() - opened[title]
             expected = found if expected is None else expected
             difference = 1000.0 * float(np.abs(found - expected).max())
             if not difference <= TOLERANCE_MM:
@@ -162,6 +184,8 @@ class Measured:
             timed[title]["largest_difference_mm"] = difference
         product = 1000.0 * self._flops * batch / rates["float32_flops_per_s"]
         copy = 1000.0 * self._bytes / rates["copy_bytes_per_s"]
+        told = "; ".join(f"{title} {seconds:.1f}" for title, seconds in opened.items())
+        print(f"{where}: {time.perf_counter() - began:.1f} s, to the first result: {told}")
         floor = {"product_ms": product, "copy_ms": copy, "floor_ms": max(product, copy)}
         return {"model": self._name, "kind": self._kind, "batch": batch, "contestants": timed, **floor}
 
@@ -175,7 +199,7 @@ class Measured:
             if compiled:
                 windows[COMPILED] = lambda: open_engine(self._package(compiled), "refiner")
             inputs = _windows(batch, self._module.frames)
-            return {title: partial(_of_windows, make, inputs) for title, make in windows.items()}
+            return {title: partial(self._of_windows, title, make, inputs) for title, make in windows.items()}
         steps: dict[str, Callable[[], StreamEngine]] = {EAGER: lambda: self._eager_step(batch)}
         if graphs:
             steps[GRAPH] = lambda: TorchCausalEngine(self._path, batch, device="cuda")
@@ -183,6 +207,14 @@ class Measured:
             steps[COMPILED] = lambda: AotiCausalEngine(self._package(compiled))
         frames = _windows(batch, COMPARED_FRAMES)
         return {title: partial(_of_steps, make, frames) for title, make in steps.items()}
+
+    def _of_windows(
+        self, title: str, make: Callable[[], Callable[..., Array]], inputs: tuple[Array, ...]
+    ) -> Callable[[int], Array]:
+        if title not in self._open:
+            self._open[title] = make()
+        engine = self._open[title]
+        return lambda frame: engine(*inputs)
 
     def _package_name(self, batch: int) -> str | None:
         """The package that is to be there; on the CPU only where somebody made one."""
@@ -240,11 +272,6 @@ def timed_in_turns(runs: dict[str, Callable[[int], Any]], sizes: Sizes) -> dict[
         }
         for title, entry in found.items()
     }
-
-
-def _of_windows(make: Callable[[], Callable[..., Array]], inputs: tuple[Array, ...]) -> Callable[[int], Array]:
-    engine = make()
-    return lambda frame: engine(*inputs)
 
 
 def _of_steps(make: Callable[[], StreamEngine], frames: tuple[Array, ...]) -> Callable[[int], Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,11 @@ BYTES = {
 CPU, DEVICE = "cpu", "cuda"
 
 
-def kernel_rows(device: str, counts: Sequence[int], rounds: int, rates: dict[str, float]) -> list[dict[str, Any]]:
+def kernel_rows(device: str, counts: Sequence[int], rounds: int, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
     """Items/s of each kernel for ``counts`` poses, the data where it is computed. Raises MissingComponentError without
     the compiled module, or on "cuda" without its CUDA kernels."""
     if device == "cuda" and not native.features().get("cuda_devices"):
         raise MissingComponentError(f"the compiled module has no CUDA kernels for this device: {native.features()}")
-    rows = []
     for count in counts:
         for kernel, contestants in _contestants(device, count).items():
             found = interleaved({name: (count, run) for name, run in contestants.items()}, rounds, turn_s=0.02)
@@ -38,8 +37,7 @@ def kernel_rows(device: str, counts: Sequence[int], rounds: int, rates: dict[str
             if DEVICE in found:
                 row["faster_than_cpu"] = ratio_interval(np.array(found[DEVICE]) / np.array(found[CPU]))
             row["floor_items_per_s"] = rates["copy_bytes_per_s"] / BYTES[kernel]
-            rows.append(row)
-    return rows
+            yield row
 
 
 def _contestants(device: str, count: int) -> dict[str, dict[str, Run]]:

@@ -12,9 +12,12 @@ from refiner_bench.gpu.jobs import Job
 from refiner_bench.gpu.packages import PACKAGES
 
 ROOT = Path(__file__).parents[3]
-# Parts in their order. Jobs of one part run side by side, but for latency, which is measured alone.
+# Jobs of one part run side by side. Build, then check, run beside training; latency is measured alone, last.
 PARTS = ("build", "check", "latency", "train")
 BOXES = {"build": 150.0, "check": 90.0, "latency": 150.0}
+# Beside training, which they are not to hold up, jobs are slower, and nothing waits for them.
+BOXES_BESIDE = {"build": 240.0, "check": 120.0}
+NICE = ("nice", "-n", "10")
 POSES = {"check": "100000", "sanitizer": "300"}
 
 
@@ -42,9 +45,10 @@ def environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(str(ROOT / place) for place in (".", "bench", "export"))}
 
 
-def jobs_of(part: str, place: Place, left: float) -> list[Job]:
-    """The jobs of "build", "check" or "latency", within ``left`` seconds."""
-    seconds = min(BOXES[part], left)
+def jobs_of(part: str, place: Place, left: float, beside: bool = False) -> list[Job]:
+    """The jobs of "build", "check" or "latency", within ``left`` seconds; ``beside``: while models train."""
+    seconds = min((BOXES_BESIDE if beside else BOXES)[part], left)
+    first = NICE if beside else ()
     commands: dict[str, list[str]]
     if part == "build":
         commands = {"build": _build(place)}
@@ -64,7 +68,7 @@ def jobs_of(part: str, place: Place, left: float) -> list[Job]:
         words = ["--device", place.device, "--output", str(place.work / "reports")]
         words += ["--packages", str(place.work / "packages"), *(["--toy"] if place.toy else [])]
         commands = {"latency": place.command("refiner_bench.gpu.latency", *words)}
-    return [Job(name, command, seconds) for name, command in commands.items()]
+    return [Job(name, [*first, *command], seconds) for name, command in commands.items()]
 
 
 def _build(place: Place) -> list[str]:

@@ -1,15 +1,17 @@
-"""Training within the time that is left, in priority order, from where an earlier run stopped."""
+"""Training within the time that is left, several models at once, from where an earlier run stopped."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import math
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from refiner_bench.gpu.jobs import Job, Result, run_jobs
 from refiner_bench.gpu.parts import Place, environment
@@ -17,17 +19,20 @@ from refiner_bench.gpu.parts import Place, environment
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained: the name of its files, its configuration, and what is changed of it."""
+    """What is trained: the name of its files, its kind, its configuration, and what is changed of it."""
 
     name: str
+    kind: Literal["lifter", "refiner"]
     configuration: str
     changes: tuple[str, ...] = ()
 
 
-# In priority order: the next one has the time that those before it leave.
+# In the order in which they come back. They train at the same time: what one spends in compiling, loading and
+# validating, the others use.
 PLANS = (
-    Plan("lifter-base", "lifter-base-rays"),
-    Plan("lifter-small", "lifter-small-rays", ("training.batch=256", "training.steps=40000")),
+    Plan("lifter-base", "lifter", "lifter-base-rays"),
+    Plan("lifter-small", "lifter", "lifter-small-rays", ("training.batch=256", "training.steps=40000")),
+    Plan("refiner-base", "refiner", "refiner-base-rays"),
 )
 # The ways in which a step may run, the fastest first.
 WAYS = {"cuda": ("compile-graph", "graph", "compile", "none"), "cpu": ("none",)}
@@ -42,19 +47,26 @@ TOY_SIZE = (
 # Seconds for validation and saving after the last step; those that a run is worth starting for; those of a toy run.
 TO_FINISH = {"cuda": 30.0, "cpu": 20.0}
 LEAST = {"cuda": 30.0, "cpu": 1.0}
-TOY_SECONDS = 2.0
+TOY_SECONDS = 8.0
+# A step that is compiled or captured may hang, and its time box does not see that from inside: what has not come past
+# its first steps after so many seconds is stopped, and the next way has the rest.
+TO_BEGIN = 150.0
 # How `refiner.training.loop.refuse_other_run` ends.
 OTHER_RUN = "choose another --output, or remove it"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What trains on what. ``until``: a time of `time.monotonic`."""
+    """What trains on what.
+
+    ``until``: a time of `time.monotonic`. ``words``: more of the command of a plan, by its name.
+    """
 
     place: Place
     data: tuple[str, ...]
     weights: tuple[str, ...]
     until: float
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def folder(self, plan: Plan) -> Path:
         """Where the run of ``plan`` lies."""
@@ -97,6 +109,27 @@ def take_up(plan: Plan, states: Sequence[Path], training: Training) -> list[Resu
     return results
 
 
+def refusal(plan: Plan, training: Training) -> str:
+    """Why a plan cannot run here; nothing where it can."""
+    from refiner.training.config import CONFIG_FOLDER
+
+    if not (CONFIG_FOLDER / f"{plan.configuration}.toml").is_file():
+        return f"there is no configuration {plan.configuration}"
+    if plan.kind == "refiner" and plan.name not in training.words:
+        return f"it needs a lifter: --plan-option '{plan.name}=--lifter FILE'"
+    return ""
+
+
+def ways_of(plan: Plan, device: str) -> list[str]:
+    """The ways in which a plan's steps may run, the fastest first."""
+    from refiner.training.steps import CapturableTask
+    from refiner.training.tasks import RefinerTask
+
+    # A way that cannot work is found out late, after the data is loaded and the noise fitted.
+    graphs = plan.kind == "lifter" or issubclass(RefinerTask, CapturableTask)
+    return [way for way in WAYS[device] if graphs or not way.endswith("graph")]
+
+
 def train_plan(plan: Plan, training: Training) -> list[Result]:
     """Train in the first way that works, while there is time.
 
@@ -105,7 +138,10 @@ def train_plan(plan: Plan, training: Training) -> list[Result]:
     """
     place = training.place
     results: list[Result] = []
-    ways, adopted = list(WAYS[place.device]), False
+    why = refusal(plan, training)
+    if why:
+        return [Result(plan.name, "skipped", 0.0, None, why)]
+    ways, adopted = ways_of(plan, place.device), False
     while ways:
         way = ways.pop(0)
         left = training.until - time.monotonic()
@@ -116,8 +152,7 @@ def train_plan(plan: Plan, training: Training) -> list[Result]:
         if seconds < LEAST[place.device]:
             return [*results, Result(name, "skipped", 0.0, None, "no time was left")]
         before = progress_of(training.folder(plan))
-        job = Job(name, place.command("refiner.cli.train", *_options(plan, way, training, seconds)), left - 5)
-        (result,) = run_jobs([job], place.work / "logs", environment())
+        (result,) = run_jobs([_job(name, plan, way, training, seconds)], place.work / "logs", environment())
         if result.status == "ok":
             why = _told(before, progress_of(training.folder(plan)))
             return [*results, dataclasses.replace(result, why=why)]
@@ -129,6 +164,17 @@ def train_plan(plan: Plan, training: Training) -> list[Result]:
     return results
 
 
+def _job(name: str, plan: Plan, way: str, training: Training, seconds: float) -> Job:
+    from refiner.training.loop import BEGUN_FILE
+
+    begun = training.folder(plan) / BEGUN_FILE
+    begun.unlink(missing_ok=True)
+    command = training.place.command("refiner.cli.train", *_options(plan, way, training, seconds))
+    # Operation by operation nothing can hang, and there is no other way left.
+    to_begin = math.inf if way == "none" else TO_BEGIN
+    return Job(name, command, training.until - time.monotonic(), begun, to_begin)
+
+
 def _adopt(plan: Plan, way: str, training: Training) -> Result:
     from refiner.errors import CheckpointError
     from refiner.training.config import load_config
@@ -136,7 +182,7 @@ def _adopt(plan: Plan, way: str, training: Training) -> Result:
 
     name, run = f"{plan.name}, other run", training.folder(plan)
     try:
-        step = adopt_state(run, load_config(plan.configuration, _changes(plan, way, training.place)))
+        step = adopt_state(run, load_config(plan.configuration, _changes(plan, way, training)))
     except CheckpointError as error:
         shutil.rmtree(run)
         return Result(name, "failed", 0.0, None, f"{error}; it begins anew")
@@ -165,15 +211,25 @@ def _told(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
 
 
 def _options(plan: Plan, way: str, training: Training, seconds: float) -> list[str]:
-    changes = _changes(plan, way, training.place)
-    options = ["lifter", "--config", plan.configuration, "--output", str(training.folder(plan)), "--quiet"]
-    options += ["--minutes", f"{seconds / 60:.4f}"]
+    changes = _changes(plan, way, training)
+    options = [plan.kind, "--config", plan.configuration, "--output", str(training.folder(plan)), "--quiet"]
+    options += ["--minutes", f"{seconds / 60:.4f}", "--finish"]
     for option, values in (("--data", training.data), ("--weight", training.weights), ("--set", changes)):
         options += [word for value in values for word in (option, value)]
-    return options
+    return options + _words_and_changes(plan, training)[0]
 
 
-def _changes(plan: Plan, way: str, place: Place) -> list[str]:
-    changes = [*plan.changes, f"training.device={place.device}", f"training.compile={way}"]
+def _changes(plan: Plan, way: str, training: Training) -> list[str]:
+    place = training.place
+    changes = [*plan.changes, *_words_and_changes(plan, training)[1]]
+    changes += [f"training.device={place.device}", f"training.compile={way}"]
     changes += [f"training.precision={'bfloat16' if place.device == 'cuda' else 'float32'}"]
     return changes + list(TOY_SIZE if place.toy else ())
+
+
+def _words_and_changes(plan: Plan, training: Training) -> tuple[list[str], list[str]]:
+    """The further words of a plan's command, without what they ``--set``; and that, which its configuration needs."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--set", action="append", default=[])
+    found, words = parser.parse_known_args(training.words.get(plan.name, ()))
+    return words, found.set
