@@ -89,6 +89,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--lifter", metavar="PATH", help="refiner only: the lifter's checkpoint")
     parser.add_argument(
+        "--estimator",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help='refiner only, for a configuration that trains on a pool (diffusion.train_on = "unrolled"): a further '
+        "lifter that sees rays; again for more",
+    )
+    parser.add_argument(
+        "--held-out",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="the same, of lifters that are not trained on and help to choose the checkpoint",
+    )
+    parser.add_argument(
         "--cross-fit", metavar="PATH", nargs="+", help="refiner only: the lifters of the folds, for cross-fitted errors"
     )
     parser.add_argument(
@@ -167,6 +182,7 @@ def _command(arguments: argparse.Namespace) -> None:
         config = dataclasses.replace(
             config, noise=dataclasses.replace(config.noise, cross_fit=tuple(arguments.cross_fit))
         )
+    config = _with_pool(config, arguments.estimator, arguments.held_out)
     output = Path(arguments.output)
     if arguments.from_predictions:
         best = _train_on_predictions(arguments, config, output, began)
@@ -183,6 +199,23 @@ def _command(arguments: argparse.Namespace) -> None:
     else:
         best = train_refiner(config, folder, output, *_last_options(arguments, began))
     _finish(best, output, arguments.half)
+
+
+def _with_pool(config: Config, others: Sequence[str], held_out: Sequence[str]) -> Config:
+    """The configuration with the lifters of ``--estimator`` and ``--held-out``."""
+    from refiner.errors import UsageError
+
+    if not others and not held_out:
+        return config
+    if config.kind != "refiner" or config.diffusion.train_on != "unrolled":
+        raise UsageError(
+            "--estimator and --held-out belong to a refiner's configuration that trains on a pool, like "
+            'refiner-nano-rays (diffusion.train_on = "unrolled")'
+        )
+    estimators = dataclasses.replace(
+        config.estimators, others=tuple(others) or config.estimators.others, held_out=tuple(held_out)
+    )
+    return dataclasses.replace(config, estimators=estimators)
 
 
 def _with_detections(config: Config, asked: str | None) -> Config:

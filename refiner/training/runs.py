@@ -142,7 +142,7 @@ def train_refiner(
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
     if config.diffusion.train_on == "unrolled":
-        return _train_unrolled(config, folder, output, quiet, minutes)
+        return _train_unrolled(config, folder, output, quiet, box)
     if sees_rays(dataclasses.asdict(config.model)):
         return _train_ray_refiner(config, folder, output, quiet, box)
     people = list(folder.description.train)
@@ -180,7 +180,7 @@ def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet
     return train(config, task, sampler, output, _describe(folder, people), quiet, box)
 
 
-def _train_unrolled(config: Config, folder: MotionFolder, output: Path, quiet: bool, minutes: float | None) -> Path:
+def _train_unrolled(config: Config, folder: MotionFolder, output: Path, quiet: bool, box: TimeBox) -> Path:
     """A refiner for any camera and any estimator, on a pool of lifters and on systematic errors."""
     _check_unrolled(config)
     lifters, held_out = _pool_of(config)
@@ -204,7 +204,7 @@ def _train_unrolled(config: Config, folder: MotionFolder, output: Path, quiet: b
     assert isinstance(model, PoseDenoiser)
     start_from(model, config)
     task = UnrolledRefinerTask(config, model, fitted[0], validation)
-    return train(config, task, pool, output, _describe(folder, people), quiet, minutes)
+    return train(config, task, pool, output, _describe(folder, people), quiet, box)
 
 
 def _parts(config: Config, *sequences: NDArray[np.float32]) -> list[list[NDArray[np.float32]]]:

@@ -36,21 +36,23 @@ PLANS = (
 )
 # The ways in which a step may run, the fastest first.
 WAYS = {"cuda": ("compile-graph", "graph", "compile", "none"), "cpu": ("none",)}
-TOY_SIZE = (
-    "frames=9",
+# A refiner has the windows of the lifters that it is given.
+TOY_SIZE_OF_REFINERS = (
+    "noise.fit_frames=2000",
     "training.threads=1",
     "model.blocks=1",
     "model.dim=32",
     "training.batch=4",
     "training.steps=100000",
 )
+TOY_SIZE = ("frames=9", *TOY_SIZE_OF_REFINERS[1:])
 # Seconds for validation and saving after the last step; those that a run is worth starting for; those of a toy run.
-TO_FINISH = {"cuda": 30.0, "cpu": 20.0}
+TO_FINISH = {"cuda": 40.0, "cpu": 20.0}
 LEAST = {"cuda": 30.0, "cpu": 1.0}
 TOY_SECONDS = 8.0
 # A step that is compiled or captured may hang, and its time box does not see that from inside: what has not come past
 # its first steps after so many seconds is stopped, and the next way has the rest.
-TO_BEGIN = 150.0
+TO_BEGIN = 180.0
 # How `refiner.training.loop.refuse_other_run` ends.
 OTHER_RUN = "choose another --output, or remove it"
 
@@ -122,11 +124,10 @@ def refusal(plan: Plan, training: Training) -> str:
 
 def ways_of(plan: Plan, device: str) -> list[str]:
     """The ways in which a plan's steps may run, the fastest first."""
-    from refiner.training.steps import CapturableTask
-    from refiner.training.tasks import RefinerTask
+    from refiner.training.config import load_config
 
     # A way that cannot work is found out late, after the data is loaded and the noise fitted.
-    graphs = plan.kind == "lifter" or issubclass(RefinerTask, CapturableTask)
+    graphs = plan.kind == "lifter" or load_config(plan.configuration).diffusion.train_on == "unrolled"
     return [way for way in WAYS[device] if graphs or not way.endswith("graph")]
 
 
@@ -224,7 +225,8 @@ def _changes(plan: Plan, way: str, training: Training) -> list[str]:
     changes = [*plan.changes, *_words_and_changes(plan, training)[1]]
     changes += [f"training.device={place.device}", f"training.compile={way}"]
     changes += [f"training.precision={'bfloat16' if place.device == 'cuda' else 'float32'}"]
-    return changes + list(TOY_SIZE if place.toy else ())
+    toy = TOY_SIZE if plan.kind == "lifter" else TOY_SIZE_OF_REFINERS
+    return changes + list(toy if place.toy else ())
 
 
 def _words_and_changes(plan: Plan, training: Training) -> tuple[list[str], list[str]]:
