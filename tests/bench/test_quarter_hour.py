@@ -16,7 +16,8 @@ from refiner_bench.gpu import command, training
 from refiner_bench.gpu.bring_back import MOST_BYTES, MOST_FILES, MOST_IN_A_FILE
 from refiner_bench.gpu.command import TO_BRING_BACK, main, words_of
 from refiner_bench.gpu.jobs import Result
-from refiner_bench.gpu.parts import BOXES, PARTS
+from refiner_bench.gpu.packages import PACKAGES
+from refiner_bench.gpu.parts import BOX_OF_OTHERS, BOX_OF_PACKAGE, BOXES, Place
 from refiner_bench.gpu.summary import Summary
 
 from refiner.data.synthetic import synthetic_archive, synthetic_description
@@ -132,13 +133,14 @@ def test_models_train_beside_building_and_latency_is_measured_alone(stage):
     assert list(jobs["build"].command[:3]) == ["nice", "-n", "10"] and jobs["build"].seconds > BOXES["build"]
     # The device is left to latency for as long as its box, and there is time to bring back.
     left = 9.3 * 60 - BOXES["latency"] - TO_BRING_BACK
-    assert left - 30 < jobs[plans[0]].seconds <= left and jobs["latency"].seconds == BOXES["latency"]
+    assert left - 30 < jobs[plans[0]].seconds <= left and jobs["latency"].seconds == BOX_OF_OTHERS
 
 
 def test_parts_without_training_follow_each_other(stage):
     ran = stage(["build"], "--parts", "build,check,latency")
     assert names_of(ran) == ["build", "check", "latency"]
-    assert all(job.seconds == BOXES[part] for jobs, part in zip(ran.order, PARTS[:3], strict=True) for job in jobs)
+    boxes = [BOXES["build"], BOXES["check"], BOX_OF_OTHERS]
+    assert all(job.seconds == box for jobs, box in zip(ran.order, boxes, strict=True) for job in jobs)
     assert not any("nice" in job.command for jobs in ran.order for job in jobs)
 
 
@@ -146,6 +148,25 @@ def test_training_alone_has_all_the_time(stage):
     plans = [f"{name}, compile-graph" for name in NAMES]
     ran = stage(plans, "--parts", "train")
     assert all(job.seconds > 9.3 * 60 - TO_BRING_BACK - 30 for jobs in ran.order for job in jobs)
+
+
+def test_each_package_is_measured_in_a_process_of_its_own(tmp_path, monkeypatch):
+    ran, names = [], list(PACKAGES)
+
+    def run_jobs(jobs, logs, environment):
+        ran.append([(job.name, job.seconds) for job in jobs])
+        return [Result(jobs[0].name, "failed", 1.0, -11)]
+
+    for name in names[:2]:
+        (tmp_path / "packages" / name).mkdir(parents=True)
+        (tmp_path / "packages" / name / "x.pt2").write_bytes(b"")
+    monkeypatch.setattr(command, "run_jobs", run_jobs)
+    summary = Summary(tmp_path / "summary.json", tmp_path, {})
+    command._measure_packages(Place(tmp_path, "cuda", False), float("inf"), summary)
+    assert ran == [[(f"latency, {name}", BOX_OF_PACKAGE)] for name in names[:2]]
+    states = summary_of(tmp_path)[1]
+    expected = ["failed"] * 2 + ["skipped"] * 2
+    assert states == {f"latency, {name}": state for name, state in zip(names, expected, strict=True)}
 
 
 def test_a_thread_that_goes_wrong_is_a_failed_part(tmp_path):

@@ -26,6 +26,14 @@ def test_every_job_reports_and_none_stops_the_others(tmp_path):
     assert works.status == "ok" and (tmp_path / "works.log").read_text() == "1\n"
 
 
+def test_a_crash_tells_what_was_done_last(tmp_path):
+    code = "import faulthandler; print('opening the package'); faulthandler._sigsegv()"
+    (crash,) = run_jobs([Job("crash", python(code), 60)], tmp_path)
+    assert (crash.status, crash.exit_code) == ("failed", -11)
+    assert crash.why == "ended by SIGSEGV after: opening the package"
+    assert "most recent call first" in (tmp_path / "crash.log").read_text()
+
+
 def test_a_job_that_does_not_begin_is_stopped(tmp_path):
     mark = tmp_path / "mark"
     begins = python(f"import time; open({str(mark)!r}, 'w'); time.sleep(2)")

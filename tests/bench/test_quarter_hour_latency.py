@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -24,9 +25,9 @@ from refiner.training.checkpoints import load_module
 RATES = {"float32_flops_per_s": 1e12, "bfloat16_flops_per_s": 2e12, "copy_bytes_per_s": 1e10}
 
 
-def measured(tmp_path, kind="window"):
+def measured(tmp_path, kind="window", package=None):
     checkpoint = checkpoint_of("paper", kind, tmp_path, toy=True)
-    return Measured("paper", kind, checkpoint, "cpu", tmp_path, TOY)
+    return Measured("paper", kind, checkpoint, "cpu", tmp_path, TOY, package)
 
 
 def test_contestants_take_turns_and_the_first_is_the_rival():
@@ -78,14 +79,19 @@ def test_an_eager_step_is_the_recorded_one(tmp_path):
         np.testing.assert_allclose(eager.step(*given), expected.step(*given), rtol=0, atol=1e-5)
 
 
-def test_packages_that_are_not_there_are_not_asked_for_on_a_cpu(tmp_path):
+def test_a_package_is_measured_beside_the_eager_model(tmp_path):
     assert all(package_of(name, tmp_path) is None for name in PACKAGES)
     (tmp_path / "paper-window").mkdir()
     (tmp_path / "paper-window" / "some.pt2").write_bytes(b"")
     assert package_of("paper-window", tmp_path) == tmp_path / "paper-window" / "some.pt2"
     missing, failed = {}, {}
-    measured(tmp_path).row(1, RATES, missing, failed)
-    assert not missing and list(failed) == ["paper, window, batch 1, aoti"]
+    assert list(measured(tmp_path).row(1, RATES, missing, failed)["contestants"]) == [EAGER]
+    assert not missing and not failed
+    measured(tmp_path, package="bundled-window").row(1, RATES, missing, failed)
+    assert list(missing) == ["paper, window, batch 1, aoti, launched", "paper, window, batch 1, aoti"]
+    missing = {}
+    measured(tmp_path, package="paper-window").row(1, RATES, missing, failed)
+    assert not missing and list(failed) == ["paper, window, batch 1, aoti, launched", "paper, window, batch 1, aoti"]
 
 
 def test_the_text_has_a_row_for_each_contestant():
@@ -144,8 +150,11 @@ def test_an_engine_of_windows_is_opened_once(tmp_path, monkeypatch, capsys):
     assert len(opened) == 1
     # The log tells where the time went.
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"paper, window, batch {batch}" for batch in (1, 2)]
-    assert all(f"to the first result: {EAGER}" in line for line in lines)
+    told = [line for line in lines if f"to the first result: {EAGER}" in line]
+    assert [line.split(":")[0] for line in told] == [f"paper, window, batch {batch}" for batch in (1, 2)]
+    # Each risky thing is told before it is done.
+    before = [f"paper, window, batch 1, {EAGER}: opening", f"paper, window, batch 1, {EAGER}: first call"]
+    assert lines[:3] == [*before, f"paper, window, batch 1: timing {EAGER}"]
 
 
 def test_a_report_that_is_cut_short_has_single_calls_first(tmp_path, monkeypatch):
@@ -168,6 +177,32 @@ def test_a_report_that_is_cut_short_has_single_calls_first(tmp_path, monkeypatch
         latency._command(latency.build_parser().parse_args(words))
     found = [(row["model"], row["kind"], row["batch"]) for row in written[-1]]
     assert found == [(model, kind, 1) for model in ("bundled", "paper") for kind in ("window", "step")]
+
+
+def test_a_package_adds_its_rows_to_the_report(tmp_path, monkeypatch):
+    """What a job before it has measured stays, and its failures are not this job's."""
+
+    def row(self, batch, *arguments):
+        return {"model": self._name, "kind": self._kind, "batch": batch, "contestants": {}, "floor_ms": 1.0}
+
+    monkeypatch.setattr(Measured, "row", row)
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    settings = {"device": "cpu", "toy": True}
+    before = {"settings": settings, "environment": {"processor": "one", "torch": "2"}, "rates": RATES, "missing": {}}
+    before |= {"models": [{"model": "earlier"} | row(measured(tmp_path), 1)], "kernels": [], "failed": {"a": "b"}}
+    (reports / "latency.json").write_text(json.dumps(before))
+    words = ["--device", "cpu", "--toy", "--output", str(reports), "--packages", str(tmp_path)]
+    for package in ("bundled-window", "bundled-step-64"):
+        assert latency._command(latency.build_parser().parse_args([*words, "--package", package])) == 0
+    report = json.loads((reports / "latency.json").read_text())
+    found = [(row["model"], row["kind"], row["batch"]) for row in report["models"]]
+    assert found == [
+        ("paper", "window", 1),
+        *(("bundled", "window", batch) for batch in TOY.batches),
+        ("bundled", "step", 64),
+    ]
+    assert report["failed"] == {"a": "b"} and report["rates"] == RATES
 
 
 def test_kernels_have_a_time_of_their_own(monkeypatch):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.gpu.jobs import Result, run_jobs
-from refiner_bench.gpu.parts import BOXES, PARTS, Place, environment, jobs_of
+from refiner_bench.gpu.parts import BOXES, PARTS, Place, environment, jobs_of, package_job
 from refiner_bench.gpu.summary import Summary, told
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _command(arguments: argparse.Namespace) -> int:
         _side_by_side(work, summary)
         if "latency" in parts:
             _run_parts(["latency"], place, last, summary)
+            _measure_packages(place, last, summary)
         _bring_back(arguments.output, plans, training, summary)
     print("\n".join(map(told, summary.results)))
     return 4 if any(result.status == "failed" for result in summary.results) else 0
@@ -165,6 +166,20 @@ def _run_parts(parts: Sequence[str], place: Place, until: float, summary: Summar
             summary.add([Result(part, "skipped", 0.0, None, "no time was left")])
         else:
             summary.add(run_jobs(jobs_of(part, place, left, beside), place.work / "logs", environment()))
+
+
+def _measure_packages(place: Place, until: float, summary: Summary) -> None:
+    """Each package of AOTInductor in a process of its own, one after the other: a crash costs its rows alone."""
+    from refiner_bench.gpu.packages import PACKAGES
+
+    for name in PACKAGES if place.device == "cuda" else ():
+        left = until - time.monotonic()
+        job = package_job(name, place, left)
+        if job is None or left < LEAST_SECONDS:
+            why = "no time was left" if job else "there is no package; see what became of its job"
+            summary.add([Result(f"latency, {name}", "skipped", 0.0, None, why)])
+        else:
+            summary.add(run_jobs([job], place.work / "logs", environment()))
 
 
 def _train(plan: Plan, states: Sequence[Path], training: Training, summary: Summary) -> None:

@@ -16,6 +16,10 @@ from typing import Literal
 GRACE_S = 3.0
 # Exit code of a job that has nothing to do here: a component is missing.
 SKIPPED = 3
+# A log ends with what a job did last, and with the Python stack where it crashed.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+# The first line of what faulthandler writes.
+CRASH = "Fatal Python error"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """``why``: the last line that it wrote, where it is not "ok"."""
+    """``why``: the last line that it wrote, where it is not "ok"; of a crash the last before the crash."""
 
     name: str
     status: Literal["ok", "failed", "skipped"]
@@ -62,7 +66,7 @@ def run_jobs(jobs: Sequence[Job], logs: Path, environment: Mapping[str, str] | N
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                    env={**os.environ, **ENVIRONMENT, **(environment or {})},
                     start_new_session=True,
                 )
             running.append((job, process))
@@ -88,8 +92,20 @@ def _ended(job: Job, code: int, taken: float, logs: Path) -> Result:
     if code == 0:
         return Result(job.name, "ok", round(taken, 1), 0)
     lines = (logs / f"{job.name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    why = lines[-1] if lines else f"it ended with exit code {code} and wrote nothing"
+    crash = next((place for place, line in enumerate(lines) if line.startswith(CRASH)), len(lines))
+    said = [line for line in lines[:crash] if line.strip()]
+    why = said[-1] if said else f"it ended with exit code {code} and wrote nothing"
+    if code < 0 and said:
+        why = f"ended by {_signal(code)} after: {why}"
     return Result(job.name, "skipped" if code == SKIPPED else "failed", round(taken, 1), code, why)
+
+
+def _signal(code: int) -> str:
+    """The name of the signal that an exit code stands for."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import faulthandler
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from refiner.errors import MissingComponentError
 from refiner.models import UnrolledRefiner
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import inference_form
+from refiner.runtime.aoti_engine import open_package
 from refiner.runtime.causal import StreamEngine
 from refiner.runtime.causal_torch import AotiCausalEngine, TensorStreamEngine, TorchCausalEngine
 from refiner.runtime.loading import open_engine
@@ -34,11 +37,13 @@ from refiner_bench.streaming.latency import in_turns, summary
 from refiner_bench.timing import Run
 
 Array = NDArray[np.float32]
-# On a CUDA device a package is replayed as a CUDA graph too.
-EAGER, GRAPH, COMPILED = "torch, eager", "torch, graph replay", "aoti"
+# On a CUDA device a package is replayed as a CUDA graph too; before that it is launched as it is.
+EAGER, GRAPH, LAUNCHED, COMPILED = "torch, eager", "torch, graph replay", "aoti, launched", "aoti"
 SEED = 41
 # Largest difference of a joint to the eager result, as in tests/gpu.
 TOLERANCE_MM = 0.05
+# After so many seconds, and again after as many, a job writes the stacks of all its threads into its log.
+HANGS_S = 20.0
 # Frames of a stream that are compared before it is timed.
 COMPARED_FRAMES = 3
 
@@ -67,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--toy", action="store_true")
+    parser.add_argument("--package", choices=list(PACKAGES), help="this one beside the eager model, into the report")
     return parser
 
 
@@ -79,41 +85,69 @@ def _command(arguments: argparse.Namespace) -> int:
     device = arguments.device
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingComponentError("PyTorch sees no CUDA device here; take --device cpu")
-    sizes = TOY if arguments.toy else Sizes()
+    # A job that hangs tells where.
+    faulthandler.dump_traceback_later(HANGS_S, repeat=True)
+    try:
+        return _measure(arguments, TOY if arguments.toy else Sizes())
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _measure(arguments: argparse.Namespace, sizes: Sizes) -> int:
+    device, name = arguments.device, arguments.package
     if arguments.toy:
         torch.set_num_threads(1)
-    settings = {"device": device, "toy": arguments.toy, "batches": list(sizes.batches), "seconds": sizes.seconds}
-    report = new_report("gpu-latency", settings)
-    if device == "cuda":
-        report["environment"]["gpu"] = torch.cuda.get_device_name()
-    began = time.perf_counter()
-    rates = device_rates(device)
-    print(f"rates of the device: {time.perf_counter() - began:.1f} s")
-    report |= {"rates": rates, "models": [], "kernels": [], "missing": {}, "failed": {}}
     arguments.output.mkdir(parents=True, exist_ok=True)
+    report = _begun(arguments, sizes)
+    rates, failed = report["rates"], len(report["failed"])
 
     def keep() -> None:
         write_report(report, format_latency(report), arguments.output / "latency.json", arguments.output / "latency.md")
 
     place = arguments.output.parent / "checkpoints"
-    subjects = [
-        Measured(model, kind, checkpoint_of(model, kind, place, arguments.toy), device, arguments.packages, sizes)
-        for model in MODELS
-        for kind in KINDS
-    ]
+
+    def subject(model: str, kind: str) -> Measured:
+        print(f"reading {model}, {kind}")
+        checkpoint = checkpoint_of(model, kind, place, arguments.toy)
+        return Measured(model, kind, checkpoint, device, arguments.packages, sizes, name)
+
+    if name:
+        model, kind, streams = PACKAGES[name]
+        subjects, batches = [subject(model, kind)], sizes.batches if streams is None else (streams,)
+    else:
+        subjects, batches = [subject(model, kind) for model in MODELS for kind in KINDS], sizes.batches
     # Single windows and frames first, then the kernels, the largest batches last: where the time box ends the report,
     # it lacks those.
-    for number, batch in enumerate(sizes.batches):
-        for subject in subjects:
-            report["models"].append(subject.row(batch, rates, report["missing"], report["failed"]))
+    for number, batch in enumerate(batches):
+        for each in subjects:
+            report["models"].append(each.row(batch, rates, report["missing"], report["failed"]))
             keep()
-        if number == 0:
+        if number == 0 and not name:
             _add_kernels(report, device, sizes, rates)
             keep()
-    return 4 if report["failed"] else 0
+    return 4 if len(report["failed"]) > failed else 0
+
+
+def _begun(arguments: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
+    """The report of the job before this one, which a package's rows are added to; else a new one with the rates."""
+    file: Path = arguments.output / "latency.json"
+    if arguments.package and file.is_file():
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    device = arguments.device
+    settings = {"device": device, "toy": arguments.toy, "batches": list(sizes.batches), "seconds": sizes.seconds}
+    report = new_report("gpu-latency", settings)
+    if device == "cuda":
+        report["environment"]["gpu"] = torch.cuda.get_device_name()
+    print("rates of the device")
+    began = time.perf_counter()
+    rates = device_rates(device)
+    print(f"rates of the device: {time.perf_counter() - began:.1f} s")
+    return report | {"rates": rates, "models": [], "kernels": [], "missing": {}, "failed": {}}
 
 
 def _add_kernels(report: dict[str, Any], device: str, sizes: Sizes, rates: dict[str, float]) -> None:
+    print("kernels")
     began = time.perf_counter()
     rows = kernel_rows(device, sizes.poses, sizes.turns, rates)
     try:
@@ -128,11 +162,20 @@ def _add_kernels(report: dict[str, Any], device: str, sizes: Sizes, rates: dict[
 
 
 class Measured:
-    """One checkpoint, as windows or as a causal step, at several batch sizes."""
+    """One checkpoint, as windows or as a causal step, at several batch sizes; ``package``: that beside it eagerly."""
 
-    def __init__(self, model: str, kind: str, checkpoint: Path, device: str, packages: Path, sizes: Sizes) -> None:
+    def __init__(
+        self,
+        model: str,
+        kind: str,
+        checkpoint: Path,
+        device: str,
+        packages: Path,
+        sizes: Sizes,
+        package: str | None = None,
+    ) -> None:
         self._name, self._kind, self._path, self._device = model, kind, checkpoint, device
-        self._packages, self._sizes = packages, sizes
+        self._packages, self._sizes, self._package_name = packages, sizes, package
         # Engines of windows take every batch size: opened once, they serve all rows.
         self._open: dict[str, Callable[..., Array]] = {}
         read = load_checkpoint(checkpoint, "refiner")
@@ -158,7 +201,10 @@ class Measured:
         for title, make in self._contestants(batch).items():
             opened[title] = time.perf_counter()
             try:
+                # A crash leaves the line before it as the log's last.
+                print(f"{where}, {title}: opening")
                 function = make()
+                print(f"{where}, {title}: first call")
                 found = np.stack([function(frame) for frame in range(self._compared)])
             except MissingComponentError as error:
                 missing[f"{where}, {title}"] = str(error)
@@ -175,6 +221,7 @@ class Measured:
             if np.isfinite(difference):
                 differences[title] = difference
                 runs[title] = function
+        print(f"{where}: timing {', '.join(runs)}")
         timed = timed_in_turns(runs, self._sizes)
         if self._device == "cuda":
             # What one batch size keeps of the memory is not the next one's.
@@ -191,12 +238,14 @@ class Measured:
 
     def _contestants(self, batch: int) -> dict[str, Callable[[], Callable[[int], Array]]]:
         """What makes each contestant; a call of it takes a frame's number and gives the result on the host."""
-        graphs, compiled = self._device == "cuda", self._package_name(batch)
+        compiled = self._package_name
+        graphs = self._device == "cuda" and not compiled
         if self._kind == "window":
             windows: dict[str, Callable[[], Callable[..., Array]]] = {EAGER: self._eager_window}
             if graphs:
                 windows[GRAPH] = lambda: open_engine(self._path, "refiner", engine="torch", device="cuda")
             if compiled:
+                windows[LAUNCHED] = lambda: _launched(self._package(compiled))
                 windows[COMPILED] = lambda: open_engine(self._package(compiled), "refiner")
             inputs = _windows(batch, self._module.frames)
             return {title: partial(self._of_windows, title, make, inputs) for title, make in windows.items()}
@@ -216,13 +265,6 @@ class Measured:
         engine = self._open[title]
         return lambda frame: engine(*inputs)
 
-    def _package_name(self, batch: int) -> str | None:
-        """The package that is to be there; on the CPU only where somebody made one."""
-        wanted = (self._name, self._kind, batch if self._kind == "step" else None)
-        names = [name for name, entry in PACKAGES.items() if entry == wanted]
-        names = [name for name in names if self._device == "cuda" or package_of(name, self._packages)]
-        return names[0] if names else None
-
     def _package(self, name: str) -> Path:
         package = package_of(name, self._packages)
         if package is None:
@@ -235,12 +277,7 @@ class Measured:
             return run
         module = inference_form(self._module).to("cuda")
 
-        def eager(*arrays: Array) -> Array:
-            with torch.inference_mode():
-                result: Array = module(*(torch.from_numpy(array).to("cuda") for array in arrays)).cpu().numpy()
-            return result
-
-        return eager
+        return _of_tensors(module, torch.device("cuda"))
 
     def _eager_step(self, batch: int) -> StreamEngine:
         if self._device == "cpu":
@@ -272,6 +309,22 @@ def timed_in_turns(runs: dict[str, Callable[[int], Any]], sizes: Sizes) -> dict[
         }
         for title, entry in found.items()
     }
+
+
+def _of_tensors(function: Callable[..., torch.Tensor], device: torch.device) -> Callable[..., Array]:
+    """A function of tensors of ``device`` as one of arrays, launched as it is."""
+
+    def run(*arrays: Array) -> Array:
+        with torch.inference_mode():
+            result: Array = function(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
+        return result
+
+    return run
+
+
+def _launched(file: Path) -> Callable[..., Array]:
+    package, _, device = open_package(file, "refiner", None)
+    return _of_tensors(package, device)
 
 
 def _of_steps(make: Callable[[], StreamEngine], frames: tuple[Array, ...]) -> Callable[[int], Array]:

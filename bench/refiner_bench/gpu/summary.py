@@ -12,7 +12,7 @@ from typing import Any
 from refiner_bench.gpu.jobs import Result
 
 # The end of each log that the summary keeps.
-LOG_CHARACTERS = 4000
+LOG_CHARACTERS = 8000
 
 
 class Summary:
