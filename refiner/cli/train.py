@@ -162,13 +162,35 @@ def _command(arguments: argparse.Namespace) -> None:
         raise MissingComponentError(
             f"training needs {error.name}, which is not installed: pip install 'refiner[train]'"
         ) from error
-    from refiner.training.config import load_config
     from refiner.training.runs import train_lifter, train_refiner
 
     if arguments.minutes is not None and not 0 < arguments.minutes < math.inf:
         raise UsageError(f"--minutes {arguments.minutes:g}: expected a time above 0")
     if arguments.finish and arguments.minutes is None:
         raise UsageError("--finish ends the schedule with --minutes N: give that too")
+    config = configuration_of(arguments)
+    output = Path(arguments.output)
+    if arguments.from_predictions:
+        best = _train_on_predictions(arguments, config, output, began)
+        _finish(best, output, arguments.half)
+        return
+    folder = open_folders(arguments, config)
+    if arguments.kind == "lifter":
+        without = [name.strip() for name in arguments.without.split(",") if name.strip()]
+        unknown = sorted(set(without) - set(folder.description.train))
+        if unknown:
+            raise UsageError(f"--without: {', '.join(unknown)} is no training person")
+        best = train_lifter(config, folder, output, without, *_last_options(arguments, began))
+    else:
+        best = train_refiner(config, folder, output, *_last_options(arguments, began))
+    _finish(best, output, arguments.half)
+
+
+def configuration_of(arguments: argparse.Namespace) -> Config:
+    """The configuration that the options make. Raises UsageError and ConfigError."""
+    from refiner.errors import UsageError
+    from refiner.training.config import load_config
+
     config = load_config(arguments.config, arguments.set)
     if arguments.kind == "lifter" and (arguments.lifter or arguments.cross_fit):
         raise UsageError("--lifter and --cross-fit belong to: refiner-train refiner")
@@ -183,22 +205,7 @@ def _command(arguments: argparse.Namespace) -> None:
             config, noise=dataclasses.replace(config.noise, cross_fit=tuple(arguments.cross_fit))
         )
     config = _with_pool(config, arguments.estimator, arguments.held_out)
-    output = Path(arguments.output)
-    if arguments.from_predictions:
-        best = _train_on_predictions(arguments, config, output, began)
-        _finish(best, output, arguments.half)
-        return
-    config = _with_detections(config, arguments.detections)
-    folder = _open_folders(arguments, config)
-    if arguments.kind == "lifter":
-        without = [name.strip() for name in arguments.without.split(",") if name.strip()]
-        unknown = sorted(set(without) - set(folder.description.train))
-        if unknown:
-            raise UsageError(f"--without: {', '.join(unknown)} is no training person")
-        best = train_lifter(config, folder, output, without, *_last_options(arguments, began))
-    else:
-        best = train_refiner(config, folder, output, *_last_options(arguments, began))
-    _finish(best, output, arguments.half)
+    return config if arguments.from_predictions else _with_detections(config, arguments.detections)
 
 
 def _with_pool(config: Config, others: Sequence[str], held_out: Sequence[str]) -> Config:
@@ -229,7 +236,7 @@ def _with_detections(config: Config, asked: str | None) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
-def _open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder:
+def open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder:
     """The training set that the options name; tells what is in it."""
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
     from refiner.data.training_set import open_motion_folders, told_archives

@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import sys
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ from refiner.training.windows import Sampler, Windows, WindowSampler
 LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run before its first step: the configuration as it is stored, the task, what its batches come from, and what
+    its checkpoints say of the data."""
+
+    config: Config
+    task: Task
+    sampler: Sampler
+    description: dict[str, Any]
+
+
 def train_lifter(
     config: Config,
     folder: MotionFolder,
@@ -65,10 +77,20 @@ def train_lifter(
     ``minutes`` from here, and ``finish``: see `TimeBox`.
     """
     box = TimeBox(minutes, finish)
+    return _train(prepare_lifter(config, folder, without), output, quiet, box)
+
+
+def _train(run: Prepared, output: Path, quiet: bool, box: TimeBox) -> Path:
+    return train(run.config, run.task, run.sampler, output, run.description, quiet, box)
+
+
+def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str] = ()) -> Prepared:
+    """What `train_lifter` trains. Raises ConfigError."""
     _prepare(config, "lifter")
-    if sees_rays(dataclasses.asdict(config.model)):
-        return _train_ray_lifter(config, folder, output, without, quiet, box)
     people = [person for person in folder.description.train if person not in without]
+    description = _describe(folder, people) | {"without": sorted(without)}
+    if sees_rays(dataclasses.asdict(config.model)):
+        return _ray_lifter(config, folder, people, without, description)
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
     validation = ValidationWindows.of_clips(_validation_clips(config, folder), config.frames)
@@ -81,28 +103,23 @@ def train_lifter(
         if isinstance(model, D3DP)
         else LifterTask(config, model, validation)
     )
-    description = _describe(folder, people) | {"without": sorted(without)}
-    return train(config, task, sampler, output, description, quiet, box)
+    return Prepared(config, task, sampler, description)
 
 
-def _train_ray_lifter(
+def _ray_lifter(
     config: Config,
     folder: MotionFolder,
-    output: Path,
+    people: Collection[str],
     without: Collection[str],
-    quiet: bool,
-    box: TimeBox,
-) -> Path:
+    description: dict[str, Any],
+) -> Prepared:
     """A lifter for any camera."""
-    people = [person for person in folder.description.train if person not in without]
     sampler = _scene_sampler(config, folder, people)
     validation = SceneWindows.of_clips(validation_clips(folder), config.frames, config.stride)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     start_from(model, config, without)
-    task = RayLifterTask(config, model, validation)
-    description = _describe(folder, people) | {"without": sorted(without)}
-    return train(config, task, sampler, output, description, quiet, box)
+    return Prepared(config, RayLifterTask(config, model, validation), sampler, description)
 
 
 def _scene_sampler(
@@ -138,13 +155,18 @@ def train_refiner(
     """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names; see
     `train`."""
     box = TimeBox(minutes, finish)
+    return _train(prepare_refiner(config, folder), output, quiet, box)
+
+
+def prepare_refiner(config: Config, folder: MotionFolder) -> Prepared:
+    """What `train_refiner` trains. Raises ConfigError."""
     _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
     if config.diffusion.train_on == "unrolled":
-        return _train_unrolled(config, folder, output, quiet, box)
+        return _unrolled(config, folder)
     if sees_rays(dataclasses.asdict(config.model)):
-        return _train_ray_refiner(config, folder, output, quiet, box)
+        return _ray_refiner(config, folder)
     people = list(folder.description.train)
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
@@ -156,10 +178,10 @@ def train_refiner(
         source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
-    return train(config, task, source, output, description, quiet, box)
+    return Prepared(config, task, source, description)
 
 
-def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet: bool, box: TimeBox) -> Path:
+def _ray_refiner(config: Config, folder: MotionFolder) -> Prepared:
     """A refiner for any camera, on a lifter for any camera."""
     if config.stride != 1 or config.training.window:
         raise ConfigError("a refiner that sees rays takes every frame: leave stride and training.window out")
@@ -177,10 +199,10 @@ def _train_ray_refiner(config: Config, folder: MotionFolder, output: Path, quiet
         else np.concatenate([split_windows(pose, config.frames) for pose in kept])
     )
     task = _refiner_task(config, sampler, lifted_already, validation, lifted)
-    return train(config, task, sampler, output, _describe(folder, people), quiet, box)
+    return Prepared(config, task, sampler, _describe(folder, people))
 
 
-def _train_unrolled(config: Config, folder: MotionFolder, output: Path, quiet: bool, box: TimeBox) -> Path:
+def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
     """A refiner for any camera and any estimator, on a pool of lifters and on systematic errors."""
     _check_unrolled(config)
     lifters, held_out = _pool_of(config)
@@ -204,7 +226,7 @@ def _train_unrolled(config: Config, folder: MotionFolder, output: Path, quiet: b
     assert isinstance(model, PoseDenoiser)
     start_from(model, config)
     task = UnrolledRefinerTask(config, model, fitted[0], validation)
-    return train(config, task, pool, output, _describe(folder, people), quiet, box)
+    return Prepared(config, task, pool, _describe(folder, people))
 
 
 def _parts(config: Config, *sequences: NDArray[np.float32]) -> list[list[NDArray[np.float32]]]:
