@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from refiner.errors import ConfigError
 from refiner.models.fused import fused_attention, takes_kernel
+from refiner.models.fusible import MOST_TOKENS, attend_by_sums, convolve_by_shifts, takes_sums
 
 # The body part of each Human3.6M joint: torso, right leg, left leg, left arm, right arm (STCFormer's table).
 PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
@@ -79,30 +80,49 @@ class STCAttention(nn.Module):
             moved = part[..., half:].transpose(1, 2)
             return moved.reshape(batch * joints, frames, heads, width).transpose(1, 2)
 
-        attend = functional.scaled_dot_product_attention
-        spatial = attend(over_joints(query), over_joints(key), over_joints(value), scale=self.scale)
+        by_sums = takes_sums(x, self.training)
+        spatial = self._attend(over_joints(query), over_joints(key), over_joints(value), by_sums)
         moved = over_frames(query), over_frames(key), over_frames(value)
-        if self.band is None:
-            temporal = attend(*moved, scale=self.scale)
-        else:
-            temporal = attend_banded(*moved, self.band, self.scale)
+        temporal = self._attend(*moved, by_sums) if self.band is None else attend_banded(*moved, self.band, self.scale)
         spatial = spatial.transpose(1, 2).reshape(batch, frames, joints, heads, width)
         temporal = temporal.transpose(1, 2).reshape(batch, joints, frames, heads, width).transpose(1, 2)
 
-        grid = value.permute(0, 3, 1, 2)  # [B, C, T, J]
-        if self.band is not None:
-            # Two frames of zeros before the first; the convolution's own, around both ends, give frames -1 and T,
-            # which are dropped.
-            grid = functional.pad(grid, (0, 0, 2, 0))
-        kept = slice(None) if self.band is None else slice(1, -1)
-        local_s = self.sep2_s(grid[:, :half])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, (heads, width))
-        local_t = self.sep2_t(grid[:, half:])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, (heads, width))
+        local_s, local_t = self._shifted(value) if by_sums else self._convolved(value)
         part = self.emb(self.part)[:, None]  # [J, 1, width]
         spatial = spatial + local_s + PART_SCALE_SPATIAL * part
         temporal = temporal + local_t + PART_SCALE_TEMPORAL * part
         joined = torch.cat([spatial, temporal], dim=-1).flatten(-2)  # per head: spatial, then temporal
         projected: Tensor = self.proj(joined)
         return projected
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, by_sums: bool) -> Tensor:
+        if by_sums and query.shape[-2] <= MOST_TOKENS:
+            return attend_by_sums(query, key, value, self.scale)
+        return functional.scaled_dot_product_attention(query, key, value, scale=self.scale)
+
+    def _convolved(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both convolutions of ``(B, T, J, C)``, each ``(B, T, J, heads, width)``."""
+        half, shape = self.dim // 2, (self.heads, self.head_dim)
+        grid = value.permute(0, 3, 1, 2)  # [B, C, T, J]
+        if self.band is not None:
+            # Two frames of zeros before the first; the convolution's own, around both ends, give frames -1 and T,
+            # which are dropped.
+            grid = functional.pad(grid, (0, 0, 2, 0))
+        kept = slice(None) if self.band is None else slice(1, -1)
+        local_s = self.sep2_s(grid[:, :half])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, shape)
+        local_t = self.sep2_t(grid[:, half:])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, shape)
+        return local_s, local_t
+
+    def _shifted(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as nine shifted products each."""
+        half, before = self.dim // 2, 1 if self.band is None else 2
+        shape = (*value.shape[:-1], self.heads, self.head_dim)
+        parts = []
+        for part, convolution in ((value[..., :half], self.sep2_s), (value[..., half:], self.sep2_t)):
+            assert convolution.bias is not None
+            local = convolve_by_shifts(part, convolution.weight, convolution.bias, before, 2 - before)
+            parts.append(local.reshape(shape))
+        return parts[0], parts[1]
 
     def _fused(self, x: Tensor) -> Tensor:
         """The same by the native kernel: all reordering is done on the weights, none on the activations."""
