@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from functools import partial
 from threading import Lock
 
@@ -52,11 +53,12 @@ def test_a_rehearsal_reports_every_part_and_is_gone_on_from(motion, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     common = ["--device", "cpu", "--toy", "--data", str(motion), "--minutes", "5", "--plans", ",".join(NAMES)]
     # What the ordinary build made, too, is not built again.
-    assert main([*common, "--parts", "check,latency,train", "--output", str(one)]) == 0
+    assert main([*common, "--parts", "profile,check,latency,train", "--output", str(one)]) == 0
     summary, states = summary_of(one)
     trained = {f"{name}, none": "ok" for name in NAMES}
     skipped = dict.fromkeys(("check", "sanitizer", "tests"), "skipped")
-    assert states == {**skipped, "latency": "ok", **trained, "bring back": "ok"}
+    assert states == {"profile": "ok", **skipped, "latency": "ok", **trained, "bring back": "ok"}
+    assert all(summary["profile"][name]["none"]["batch_kernels"] > 100 for name in NAMES)
     assert all(summary["training"][name]["windows_per_s"] > 0 for name in NAMES) and not summary["left_out"]
     files = list(one.rglob("*"))
     sizes = [path.stat().st_size for path in files]
@@ -68,7 +70,7 @@ def test_a_rehearsal_reports_every_part_and_is_gone_on_from(motion, tmp_path):
     # The state of the second is lost, that of the first is whole.
     (one / f"{NAMES[1]}.state-1-of-1").write_bytes(b"{}\n")
     before = steps_of(one)
-    assert main([*common, "--parts", "train", "--state", str(one), "--output", str(two)]) == 4
+    assert main([*common, "--parts", "train", "--side-by-side", "--state", str(one), "--output", str(two)]) == 4
     lost = {f"{NAMES[1]}, state": "failed", f"{NAMES[1]}, weights": "ok"}
     assert summary_of(two)[1] == {f"{NAMES[0]}, state": "ok", **lost, **trained, "bring back": "ok"}
     assert all(0 < before[name] < after for name, after in steps_of(two).items())
@@ -125,15 +127,46 @@ def stage(monkeypatch, tmp_path):
 
 def test_models_train_beside_building_and_latency_is_measured_alone(stage):
     plans = [f"{name}, compile-graph" for name in NAMES]
-    ran = stage(["build", *plans])
+    ran = stage(["build", *plans], "--side-by-side")
     names = names_of(ran)
-    assert sorted(names) == sorted(["build", "check", "latency", *plans])
-    assert names.index("build") < names.index("check") and names[-1] == "latency"
+    assert sorted(names) == sorted(["profile", "build", "check", "latency", *plans])
+    # Steps are profiled before anything else is on the device.
+    assert names[0] == "profile" and names.index("build") < names.index("check") and names[-1] == "latency"
     jobs = {job.name: job for jobs in ran.order for job in jobs}
     assert list(jobs["build"].command[:3]) == ["nice", "-n", "10"] and jobs["build"].seconds > BOXES["build"]
     # The device is left to latency for as long as its box, and there is time to bring back.
     left = 9.3 * 60 - BOXES["latency"] - TO_BRING_BACK
+    assert jobs["profile"].seconds == BOXES["profile"]
     assert left - 30 < jobs[plans[0]].seconds <= left and jobs["latency"].seconds == BOX_OF_OTHERS
+
+
+def test_models_train_one_after_the_other_with_equal_shares(stage):
+    plans = [f"{name}, compile-graph" for name in NAMES]
+    ran = stage(["build", plans[0]], "--parts", "build,train")
+    assert sorted(names_of(ran)) == sorted(["build", *plans])
+    assert names_of(ran).index(plans[0]) < names_of(ran).index(plans[1])
+    jobs = {job.name: job for jobs in ran.order for job in jobs}
+    # The stand-in takes no time, so the second plan has what the first has left: all of it.
+    all_of_it = 9.3 * 60 - TO_BRING_BACK
+    assert all_of_it / 2 - 30 < jobs[plans[0]].seconds <= all_of_it / 2
+    assert all_of_it - 30 < jobs[plans[1]].seconds <= all_of_it
+
+
+def test_a_plan_that_goes_wrong_leaves_the_next_its_time(tmp_path):
+    summary, began = Summary(tmp_path / "summary.json", tmp_path, {}), []
+
+    def train(plan, until):
+        began.append((plan.name, until))
+        if len(began) == 1:
+            raise OSError("the disk is full")
+
+    training_ = training.Training(Place(tmp_path, "cuda", False), (), (), time.monotonic() + 1000.0)
+    command._in_turns(training.PLANS, train, training_, summary)
+    assert [name for name, _ in began] == [plan.name for plan in training.PLANS]
+    assert summary_of(tmp_path)[1] == {training.PLANS[0].name: "failed"}
+    # A third, then half of the rest, then all of the rest.
+    left = [training_.until - until for _, until in began]
+    assert 600 < left[0] < 667 and 400 < left[1] < 501 and left[2] == 0
 
 
 def test_parts_without_training_follow_each_other(stage):
@@ -146,7 +179,7 @@ def test_parts_without_training_follow_each_other(stage):
 
 def test_training_alone_has_all_the_time(stage):
     plans = [f"{name}, compile-graph" for name in NAMES]
-    ran = stage(plans, "--parts", "train")
+    ran = stage(plans, "--parts", "train", "--side-by-side")
     assert all(job.seconds > 9.3 * 60 - TO_BRING_BACK - 30 for jobs in ran.order for job in jobs)
 
 
@@ -201,9 +234,10 @@ def test_words_of_plans():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--parts", "check,paint"], "expected some of build, check, latency, train"),
+        (["--parts", "check,paint"], "expected some of profile, build, check, latency, train"),
         (["--minutes", "0"], "a time above 0"),
-        (["--parts", "train"], "training needs --data"),
+        (["--parts", "train"], "training and its profile need --data"),
+        (["--parts", "profile"], "training and its profile need --data"),
         (["--plans", "lifter-base,painter", "--data", "."], "there is no plan painter; there are lifter-base"),
         (["--plan-option", "painter=--half", "--data", "."], "there is no plan painter"),
         (["--plan-option", "lifter-base", "--data", "."], "expected PLAN=WORDS"),

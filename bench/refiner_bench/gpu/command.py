@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
+import math
 import os
 import shlex
 import sys
@@ -16,7 +19,16 @@ from typing import TYPE_CHECKING
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.gpu.jobs import Result, run_jobs
-from refiner_bench.gpu.parts import BOXES, PARTS, Place, environment, jobs_of, package_job
+from refiner_bench.gpu.parts import (
+    BOXES,
+    PARTS,
+    Place,
+    environment,
+    jobs_of,
+    package_job,
+    profile_file,
+    profile_job,
+)
 from refiner_bench.gpu.summary import Summary, told
 
 if TYPE_CHECKING:
@@ -56,6 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--parts", default=",".join(PARTS), help=f"default: {','.join(PARTS)}")
     parser.add_argument("--plans", metavar="NAMES", help="what is trained, with commas (default: all there are)")
     parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="train all plans at the same time; by default one after the other, with equal shares of the time",
+    )
+    parser.add_argument(
         "--plan-option",
         action="append",
         default=[],
@@ -76,24 +93,31 @@ def _command(arguments: argparse.Namespace) -> int:
 
     until = time.monotonic() + 60.0 * arguments.minutes
     parts = _checked(arguments)
-    plans = _plans(arguments) if "train" in parts else []
+    plans = _plans(arguments) if "train" in parts or "profile" in parts else []
     arguments.output.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(arguments, name) for name in ("device", "minutes", "toy", "weight", "plan_option")}
     with tempfile.TemporaryDirectory() as name:
         place = Place(Path(name), arguments.device, arguments.toy)
         summary = Summary(arguments.output / "summary.json", place.work / "logs", settings)
-        last = until - (TO_BRING_BACK if plans else 0.0)
+        trained = plans if "train" in parts else []
+        last = until - (TO_BRING_BACK if trained else 0.0)
         # Latency is measured alone: whatever runs beside training ends with it.
-        end = last - (BOXES["latency"] if plans and "latency" in parts else 0.0)
+        end = last - (BOXES["latency"] if trained and "latency" in parts else 0.0)
         training = Training(place, tuple(arguments.data), tuple(arguments.weight), end, words_of(arguments.plan_option))
-        early = [part for part in PARTS if part in parts and part not in ("latency", "train")]
-        work = {plan.name: partial(_train, plan, arguments.state, training, summary) for plan in plans}
-        work["parts"] = partial(_run_parts, early, place, end, summary, bool(plans))
+        if "profile" in parts:
+            _profile(plans, training, summary)
+        early = [part for part in PARTS if part in ("build", "check") and part in parts]
+        train = partial(_train, states=arguments.state, training=training, summary=summary)
+        work: dict[str, Callable[[], None]] = {"parts": partial(_run_parts, early, place, end, summary, bool(trained))}
+        if arguments.side_by_side:
+            work |= {plan.name: partial(train, plan) for plan in trained}
+        else:
+            work["train"] = partial(_in_turns, trained, train, training, summary)
         _side_by_side(work, summary)
         if "latency" in parts:
             _run_parts(["latency"], place, last, summary)
             _measure_packages(place, last, summary)
-        _bring_back(arguments.output, plans, training, summary)
+        _bring_back(arguments.output, trained, training, summary)
     print("\n".join(map(told, summary.results)))
     return 4 if any(result.status == "failed" for result in summary.results) else 0
 
@@ -112,8 +136,8 @@ def _checked(arguments: argparse.Namespace) -> list[str]:
     absent = [str(folder) for folder in arguments.state if not folder.is_dir()]
     if absent:
         raise UsageError(f"--state {' '.join(absent)}: there is no such folder; name those that earlier runs wrote")
-    if "train" in parts and not arguments.data and not os.environ.get("REFINER_DATA"):
-        raise UsageError("training needs --data FOLDER, or the environment variable REFINER_DATA")
+    if {"train", "profile"} & set(parts) and not arguments.data and not os.environ.get("REFINER_DATA"):
+        raise UsageError("training and its profile need --data FOLDER, or the environment variable REFINER_DATA")
     try:
         import safetensors  # noqa: F401
         import torch
@@ -182,15 +206,42 @@ def _measure_packages(place: Place, until: float, summary: Summary) -> None:
             summary.add(run_jobs([job], place.work / "logs", environment()))
 
 
-def _train(plan: Plan, states: Sequence[Path], training: Training, summary: Summary) -> None:
+def _profile(plans: Sequence[Plan], training: Training, summary: Summary) -> None:
+    """A step of each plan that can run, with the kernels that take its time."""
+    from refiner_bench.gpu.training import refusal, words_to_profile
+
+    place, left = training.place, training.until - time.monotonic()
+    words = {plan.name: words_to_profile(plan, training) for plan in plans if not refusal(plan, training)}
+    if left < LEAST_SECONDS or not words:
+        why = "no time was left" if words else "there is no plan that can run"
+        summary.add([Result("profile", "skipped", 0.0, None, why)])
+        return
+    results = run_jobs([profile_job(words, place, left)], place.work / "logs", environment())
+    file = profile_file(place)
+    if file.is_file():
+        summary.profile = json.loads(file.read_text(encoding="utf-8"))
+    summary.add(results)
+
+
+def _train(plan: Plan, states: Sequence[Path], training: Training, summary: Summary, until: float = math.inf) -> None:
+    """``until``: where that is before the end of all training."""
     from refiner_bench.gpu.training import progress_of, take_up, train_plan
 
+    training = dataclasses.replace(training, until=min(until, training.until))
     summary.add(take_up(plan, states, training))
     results = train_plan(plan, training)
     found = progress_of(training.folder(plan))
     if found is not None:
         summary.train(plan.name, {"configuration": plan.configuration, **found})
     summary.add(results)
+
+
+def _in_turns(plans: Sequence[Plan], train: Callable[..., None], training: Training, summary: Summary) -> None:
+    """One plan after the other; each has an equal share of the time that is left when it begins."""
+    for place, plan in enumerate(plans):
+        now = time.monotonic()
+        until = now + (training.until - now) / (len(plans) - place)
+        _side_by_side({plan.name: partial(train, plan, until=until)}, summary)
 
 
 def _side_by_side(work: Mapping[str, Callable[[], None]], summary: Summary) -> None:

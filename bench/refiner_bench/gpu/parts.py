@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import sysconfig
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +14,10 @@ from refiner_bench.gpu.jobs import Job
 from refiner_bench.gpu.packages import PACKAGES, package_of
 
 ROOT = Path(__file__).parents[3]
-# Jobs of one part run side by side. Build, then check, run beside training; latency is measured alone, last.
-PARTS = ("build", "check", "latency", "train")
-BOXES = {"build": 150.0, "check": 90.0, "latency": 150.0}
+# Jobs of one part run side by side. Training steps are profiled alone, first. Build, then check, run beside training;
+# latency is measured alone, last.
+PARTS = ("profile", "build", "check", "latency", "train")
+BOXES = {"profile": 60.0, "build": 150.0, "check": 90.0, "latency": 150.0}
 # Of latency's time: each package of AOTInductor has a process of its own after the others, and at most so many seconds.
 # What the others need less than their box, the packages have too.
 BOX_OF_OTHERS, BOX_OF_PACKAGE = 85.0, 45.0
@@ -71,6 +74,23 @@ def jobs_of(part: str, place: Place, left: float, beside: bool = False) -> list[
         commands = {"latency": _latency(place)}
         seconds = min(seconds, BOX_OF_OTHERS)
     return [Job(name, [*first, *command], seconds) for name, command in commands.items()]
+
+
+def profile_job(words: Mapping[str, Sequence[str]], place: Place, left: float) -> Job:
+    """The job that profiles a step of each plan, which ``words`` give by name as `refiner-train` takes them."""
+    folder = place.work / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plans.json").write_text(json.dumps({name: list(given) for name, given in words.items()}))
+    seconds = min(BOXES["profile"], left)
+    options = ["--plans", str(folder / "plans.json"), "--output", str(profile_file(place))]
+    # It ends by itself a little before it is stopped.
+    options += ["--seconds", f"{0.9 * seconds:.1f}"]
+    return Job("profile", place.command("refiner_bench.gpu.profile_step", *options), seconds)
+
+
+def profile_file(place: Place) -> Path:
+    """Where the profile of the steps lies."""
+    return place.work / "reports" / "profile.json"
 
 
 def package_job(name: str, place: Place, left: float) -> Job | None:

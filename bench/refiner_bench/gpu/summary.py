@@ -33,6 +33,8 @@ class Summary:
         self._training: dict[str, Any] = {}
         self.results: list[Result] = []
         self.left_out: dict[str, str] = {}
+        # What the profile of the training steps found, by plan and way.
+        self.profile: dict[str, Any] = {}
 
     @property
     def trained(self) -> list[str]:
@@ -57,6 +59,7 @@ class Summary:
                 **self._head,
                 "parts": [dataclasses.asdict(result) for result in self.results],
                 "training": self._training,
+                "profile": self.profile,
                 "left_out": self.left_out,
                 "logs": {file.stem: file.read_text(errors="replace")[-LOG_CHARACTERS:] for file in files},
             }

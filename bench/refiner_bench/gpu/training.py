@@ -27,8 +27,7 @@ class Plan:
     changes: tuple[str, ...] = ()
 
 
-# In the order in which they come back. They train at the same time: what one spends in compiling, loading and
-# validating, the others use.
+# In the order in which they train, and come back.
 PLANS = (
     Plan("lifter-base", "lifter", "lifter-base-rays"),
     Plan("lifter-small", "lifter", "lifter-small-rays", ("training.batch=256", "training.steps=40000")),
@@ -218,6 +217,12 @@ def _options(plan: Plan, way: str, training: Training, seconds: float) -> list[s
     for option, values in (("--data", training.data), ("--weight", training.weights), ("--set", changes)):
         options += [word for value in values for word in (option, value)]
     return options + _words_and_changes(plan, training)[0]
+
+
+def words_to_profile(plan: Plan, training: Training) -> list[str]:
+    """Words of `refiner-train` whose first steps are profiled; a refiner's noise is fitted on less."""
+    words = _options(plan, "none", training, 60.0)
+    return [*words, "--set", "noise.fit_frames=2000"] if plan.kind == "refiner" else words
 
 
 def _changes(plan: Plan, way: str, training: Training) -> list[str]:
