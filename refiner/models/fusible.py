@@ -7,6 +7,10 @@ stands before and after them. Operation by operation they would hold every produ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,9 +19,25 @@ from torch.nn import functional
 MOST_TOKENS = 32
 
 
-def takes_sums(x: Tensor, training: bool) -> bool:
-    """Whether a network takes its parts from here: compiled, for training, on a CUDA device."""
-    return training and x.is_cuda and torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+Part = Literal["attention", "convolution"]
+_parts: tuple[Part, ...] = ("attention", "convolution")
+
+
+def takes_sums(part: Part, x: Tensor, training: bool) -> bool:
+    """Whether a network takes a part from here: compiled, for training, on a CUDA device."""
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return part in _parts and training and x.is_cuda and compiled
+
+
+@contextmanager
+def sums_of(*parts: Part) -> Iterator[None]:
+    """Take these parts alone as sums for a while; what is compiled meanwhile keeps them."""
+    global _parts
+    before, _parts = _parts, parts
+    try:
+        yield
+    finally:
+        _parts = before
 
 
 def attend_by_sums(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

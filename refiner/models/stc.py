@@ -80,14 +80,15 @@ class STCAttention(nn.Module):
             moved = part[..., half:].transpose(1, 2)
             return moved.reshape(batch * joints, frames, heads, width).transpose(1, 2)
 
-        by_sums = takes_sums(x, self.training)
+        by_sums = takes_sums("attention", x, self.training)
         spatial = self._attend(over_joints(query), over_joints(key), over_joints(value), by_sums)
         moved = over_frames(query), over_frames(key), over_frames(value)
         temporal = self._attend(*moved, by_sums) if self.band is None else attend_banded(*moved, self.band, self.scale)
         spatial = spatial.transpose(1, 2).reshape(batch, frames, joints, heads, width)
         temporal = temporal.transpose(1, 2).reshape(batch, joints, frames, heads, width).transpose(1, 2)
 
-        local_s, local_t = self._shifted(value) if by_sums else self._convolved(value)
+        by_shifts = takes_sums("convolution", x, self.training)
+        local_s, local_t = self._shifted(value) if by_shifts else self._convolved(value)
         part = self.emb(self.part)[:, None]  # [J, 1, width]
         spatial = spatial + local_s + PART_SCALE_SPATIAL * part
         temporal = temporal + local_t + PART_SCALE_TEMPORAL * part

@@ -90,7 +90,7 @@ class Stage:
 
     def __init__(self, beside):
         self.barrier, self.beside, self.order, self.lock = (
-            threading.Barrier(len(beside), timeout=60),
+            threading.Barrier(max(1, len(beside)), timeout=60),
             beside,
             [],
             Lock(),
@@ -177,6 +177,10 @@ def test_parts_without_training_follow_each_other(stage):
     assert not any("nice" in job.command for jobs in ran.order for job in jobs)
 
 
+def test_a_layer_is_measured_where_it_is_asked_for(stage):
+    assert names_of(stage([], "--parts", "operations")) == ["operations"]
+
+
 def test_training_alone_has_all_the_time(stage):
     plans = [f"{name}, compile-graph" for name in NAMES]
     ran = stage(plans, "--parts", "train", "--side-by-side")
@@ -234,7 +238,7 @@ def test_words_of_plans():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--parts", "check,paint"], "expected some of profile, build, check, latency, train"),
+        (["--parts", "check,paint"], "expected some of profile, operations, build, check, latency, train"),
         (["--minutes", "0"], "a time above 0"),
         (["--parts", "train"], "training and its profile need --data"),
         (["--parts", "profile"], "training and its profile need --data"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
 
 from refiner.models import fused, stc
-from refiner.models.fusible import MOST_TOKENS, attend_by_sums, convolve_by_shifts, takes_sums
+from refiner.models.fusible import MOST_TOKENS, attend_by_sums, convolve_by_shifts, sums_of, takes_sums
 from refiner.models.stc import STCAttention
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -61,7 +62,7 @@ def test_a_layer_is_the_same_either_way(band, monkeypatch):
     x = leaves((2, 9, 17, 16))[0]
     inputs = [x, *layer.parameters()]
     expected = layer(x)
-    monkeypatch.setattr(stc, "takes_sums", lambda x, training: True)
+    monkeypatch.setattr(stc, "takes_sums", lambda part, x, training: True)
     calls = []
     usual = functional.conv2d
     monkeypatch.setattr(functional, "conv2d", lambda *arguments: calls.append(1) or usual(*arguments))
@@ -73,7 +74,7 @@ def test_a_layer_is_the_same_either_way(band, monkeypatch):
 
 def test_types_stay_under_autocast(monkeypatch):
     """As on a device: half of the values' type comes in, and the same goes out."""
-    monkeypatch.setattr(stc, "takes_sums", lambda x, training: True)
+    monkeypatch.setattr(stc, "takes_sums", lambda part, x, training: True)
     torch.manual_seed(0)
     layer, x = STCAttention(16, 2), torch.randn(2, 9, 17, 16)
     with fused.attention_by("plain"):
@@ -88,11 +89,11 @@ def test_types_stay_under_autocast(monkeypatch):
 
 def test_nothing_changes_on_a_cpu_nor_uncompiled():
     x = torch.zeros(1)
-    assert not takes_sums(x, True) and not takes_sums(x, False)
+    assert not takes_sums("attention", x, True) and not takes_sums("attention", x, False)
     seen = []
 
     def ask(x):
-        seen.append(takes_sums(x, True))
+        seen.append(takes_sums("attention", x, True))
         return x + 1
 
     torch.compile(ask, backend="eager")(x)
@@ -107,10 +108,26 @@ def test_a_network_compiled_with_sums_has_the_gradients_of_the_plain_one(monkeyp
     x = torch.randn(2, 9, 17, 16, requires_grad=True)
     with fused.attention_by("plain"):
         expected = gradients(plain(x), [x, *plain.parameters()])
-        monkeypatch.setattr(stc, "takes_sums", lambda x, training: True)
+        monkeypatch.setattr(stc, "takes_sums", lambda part, x, training: True)
         traced.compile(backend="aot_eager", fullgraph=True)
         found = gradients(traced(x), [x, *traced.parameters()])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_are_chosen_apart(monkeypatch):
+    """On what looks like a device, to whoever asks while compiling for training."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    there = SimpleNamespace(is_cuda=True)
+
+    def taken(training=True):
+        return [part for part in ("attention", "convolution") if takes_sums(part, there, training)]
+
+    assert taken() == ["attention", "convolution"] and taken(training=False) == []
+    with sums_of("convolution"):
+        assert taken() == ["convolution"]
+    assert taken() == ["attention", "convolution"]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert taken() == []
 
 
 def test_long_sequences_take_the_usual_kernel(monkeypatch):

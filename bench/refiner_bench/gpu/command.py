@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import os
 import shlex
@@ -21,10 +20,12 @@ from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.gpu.jobs import Result, run_jobs
 from refiner_bench.gpu.parts import (
     BOXES,
+    DEFAULT_PARTS,
     PARTS,
     Place,
     environment,
     jobs_of,
+    operations_file,
     package_job,
     profile_file,
     profile_job,
@@ -65,7 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=9.0, metavar="N", help="in all (default: 9)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy size")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"default: {','.join(PARTS)}")
+    parser.add_argument(
+        "--parts",
+        default=",".join(DEFAULT_PARTS),
+        help=f"some of {','.join(PARTS)} (default: {','.join(DEFAULT_PARTS)})",
+    )
     parser.add_argument("--plans", metavar="NAMES", help="what is trained, with commas (default: all there are)")
     parser.add_argument(
         "--side-by-side",
@@ -106,6 +111,8 @@ def _command(arguments: argparse.Namespace) -> int:
         training = Training(place, tuple(arguments.data), tuple(arguments.weight), end, words_of(arguments.plan_option))
         if "profile" in parts:
             _profile(plans, training, summary)
+        if "operations" in parts:
+            _measure_operations(place, end, summary)
         early = [part for part in PARTS if part in ("build", "check") and part in parts]
         train = partial(_train, states=arguments.state, training=training, summary=summary)
         work: dict[str, Callable[[], None]] = {"parts": partial(_run_parts, early, place, end, summary, bool(trained))}
@@ -216,11 +223,18 @@ def _profile(plans: Sequence[Plan], training: Training, summary: Summary) -> Non
         why = "no time was left" if words else "there is no plan that can run"
         summary.add([Result("profile", "skipped", 0.0, None, why)])
         return
-    results = run_jobs([profile_job(words, place, left)], place.work / "logs", environment())
-    file = profile_file(place)
-    if file.is_file():
-        summary.profile = json.loads(file.read_text(encoding="utf-8"))
-    summary.add(results)
+    summary.add(run_jobs([profile_job(words, place, left)], place.work / "logs", environment()))
+    summary.take("profile", profile_file(place))
+
+
+def _measure_operations(place: Place, until: float, summary: Summary) -> None:
+    """A layer of the networks in several forms."""
+    if place.device != "cuda":
+        summary.add([Result("operations", "skipped", 0.0, None, "the forms are for a CUDA device")])
+        return
+    (place.work / "reports").mkdir(parents=True, exist_ok=True)
+    _run_parts(["operations"], place, until, summary)
+    summary.take("operations", operations_file(place))
 
 
 def _train(plan: Plan, states: Sequence[Path], training: Training, summary: Summary, until: float = math.inf) -> None:

@@ -16,8 +16,10 @@ from refiner_bench.gpu.packages import PACKAGES, package_of
 ROOT = Path(__file__).parents[3]
 # Jobs of one part run side by side. Training steps are profiled alone, first. Build, then check, run beside training;
 # latency is measured alone, last.
-PARTS = ("profile", "build", "check", "latency", "train")
-BOXES = {"profile": 60.0, "build": 150.0, "check": 90.0, "latency": 150.0}
+PARTS = ("profile", "operations", "build", "check", "latency", "train")
+# Asked for by name: it decides how the networks are compiled, once for a kind of device.
+DEFAULT_PARTS = tuple(part for part in PARTS if part != "operations")
+BOXES = {"profile": 60.0, "operations": 75.0, "build": 150.0, "check": 90.0, "latency": 150.0}
 # Of latency's time: each package of AOTInductor has a process of its own after the others, and at most so many seconds.
 # What the others need less than their box, the packages have too.
 BOX_OF_OTHERS, BOX_OF_PACKAGE = 85.0, 45.0
@@ -52,7 +54,7 @@ def environment() -> dict[str, str]:
 
 
 def jobs_of(part: str, place: Place, left: float, beside: bool = False) -> list[Job]:
-    """The jobs of "build", "check" or "latency", within ``left`` seconds; ``beside``: while models train."""
+    """The jobs of a part, but for training and profile, within ``left`` seconds; ``beside``: while models train."""
     seconds = min((BOXES_BESIDE if beside else BOXES)[part], left)
     first = NICE if beside else ()
     commands: dict[str, list[str]]
@@ -69,6 +71,10 @@ def jobs_of(part: str, place: Place, left: float, beside: bool = False) -> list[
             "check": check["check"],
             "sanitizer": _under_sanitizer(check["sanitizer"]),
             "tests": place.command("refiner_bench.gpu.device_tests", str(ROOT)),
+        }
+    elif part == "operations":
+        commands = {
+            "operations": place.command("refiner_bench.gpu.operations", "--output", str(operations_file(place)))
         }
     else:
         commands = {"latency": _latency(place)}
@@ -91,6 +97,11 @@ def profile_job(words: Mapping[str, Sequence[str]], place: Place, left: float) -
 def profile_file(place: Place) -> Path:
     """Where the profile of the steps lies."""
     return place.work / "reports" / "profile.json"
+
+
+def operations_file(place: Place) -> Path:
+    """Where the times of a layer's variants lie."""
+    return place.work / "reports" / "operations.json"
 
 
 def package_job(name: str, place: Place, left: float) -> Job | None:

@@ -33,8 +33,7 @@ class Summary:
         self._training: dict[str, Any] = {}
         self.results: list[Result] = []
         self.left_out: dict[str, str] = {}
-        # What the profile of the training steps found, by plan and way.
-        self.profile: dict[str, Any] = {}
+        self._found: dict[str, Any] = {}
 
     @property
     def trained(self) -> list[str]:
@@ -45,6 +44,12 @@ class Summary:
         """Keep how far a plan has come; the next `add` writes it."""
         with self._lock:
             self._training[name] = dict(progress)
+
+    def take(self, name: str, file: Path) -> None:
+        """Keep what a part has written, and write the summary; does nothing where it wrote nothing."""
+        if file.is_file():
+            self._found[name] = json.loads(file.read_text(encoding="utf-8"))
+            self.add([])
 
     def add(self, results: Sequence[Result]) -> None:
         """Print, keep and write."""
@@ -59,7 +64,7 @@ class Summary:
                 **self._head,
                 "parts": [dataclasses.asdict(result) for result in self.results],
                 "training": self._training,
-                "profile": self.profile,
+                **self._found,
                 "left_out": self.left_out,
                 "logs": {file.stem: file.read_text(errors="replace")[-LOG_CHARACTERS:] for file in files},
             }
