@@ -77,9 +77,11 @@ def test_every_plan_is_profiled_and_one_that_fails_leaves_the_others(tmp_path, m
     monkeypatch.setattr(profile_step, "_by_way", lambda prepared, way: (prepared, way))
     monkeypatch.setattr(profile_step, "profiled", lambda name, made: {"wall_ms": 1.0, "made": made})
     words = ["--plans", str(tmp_path / "plans.json"), "--output", str(tmp_path / "out.json"), "--seconds"]
-    assert profile_step.main([*words, "1000"]) == 4
+    assert profile_step.main([*words, "1000", "--compiled"]) == 4
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["a"] == {way: {"failed": "there is no file"} for way in profile_step.WAYS}
     assert found["b"] == {way: {"wall_ms": 1.0, "made": [["2"], way]} for way in profile_step.WAYS}
     # What is loaded serves both ways.
     assert loaded.count(["2"]) == 1
+    assert profile_step.main([*words, "1000"]) == 4
+    assert json.loads((tmp_path / "out.json").read_text())["b"].keys() == {"none"}

@@ -90,7 +90,7 @@ def profile_job(words: Mapping[str, Sequence[str]], place: Place, left: float) -
     seconds = min(BOXES["profile"], left)
     options = ["--plans", str(folder / "plans.json"), "--output", str(profile_file(place))]
     # It ends by itself a little before it is stopped.
-    options += ["--seconds", f"{0.9 * seconds:.1f}"]
+    options += ["--seconds", f"{0.9 * seconds:.1f}", *(["--compiled"] if place.device == "cuda" else [])]
     return Job("profile", place.command("refiner_bench.gpu.profile_step", *options), seconds)
 
 

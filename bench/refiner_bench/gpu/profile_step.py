@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--plans", type=Path, required=True, help="JSON: name -> words of refiner-train")
     parser.add_argument("--output", type=Path, required=True, help="JSON, written anew after every plan and way")
     parser.add_argument("--seconds", type=float, required=True, help="the job ends by itself after so many")
+    parser.add_argument("--compiled", action="store_true", help="compiled, too, after all plans")
     return parser
 
 
@@ -60,7 +61,7 @@ def _command(arguments: argparse.Namespace) -> int:
     found: dict[str, dict[str, Any]] = {name: {} for name in plans}
     folders: dict[str, MotionFolder] = {}
     prepared: dict[str, Prepared] = {}
-    for way in WAYS:
+    for way in WAYS if arguments.compiled else WAYS[:1]:
         for name, words in plans.items():
             if until - time.monotonic() < LEAST_SECONDS[way]:
                 print(f"no time was left for {name}, {way}")
