@@ -28,6 +28,35 @@ class _Operations(TorchDispatchMode):
         return result
 
 
+class NoHostReads(TorchDispatchMode):
+    """Refuses whatever a device's host would wait for, or copy from: values, and shapes that depend on values.
+
+    ``operations``: how many that are no mere views were taken.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default):
+            raise HostRead
+        places = args[1] if func in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default) else ()
+        if any(index is not None and index.dtype == torch.bool for index in places):
+            raise HostRead
+        result = func(*args, **(kwargs or {}))
+        first = next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)), None)
+        new = next((leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)), None)
+        view = (
+            first is not None
+            and new is not None
+            and first.untyped_storage().data_ptr() == new.untyped_storage().data_ptr()
+        )
+        self.operations += not view
+        return result
+
+
 def record_operations(changed):
     """A recorder for `refiner.training.steps.GraphStep`; ``changed()`` names the tensors that a step changes."""
 

@@ -113,7 +113,9 @@ def profiled(name: str, prepared: Prepared) -> dict[str, Any]:
     config, task, sampler = prepared.config, prepared.task, prepared.sampler
     device = torch.device(config.training.device)
     model = task.model.to(device)
-    optimiser, average = build_optimiser(model, config.optimiser), MovingAverage(model, config.training.ema)
+    # The one that a captured step has, whose rates are tensors.
+    optimiser = build_optimiser(model, config.optimiser, device.type == "cuda")
+    average = MovingAverage(model, config.training.ema)
     take_step = build_step(config, task, optimiser, average)
     model.train()
     print(f"{name}: first steps")
