@@ -96,7 +96,7 @@ def test_nothing_changes_on_a_cpu_nor_uncompiled():
         seen.append(takes_sums("attention", x, True))
         return x + 1
 
-    torch.compile(ask, backend="eager")(x)
+    torch.compile(ask, backend="eager", fullgraph=True)(x)
     assert seen == [False]
 
 
