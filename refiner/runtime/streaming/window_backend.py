@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.windows import blend_weights
+from refiner.data.windows import blend_weights, phase_weights
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_unsaid
 from refiner.runtime.streaming.backend import UNIT_LENS, Array, BeatInput, BeatOutput, as_rays
@@ -30,6 +30,7 @@ class WindowBackend:
 
     A model of every s-th frame (temporal downsampling) runs over s interleaved phases, each of which is a stream of its
     own: a window takes the newest beat and every s-th before it, and hop and look_ahead count the beats of a phase.
+    With look_ahead, what the phases disagree in is evened out (`refiner.data.blend_phases`), for s - 1 beats of delay.
 
     Before T beats of a phase have come the first one is repeated before them. Raises UsageError.
     """
@@ -63,12 +64,13 @@ class WindowBackend:
         self._window, self._stride = window, strides.pop()
         self.frames, self.fps = (window - 1) * self._stride + 1, engine.fps
         self.hop, self.look_ahead, self.slots = hop, look_ahead, slots
-        self.delay = (look_ahead + hop - 1) * self._stride
+        reach = self._stride - 1 if look_ahead else 0
+        self.delay = (look_ahead + hop - 1) * self._stride + reach
         self.lifts = lifter is not None
         self.rays = engine.rays or (lifter is not None and lifter.rays)
         self.metadata: dict[str, Any] = engine.metadata
         self._weights = blend_weights(window)
-        self._people = [_Person([_Buffer(window) for _ in range(self._stride)]) for _ in range(slots)]
+        self._people = [_Person([_Buffer(window) for _ in range(self._stride)], reach) for _ in range(slots)]
 
     def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
         outputs: list[BeatOutput] = []
@@ -94,7 +96,7 @@ class WindowBackend:
             if buffer.ran < buffer.count or buffer.count < self._window:
                 self._run(buffer, ends_here=True)
             self._emit(slot, phase, buffer.count - 1)
-        return person.in_order()
+        return person.in_order(ended=True)
 
     def reset(self, slot: int) -> None:
         self._people[slot].reset()
@@ -128,21 +130,40 @@ class WindowBackend:
 
 @dataclass(eq=False)
 class _Person:
-    """The phases of a slot. ``count``: beats that came; ``ready``: outputs that wait for an earlier beat of another
-    phase, by their beat."""
+    """The phases of a slot. ``reach``: beats on either side that even out what the phases disagree in; ``count``: beats
+    that came; ``out``: the beat that comes out next; ``ready``: outputs by their beat, which wait for others or are
+    still needed for those."""
 
     phases: list[_Buffer]
+    reach: int
     count: int = 0
     out: int = 0
     ready: dict[int, BeatOutput] = field(default_factory=dict)
 
-    def in_order(self) -> list[BeatOutput]:
-        """The outputs that no earlier beat holds up."""
+    def __post_init__(self) -> None:
+        self._weights = phase_weights(self.reach + 1)
+
+    def in_order(self, ended: bool = False) -> list[BeatOutput]:
+        """The outputs that wait for no other beat; with ``ended`` none comes any more."""
         outputs = []
-        while self.out in self.ready:
-            outputs.append(self.ready.pop(self.out))
+        while self.out in self.ready and (ended or self._has_what_follows()):
+            outputs.append(self._even())
             self.out += 1
+            self.ready.pop(self.out - self.reach - 1, None)
         return outputs
+
+    def _has_what_follows(self) -> bool:
+        return all(self.out + ahead in self.ready for ahead in range(1, self.reach + 1))
+
+    def _even(self) -> BeatOutput:
+        beat = self.ready[self.out]
+        if not self.reach:
+            return beat
+        around = range(self.out - self.reach, self.out + self.reach + 1)
+        known = [(weight, self.ready[at]) for weight, at in zip(self._weights, around, strict=True) if at in self.ready]
+        total = sum(weight for weight, _ in known)
+        refined = sum(weight * entry.refined.astype(np.float64) for weight, entry in known) / total
+        return replace(beat, refined=np.asarray(refined, np.float32))
 
     def reset(self) -> None:
         self.count = self.out = 0
