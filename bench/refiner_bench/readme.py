@@ -92,6 +92,32 @@ def _evaluation(reports: Reports) -> str:
     return markdown_table([*header, "gain over the lifter, 95 % interval over clips"], rows)
 
 
+def _estimators(reports: Reports) -> str:
+    """What one refiner does to several estimators: a report of `refiner-evaluate` for each."""
+    refiners = {report["models"]["refiner"]["sha256"] for _, report in reports}
+    data = {report["data"]["description"] for _, report in reports}
+    if len(refiners) > 1 or len(data) > 1:
+        raise InputError(
+            "these reports are of several refiners, or on several data: " + ", ".join(n for n, _ in reports)
+        )
+    rows = []
+    for _, report in reports:
+        gains = {
+            gain["metric"]: gain for gain in report["gains"] if (gain["from"], gain["to"]) == ("lifter", "refined")
+        }
+        means = [report["metrics"][metric]["frame_mean"] for metric in METRICS[:2]]
+        cells = [f"{mean[column]:.1f}" for mean in means for column in ("lifter", "refined")]
+        told = [
+            f"{gains[metric]['gain_percent']:.1f} % "
+            f"({gains[metric]['gain_percent_low']:.1f} to {gains[metric]['gain_percent_high']:.1f})"
+            for metric in METRICS
+        ]
+        name = Path(report["models"]["lifter"]["file"]).stem
+        rows.append([f"`{name}`", cells[0], cells[1], told[0], cells[2], cells[3], told[1], told[2]])
+    header = ["estimator", "MPJPE", "refined", "gain, 95 % interval over clips"]
+    return markdown_table([*header, "P-MPJPE", "refined", "gain", "acceleration error, gain"], rows)
+
+
 def _study(reports: Reports) -> str:
     found = {row["name"]: row["test"]["metrics"] for row in _one(reports)["rows"]}
     rows = []
@@ -225,6 +251,7 @@ def _paper_table(table: str, reports: Reports) -> str:
 # What a block may ask for: the kind of its reports, and what writes the table.
 _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
+    "estimators": ("evaluation", _estimators),
     "study": ("accuracy", _study),
     "transfer": ("accuracy", _transfer),
     "runs": ("accuracy", _runs),

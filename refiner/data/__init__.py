@@ -18,6 +18,7 @@ from refiner.data.mpi_inf_3dhp import Sequence3dhp, load_test_set
 from refiner.data.safe_npz import load_npz, load_user_array
 from refiner.data.training_set import TrainingClip, open_motion_folders, training_clips
 from refiner.data.windows import (
+    blend_phases,
     blend_weights,
     merge_phases,
     merge_windows,
@@ -38,6 +39,7 @@ __all__ = [
     "Sequence3dhp",
     "TrainingClip",
     "action_of",
+    "blend_phases",
     "blend_weights",
     "camera_clips",
     "detector_rng",

@@ -127,3 +127,29 @@ def merge_phases(parts: Sequence[ArrayLike], frames: int) -> Array:
     for phase, array in zip(phases, arrays, strict=True):
         merged[phase] = array
     return merged
+
+
+def phase_weights(stride: int) -> NDArray[np.float64]:
+    """A triangle ``(2 stride - 1,)`` that sums to 1, in which every phase of `tds_phases` weighs alike."""
+    rising = np.arange(1, stride + 1)
+    return np.asarray(np.concatenate([rising, rising[-2::-1]]) / stride**2)
+
+
+def blend_phases(sequence: ArrayLike, stride: int) -> Array:
+    """``(F, ...)`` whose frames come from `tds_phases` in turn -> the same with what the phases disagree in evened out.
+
+    Each phase is estimated by itself, so that neighbouring frames tremble against each other; every frame becomes the
+    mean of those around it by `phase_weights`, at the ends of those that there are. With a stride of 1 nothing changes.
+    """
+    values = np.asarray(sequence)
+    if stride <= 1:
+        return values
+    frames, reach = len(values), stride - 1
+    total, weight = np.zeros(values.shape), np.zeros(frames)
+    for shift, factor in zip(range(-reach, reach + 1), phase_weights(stride), strict=True):
+        here = slice(max(0, -shift), min(frames, frames - shift))
+        there = slice(max(0, shift), min(frames, frames + shift))
+        if here.start < here.stop:
+            total[here] += factor * values[there]
+            weight[here] += factor
+    return np.asarray(total / weight.reshape(-1, *(1,) * (values.ndim - 1)), values.dtype)

@@ -31,6 +31,21 @@ def with_root(relative: Tensor, root: Tensor) -> Tensor:
     return torch.cat([root, relative[..., 1:, :] + root], dim=-2)
 
 
+def trusted(given: Tensor, refined: Tensor, trust: tuple[float, float]) -> Tensor:
+    """Between the pose that was given and the refined one, ``(..., J, 3)``, root at 0: the further a frame was moved,
+    the more of the movement is kept.
+
+    A pose that the refiner moves a little is about as good as what it makes of it; their errors differ, and the mean of
+    both is better than either. One that it moves far was wrong. ``trust``: mean distances of the joints in metres, up
+    to which nothing and from which on all of the movement is kept.
+    """
+    moved = refined - given
+    distance = moved[..., 1:, :].square().sum(dim=-1).sqrt().mean(dim=-1)[..., None, None]
+    low, high = trust
+    share = ((distance - low) * (1.0 / (high - low))).clamp(0.0, 1.0)
+    return given + share * moved
+
+
 class UnrolledRefiner(nn.Module):
     """The whole refinement of a window: normalisation, K DDIM steps (eq. 9), the root kept.
 
@@ -43,6 +58,7 @@ class UnrolledRefiner(nn.Module):
         steps: K, instead of the checkpoint's.
         expected_error: eq. 5 as ``(gain (3 J, 5 J), offset (3 J,))``, for a denoiser that starts from the pose less
             its conditional mean; None starts from the lifter's pose.
+        trust: how much of the refinement is kept, see `trusted`; None keeps all of it.
 
     The time embeddings of the K steps are computed once here, so the traced graph holds them as constants.
     """
@@ -59,10 +75,13 @@ class UnrolledRefiner(nn.Module):
         config: dict[str, Any],
         steps: int | None = None,
         expected_error: tuple[Tensor, Tensor] | None = None,
+        trust: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         diffusion = config["diffusion"]
-        self.denoiser, self.frames, self.config = denoiser, frames, config
+        if trust is not None and (expected_error is not None or denoiser.band is not None):
+            raise ConfigError("trust is for windowed refiners that start from the pose they are given")
+        self.denoiser, self.frames, self.config, self.trust = denoiser, frames, config, trust
         self.rays = sees_rays(config.get("model", {}))
         self.steps = int(diffusion["steps"] if steps is None else steps)
         # Python floats: compilers take them for constants, where they would watch an array.
@@ -92,7 +111,10 @@ class UnrolledRefiner(nn.Module):
             predicted: Tensor = self.denoiser.denoise(noisy, seen, times) * self.error_scale
             return predicted
 
-        return self.finish(run_ddim(predict_error, start, self.schedule), seen, root)
+        refined = run_ddim(predict_error, start, self.schedule)
+        if self.trust is not None:
+            refined = trusted(start, refined, self.trust)
+        return self.finish(refined, seen, root)
 
     @property
     def reach(self) -> int | None:

@@ -7,7 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.windows import merge_phases, merge_windows, tds_phases, window_indices, window_starts
+from refiner.data.windows import (
+    blend_phases,
+    merge_phases,
+    merge_windows,
+    tds_phases,
+    window_indices,
+    window_starts,
+)
 from refiner.errors import UsageError
 from refiner.skeleton import flip_pose
 
@@ -64,14 +71,15 @@ def run_strided(
     stride: int = 1,
 ) -> Array:
     """`run_windows` with windows of every ``stride``-th frame (temporal downsampling): each of the interleaved phases
-    of a sequence by itself. A sequence that is shorter than such a window has a smaller stride."""
+    of a sequence by itself, what they disagree in evened out (`blend_phases`). A sequence that is shorter than such a
+    window has a smaller stride."""
     frames = len(sequences[0])
     taken = max(1, min(stride, (frames - 1) // max(window - 1, 1)))
     parts = [
         run_windows(model, tuple(sequence[phase] for sequence in sequences), window, hop, batch, least_batch)
         for phase in tds_phases(frames, taken)
     ]
-    merged: Array = merge_phases(parts, frames)
+    merged: Array = blend_phases(merge_phases(parts, frames), taken)
     return merged
 
 

@@ -155,7 +155,9 @@ def module_of(
         else:
             assert isinstance(model, PoseDenoiser)
             scale = checkpoint.tensors["error_scale"].float()
-            module = UnrolledRefiner(model, scale, frames, config, steps, _expected_error(checkpoint))
+            module = UnrolledRefiner(
+                model, scale, frames, config, steps, _expected_error(checkpoint), _trust(checkpoint)
+            )
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{where} does not fit its own configuration: {error}") from error
     return module.eval().requires_grad_(False)
@@ -196,6 +198,14 @@ def _expected_error(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]
     noise = noise_model_of(checkpoint)
     offset = noise.mean_error - noise.gain @ noise.mean_condition
     return torch.from_numpy(noise.gain.copy()), torch.from_numpy(offset)
+
+
+def _trust(checkpoint: Checkpoint) -> tuple[float, float] | None:
+    """How much of a refinement is kept, where the training found that out; see `refiner.models.unrolled.trusted`."""
+    if "trust" not in checkpoint.tensors:
+        return None
+    low, high = (float(value) for value in checkpoint.tensors["trust"])
+    return low, high
 
 
 def load_noise_model(path: str | os.PathLike[str]) -> ConditionalGaussian:

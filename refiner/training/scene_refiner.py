@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from refiner.data.clips import CameraClip
-from refiner.data.windows import merge_phases, tds_phases
+from refiner.data.windows import blend_phases, merge_phases, tds_phases
 from refiner.errors import ConfigError
 from refiner.models.canonical import canonical_pose, turned
 from refiner.models.unrolled import root_at_zero
@@ -64,7 +64,7 @@ class RayLifter:
             lift_sequences(self.network, self.frames, features[None, phase], self.root)[0]
             for phase in tds_phases(len(features), stride)
         ]
-        return np.asarray(merge_phases(parts, len(features)), np.float32)
+        return np.asarray(blend_phases(merge_phases(parts, len(features)), stride), np.float32)
 
 
 class LiftedScenes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from refiner.diffusion.ddim import ddim_schedule
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.models import PoseDenoiser
-from refiner.models.unrolled import without_root
+from refiner.models.unrolled import trusted, without_root
 from refiner.training.config import Config
 from refiner.training.noise_fit import FittedNoise
 from refiner.training.pool import Estimates
@@ -22,6 +22,8 @@ from refiner.training.tasks import ValidationClips, ValidationWindows, refine_wi
 
 # Windows that are validated at a time.
 BATCH = 256
+# Metres: what is tried for the two distances of `refiner.models.unrolled.trusted`, the second above the first.
+LEAST_MOVED, FURTHER = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03), (0.005, 0.01, 0.02, 0.03, 0.04, 0.06)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,8 @@ class UnrolledRefinerTask:
         diffusion = config.diffusion
         alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
         self._schedule = ddim_schedule(diffusion.steps, alphas, diffusion.terminal)
+        # Chosen by each validation.
+        self.trust: tuple[float, float] | None = None
 
     def loss(self, windows: Estimates, step: int) -> Tensor:
         """The mean over the K steps of the mean distance of a joint from where it should be, metres."""
@@ -79,16 +83,20 @@ class UnrolledRefinerTask:
         return mean
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """MPJPE after the K steps for each estimator, and their mean as ``mpjpe_mm``; ``NAME_lifter_mpjpe_mm``: what
-        went in."""
+        """MPJPE of what runs for each estimator, and their mean as ``mpjpe_mm``; ``NAME_lifter_mpjpe_mm``: what went
+        in; ``NAME_steps_mpjpe_mm``: what the K steps give, of which a windowed refiner keeps what it trusts."""
         assert isinstance(model, PoseDenoiser)
-        found, given = {}, {}
-        for entry in self._validation:
-            refine = partial(refine_windows, model, self._scale, self.config.diffusion, batch=BATCH)
-            refined = entry.windows.each(refine, entry.windows.pose_2d, entry.lifted)
-            found[f"{entry.name}_mpjpe_mm"] = entry.windows.mpjpe_mm(refined)
-            given[f"{entry.name}_lifter_mpjpe_mm"] = entry.windows.mpjpe_mm(entry.lifted)
-        return {"mpjpe_mm": float(np.mean(list(found.values()))), **found, **given}
+        refine = partial(refine_windows, model, self._scale, self.config.diffusion, batch=BATCH)
+        refined = [entry.windows.each(refine, entry.windows.pose_2d, entry.lifted) for entry in self._validation]
+        found = [entry.windows.mpjpe_mm(poses) for entry, poses in zip(self._validation, refined, strict=True)]
+        beside: dict[str, float] = {}
+        for entry, error in zip(self._validation, found, strict=True):
+            beside[f"{entry.name}_lifter_mpjpe_mm"] = entry.windows.mpjpe_mm(entry.lifted)
+            beside[f"{entry.name}_steps_mpjpe_mm"] = error
+        if not self.config.model.causal:
+            self.trust, found = choose_trust(self._validation, refined)
+        names = [f"{entry.name}_mpjpe_mm" for entry in self._validation]
+        return {"mpjpe_mm": float(np.mean(found)), **dict(zip(names, found, strict=True)), **beside}
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """The noise model, the error's scale and its correlation over time."""
@@ -96,5 +104,30 @@ class UnrolledRefinerTask:
         named: dict[str, Any] = {f"noise.{name}": value for name, value in fitted.gaussian.to_tensors().items()}
         named |= {f"inputs.{name}": value for name, value in fitted.inputs.to_tensors().items()}
         named["time_correlation"] = fitted.time_correlation
+        if self.trust is not None:
+            named["trust"] = np.array(self.trust)
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in named.items()}
         return {"error_scale": self.error_scale, **tensors}
+
+
+def choose_trust(
+    estimators: Sequence[ValidatedEstimator], refined: Sequence[Any]
+) -> tuple[tuple[float, float], list[float]]:
+    """The two distances of `refiner.models.unrolled.trusted` with the least error, and each estimator's MPJPE with
+    them.
+
+    Errors are compared by their logarithms, so that a per cent counts alike for good and for bad estimators.
+    ``refined``: what the K steps make of each one's windows.
+    """
+
+    def errors(trust: tuple[float, float]) -> list[float]:
+        kept = []
+        for entry, poses in zip(estimators, refined, strict=True):
+            given, moved = (torch.from_numpy(np.asarray(array)) for array in (entry.lifted, poses))
+            windows: Any = entry.windows
+            kept.append(windows.mpjpe_mm(trusted(given, moved, trust).numpy()))
+        return kept
+
+    tried = [(low, low + more) for low in LEAST_MOVED for more in FURTHER]
+    best = min(tried, key=lambda trust: float(np.log(errors(trust)).mean()))
+    return best, errors(best)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from refiner.data.windows import (
+    blend_phases,
     blend_weights,
     merge_phases,
     merge_windows,
@@ -129,3 +130,21 @@ def test_what_does_not_fit_is_refused():
         merge_phases([np.ones(5), np.ones(4)], 10)
     with pytest.raises(LengthError):
         merge_phases([], 1)
+
+
+@pytest.mark.parametrize("stride", [2, 3, 5])
+def test_what_phases_disagree_in_is_evened_out(stride):
+    """A constant of its own for each phase becomes their mean, and a straight line stays what it is."""
+    frames, rng = 40, np.random.default_rng(0)
+    line = np.linspace(0, 4, frames)[:, None] * rng.normal(size=(1, 3))
+    offsets = rng.normal(size=(stride, 3))
+    trembling = line + offsets[np.arange(frames) % stride]
+    inside = slice(stride - 1, frames - stride + 1)
+    blended = blend_phases(trembling, stride)
+    np.testing.assert_allclose(blended[inside], (line + offsets.mean(axis=0))[inside], atol=1e-12)
+    assert np.isfinite(blended).all() and blended.dtype == trembling.dtype
+    # At the ends, of the frames that there are.
+    weights = np.arange(stride, 0, -1)
+    np.testing.assert_allclose(blended[0], weights @ trembling[:stride] / weights.sum(), atol=1e-12)
+    np.testing.assert_array_equal(blend_phases(trembling[:1], stride), trembling[:1])
+    np.testing.assert_array_equal(blend_phases(trembling, 1), trembling)

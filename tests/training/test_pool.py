@@ -13,6 +13,7 @@ from refiner.data.windows import merge_windows
 from refiner.errors import ConfigError, TrainingError
 from refiner.models import fused
 from refiner.models.canonical import canonical_pose
+from refiner.models.unrolled import trusted
 from refiner.runtime import Refiner, StreamingRefiner
 from refiner.skeleton import H36M17
 from refiner.training import pool as pool_module
@@ -29,7 +30,8 @@ from refiner.training.scenes.motion import MotionClip
 from refiner.training.schedule import MovingAverage
 from refiner.training.steps import FIRST_STEPS, EagerStep, GraphStep
 from refiner.training.systematic import SystematicErrors
-from refiner.training.unrolled_task import UnrolledRefinerTask
+from refiner.training.tasks import ValidationWindows
+from refiner.training.unrolled_task import UnrolledRefinerTask, ValidatedEstimator, choose_trust
 
 RAYS = {"model": {"input": "rays"}, "scene": {"synthetic": 0.0}}
 POOL = RAYS | {"diffusion": {"train_on": "unrolled"}}
@@ -249,6 +251,7 @@ def test_a_refiner_trains_on_a_pool_resumes_and_runs(people, tiny, lifters, tmp_
     checkpoint = load_checkpoint(whole)
     for name, value in load_checkpoint(parts).tensors.items():
         assert torch.equal(value, checkpoint.tensors[name]), name
+    assert ("trust" in checkpoint.tensors) is not causal
     metrics = checkpoint.config["metrics"]["validation"]
     assert metrics["mpjpe_mm"] == pytest.approx((metrics["lifter_mpjpe_mm"] + metrics["held_out_1_mpjpe_mm"]) / 2)
     assert "/" not in str(checkpoint.config["estimators"])
@@ -282,3 +285,53 @@ def test_what_does_not_go_together_is_refused(people, tiny, lifters, tmp_path):
         train(frames=12)
     with pytest.raises(ConfigError, match="starts from the pose"):
         train(diffusion={"train_on": "unrolled", "start": "corrected"})
+
+
+def test_the_further_a_frame_is_moved_the_more_is_kept():
+    given, refined = bodies(batch=4), bodies(batch=4) + 0.0
+    refined[0] = given[0] + torch.tensor([0.005, 0.0, 0.0])
+    refined[1] = given[1] + torch.tensor([0.0, 0.02, 0.0])
+    refined[2] = given[2] + torch.tensor([0.0, 0.0, 0.5])
+    refined[3] = given[3]
+    refined[:, :, 0] = 0.0
+    found = trusted(given, refined, (0.01, 0.03))
+    torch.testing.assert_close(found[0], given[0])
+    torch.testing.assert_close(found[1], 0.5 * (given[1] + refined[1]), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found[2], refined[2])
+    torch.testing.assert_close(found[3], given[3])
+
+
+def test_trust_is_chosen_by_the_estimators_that_validate():
+    """One estimator is as good as what the steps make of it, with errors of its own; the other is bad."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 0.3, (6, 9, 17, 3)).astype(np.float32)
+    truth -= truth[:, :, :1]
+
+    def off_by(size):
+        return (truth + size * rng.normal(0, 1, truth.shape) * (np.arange(17) > 0)[:, None]).astype(np.float32)
+
+    windows = ValidationWindows([(np.zeros((9, 17, 6), np.float32), pose) for pose in truth], 9)
+    good, bad = (ValidatedEstimator(name, windows, off_by(size)) for name, size in (("good", 0.01), ("bad", 0.06)))
+    steps = [off_by(0.01), off_by(0.01)]
+    (low, high), errors = choose_trust([good, bad], steps)
+    assert errors[0] < 0.85 * min(windows.mpjpe_mm(good.lifted), windows.mpjpe_mm(steps[0]))
+    assert errors[1] == pytest.approx(windows.mpjpe_mm(steps[1]), rel=0.02)
+    assert 0 <= low < 0.025 < high < 0.1
+
+
+def test_what_runs_keeps_what_it_trusts(people, tiny, lifters):
+    pool, config = make_pool(people, tiny, lifters[:1])
+    torch.manual_seed(0)
+    task = UnrolledRefinerTask(config, build_model(dataclasses.asdict(config)), pool.fit(config)[0], ())
+    tensors = {f"model.{name}": value for name, value in task.model.state_dict().items()}
+    rng = np.random.default_rng(1)
+    keypoints = torch.from_numpy(np.concatenate([rng.uniform(300, 700, (2, 9, 17, 2)), np.ones((2, 9, 17, 1))], -1))
+    given = (keypoints.float(), bodies(batch=2), torch.tensor([[1000.0, 1000.0, 1100.0]] * 2))
+    whole = module_of(Checkpoint(dataclasses.asdict(config), tensors | task.extra_tensors()))(*given)
+    task.trust = (0.0, 2.0)
+    kept = module_of(Checkpoint(dataclasses.asdict(config), tensors | task.extra_tensors()))(*given)
+    torch.testing.assert_close(kept, trusted(given[1], whole, (0.0, 2.0)), atol=1e-5, rtol=1e-4)
+    assert (kept - whole).abs().max() > 1e-3
+    causal = dataclasses.replace(config, stride=1, model=dataclasses.replace(config.model, causal=True))
+    with pytest.raises(ConfigError, match="trust is for windowed refiners"):
+        module_of(Checkpoint(dataclasses.asdict(causal), tensors | task.extra_tensors()))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.windows import blend_weights
+from refiner.data.windows import blend_weights, phase_weights
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_unsaid
 from refiner.runtime.streaming.backend import UNIT_LENS, Array, BeatInput, BeatOutput, as_rays
@@ -25,9 +25,14 @@ class WindowBackend:
             then. With T - hop every window that holds it has run: the stream equals `refiner.Refiner` with that hop
             (but for the window that a sequence's end adds to those of the hop).
         slots: how many people.
-        lifter: lifts the beats that come without a body, window by window; its windows must have the same length.
+        lifter: lifts the beats that come without a body, window by window; its windows must have the same length and
+            stride.
 
-    Before T beats have come the first one is repeated before them. Raises UsageError.
+    A model of every s-th frame (temporal downsampling) runs over s interleaved phases, each of which is a stream of its
+    own: a window takes the newest beat and every s-th before it, and hop and look_ahead count the beats of a phase.
+    With look_ahead, what the phases disagree in is evened out (`refiner.data.blend_phases`), for s - 1 beats of delay.
+
+    Before T beats of a phase have come the first one is repeated before them. Raises UsageError.
     """
 
     def __init__(
@@ -46,51 +51,59 @@ class WindowBackend:
                 f"look_ahead must lie between 0 and {window - hop} (window {window} less hop {hop}), got {look_ahead}"
             )
         strides = {int(model.metadata.get("stride", 1)) for model in (engine, lifter) if model is not None}
-        if strides != {1}:
+        if len(strides) > 1:
             raise UsageError(
-                f"mode='window' takes models of every frame, and one of these takes every {max(strides)}. frame; use "
-                "mode='causal', or Lifter and Refiner for whole sequences"
+                f"of lifter and refiner one takes every {max(strides)}. frame, the other every {min(strides)}.; "
+                "mode='window' needs both alike"
             )
         if lifter is not None and lifter.frames != window:
             raise UsageError(f"the lifter has windows of {lifter.frames} frames, the refiner of {window}")
         if engine.least_batch > 1 or (lifter is not None and lifter.least_batch > 1):
             raise UsageError("a stream runs one window at a time: export the model with --batch 1")
         self._engine, self._lifter = engine, lifter
-        self.frames, self.fps = window, engine.fps
+        self._window, self._stride = window, strides.pop()
+        self.frames, self.fps = (window - 1) * self._stride + 1, engine.fps
         self.hop, self.look_ahead, self.slots = hop, look_ahead, slots
-        self.delay = look_ahead + hop - 1
+        reach = self._stride - 1 if look_ahead else 0
+        self.delay = (look_ahead + hop - 1) * self._stride + reach
         self.lifts = lifter is not None
         self.rays = engine.rays or (lifter is not None and lifter.rays)
         self.metadata: dict[str, Any] = engine.metadata
         self._weights = blend_weights(window)
-        self._buffers = [_Buffer(window) for _ in range(slots)]
+        self._people = [_Person([_Buffer(window) for _ in range(self._stride)], reach) for _ in range(slots)]
 
     def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
         outputs: list[BeatOutput] = []
         for entry in inputs:
-            buffer = self._buffers[entry.slot]
+            person = self._people[entry.slot]
+            phase = person.count % self._stride
+            person.count += 1
+            buffer = person.phases[phase]
             buffer.take(entry)
             last = buffer.count - 1
             due = last - self.look_ahead
-            if (last + 1 - self.frames) % self.hop == 0 and due >= buffer.emitted:
+            if (last + 1 - self._window) % self.hop == 0 and due >= buffer.emitted:
                 self._run(buffer)
-                outputs += self._emit(entry.slot, buffer, due)
+                self._emit(entry.slot, phase, due)
+                outputs += person.in_order()
         return outputs
 
     def finish(self, slot: int) -> list[BeatOutput]:
-        buffer = self._buffers[slot]
-        if buffer.emitted == buffer.count:
-            return []
-        if buffer.ran < buffer.count or buffer.count < self.frames:
-            self._run(buffer, ends_here=True)
-        return self._emit(slot, buffer, buffer.count - 1)
+        person = self._people[slot]
+        for phase, buffer in enumerate(person.phases):
+            if buffer.emitted == buffer.count:
+                continue
+            if buffer.ran < buffer.count or buffer.count < self._window:
+                self._run(buffer, ends_here=True)
+            self._emit(slot, phase, buffer.count - 1)
+        return person.in_order(ended=True)
 
     def reset(self, slot: int) -> None:
-        self._buffers[slot].reset()
+        self._people[slot].reset()
 
     def _run(self, buffer: _Buffer, ends_here: bool = False) -> None:
         """Refine the window that ends with the newest beat, and add it to the blend."""
-        window = self.frames
+        window = self._window
         known = min(buffer.count, window)
         # A stream shorter than a window is padded behind when it ends, as `Refiner` pads a sequence; while it runs, in
         # front, so that the newest beat has its place at the end of the window.
@@ -105,13 +118,58 @@ class WindowBackend:
         buffer.add(refined[places], body[places], self._weights[places], whole)
         buffer.ran = buffer.count
 
-    def _emit(self, slot: int, buffer: _Buffer, through: int) -> list[BeatOutput]:
-        outputs = []
+    def _emit(self, slot: int, phase: int, through: int) -> None:
+        person = self._people[slot]
+        buffer = person.phases[phase]
         for index in range(buffer.emitted, through + 1):
             given, refined = buffer.blended(index)
-            outputs.append(BeatOutput(slot, index, given, refined))
+            beat = index * self._stride + phase
+            person.ready[beat] = BeatOutput(slot, beat, given, refined)
         buffer.emitted = max(buffer.emitted, through + 1)
+
+
+@dataclass(eq=False)
+class _Person:
+    """The phases of a slot. ``reach``: beats on either side that even out what the phases disagree in; ``count``: beats
+    that came; ``out``: the beat that comes out next; ``ready``: outputs by their beat, which wait for others or are
+    still needed for those."""
+
+    phases: list[_Buffer]
+    reach: int
+    count: int = 0
+    out: int = 0
+    ready: dict[int, BeatOutput] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._weights = phase_weights(self.reach + 1)
+
+    def in_order(self, ended: bool = False) -> list[BeatOutput]:
+        """The outputs that wait for no other beat; with ``ended`` none comes any more."""
+        outputs = []
+        while self.out in self.ready and (ended or self._has_what_follows()):
+            outputs.append(self._even())
+            self.out += 1
+            self.ready.pop(self.out - self.reach - 1, None)
         return outputs
+
+    def _has_what_follows(self) -> bool:
+        return all(self.out + ahead in self.ready for ahead in range(1, self.reach + 1))
+
+    def _even(self) -> BeatOutput:
+        beat = self.ready[self.out]
+        if not self.reach:
+            return beat
+        around = range(self.out - self.reach, self.out + self.reach + 1)
+        known = [(weight, self.ready[at]) for weight, at in zip(self._weights, around, strict=True) if at in self.ready]
+        total = sum(weight for weight, _ in known)
+        refined = sum(weight * entry.refined.astype(np.float64) for weight, entry in known) / total
+        return replace(beat, refined=np.asarray(refined, np.float32))
+
+    def reset(self) -> None:
+        self.count = self.out = 0
+        self.ready.clear()
+        for buffer in self.phases:
+            buffer.reset()
 
 
 @dataclass(eq=False)

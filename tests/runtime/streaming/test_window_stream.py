@@ -29,17 +29,70 @@ def test_with_every_window_the_stream_is_the_offline_refinement(hop, frames):
     assert not any(frame.infilled.any() for frame in found)
 
 
+def strided(stride, engine=None):
+    """A refiner that takes every so many frames."""
+    engine = engine or SmoothingEngine()
+    engine.metadata["stride"] = stride
+    return engine
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize(("hop", "look_ahead"), [(1, 0), (1, 3), (2, 0), (3, 2), (4, 5), (9, 0)])
-def test_a_frame_waits_no_longer_than_is_said(hop, look_ahead):
-    live = StreamingRefiner(WindowBackend(SmoothingEngine(), hop, look_ahead), SIZE)
-    assert live.delay_frames == hop - 1 + look_ahead and live.delay_ms == pytest.approx(20.0 * live.delay_frames)
-    pixels, poses = motion(60)
-    waited = []
-    for index in range(60):
+def test_a_frame_waits_no_longer_than_is_said(hop, look_ahead, stride):
+    live = StreamingRefiner(WindowBackend(strided(stride), hop, look_ahead), SIZE)
+    assert live.delay_frames == stride * (hop - 1 + look_ahead) + (stride - 1 if look_ahead else 0)
+    assert live.delay_ms == pytest.approx(20.0 * live.delay_frames)
+    pixels, poses = motion(60 * stride)
+    waited, order = [], []
+    for index in range(60 * stride):
         ready = live.push(pixels[index], poses[index], index / 50)
+        order += [round(frame.timestamp * 50) for frame in ready]
         waited += [index - round(frame.timestamp * 50) for frame in ready]
-    assert max(waited[2 * WINDOW :]) == live.delay_frames and min(waited) >= look_ahead
-    assert len(waited) + len(live.flush()) == 60
+    assert max(waited[2 * stride * WINDOW :]) == live.delay_frames and min(waited) >= stride * look_ahead
+    order += [round(frame.timestamp * 50) for frame in live.flush()]
+    assert order == list(range(60 * stride))
+
+
+@pytest.mark.parametrize("hop", [1, 2, 4])
+@pytest.mark.parametrize("frames", [27, 54, 90])
+def test_a_strided_model_s_stream_is_the_offline_refinement(hop, frames):
+    """Where the phases end with a window of the hop."""
+    engine = strided(3)
+    pixels, poses = motion(frames, seed=frames)
+    offline = Refiner(engine, hop=hop).refine(pixels, poses, SIZE)
+    live = StreamingRefiner(WindowBackend(engine, hop, WINDOW - hop), SIZE)
+    found = np.stack([frame.pose_3d for frame in stream(live, pixels, poses)])
+    known = frames if (frames // 3 - WINDOW) % hop == 0 else frames - 3 * WINDOW - 2
+    np.testing.assert_allclose(found[:known], offline[:known], atol=1e-5)
+    # A person who left and came back starts anew.
+    again = np.stack([frame.pose_3d for frame in stream(live, pixels, poses, begin=100.0)])
+    np.testing.assert_array_equal(again, found)
+
+
+def test_the_newest_frame_of_a_strided_stream_ends_a_window_of_every_third():
+    engine = strided(3)
+    pixels, poses = motion(60)
+    found = stream(StreamingRefiner(WindowBackend(engine), SIZE), pixels, poses)
+    for last in (0, 1, 7, 26, 40, 59):
+        rows = np.arange(last - 3 * (WINDOW - 1), last + 1, 3)
+        rows = np.where(rows < 0, last % 3, rows)
+        window = engine(pixels[rows][None], (poses[rows] - poses[rows, :1])[None], np.float32([SIZE]))[0]
+        np.testing.assert_allclose(found[last].pose_3d, window[-1] + poses[last, 0], atol=1e-5)
+    assert [frame.status for frame in found].index("ok") == 3 * (WINDOW - 1)
+
+
+def test_lifter_and_refiner_take_the_same_frames():
+    lifter = OffsetLifter()
+    lifter.metadata = {"stride": 3}
+    with pytest.raises(UsageError, match=r"one takes every 3\. frame, the other every 1\."):
+        WindowBackend(SmoothingEngine(), lifter=lifter)
+    pixels, _ = motion(60)
+    engine = strided(3)
+    live = StreamingRefiner(WindowBackend(engine, 1, WINDOW - 1, lifter=lifter), SIZE)
+    found = [frame for index in range(60) for frame in live.push(pixels[index], None, index / 50)] + live.flush()
+    body = lifter(pixels[None], np.float32([SIZE]))[0]
+    expected = Refiner(engine, hop=1).refine(pixels, body, SIZE)
+    np.testing.assert_allclose(np.stack([frame.pose_3d for frame in found]), expected, atol=1e-5)
 
 
 def test_without_look_ahead_the_newest_frame_is_the_last_of_its_window():
