@@ -9,9 +9,11 @@ pytest.importorskip("torch")
 import torch
 from refiner_bench.gpu import operations
 from refiner_bench.gpu.operations import VARIANTS, measured
+from refiner_bench.gpu.profile_step import STEPS
 
 from refiner.models import fused, fusible
 from refiner.models.stc import STCAttention
+from refiner.training.scenes.replayed import FIRST_BATCHES
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -26,6 +28,25 @@ def test_a_variant_is_measured_with_its_parts_as_sums(variant, monkeypatch):
     assert found["wall_ms"] > 0 and found["device_ms"] >= found["rows"][0]["ms"] > 0
     assert parts == [VARIANTS[variant] or ()] and len(compiled) == (variant != "eager")
     assert fusible._parts == ("attention", "convolution")
+
+
+def test_a_batch_of_scenes_is_measured_both_ways(monkeypatch):
+    """The graph is left out: its batches are those of the sampler."""
+    taken = []
+
+    class Replayed:
+        def __init__(self, scenes):
+            self._scenes = scenes
+
+        def batch(self, step):
+            taken.append(step)
+            return self._scenes.batch(step)
+
+    monkeypatch.setattr(operations, "ReplayedScenes", Replayed)
+    found = operations.scenes_measured(torch.device("cpu"), 2)
+    assert found.keys() == {"host_ms", "wall_ms", "replayed_host_ms", "replayed_wall_ms"} and min(found.values()) > 0
+    # The graph is there before its time is taken.
+    assert len(taken) == FIRST_BATCHES + 1 + STEPS
 
 
 def test_without_a_device_there_is_nothing_to_measure(tmp_path, capsys, monkeypatch):

@@ -44,3 +44,20 @@ def test_aotinductor_on_the_device(tmp_path, precision, mean_mm):
         inputs = windows(batch, seed)
         distance = np.linalg.norm(engine._engine(*inputs) - reference._engine(*inputs), axis=-1)
         assert 1000 * distance.mean() < mean_mm
+
+
+def test_replayed_scenes_are_the_sampler_s():
+    from refiner.data.detector import DetectorModel
+    from refiner.data.synthetic import synthetic_motion
+    from refiner.training.config import SceneConfig
+    from refiner.training.scenes import SceneSampler
+    from refiner.training.scenes.motion import MotionClip
+    from refiner.training.scenes.replayed import FIRST_BATCHES, ReplayedScenes
+
+    clips = [MotionClip("one", "Walking", synthetic_motion(1, "Walking", 300))]
+    scenes = SceneSampler(clips, DetectorModel.default(), SceneConfig(), 27, 16, 5, "cuda", 3)
+    replayed = ReplayedScenes(scenes)
+    for step in [*range(FIRST_BATCHES + 3), 2, 2, 1000]:
+        found, expected = replayed.batch(step), scenes.batch(step)
+        for name in ("keypoints", "camera", "pose_3d"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), (step, name)

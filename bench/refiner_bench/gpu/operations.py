@@ -1,20 +1,28 @@
-"""A layer of STC attention for training, forward and backward: by PyTorch's calls, and compiled with sums instead."""
+"""A layer of STC attention for training, forward and backward, by PyTorch's calls and compiled with sums instead; and
+a batch of scenes, operation by operation and as a graph."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from refiner.cli.common import run
+from refiner.data.detector import DetectorModel
+from refiner.data.synthetic import synthetic_motion
 from refiner.errors import MissingComponentError
 from refiner.files import atomic_write_text
 from refiner.models.fusible import Part, sums_of
 from refiner.models.stc import STCAttention
+from refiner.training.config import SceneConfig
+from refiner.training.scenes import SceneSampler
+from refiner.training.scenes.motion import MotionClip
+from refiner.training.scenes.replayed import FIRST_BATCHES, ReplayedScenes
 from refiner_bench.gpu.profile_step import kernels_of, timed
 
 # Of a step of lifter-small and lifter-base.
@@ -46,17 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(arguments: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         raise MissingComponentError("PyTorch sees no CUDA device here: sums are for such")
-    found: dict[str, Any] = {}
+    device = torch.device("cuda")
+    runs: dict[str, Callable[[], dict[str, Any]]] = {}
     for dim in DIMS:
-        for variant in VARIANTS:
-            name = f"width {dim}, {variant}"
-            print(f"{name}: beginning")
-            try:
-                found[name] = measured(dim, VARIANTS[variant], torch.device("cuda"), BATCH)
-            except Exception as error:  # of many kinds, the compiler's among them; the other variants go on
-                found[name] = {"failed": (str(error).strip() or repr(error)).splitlines()[0]}
-            print(f"{name}: {found[name].get('wall_ms', found[name].get('failed'))}")
-            atomic_write_text(arguments.output, json.dumps(found, indent=1) + "\n")
+        runs |= {
+            f"width {dim}, {name}": partial(measured, dim, parts, device, BATCH) for name, parts in VARIANTS.items()
+        }
+        runs.setdefault("a batch of scenes", partial(scenes_measured, device, BATCH))
+    found: dict[str, Any] = {}
+    for name, run_it in runs.items():
+        print(f"{name}: beginning")
+        try:
+            found[name] = run_it()
+        except Exception as error:  # of many kinds, the compiler's among them; the others go on
+            found[name] = {"failed": (str(error).strip() or repr(error)).splitlines()[0]}
+        print(f"{name}: { {key: value for key, value in found[name].items() if key != 'rows'} }")
+        atomic_write_text(arguments.output, json.dumps(found, indent=1) + "\n")
 
 
 def measured(dim: int, parts: tuple[Part, ...] | None, device: torch.device, batch: int) -> dict[str, Any]:
@@ -80,3 +93,20 @@ def measured(dim: int, parts: tuple[Part, ...] | None, device: torch.device, bat
         _, wall = timed(step, device)
         rows = kernels_of(step, device)
     return {"wall_ms": wall, "device_ms": sum(row["ms"] for row in rows), "rows": rows[:ROWS]}
+
+
+def scenes_measured(device: torch.device, batch: int) -> dict[str, Any]:
+    """``wall_ms`` and ``host_ms`` of a batch of scenes, operation by operation and replayed as one graph."""
+    clips = [MotionClip("one", "Walking", synthetic_motion(1, "Walking", 300))]
+    scenes = SceneSampler(clips, DetectorModel.default(), SceneConfig(), FRAMES, batch, 0, device, 3)
+    found: dict[str, Any] = {}
+    for name, source in (("", scenes), ("replayed_", ReplayedScenes(scenes))):
+        for step in range(FIRST_BATCHES + 1):
+            source.batch(step)
+        host, wall = timed(partial(_draw, source), device)
+        found |= {f"{name}host_ms": host, f"{name}wall_ms": wall}
+    return found
+
+
+def _draw(source: SceneSampler | ReplayedScenes, step: int) -> None:
+    source.batch(step)

@@ -7,6 +7,11 @@ import torch
 from torch import Tensor
 
 
+def seed_of_draws(seed: int, step: int) -> int:
+    """What the generator of a step is seeded with."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
 class Draws:
     """Random tensors of one training step.
 
@@ -17,7 +22,14 @@ class Draws:
     def __init__(self, seed: int, step: int, device: torch.device) -> None:
         self.device = device
         self._generator = torch.Generator(device)
-        self._generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+        self._generator.manual_seed(seed_of_draws(seed, step))
+
+    @classmethod
+    def of(cls, generator: torch.Generator) -> Draws:
+        """Draws of a generator that somebody has seeded with `seed_of_draws`."""
+        draws = cls.__new__(cls)
+        draws.device, draws._generator = generator.device, generator
+        return draws
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers."""

@@ -58,10 +58,13 @@ class SceneSampler:
         self._flip_order = torch.tensor(H36M17.flip_order, device=self.device)
         self._detector = SceneDetector(detector, config, frames, self.device)
 
-    @torch.no_grad()
     def batch(self, step: int) -> SceneBatch:
         """The windows of one training step."""
-        draws = Draws(self.seed, step, self.device)
+        return self.drawn(Draws(self.seed, step, self.device))
+
+    @torch.no_grad()
+    def drawn(self, draws: Draws) -> SceneBatch:
+        """The windows that ``draws`` make."""
         world, chosen, stride = self._bank.draw(draws, self.size, self.config)
         views = random_views(draws, world, self.config)
         fixed = self._bank.rigs.draw(draws, chosen)

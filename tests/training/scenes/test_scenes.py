@@ -26,6 +26,7 @@ from refiner.training.scenes.motion import (
     synthetic_clips,
     turn,
 )
+from refiner.training.scenes.replayed import ReplayedScenes
 
 FRAMES, BATCH = 9, 64
 RIG = tuple(human36m_cameras())
@@ -84,6 +85,32 @@ def test_a_batch_depends_on_seed_and_step_alone(motion: list[MotionClip]) -> Non
         assert not torch.equal(getattr(first, name), getattr(later, name))
     elsewhere = sampler(motion, SceneConfig(), DetectorModel.default(), seed=6).batch(7)
     assert not torch.equal(first.pose_3d, elsewhere.pose_3d)
+
+
+def test_replayed_batches_are_those_of_the_sampler(motion: list[MotionClip]) -> None:
+    """The graph's stand-in runs the operations again, into the same memory, with the generator as it is then."""
+    scenes = sampler(motion, SceneConfig(), DetectorModel.default(), batch=4)
+    recorded = []
+
+    def record(run, generator):  # type: ignore[no-untyped-def]
+        state = generator.get_state()
+        held = run()
+        generator.set_state(state)
+        recorded.append(held)
+
+        def replay() -> None:
+            again = run()
+            for name in ("keypoints", "camera", "pose_3d"):
+                getattr(held, name).copy_(getattr(again, name))
+
+        return replay, held
+
+    replayed = ReplayedScenes(scenes, record)
+    for step in (0, 1, 7, 2, 2, 9):
+        found, expected = replayed.batch(step), scenes.batch(step)
+        for name in ("keypoints", "camera", "pose_3d"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), (step, name)
+    assert len(recorded) == 1 and found is recorded[0]
 
 
 def test_everything_is_finite_and_in_range(motion: list[MotionClip]) -> None:
