@@ -13,6 +13,7 @@ from torch import Tensor
 from refiner.skeleton import H36M17
 from refiner.training.config import EstimatorConfig
 from refiner.training.scenes.draws import Draws
+from refiner.training.scenes.motion import moved_in_body
 
 # Degrees: spread of the tilt about the camera's x, y and z axes.
 TILT = (10.0, 4.0, 4.0)
@@ -89,11 +90,7 @@ class SystematicErrors:
         batch = len(pose)
         amount = self._amount(draws, draws.uniform(batch, high=2.0) * DEFINITION)
         offset = amount[:, None, None] * draws.normal(batch, 17, 3)
-        left = torch.nn.functional.normalize(pose[:, :, 4] - pose[:, :, 1], dim=-1)
-        up = pose[:, :, 8] - pose[:, :, 0]
-        up = torch.nn.functional.normalize(up - (up * left).sum(dim=-1, keepdim=True) * left, dim=-1)
-        axes = torch.stack([left, up, torch.linalg.cross(left, up)], dim=-2)  # [B, T, 3 axes, 3]
-        return pose + torch.einsum("bjk,btkc->btjc", offset, axes)
+        return moved_in_body(pose, offset)
 
     def _moved(self, draws: Draws, pose: Tensor) -> Tensor:
         """A slow drift of each joint, trembling, and movement that is too small."""

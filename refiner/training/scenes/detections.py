@@ -15,6 +15,7 @@ from refiner.skeleton import LEFT, RIGHT
 from refiner.training.config import SceneConfig
 from refiner.training.scenes.cameras import Views
 from refiner.training.scenes.draws import Draws
+from refiner.training.scenes.motion import moved_in_body
 
 # Root mean square distance of the joints from their middle, over the people and cameras that the bundled model's
 # pixels belong to: its errors are shares of this.
@@ -116,11 +117,7 @@ class SceneDetector:
         paired = amount[:, self._pairs]
         across = torch.where(self._side != 0, self._side * paired[..., 0], torch.zeros_like(paired[..., 0]))
         offset = torch.stack([across, paired[..., 1], paired[..., 2]], dim=-1) * biased[:, None, None]
-        left = torch.nn.functional.normalize(points[:, :, 4] - points[:, :, 1], dim=-1)
-        up = points[:, :, 8] - points[:, :, 0]
-        up = torch.nn.functional.normalize(up - (up * left).sum(dim=-1, keepdim=True) * left, dim=-1)
-        axes = torch.stack([left, up, torch.linalg.cross(left, up)], dim=-2)  # [B, T, 3 axes, 3]
-        return points + torch.einsum("bjk,btkc->btjc", offset, axes)
+        return moved_in_body(points, offset)
 
     def _by_rule(self, draws: Draws, pixels: Tensor) -> Tensor:
         """For a share of the detectors hip, spine and thorax as `refiner.skeleton.to_h36m17` makes them up of a set

@@ -22,7 +22,7 @@ from refiner.training.config import SceneConfig
 from refiner.training.scenes.cameras import Rigs
 from refiner.training.scenes.draws import Draws
 
-LEFT_HIP, RIGHT_HIP = 4, 1
+LEFT_HIP, RIGHT_HIP, THORAX = 4, 1, 8
 FIRST_OF_UPPER_BODY = 7
 # The bones from floor to crown, by the joint at their end: shin, thigh, trunk, neck and head.
 STANDING = (3, 2, 7, 8, 9, 10)
@@ -161,6 +161,16 @@ class Skeleton:
         own = length[:, self._standing].sum(dim=-1)
         factors: Tensor = proportions * ((wanted - SOLE_AND_CROWN) / own)[:, None]
         return factors
+
+
+def moved_in_body(points: Tensor, offset: Tensor) -> Tensor:
+    """Joints ``(B, T, 17, 3)`` moved by ``(B, 17, 3)``, which is told in the body's own axes: to its left, up along the
+    trunk, and square to both."""
+    left = torch.nn.functional.normalize(points[:, :, LEFT_HIP] - points[:, :, RIGHT_HIP], dim=-1)
+    up = points[:, :, THORAX] - points[:, :, 0]
+    up = torch.nn.functional.normalize(up - (up * left).sum(dim=-1, keepdim=True) * left, dim=-1)
+    axes = torch.stack([left, up, torch.linalg.cross(left, up)], dim=-2)  # [B, T, 3 axes, 3]
+    return points + torch.einsum("bjk,btkc->btjc", offset, axes)
 
 
 def heading(world: Tensor) -> Tensor:
