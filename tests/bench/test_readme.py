@@ -85,6 +85,25 @@ def test_inputs_of_another_kind_stand_with_their_gains():
     assert line[3] == f"{gain['percent']:.1f} ({gain['low']:.1f} to {gain['high']:.1f})"
 
 
+def test_one_refiner_on_several_estimators(tmp_path):
+    """A row for each report; reports of other refiners or other data do not stand beside them."""
+    given = json.loads((REPORTS / "accuracy-any-camera-random.json").read_text())
+    block = "<!-- figures estimators *.json -->\n<!-- end -->"
+    for name in ("b", "a"):
+        given["models"]["lifter"]["file"] = f"{name}.safetensors"
+        (tmp_path / f"{name}.json").write_text(json.dumps(given))
+    header, _, *rows = cells(with_figures(block, tmp_path).split("-->\n", 1)[1].rsplit("<!--", 1)[0])
+    assert [row[0] for row in rows] == ["`a`", "`b`"] and len(header) == len(rows[0])
+    means = given["metrics"]["p_mpjpe"]["frame_mean"]
+    assert rows[0][4:6] == [f"{means['lifter']:.1f}", f"{means['refined']:.1f}"]
+    gain = next(gain for gain in given["gains"] if (gain["metric"], gain["to"]) == ("acceleration_error", "refined"))
+    assert rows[0][7].startswith(f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to")
+    given["models"]["refiner"]["sha256"] = "another"
+    (tmp_path / "c.json").write_text(json.dumps(given))
+    with pytest.raises(InputError, match="of several refiners, or on several data"):
+        with_figures(block, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("block", "told"),
     [
