@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+
+if TYPE_CHECKING:
+    from refiner.data import MotionFolder
 
 EXAMPLES = """\
 examples:
@@ -15,6 +21,10 @@ examples:
 
 Streams give each refined joint a standard deviation (RefinedFrame.std) from what is written here. It is fitted to the
 training and validation people of the archive, each counting alike, and not to its test people.
+
+  refiner-calibrate --checkpoint runs/refiner/best.safetensors --trust lifter-small-rays mine.safetensors \\
+                    --data FOLDER --output refiner.safetensors
+                                                       how much of its changes a refiner of rays keeps, instead
 """
 
 
@@ -29,6 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="the refiner")
     parser.add_argument("--lifter", metavar="PATH", help="whose poses it refines (default: the bundled one)")
+    parser.add_argument(
+        "--trust",
+        nargs="+",
+        metavar="PATH",
+        help="choose how much of its changes a windowed refiner keeps, on the poses of these lifters of the validation "
+        "people, by the archive's cameras and by random ones",
+    )
+    parser.add_argument("--clips", type=int, default=24, metavar="N", help="with --trust: clips (default: 24)")
     parser.add_argument(
         "--data", metavar="FOLDER", help="motion archive (default: the environment variable REFINER_DATA)"
     )
@@ -47,19 +65,46 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.runtime import Lifter, Refiner
     from refiner.training.calibration import fit_uncertainty, write_uncertainty
 
-    refiner, lifter = Refiner.load(arguments.checkpoint), Lifter.load(arguments.lifter)
     folder = open_motion_folder(arguments.data) if arguments.data else motion_folder_from_env()
 
     def progress(text: str) -> None:
         if not arguments.quiet:
             print(f"\r{text:<40}", end="", file=sys.stderr, flush=True)
 
+    if arguments.trust:
+        _trust(arguments, folder, progress)
+        return
+    refiner, lifter = Refiner.load(arguments.checkpoint), Lifter.load(arguments.lifter)
     clips = [*folder.clips("train"), *folder.clips("validation")]
     uncertainty = fit_uncertainty(clips, lifter, refiner, progress=progress)
     progress("\n")
     write_uncertainty(arguments.checkpoint, uncertainty, arguments.output)
     half, most = uncertainty.radii[1:].mean(axis=0)
     print(f"half of the errors lie within {half:.2f} standard deviations, nine tenths within {most:.2f}")
+    print(f"wrote {arguments.output}")
+
+
+def _trust(arguments: argparse.Namespace, folder: MotionFolder, progress: Callable[[str], None]) -> None:
+    from refiner.errors import UsageError
+    from refiner.runtime import Lifter
+    from refiner.runtime.loading import bundled_by_name
+    from refiner.training.scene_tasks import validation_clips
+    from refiner.training.trust import fit_trust, write_trust
+
+    if arguments.clips < 1 or arguments.lifter:
+        raise UsageError("with --trust: --clips is at least 1, and the lifters are those of --trust, not --lifter")
+    clips = [clip for _, clip in validation_clips(folder)]
+    # Spread over all of them: archive and random cameras, every action.
+    places = np.linspace(0, len(clips) - 1, min(arguments.clips, len(clips))).round().astype(int)
+    lifters = [Lifter.load(path) for path in arguments.trust]
+    trust, errors = fit_trust([clips[place] for place in places], lifters, arguments.checkpoint, progress)
+    progress("\n")
+    paths = [bundled_by_name(Path(path)) for path in arguments.trust]
+    write_trust(arguments.checkpoint, trust, errors, paths, arguments.output)
+    for row, path in enumerate(paths):
+        lifted, steps, kept = (errors[name][row] for name in ("lifted", "steps", "kept"))
+        print(f"{path.stem}: {lifted:.1f} mm, all changes kept {steps:.1f}, those that are trusted {kept:.1f}")
+    print(f"nothing is kept up to {1000 * trust[0]:g} mm, everything from {1000 * trust[1]:g} mm")
     print(f"wrote {arguments.output}")
 
 

@@ -102,7 +102,7 @@ def _file_of(
         raise UsageError(f"there is no device {device!r}; choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
-    file = BUNDLED / f"{bundled}.safetensors" if path is None else _bundled_by_name(Path(path))
+    file = BUNDLED / f"{bundled}.safetensors" if path is None else bundled_by_name(Path(path))
     if path is None and not file.exists():
         raise CheckpointError(
             f"this installation holds no bundled {bundled} ({file}); name a checkpoint or an artefact"
@@ -118,7 +118,7 @@ def _file_of(
     return file, suffix
 
 
-def _bundled_by_name(path: Path) -> Path:
+def bundled_by_name(path: Path) -> Path:
     """``lifter-nano-rays`` -> the bundled checkpoint of that name, where there is no such file; other paths as they
     are."""
     named = BUNDLED / f"{path}.safetensors"

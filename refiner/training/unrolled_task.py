@@ -19,11 +19,10 @@ from refiner.training.config import Config
 from refiner.training.noise_fit import FittedNoise
 from refiner.training.pool import Estimates
 from refiner.training.tasks import ValidationClips, ValidationWindows, refine_windows
+from refiner.training.trust import Trust, best_trust
 
 # Windows that are validated at a time.
 BATCH = 256
-# Metres: what is tried for the two distances of `refiner.models.unrolled.trusted`, the second above the first.
-LEAST_MOVED, FURTHER = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03), (0.005, 0.01, 0.02, 0.03, 0.04, 0.06)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,7 @@ class UnrolledRefinerTask:
         alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
         self._schedule = ddim_schedule(diffusion.steps, alphas, diffusion.terminal)
         # Chosen by each validation.
-        self.trust: tuple[float, float] | None = None
+        self.trust: Trust | None = None
 
     def loss(self, windows: Estimates, step: int) -> Tensor:
         """The mean over the K steps of the mean distance of a joint from where it should be, metres."""
@@ -110,17 +109,10 @@ class UnrolledRefinerTask:
         return {"error_scale": self.error_scale, **tensors}
 
 
-def choose_trust(
-    estimators: Sequence[ValidatedEstimator], refined: Sequence[Any]
-) -> tuple[tuple[float, float], list[float]]:
-    """The two distances of `refiner.models.unrolled.trusted` with the least error, and each estimator's MPJPE with
-    them.
+def choose_trust(estimators: Sequence[ValidatedEstimator], refined: Sequence[Any]) -> tuple[Trust, list[float]]:
+    """`refiner.training.trust.best_trust` on validation windows; ``refined``: what the K steps make of each one's."""
 
-    Errors are compared by their logarithms, so that a per cent counts alike for good and for bad estimators.
-    ``refined``: what the K steps make of each one's windows.
-    """
-
-    def errors(trust: tuple[float, float]) -> list[float]:
+    def errors(trust: Trust) -> list[float]:
         kept = []
         for entry, poses in zip(estimators, refined, strict=True):
             given, moved = (torch.from_numpy(np.asarray(array)) for array in (entry.lifted, poses))
@@ -128,6 +120,4 @@ def choose_trust(
             kept.append(windows.mpjpe_mm(trusted(given, moved, trust).numpy()))
         return kept
 
-    tried = [(low, low + more) for low in LEAST_MOVED for more in FURTHER]
-    best = min(tried, key=lambda trust: float(np.log(errors(trust)).mean()))
-    return best, errors(best)
+    return best_trust(errors)

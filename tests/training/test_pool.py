@@ -335,3 +335,29 @@ def test_what_runs_keeps_what_it_trusts(people, tiny, lifters):
     causal = dataclasses.replace(config, stride=1, model=dataclasses.replace(config.model, causal=True))
     with pytest.raises(ConfigError, match="trust is for windowed refiners"):
         module_of(Checkpoint(dataclasses.asdict(causal), tensors | task.extra_tensors()))
+
+
+def test_trust_is_chosen_on_clips_and_written(people, tiny, lifters, tmp_path, monkeypatch, capsys):
+    from refiner.cli import calibrate
+
+    monkeypatch.setattr("refiner.data.clips.open_motion_folder", lambda folder: people)
+    path = train_refiner(
+        tiny("refiner", stride=STRIDE, lifter=str(lifters[0]), **POOL), people, tmp_path / "run", quiet=True
+    )
+    given = ["--checkpoint", str(path), "--data", "somewhere", "--output", str(tmp_path / "kept.safetensors")]
+    assert calibrate.main([*given, "--trust", *map(str, lifters), "--clips", "2", "--quiet"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("those that are trusted") == 2 and "nothing is kept up to" in told
+    before, after = load_checkpoint(path), load_checkpoint(tmp_path / "kept.safetensors")
+    rows = after.config["metrics"]["trust_mpjpe_mm"]
+    # What is tried has one that keeps nearly everything.
+    kept, steps = ([np.log(row[name]) for row in rows] for name in ("kept", "steps"))
+    assert len(rows) == 2 and np.mean(kept) <= np.mean(steps) + 1e-3
+    low, high = after.tensors["trust"].tolist()
+    assert 0 <= low < high
+    torch.testing.assert_close(after.tensors["error_scale"], before.tensors["error_scale"])
+    # Chosen on the whole of the changes, whatever was trusted before.
+    again = [given[0], given[-1], *given[2:5], str(tmp_path / "again.safetensors")]
+    assert calibrate.main([*again, "--trust", *map(str, lifters), "--clips", "2", "--quiet"]) == 0
+    assert load_checkpoint(tmp_path / "again.safetensors").tensors["trust"].tolist() == [low, high]
+    assert calibrate.main([*given, "--trust", str(lifters[0]), "--clips", "0"]) == 2
