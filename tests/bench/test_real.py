@@ -12,14 +12,24 @@ from refiner_bench.real.scores import truth_quality
 from refiner_bench.real.take import CLIP, TAKE, load_clip, load_take, longest_stretch, save_take
 
 from refiner.errors import ArchiveError
+from refiner.runtime.engine import BUNDLED
 
-# MPJPE, N-MPJPE, P-MPJPE, acceleration of the bundled models, mean of the four cameras, in mm.
+# MPJPE, N-MPJPE, P-MPJPE, acceleration of the default models, mean of the four cameras, in mm.
 FIGURES = {
     "MediaPipe's own 3D": (147.4, 141.3, 96.7, 35.8),
     "MediaPipe's own 3D, refined": (138.6, 128.8, 88.0, 13.5),
     "lifter": (180.7, 131.9, 87.9, 15.8),
     "lifter, refined": (177.1, 128.5, 82.9, 12.8),
 }
+# The same of `lifter-small-rays` and `refiner-base-rays`.
+FIGURES_OF_RAYS = {
+    "MediaPipe's own 3D": (147.4, 141.3, 96.7, 35.8),
+    "MediaPipe's own 3D, refined": (91.7, 90.1, 65.7, 5.4),
+    "lifter": (84.6, 81.1, 57.6, 5.6),
+    "lifter, refined": (85.1, 81.8, 58.1, 5.3),
+}
+OF_RAYS = ["--lifter", str(BUNDLED / "lifter-small-rays.safetensors")]
+OF_RAYS += ["--refiner", str(BUNDLED / "refiner-base-rays.safetensors")]
 
 
 def test_the_files_are_small_and_need_no_pickle():
@@ -80,13 +90,14 @@ def test_options_that_do_not_go_together(tmp_path):
     assert main(["real", "--rebuild", "--take", str(TAKE)]) == 2
 
 
-def test_todays_figures(tmp_path, capsys):
+@pytest.mark.parametrize(("models", "expected"), [([], FIGURES), (OF_RAYS, FIGURES_OF_RAYS)], ids=["default", "rays"])
+def test_todays_figures(tmp_path, capsys, models, expected):
     pytest.importorskip("torch")
     path = tmp_path / "real.json"
-    assert main(["real", "--json", str(path), "--markdown", str(tmp_path / "real.md")]) == 0
+    assert main(["real", *models, "--json", str(path), "--markdown", str(tmp_path / "real.md")]) == 0
     assert (tmp_path / "real.md").read_text() == capsys.readouterr().out
     means = json.loads(path.read_text())["mean"]
-    for method, figures in FIGURES.items():
+    for method, figures in expected.items():
         found = [means[method][name] for name in ("mpjpe", "n_mpjpe", "p_mpjpe", "acceleration_error")]
         assert found == pytest.approx(figures, abs=0.5), method
 
