@@ -34,6 +34,10 @@ examples:
   refiner-train lifter --config lifter-small --data FOLDER --data MORE --weight idle=0.1 --output runs/more
                                                        archives of two folders, data_3d_idle.npz with little weight
 
+  refiner-train refiner --config refiner-nano-rays --data FOLDER --lifter runs/lifter/best.safetensors \
+                --estimator runs/mlp/best.safetensors --output runs/any
+                                                       for any camera and the poses of any estimator
+
 FOLDER holds one data_3d_*.npz in VideoPose3D's layout (or several, which train together), a clips.json with the frame
 rate and the split, and where there are some cameras.json and data_2d_*.npz: see docs/data.md. People of further
 archives are training people; archives whose name ends with _free are seen by random cameras.
@@ -45,7 +49,9 @@ people whom the estimator was not trained on serve best.
 --config is a TOML file, or one of the bundled. Lifters: lifter-small and lifter-paper (STCFormer), mixste-, d3dp- and
 finepose-small and -paper. Refiners: refiner-small, refiner-small-correlated and, started from it,
 refiner-small-recombined (what the bundled refiner was trained with), refiner-small-causal (for streams, frame by
-frame), refiner-paper; smoothnet-small and -paper, which look at the lifter's 3D poses alone.
+frame), refiner-paper; smoothnet-small and -paper, which look at the lifter's 3D poses alone. For any camera: lifters
+lifter-nano-rays, -small-rays and -base-rays, mixste-nano-rays, mlp-small-rays, tcn-small-rays; refiners that train on a
+pool of them refiner-nano-rays, refiner-nano-rays-causal and refiner-base-rays (docs/any-camera.md).
 A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
 the validation person's MPJPE is OUTPUT/best.safetensors, that at the end OUTPUT/last.safetensors, the curve
 OUTPUT/history.json.
