@@ -44,7 +44,15 @@ TITLES = {
     "IV": "D3PRefiner, Table IV: depth of the denoiser on MixSTE, T = 27, detected 2D, mm",
     "FinePOSE": "FinePOSE's poster: Human3.6M, MPI-INF-3DHP and the prompts, mm and percent",
 }
-LIFTERS = {"default": "STCFormer", "stcformer": "STCFormer", "mixste": "MixSTE", "d3dp": "D3DP", "finepose": "FinePOSE"}
+LIFTERS = {
+    "default": "STCFormer",
+    "stcformer": "STCFormer",
+    "mixste": "MixSTE",
+    "d3dp": "D3DP",
+    "finepose": "FinePOSE",
+    "mlp": "Martinez et al.",
+    "tcn": "VideoPose3D",
+}
 REFINERS = {"default": "D3PRefiner", "pose-denoiser": "D3PRefiner", "smoothnet": "SmoothNet"}
 # Table III by what the noise model's draws are, and the poster's ablation by the set of prompts.
 ABLATIONS = {

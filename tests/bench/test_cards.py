@@ -89,3 +89,9 @@ def test_a_card_shows_what_reports_say_of_it(monkeypatch, tmp_path):
     text = format_cards(report)
     assert "2.0 (1.5 to 2.5)" in text and "51.2" in text and "mocap.cs.cmu.edu" in text
     assert {"cards: mixste-small, parameters", "cards: refiner, a window"} <= {entry.name for entry in measures(report)}
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CONFIG_FOLDER.glob("*.toml")))
+def test_every_configuration_has_a_network_that_has_a_name(name):
+    config = untrained(name).config
+    assert cards.NETWORKS[config["kind"]][config["model"]["architecture"]]
