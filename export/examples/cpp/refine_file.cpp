@@ -10,7 +10,8 @@
 // the third column of a POSE_2D (frames, 17, 3), and the focal length in pixels. Without a third column every joint is
 // taken for sure; without FOCAL_LENGTH it is the longer side of the image, the default of refiner.
 //
-// The manifest MODEL.json beside the model says its stride: windows take every so many frames.
+// The manifest MODEL.json beside the model says its stride: windows take every so many frames. What a detector swapped is
+// not taken back here.
 
 #include <algorithm>
 #include <cmath>
@@ -112,6 +113,29 @@ Array phase_of(const Array& sequence, size_t phase, size_t stride) {
   return part;
 }
 
+// Evens out what the interleaved phases disagree in: relative to its root, which stays, every frame becomes the mean of
+// those around it, weighted by a triangle in which each phase counts alike; at the ends of those that there are.
+Array blend_phases(const Array& poses, size_t stride) {
+  const size_t frames = poses.shape[0], joints = poses.shape[1], pose = 3 * joints;
+  Array result = poses;
+  for (size_t frame = 0; frame < frames; ++frame) {
+    std::vector<double> sum(pose);
+    double weights = 0.0;
+    for (size_t other = frame - std::min(frame, stride - 1); other < std::min(frames, frame + stride); ++other) {
+      const double weight = static_cast<double>(stride - (other > frame ? other - frame : frame - other));
+      const float* values = poses.values.data() + other * pose;
+      weights += weight;
+      for (size_t value = 0; value < pose; ++value) sum[value] += weight * (values[value] - values[value % 3]);
+    }
+    float* blended = result.values.data() + frame * pose;
+    const float* root = poses.values.data() + frame * pose;
+    for (size_t value = 0; value < pose; ++value) {
+      blended[value] = static_cast<float>(sum[value] / weights) + root[value % 3];
+    }
+  }
+  return result;
+}
+
 // As `refine`, with windows of every `stride`-th frame: each of the interleaved phases of the sequence by itself. A
 // sequence that is shorter than such a window has a smaller stride.
 Array refine_strided(ov::InferRequest& request, const Form& form, size_t window, size_t stride, const Array& seen,
@@ -126,7 +150,7 @@ Array refine_strided(ov::InferRequest& request, const Form& form, size_t window,
       std::copy_n(part.values.data() + index * pose, pose, result.values.data() + (phase + index * stride) * pose);
     }
   }
-  return result;
+  return blend_phases(result, stride);
 }
 
 void check(bool fits, const std::string& message) {
