@@ -85,10 +85,12 @@ def _lifters(report: Mapping[str, Any]) -> Iterator[Measure]:
 
 def _cards(report: Mapping[str, Any]) -> Iterator[Measure]:
     for row in report["rows"]:
-        yield Measure(f"{row['name']}, parameters", row["parameters"], "", "count")
-        yield Measure(f"{row['name']}, a window", row["window_flops"], "FLOP", "count")
+        # A bundled model may have the name of its configuration.
+        name = f"{row['name']}, bundled" if row["bundled"] else row["name"]
+        yield Measure(f"{name}, parameters", row["parameters"], "", "count")
+        yield Measure(f"{name}, a window", row["window_flops"], "FLOP", "count")
         if row["median_ms"] is not None:
-            yield Measure(f"{row['name']}, median", row["median_ms"], "ms", "time")
+            yield Measure(f"{name}, median", row["median_ms"], "ms", "time")
 
 
 def _engines(report: Mapping[str, Any]) -> Iterator[Measure]:

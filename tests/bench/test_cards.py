@@ -88,7 +88,9 @@ def test_a_card_shows_what_reports_say_of_it(monkeypatch, tmp_path):
     assert {"S6", "S94"} <= set(by_name["refiner"]["training"]["people"])
     text = format_cards(report)
     assert "2.0 (1.5 to 2.5)" in text and "51.2" in text and "mocap.cs.cmu.edu" in text
-    assert {"cards: mixste-small, parameters", "cards: refiner, a window"} <= {entry.name for entry in measures(report)}
+    assert {"cards: mixste-small, parameters", "cards: refiner, bundled, a window"} <= {
+        entry.name for entry in measures(report)
+    }
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in CONFIG_FOLDER.glob("*.toml")))
