@@ -74,23 +74,27 @@ def _one(reports: Reports) -> Mapping[str, Any]:
     return reports[0][1]
 
 
+def _told_gains(report: Mapping[str, Any]) -> dict[str, str]:
+    """By metric, what the refiner takes off the lifter, with its interval."""
+    return {
+        gain[
+            "metric"
+        ]: f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to {gain['gain_percent_high']:.1f})"
+        for gain in report["gains"]
+        if (gain["from"], gain["to"]) == ("lifter", "refined")
+    }
+
+
 def _evaluation(reports: Reports) -> str:
     report = _one(reports)
-    gains = {gain["metric"]: gain for gain in report["gains"] if (gain["from"], gain["to"]) == ("lifter", "refined")}
+    gains = _told_gains(report)
     # A refiner of rays has no linear column: its condition is not what is on the screen.
     titles = {name: title for name, title in COLUMNS.items() if name in report["metrics"]["mpjpe"]["frame_mean"]}
     rows = []
     for metric in METRICS:
         means = report["metrics"][metric]["frame_mean"]
         digits = 2 if metric == "acceleration_error" else 1
-        gain = gains[metric]
-        rows.append(
-            [
-                UNITS[metric],
-                *(f"{means[column]:.{digits}f}" for column in titles),
-                f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to {gain['gain_percent_high']:.1f})",
-            ]
-        )
+        rows.append([UNITS[metric], *(f"{means[column]:.{digits}f}" for column in titles), gains[metric]])
     header = ["frame-wise mean", *titles.values()]
     return markdown_table([*header, "gain over the lifter, 95 % interval over clips"], rows)
 
@@ -105,16 +109,10 @@ def _estimators(reports: Reports) -> str:
         )
     rows = []
     for _, report in reports:
-        gains = {
-            gain["metric"]: gain for gain in report["gains"] if (gain["from"], gain["to"]) == ("lifter", "refined")
-        }
+        gains = _told_gains(report)
         means = [report["metrics"][metric]["frame_mean"] for metric in METRICS[:2]]
         cells = [f"{mean[column]:.1f}" for mean in means for column in ("lifter", "refined")]
-        told = [
-            f"{gains[metric]['gain_percent']:.1f} % "
-            f"({gains[metric]['gain_percent_low']:.1f} to {gains[metric]['gain_percent_high']:.1f})"
-            for metric in METRICS
-        ]
+        told = [gains[metric] for metric in METRICS]
         name = Path(report["models"]["lifter"]["file"]).stem
         rows.append([f"`{name}`", cells[0], cells[1], told[0], cells[2], cells[3], told[1], told[2]])
     header = ["estimator", "MPJPE", "refined", "gain, 95 % interval over clips"]

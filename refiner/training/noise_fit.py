@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoments
@@ -28,6 +30,14 @@ class FittedNoise:
     error_scale: NDArray[np.float64]
     time_correlation: NDArray[np.float64]
     inputs: InputModel
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What a refiner's checkpoint keeps of it."""
+        named = {f"noise.{name}": value for name, value in self.gaussian.to_tensors().items()}
+        named |= {f"inputs.{name}": value for name, value in self.inputs.to_tensors().items()}
+        named["time_correlation"] = self.time_correlation
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in named.items()}
+        return {"error_scale": torch.tensor(self.error_scale, dtype=torch.float32), **tensors}
 
 
 def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:

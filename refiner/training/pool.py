@@ -19,6 +19,7 @@ from refiner.data.windows import blend_weights
 from refiner.errors import ConfigError
 from refiner.models.canonical import canonical_pose, turned
 from refiner.training.config import Config
+from refiner.training.kept import lifted_already
 from refiner.training.noise_fit import FittedNoise, fit_noise
 from refiner.training.scene_refiner import RayLifter
 from refiner.training.scenes import SceneBatch, SceneSampler
@@ -99,7 +100,7 @@ class EstimatorPool:
 
     def fit(self, config: Config) -> list[FittedNoise]:
         """Fit the conditional Gaussian of each lifter of the pool; its draws are part of the batches from here on."""
-        fitted = [fit_noise(_OfOne(self, place), _already, config) for place in range(len(self))]
+        fitted = [fit_noise(_OfOne(self, place), lifted_already, config) for place in range(len(self))]
         device = torch.device(config.training.device)
         self._drawn = [DrawnErrors(one, device) for one in fitted]
         return fitted
@@ -157,7 +158,3 @@ class _OfOne:
         found = self._pool.estimates(self._pool._scenes.batch(step), self._place, step, plain=True)
         features, pose, truth = (value.cpu().numpy() for value in (found.features, found.pose, found.truth))
         return Windows(features, truth, np.full(len(pose), ""), lifted=pose)
-
-
-def _already(windows: Windows) -> Any:
-    return windows.lifted

@@ -193,12 +193,7 @@ def _ray_refiner(config: Config, folder: MotionFolder) -> Prepared:
     clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
     validation = _validation(config, clips)
     kept = [lifter.lift_clip(features) for features, _ in clips]
-    lifted = (
-        [pose[None] for pose in kept]
-        if config.model.causal
-        else np.concatenate([split_windows(pose, config.frames) for pose in kept])
-    )
-    task = _refiner_task(config, sampler, lifted_already, validation, lifted)
+    task = _refiner_task(config, sampler, lifted_already, validation, _validated(config, kept))
     return Prepared(config, task, sampler, _describe(folder, people))
 
 
@@ -215,9 +210,7 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
 
     def validated(lifter: RayLifter, name: str) -> ValidatedEstimator:
         parts = [part for features, _ in clips for part in _parts(config, lifter.lift_clip(features))[0]]
-        if config.model.causal:
-            return ValidatedEstimator(name, windows, [part[None] for part in parts])
-        return ValidatedEstimator(name, windows, np.concatenate([split_windows(part, config.frames) for part in parts]))
+        return ValidatedEstimator(name, windows, _validated(config, parts))
 
     validation = [validated(lifters[0], "lifter")]
     validation += [validated(lifter, f"held_out_{place}") for place, lifter in enumerate(held_out, 1)]
@@ -285,11 +278,7 @@ def train_refiner_on_predictions(
     sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
     kept = predictions.of([validation_person])
     validation = _validation(config, [(clip.screen, clip.truth) for clip in kept])
-    lifted = (
-        [clip.lifted[None] for clip in kept]
-        if config.model.causal
-        else np.concatenate([split_windows(clip.lifted, config.frames) for clip in kept])
-    )
+    lifted = _validated(config, [clip.lifted for clip in kept])
     description = {
         "name": predictions.name,
         "fps": predictions.fps,
@@ -304,6 +293,13 @@ def train_refiner_on_predictions(
 def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> ValidationWindows | ValidationClips:
     """What a refiner is validated on: a causal one on whole clips, by the pass that a stream gets."""
     return ValidationClips(pairs) if config.model.causal else ValidationWindows(pairs, config.frames)
+
+
+def _validated(config: Config, poses: list[NDArray[np.float32]]) -> Any:
+    """The lifted poses of what `_validation` gives, in its order: whole clips of a causal refiner, else windows."""
+    if config.model.causal:
+        return [pose[None] for pose in poses]
+    return np.concatenate([split_windows(pose, config.frames) for pose in poses])
 
 
 def _refiner_task(

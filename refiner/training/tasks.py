@@ -282,10 +282,7 @@ class RefinerTask:
         return {"mpjpe_mm": self.validation.mpjpe_mm(refined), **self._baselines}
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        noise = {f"noise.{name}": torch.from_numpy(value.copy()) for name, value in self.noise.to_tensors().items()}
-        inputs = {f"inputs.{name}": torch.from_numpy(v.copy()) for name, v in self.fitted.inputs.to_tensors().items()}
-        correlation = torch.from_numpy(self.fitted.time_correlation.copy())
-        return {"error_scale": self.error_scale, "time_correlation": correlation, **noise, **inputs}
+        return self.fitted.to_tensors()
 
 
 @torch.no_grad()

@@ -99,14 +99,8 @@ class UnrolledRefinerTask:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """The noise model, the error's scale and its correlation over time."""
-        fitted = self.fitted
-        named: dict[str, Any] = {f"noise.{name}": value for name, value in fitted.gaussian.to_tensors().items()}
-        named |= {f"inputs.{name}": value for name, value in fitted.inputs.to_tensors().items()}
-        named["time_correlation"] = fitted.time_correlation
-        if self.trust is not None:
-            named["trust"] = np.array(self.trust)
-        tensors = {name: torch.from_numpy(np.array(value)) for name, value in named.items()}
-        return {"error_scale": self.error_scale, **tensors}
+        trust = {} if self.trust is None else {"trust": torch.tensor(self.trust, dtype=torch.float64)}
+        return {**self.fitted.to_tensors(), **trust}
 
 
 def choose_trust(estimators: Sequence[ValidatedEstimator], refined: Sequence[Any]) -> tuple[Trust, list[float]]:
