@@ -77,8 +77,10 @@ class EstimatorPool:
     """Batches of `Estimates` from a sampler of scenes.
 
     Args:
-        scenes: draws windows of `pool_length` frames. lifters: the pool; they see ``config.frames`` frames.
-        config: of the run. Raises ConfigError for lifters of another window.
+        scenes: draws windows of `pool_length` frames. lifters: the pool; they see ``config.frames`` frames, all with the
+        same stride. config: of the run; its stride is that of the lifters or a multiple of it: a refiner that looks at
+        every ninth frame of what lifters made of every third.
+    Raises ConfigError for lifters of another window or stride.
     """
 
     def __init__(self, scenes: SceneSampler, lifters: Sequence[RayLifter], config: Config) -> None:
@@ -90,6 +92,8 @@ class EstimatorPool:
             )
         self._scenes, self._lifters, self._config = scenes, tuple(lifters), config
         self._hop = max(1, config.frames // 2)
+        # Frames of the lifters from one of the refiner's frames to the next.
+        self._every = 1 if config.model.causal else frames_between(config, lifters)
         device = torch.device(config.training.device)
         self._weights = torch.from_numpy(blend_weights(config.frames)).float().to(device)[:, None, None]
         self._systematic = SystematicErrors(config.window, config.estimators, device)
@@ -117,9 +121,8 @@ class EstimatorPool:
         if self._config.model.causal:
             pose = self._lifters[place].lift(features)
         else:
-            middle = slice(self._hop // 2, self._hop // 2 + self._config.frames)
-            pose = self._blended(self._lifters[place], features)[:, middle]
-            features, truth = features[:, middle], truth[:, middle]
+            lifted = self._blended(self._lifters[place], features)
+            features, pose, truth = (self._middle(values) for values in (features, lifted, truth))
         if plain:
             return Estimates(features, pose, truth)
         draws = Draws(self._config.training.seed + SEED_OF_POOL, step, pose.device)
@@ -129,23 +132,51 @@ class EstimatorPool:
             pose = torch.where(chosen[:, None, None, None], drawn, pose)
         return Estimates(features, self._systematic.disturb(draws, pose), truth)
 
+    def _middle(self, values: Tensor) -> Tensor:
+        """Scenes ``(B, length, ...)`` -> the refiner's windows ``(B x phases, T, ...)`` from their middle: lifting is
+        dear, so that every phase of a scene is a window."""
+        first, span = self._hop // 2, self._every * (self._config.frames - 1) + 1
+        phases = [slice(first + phase, first + phase + span, self._every) for phase in range(self._every)]
+        return torch.cat([values[:, phase] for phase in phases])
+
     def _blended(self, lifter: RayLifter, features: Tensor) -> Tensor:
-        """Two windows that overlap by half, blended as the runtime blends them."""
-        frames, batch = self._config.frames, len(features)
-        first, second = features[:, :frames], features[:, self._hop :]
-        lifted = lifter.windows(torch.cat([first, second]))
-        total = torch.zeros(batch, frames + self._hop, 17, 3, device=features.device)
-        weight = torch.zeros(frames + self._hop, 1, 1, device=features.device)
-        for start, window in ((0, lifted[:batch]), (self._hop, lifted[batch:])):
+        """Windows that overlap by half, blended as the runtime blends them."""
+        frames, (batch, length) = self._config.frames, features.shape[:2]
+        starts = range(0, length - frames + 1, self._hop)
+        lifted = lifter.windows(torch.cat([features[:, start : start + frames] for start in starts]))
+        total = torch.zeros(batch, length, 17, 3, device=features.device)
+        weight = torch.zeros(length, 1, 1, device=features.device)
+        for start, window in zip(starts, lifted.split(batch), strict=True):
             total[:, start : start + frames] += self._weights * window
             weight[start : start + frames] += self._weights
         return total / weight
 
 
-def pool_length(config: Config) -> int:
-    """Frames of the scenes that a pool draws its windows from: two windows that overlap by half, of which the middle is
-    kept; of a causal refiner those that it is trained on, each of the lifter's phases one window."""
-    return config.window if config.model.causal else config.frames + max(1, config.frames // 2)
+def frames_between(config: Config, lifters: Sequence[RayLifter]) -> int:
+    """Frames of a pool's lifters from one frame of the refiner to the next: the ratio of their strides. Raises
+    ConfigError where it is no whole number."""
+    strides = {lifter.stride for lifter in lifters}
+    stride = min(strides)
+    if len(strides) > 1 or config.stride % stride:
+        raise ConfigError(
+            f"the refiner takes every {config.stride} frames, and the lifters of its pool every "
+            f"{', '.join(map(str, sorted(strides)))}: expected lifters of one stride of which the refiner's is a multiple"
+        )
+    return config.stride // stride
+
+
+def pool_length(config: Config, every: int = 1) -> int:
+    """Frames of the scenes that a pool draws its windows from, as its lifters take them.
+
+    They are as many windows of a lifter, overlapping by half, as hold a refiner's window with half an overlap on both
+    sides; a refiner's frames are ``every`` frames of the lifters apart, and its windows begin with the first ``every``
+    frames. Of a causal refiner: the frames that it is trained on, each of the lifters' phases one window.
+    """
+    if config.model.causal:
+        return config.window
+    hop = max(1, config.frames // 2)
+    overlaps = -(-((config.frames - 1) * every + 1 + hop // 2 * 2 - config.frames) // hop)
+    return config.frames + max(1, overlaps) * hop
 
 
 class _OfOne:

@@ -28,7 +28,7 @@ from refiner.training.diffusion_lifter import DiffusionLifterTask
 from refiner.training.kept import KeptBatches, Lift, lifted_already
 from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
-from refiner.training.pool import EstimatorPool, pool_length
+from refiner.training.pool import EstimatorPool, frames_between, pool_length
 from refiner.training.predictions import Predictions, PredictionSampler
 from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
@@ -123,7 +123,12 @@ def _ray_lifter(
 
 
 def _scene_sampler(
-    config: Config, folder: MotionFolder, people: Collection[str], frames: int = 0, batch: int = 0
+    config: Config,
+    folder: MotionFolder,
+    people: Collection[str],
+    frames: int = 0,
+    batch: int = 0,
+    stride: int = 0,
 ) -> SceneSampler:
     clips = [
         MotionClip(clip.subject, clip.action, clip.positions, clip.weight, clip.cameras)
@@ -140,7 +145,7 @@ def _scene_sampler(
         batch or settings.batch,
         settings.seed,
         settings.device,
-        config.stride,
+        stride or config.stride,
     )
 
 
@@ -202,7 +207,12 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
     _check_unrolled(config)
     lifters, held_out = _pool_of(config)
     people = list(folder.description.train)
-    scenes = _scene_sampler(config, folder, people, pool_length(config))
+    every = 1 if config.model.causal else frames_between(config, lifters)
+    if config.training.batch % every:
+        raise ConfigError(f"training.batch is {config.training.batch}; a scene gives {every} windows: a multiple of that")
+    scenes = _scene_sampler(
+        config, folder, people, pool_length(config, every), config.training.batch // every, config.stride // every
+    )
     pool = EstimatorPool(scenes, lifters, config)
     fitted = pool.fit(config)
     clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]

@@ -21,7 +21,7 @@ from refiner.training import systematic
 from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint, module_of
 from refiner.training.config import EstimatorConfig, config_from_dict
 from refiner.training.optimiser import build_optimiser
-from refiner.training.pool import DrawnErrors, Estimates, EstimatorPool, pool_length
+from refiner.training.pool import DrawnErrors, Estimates, EstimatorPool, frames_between, pool_length
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.scene_refiner import RayLifter
 from refiner.training.scenes import SceneSampler
@@ -181,6 +181,34 @@ def test_the_pool_lifts_as_the_runtime_does_and_takes_turns(people, tiny, lifter
         assert (found.truth[:, :, 0] == 0).all()
     again = make_pool(people, tiny, lifters)[0]
     assert torch.equal(again.batch(5).pose, again.batch(5).pose)
+
+
+def test_a_longer_view_takes_every_third_frame_of_what_the_lifters_made(people, tiny, lifters):
+    none = {"estimators": {"drawn": 0.0, "systematic": 0.0}}
+    config = tiny("refiner", **{**POOL, **none}, stride=3 * STRIDE)
+    opened = [RayLifter.of_checkpoint(load_checkpoint(path), "cpu") for path in lifters]
+    assert frames_between(config, opened) == 3
+    length = pool_length(config, 3)
+    assert length == 29  # 9 + 5 x 4: half an overlap and 25 frames fit
+    clips = [MotionClip("S1", "A", people.positions["S1"]["Walking"])]
+    scenes = SceneSampler(clips, people.detector, config.scene, length, 2, 0, stride=STRIDE)
+    pool = EstimatorPool(scenes, opened, config)
+    scene = scenes.batch(0)
+    features, _ = canonical_pose(scene.keypoints, scene.camera)
+    starts = list(range(0, 21, 4))
+    windows = [opened[0].windows(features[:, start : start + 9]).numpy() for start in starts]
+    found = pool.batch(0)
+    assert found.pose.shape == (6, 9, 17, 3)
+    for phase in range(3):
+        taken = slice(2 + phase, 2 + phase + 25, 3)
+        for row in range(2):
+            blended = merge_windows(np.stack([window[row] for window in windows]), starts, length)
+            np.testing.assert_allclose(found.pose[2 * phase + row].numpy(), blended[taken], atol=1e-5)
+            np.testing.assert_array_equal(found.features[2 * phase + row].numpy(), features[row, taken].numpy())
+    with pytest.raises(ConfigError, match="takes every 3 frames"):
+        frames_between(dataclasses.replace(config, stride=3), [dataclasses.replace(opened[0], stride=2)])
+    with pytest.raises(ConfigError, match="lifters of one stride"):
+        frames_between(config, [opened[0], dataclasses.replace(opened[0], stride=STRIDE + 1)])
 
 
 def test_the_loss_is_the_error_after_each_step_that_runs(people, tiny, lifters):
