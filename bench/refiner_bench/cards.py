@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from refiner import bundled
 from refiner.evaluation.paper_tables import LIFTERS, REFINERS
 from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT
 from refiner.evaluation.tables import markdown_table
 from refiner.models import LiftingModule
-from refiner.runtime.loading import BUNDLED
 from refiner.training.checkpoints import (
     Checkpoint,
     Runnable,
@@ -45,7 +45,7 @@ def cards_report(
     torch.set_num_threads(threads)
     report["rows"] = [
         _card(path.stem, load_checkpoint(path), reports, rounds, most_flops, bundled=True)
-        for path in sorted(BUNDLED.glob("*.safetensors"))
+        for path in sorted(bundled.FOLDER.glob("*.safetensors"))
     ]
     report["rows"] += [
         _card(path.stem, untrained(path.stem), reports, rounds, most_flops, bundled=False)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner import bundled
 from refiner.data import CameraClip, MotionFolder
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
@@ -130,11 +131,10 @@ def resolved_difference(rows: Sequence[dict[str, Any]], metric: str) -> float | 
 
 def _scored_clips(options: SweepOptions, folder: MotionFolder, cache: Path) -> _Scored:
     """The test people's clips, and the bundled lifter's poses of them."""
-    from refiner.runtime.loading import BUNDLED
     from refiner_bench.accuracy.scores import LiftedClips
 
     clips = of_cameras(folder.clips("test"), options.cameras)
-    return clips, LiftedClips(cache, options.threads).lift(BUNDLED / "lifter.safetensors", clips, "test")
+    return clips, LiftedClips(cache, options.threads).lift(bundled.checkpoint(bundled.SCREEN_LIFTER), clips, "test")
 
 
 def _row(options: SweepOptions, depth: int, scored: _Scored | None, place: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner import bundled
 from refiner.causal_state import CAUSAL
 from refiner.errors import CheckpointError, MissingComponentError, ParityError
 from refiner.files import atomic_write_text, give_usual_permissions, sha256_of
@@ -291,12 +292,10 @@ def _require_packages() -> None:
 
 def check_readable(options: ExportOptions) -> None:
     """The errors of missing checkpoints, before they are hashed."""
-    from refiner.runtime.loading import BUNDLED
-
     for name, path in (("refiner", options.checkpoint), ("lifter", options.lifter)):
         if path is None or path.is_file():
             continue
-        if path.parent == BUNDLED:
+        if path.parent == bundled.FOLDER:
             raise CheckpointError(f"this installation holds no bundled {name} ({path}); name a checkpoint")
         raise CheckpointError(f"there is no checkpoint at {path}; expected a .safetensors file")
 
@@ -323,14 +322,12 @@ def _with_graph(error: MissingComponentError, options: ExportOptions, report: Re
 
 def command_line(options: ExportOptions) -> str:
     """The command that makes this export, with bundled checkpoints left out."""
-    from refiner.runtime.loading import BUNDLED
-
     words = ["refiner-export", "--engine", options.engine, "--precision", options.precision]
-    if options.checkpoint != BUNDLED / "refiner.safetensors":
+    if options.checkpoint != bundled.default_checkpoint("refiner"):
         words += ["--checkpoint", shlex.quote(str(options.checkpoint))]
     if options.lifter is not None:
         words.append("--with-lifter")
-        if options.lifter != BUNDLED / "lifter.safetensors":
+        if options.lifter != bundled.default_checkpoint("lifter"):
             words.append(shlex.quote(str(options.lifter)))
     given = {
         "--frames": options.frames,

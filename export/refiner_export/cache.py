@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import refiner
+from refiner import bundled
 from refiner.errors import ArtefactError
 from refiner.files import sha256_of
 from refiner.runtime.artefact import check_files, manifest_path, read_manifest
-from refiner.runtime.engine import BUNDLED
 from refiner_export.options import ExportOptions
 from refiner_export.versions import versions
 
@@ -113,12 +113,12 @@ def _code_hash() -> str:
 
 
 def _data_facts(options: ExportOptions) -> list[Any]:
-    """The data folder's files by size and time, and the bundled lifter that lifts its 2D poses."""
+    """The data folder's files by size and time, and the bundled lifters that lift its 2D poses."""
     if options.data is None:
         return []
     entries = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(options.data.iterdir())]
-    lifter = BUNDLED / "lifter.safetensors"
-    return [str(options.data.resolve()), entries, sha256_of(lifter) if lifter.is_file() else None]
+    lifters = [bundled.lifter_of(rays) for rays in (False, True)]
+    return [str(options.data.resolve()), entries, [sha256_of(file) if file.is_file() else None for file in lifters]]
 
 
 def _machine(options: ExportOptions) -> list[str]:

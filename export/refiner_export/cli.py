@@ -174,15 +174,17 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def options_of(arguments: argparse.Namespace) -> Any:
     """The ExportOptions of a command line."""
+    from refiner import bundled
     from refiner.data.clips import data_folder_from_env
-    from refiner.runtime.loading import BUNDLED
     from refiner_export.options import Batch, ExportOptions
 
-    checkpoint = Path(arguments.checkpoint) if arguments.checkpoint else BUNDLED / "refiner.safetensors"
+    checkpoint = (
+        bundled.by_name(Path(arguments.checkpoint)) if arguments.checkpoint else bundled.default_checkpoint("refiner")
+    )
     lifter = None
     if arguments.with_lifter is not None:
-        bundled = arguments.with_lifter == BUNDLED_LIFTER
-        lifter = BUNDLED / "lifter.safetensors" if bundled else Path(arguments.with_lifter)
+        default = arguments.with_lifter == BUNDLED_LIFTER
+        lifter = bundled.default_checkpoint("lifter") if default else bundled.by_name(Path(arguments.with_lifter))
     return ExportOptions(
         engine=arguments.engine,
         output=Path(arguments.output or f"refiner-{arguments.engine}-{arguments.precision}"),

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from refiner import bundled
 from refiner.data import MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
 from refiner.errors import ParityError, UsageError
 from refiner.runtime.engine import input_names
-from refiner.runtime.loading import BUNDLED, open_engine
+from refiner.runtime.loading import open_engine
 from refiner_export.graph import Exportable
 from refiner_export.options import MPJPE_TOLERANCE_MM, ExportOptions
 from refiner_export.ray_inputs import confidences, focal_lengths, ray_inputs, wild_focal_lengths
@@ -121,7 +122,7 @@ def _bundled_lifter_s(
 ) -> Array | None:
     """What the bundled lifter makes of the 2D poses, given in both forms of input; None without it, where its windows
     are others, and for a refiner that sees rays where the lifter does not."""
-    file = BUNDLED / "lifter.safetensors"
+    file = bundled.lifter_of(rays)
     if not file.is_file():
         return None
     engine = open_engine(file, "lifter")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from refiner import bundled
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 if TYPE_CHECKING:
@@ -87,7 +88,6 @@ def _command(arguments: argparse.Namespace) -> None:
 def _trust(arguments: argparse.Namespace, folder: MotionFolder, progress: Callable[[str], None]) -> None:
     from refiner.errors import UsageError
     from refiner.runtime import Lifter
-    from refiner.runtime.loading import bundled_by_name
     from refiner.training.scene_tasks import validation_clips
     from refiner.training.trust import fit_trust, write_trust
 
@@ -99,7 +99,7 @@ def _trust(arguments: argparse.Namespace, folder: MotionFolder, progress: Callab
     lifters = [Lifter.load(path) for path in arguments.trust]
     trust, errors = fit_trust([clips[place] for place in places], lifters, arguments.checkpoint, progress)
     progress("\n")
-    paths = [bundled_by_name(Path(path)) for path in arguments.trust]
+    paths = [bundled.by_name(Path(path)) for path in arguments.trust]
     write_trust(arguments.checkpoint, trust, errors, paths, arguments.output)
     for row, path in enumerate(paths):
         lifted, steps, kept = (errors[name][row] for name in ("lifted", "steps", "kept"))

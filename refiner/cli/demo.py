@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refiner import bundled
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 if TYPE_CHECKING:
@@ -47,14 +48,13 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
     from refiner.evaluation import acceleration_error, mpjpe, p_mpjpe
     from refiner.runtime import Lifter, Refiner
-    from refiner.runtime.loading import BUNDLED
 
     output = Path(arguments.output)
     print(
         f"Synthetic motion of {len(SYNTHETIC_ACTIONS)} actions, {FRAMES} frames each (procedural, not a recording; "
         f"seed {arguments.seed}),\nseen by Human3.6M's four cameras, 2D detections simulated.\n"
     )
-    wanted = ExportOptions(engine="onnx", output=output, checkpoint=BUNDLED / "refiner.safetensors")
+    wanted = ExportOptions(engine="onnx", output=output, checkpoint=bundled.default_checkpoint("refiner"))
     exported = export_artefact(wanted, report=lambda line: print(f"  {line}"))
     lifter, refiner = Lifter.load(), Refiner.load(exported.path)
     motion = {action: synthetic_motion(arguments.seed, action, FRAMES) for action in SYNTHETIC_ACTIONS}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner import bundled
 from refiner.actions import UNKNOWN_ACTION, told_action
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner.errors import MissingComponentError, UsageError
@@ -487,9 +488,7 @@ def _action_mode(asked: str | None, lifter: Lifter) -> str | None:
 def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
     """The refiner's noise model; None for an exported graph without ``--noise-model`` and for SmoothNet, which carry
     none."""
-    from refiner.runtime.loading import BUNDLED
-
-    path = arguments.noise_model or arguments.refiner or BUNDLED / "refiner.safetensors"
+    path = arguments.noise_model or arguments.refiner or bundled.default_checkpoint("refiner")
     if arguments.noise_model is None and Path(path).suffix != ".safetensors":
         return None
     try:
@@ -507,9 +506,8 @@ def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
 def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:
     """What the report says of a model: its file, and its configuration without the training curve."""
     from refiner.files import sha256_of
-    from refiner.runtime.loading import BUNDLED
 
-    file = BUNDLED / f"{kind}.safetensors" if path is None else Path(path)
+    file = bundled.default_checkpoint(kind) if path is None else bundled.by_name(Path(path))
     kept = ("kind", "model", "frames", "steps", "diffusion", "noise", "sampling", "text", "engine", "data_description")
     record = {"file": file.name, "bundled": path is None, "sha256": sha256_of(file)}
     windows = {} if model.metadata.get("model", {}).get("causal") else {"hop": model.hop}

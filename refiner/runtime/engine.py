@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +13,6 @@ from refiner.diffusion.familiarity import InputModel
 from refiner.skeleton import JOINT_NAMES
 
 Array = NDArray[np.float32]
-
-# Where the checkpoints lie that come with the package.
-BUNDLED = Path(__file__).parent.parent / "checkpoints"
 
 # The rate of Human3.6M, which the lifters of the field are trained at.
 DEFAULT_FPS = 50.0

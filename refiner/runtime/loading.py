@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner import bundled
 from refiner.errors import ArtefactError, CheckpointError, UsageError
-from refiner.runtime.engine import BUNDLED as BUNDLED
 
 if TYPE_CHECKING:
     from refiner.runtime.causal import CausalEngine, StreamEngine
@@ -70,7 +70,7 @@ def open_causal_engine(
     The rest is as for `open_engine`. Raises UsageError where file and options do not go together, ConfigError for a
     checkpoint that is not causal, and the errors of the engines.
     """
-    file, suffix = _file_of(path, "refiner-causal", engine, threads, device)
+    file, suffix = _file_of(path, "causal refiner", engine, threads, device)
     if suffix == ".safetensors":
         if engine == "torch-compile":
             raise UsageError(
@@ -93,7 +93,7 @@ def open_causal_engine(
 
 
 def _file_of(
-    path: str | os.PathLike[str] | None, bundled: str, engine: str | None, threads: int | None, device: str | None
+    path: str | os.PathLike[str] | None, role: str, engine: str | None, threads: int | None, device: str | None
 ) -> tuple[Path, str]:
     """The file and what it is by its name. Raises the errors of options that cannot be."""
     if engine not in (None, *ENGINES):
@@ -102,11 +102,9 @@ def _file_of(
         raise UsageError(f"there is no device {device!r}; choose one of {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
-    file = BUNDLED / f"{bundled}.safetensors" if path is None else bundled_by_name(Path(path))
+    file = bundled.default_checkpoint(role) if path is None else bundled.by_name(Path(path))
     if path is None and not file.exists():
-        raise CheckpointError(
-            f"this installation holds no bundled {bundled} ({file}); name a checkpoint or an artefact"
-        )
+        raise CheckpointError(f"this installation holds no bundled {role} ({file}); name a checkpoint or an artefact")
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder; expected a checkpoint or an artefact: {', '.join(ENGINES_OF)}")
     # A file of another name is taken for a checkpoint: what it is then turns out when it is read.
@@ -116,13 +114,6 @@ def _file_of(
     if suffix != ".safetensors" and not file.is_file():
         raise ArtefactError(f"there is no artefact at {file}; write one with refiner-export")
     return file, suffix
-
-
-def bundled_by_name(path: Path) -> Path:
-    """``lifter-nano-rays`` -> the bundled checkpoint of that name, where there is no such file; other paths as they
-    are."""
-    named = BUNDLED / f"{path}.safetensors"
-    return named if path.name == str(path) and not path.suffix and not path.exists() and named.is_file() else path
 
 
 def _of_engine(opened: Any, file: Path, engine: str | None) -> Any:

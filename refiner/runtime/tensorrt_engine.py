@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner import bundled
 from refiner.errors import ArtefactError, DTypeError, MissingComponentError, UsageError
 from refiner.files import sha256_of
 from refiner.runtime.artefact import ArtefactEngine, open_manifest
 from refiner.runtime.cuda import checked, compute_capability, current_device, load_cuda
 from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream_handle
-from refiner.runtime.engine import BUNDLED, OUTPUTS, input_names
+from refiner.runtime.engine import OUTPUTS, input_names
 
 # What a manifest calls the engine, and the Python module that runs it.
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
@@ -429,8 +430,8 @@ def _rebuild(manifest: dict[str, Any], capability: str | None = None) -> str:
         entry = manifest.get(key)
         if isinstance(entry, dict):
             role = "refiner" if key == "checkpoint" else "lifter"
-            bundled = BUNDLED / f"{role}.safetensors"
-            if not bundled.is_file() or sha256_of(bundled) != entry.get("sha256"):
+            default = bundled.default_checkpoint(role)
+            if not default.is_file() or sha256_of(default) != entry.get("sha256"):
                 words += [flag, str(entry.get("name"))]
             elif key == "lifter":
                 words.append(flag)

@@ -77,9 +77,9 @@ class EstimatorPool:
     """Batches of `Estimates` from a sampler of scenes.
 
     Args:
-        scenes: draws windows of `pool_length` frames. lifters: the pool; they see ``config.frames`` frames, all with the
-        same stride. config: of the run; its stride is that of the lifters or a multiple of it: a refiner that looks at
-        every ninth frame of what lifters made of every third.
+        scenes: draws windows of `pool_length` frames. lifters: the pool; they see ``config.frames`` frames, all with
+        the same stride. config: of the run; its stride is that of the lifters or a multiple of it: a refiner that
+        looks at every ninth frame of what lifters made of every third.
     Raises ConfigError for lifters of another window or stride.
     """
 
@@ -146,7 +146,8 @@ class EstimatorPool:
         lifted = lifter.windows(torch.cat([features[:, start : start + frames] for start in starts]))
         total = torch.zeros(batch, length, 17, 3, device=features.device)
         weight = torch.zeros(length, 1, 1, device=features.device)
-        for start, window in zip(starts, lifted.split(batch), strict=True):
+        for place, start in enumerate(starts):
+            window = lifted[batch * place : batch * (place + 1)]
             total[:, start : start + frames] += self._weights * window
             weight[start : start + frames] += self._weights
         return total / weight
@@ -160,7 +161,7 @@ def frames_between(config: Config, lifters: Sequence[RayLifter]) -> int:
     if len(strides) > 1 or config.stride % stride:
         raise ConfigError(
             f"the refiner takes every {config.stride} frames, and the lifters of its pool every "
-            f"{', '.join(map(str, sorted(strides)))}: expected lifters of one stride of which the refiner's is a multiple"
+            f"{', '.join(map(str, sorted(strides)))}: expected one stride of all lifters, and a multiple of it"
         )
     return config.stride // stride
 

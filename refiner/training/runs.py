@@ -209,7 +209,9 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
     people = list(folder.description.train)
     every = 1 if config.model.causal else frames_between(config, lifters)
     if config.training.batch % every:
-        raise ConfigError(f"training.batch is {config.training.batch}; a scene gives {every} windows: a multiple of that")
+        raise ConfigError(
+            f"training.batch is {config.training.batch}; expected a multiple of {every}, the windows of a scene"
+        )
     scenes = _scene_sampler(
         config, folder, people, pool_length(config, every), config.training.batch // every, config.stride // every
     )

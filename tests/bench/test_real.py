@@ -12,7 +12,6 @@ from refiner_bench.real.scores import truth_quality
 from refiner_bench.real.take import CLIP, TAKE, load_clip, load_take, longest_stretch, save_take
 
 from refiner.errors import ArchiveError
-from refiner.runtime.engine import BUNDLED
 
 # MPJPE, N-MPJPE, P-MPJPE, acceleration of the default models, mean of the four cameras, in mm.
 FIGURES = {
@@ -28,8 +27,8 @@ FIGURES_OF_RAYS = {
     "lifter": (84.6, 81.1, 57.6, 5.6),
     "lifter, refined": (85.1, 81.8, 58.1, 5.3),
 }
-OF_RAYS = ["--lifter", str(BUNDLED / "lifter-small-rays.safetensors")]
-OF_RAYS += ["--refiner", str(BUNDLED / "refiner-base-rays.safetensors")]
+OF_RAYS = ["--lifter", "lifter-small-rays"]
+OF_RAYS += ["--refiner", "refiner-base-rays"]
 
 
 def test_the_files_are_small_and_need_no_pickle():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refiner import bundled
 from refiner.cli.refine import main
 from refiner.errors import InputError
 from refiner.runtime import Lifter, Refiner, loading
@@ -51,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(loading, "BUNDLED", folder)
+    monkeypatch.setattr(bundled, "FOLDER", folder)
+    monkeypatch.setattr(bundled, "DEFAULTS", {"lifter": "lifter", "refiner": "refiner"})
 
 
 def command(*options: str, pose_3d: str | None = "p3.npy", pose_2d: str = "p2.npy") -> list[str]:

@@ -9,7 +9,7 @@ import sys
 import pytest
 from refiner_export import cli, graph
 
-from refiner.runtime import loading
+from refiner import bundled
 
 
 def test_help_is_instant_and_teaches():
@@ -45,7 +45,7 @@ def test_errors(options, code, message, write_checkpoint, tmp_path, monkeypatch,
     file = tmp_path / "file.safetensors"
     file.write_text("no checkpoint at all")
     named = {"FILE": str(file), "LIFTER": str(write_checkpoint("lifter"))}
-    monkeypatch.setattr(loading, "BUNDLED", tmp_path / "nowhere")
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
     assert cli.main([named.get(option, option) for option in options]) == code
     captured = capsys.readouterr()
@@ -58,7 +58,8 @@ def test_exports_the_bundled_refiner(exported, write_checkpoint, tmp_path, monke
 
     model = onnx.load(exported["refiner"][1].path)
     monkeypatch.setattr(graph, "trace", lambda module, kind, opset, fixed_batch: model)
-    monkeypatch.setattr(loading, "BUNDLED", write_checkpoint("refiner").parent)
+    monkeypatch.setattr(bundled, "FOLDER", write_checkpoint("refiner").parent)
+    monkeypatch.setattr(bundled, "DEFAULTS", {"lifter": "lifter", "refiner": "refiner"})
     monkeypatch.chdir(tmp_path)
     assert cli.main(["--engine", "onnx", "--windows", "5"]) == 0
     text = capsys.readouterr().out

@@ -11,9 +11,9 @@ from refiner_export import Batch
 from refiner_export.gate import parity_windows
 from refiner_export.inspection import inspect_artefact
 
+from refiner import bundled
 from refiner.errors import ArtefactError, ParityError, UsageError
 from refiner.runtime import Refiner
-from refiner.runtime.engine import BUNDLED
 from refiner.runtime.loading import open_engine
 
 SIZE = (1000, 1002)
@@ -90,7 +90,7 @@ def test_the_bundled_refiner_in_low_precision(tmp_path, export_to, engine, preci
     """Through its gate."""
     if engine == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    checkpoint = BUNDLED / "refiner.safetensors"
+    checkpoint = bundled.checkpoint("refiner")
     options = {"precision": precision, "batch": Batch(1, 2, 4), "tolerance_mm": tolerance_mm}
     result = export_to(tmp_path, checkpoint, engine=engine, **options)
     total = result.manifest["parity"]["total"]

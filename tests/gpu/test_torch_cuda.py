@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refiner import bundled
 from refiner.runtime import Refiner
-from refiner.runtime.engine import BUNDLED
 from refiner.runtime.loading import open_engine
 
 torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-CHECKPOINT = BUNDLED / "refiner.safetensors"
+CHECKPOINT = bundled.checkpoint("refiner")
 
 
 def windows(batch, seed):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refiner import bundled
 from refiner.errors import ArtefactError, CheckpointError, ConfigError, NonFiniteError, UsageError
-from refiner.runtime import Refiner, loading, open_causal_engine
+from refiner.runtime import Refiner, open_causal_engine
 from refiner.runtime.stitching import run_causal
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
@@ -188,8 +189,8 @@ def test_what_does_not_go_together(checkpoints, name, options, error, message):
 
 
 def test_the_bundled_checkpoint_is_the_default(checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "BUNDLED", tmp_path)
-    with pytest.raises(CheckpointError, match="no bundled refiner-causal"):
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
+    with pytest.raises(CheckpointError, match="no bundled causal refiner"):
         open_causal_engine()
-    (tmp_path / "refiner-causal.safetensors").write_bytes((checkpoints / "causal.safetensors").read_bytes())
+    bundled.default_checkpoint("causal refiner").write_bytes((checkpoints / "causal.safetensors").read_bytes())
     assert open_causal_engine().streams == 1

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refiner import bundled
 from refiner.errors import ArtefactError, CheckpointError, UsageError
-from refiner.runtime import Lifter, Refiner, loading
+from refiner.runtime import Lifter, Refiner
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
 
@@ -89,11 +90,12 @@ def test_a_truncated_checkpoint(checkpoints, tmp_path, kept):
 
 
 def test_the_bundled_models(checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "BUNDLED", checkpoints)
+    monkeypatch.setattr(bundled, "FOLDER", checkpoints)
+    monkeypatch.setattr(bundled, "DEFAULTS", {"lifter": "lifter", "refiner": "refiner"})
     assert Refiner.load().metadata["kind"] == "refiner" and Lifter.load().metadata["kind"] == "lifter"
     with pytest.raises(UsageError, match="refiner-export --engine onnx"):
         Refiner.load(engine="onnx")
-    monkeypatch.setattr(loading, "BUNDLED", tmp_path)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match="no bundled refiner"):
         Refiner.load()
 

@@ -7,12 +7,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from refiner import Lifter, Refiner, StreamingRefiner
+from refiner import Lifter, Refiner, StreamingRefiner, bundled
 from refiner.cli.calibrate import main
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
-from refiner.runtime.loading import BUNDLED
 from refiner.training.calibration import errors_and_signs, fit_uncertainty, measured, write_uncertainty
 from refiner.training.checkpoints import load_checkpoint
 
@@ -33,7 +32,7 @@ def calibrated(tmp_path_factory):
     lifter, refiner = Lifter.load(threads=1), Refiner.load(threads=1)
     found = fit_uncertainty(clips, lifter, refiner)
     path = tmp_path_factory.mktemp("calibrated") / "refiner.safetensors"
-    write_uncertainty(BUNDLED / "refiner.safetensors", found, path)
+    write_uncertainty(bundled.checkpoint("refiner"), found, path)
     return found, path, clips, lifter, refiner
 
 
@@ -47,7 +46,7 @@ def test_the_people_it_was_fitted_to_are_covered(calibrated):
 
 def test_the_checkpoint_is_the_same_but_for_it(calibrated):
     found, path, *_ = calibrated
-    before, after = load_checkpoint(BUNDLED / "refiner.safetensors"), load_checkpoint(path)
+    before, after = load_checkpoint(bundled.checkpoint("refiner")), load_checkpoint(path)
     again = JointUncertainty.from_config(after.config.pop("uncertainty"))
     np.testing.assert_allclose(again.coefficients, found.coefficients, atol=1e-6)
     before.config.pop("uncertainty", None)
@@ -74,7 +73,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     folder = synthetic_folder(5, subjects=3, frames=40, actions=("Walking",))
     monkeypatch.setattr("refiner.data.clips.motion_folder_from_env", lambda: folder)
     out = tmp_path / "out.safetensors"
-    words = ["--checkpoint", str(BUNDLED / "refiner.safetensors"), "--output", str(out), "--quiet"]
+    words = ["--checkpoint", str(bundled.checkpoint("refiner")), "--output", str(out), "--quiet"]
     assert main(words) == 0
     assert "uncertainty" in load_checkpoint(out).config and "nine tenths within" in capsys.readouterr().out
 

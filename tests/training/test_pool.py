@@ -207,7 +207,7 @@ def test_a_longer_view_takes_every_third_frame_of_what_the_lifters_made(people, 
             np.testing.assert_array_equal(found.features[2 * phase + row].numpy(), features[row, taken].numpy())
     with pytest.raises(ConfigError, match="takes every 3 frames"):
         frames_between(dataclasses.replace(config, stride=3), [dataclasses.replace(opened[0], stride=2)])
-    with pytest.raises(ConfigError, match="lifters of one stride"):
+    with pytest.raises(ConfigError, match="one stride of all lifters"):
         frames_between(config, [opened[0], dataclasses.replace(opened[0], stride=STRIDE + 1)])
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner import bundled
 from refiner.data import CameraClip, MotionFolder, open_motion_folder
 from refiner.data.clips import Part
 from refiner.data.synthetic import synthetic_folder
@@ -162,10 +163,8 @@ class Runner:
         """The checkpoint of a trained row."""
         row = self.table.row(name)
         if row.checkpoint:
-            from refiner.runtime.loading import BUNDLED
-
             given = Path(row.checkpoint)
-            return given if given.suffix else BUNDLED / f"{row.checkpoint}.safetensors"
+            return given if given.suffix else bundled.checkpoint(row.checkpoint)
         return self.place(row, seed) / f"{row.keep}.safetensors"
 
     def run(self, row: Row, seed: int) -> list[Scores]:

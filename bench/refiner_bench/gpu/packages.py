@@ -22,12 +22,12 @@ TOY_SIZE = ("model.blocks=1", "model.dim=32")
 
 def checkpoint_of(model: str, kind: str, folder: Path, toy: bool = False) -> Path:
     """A bundled checkpoint, or an untrained one of the paper's size (``toy``: a small one) written into ``folder``."""
-    from refiner.runtime.engine import BUNDLED
+    from refiner import bundled
     from refiner_bench.untrained import random_checkpoint
 
     causal = kind == "step"
     if model == "bundled":
-        return BUNDLED / ("refiner-causal.safetensors" if causal else "refiner.safetensors")
+        return bundled.checkpoint("refiner-causal" if causal else "refiner")
     changes = [*(["model.causal=true"] if causal else []), *(TOY_SIZE if toy else ())]
     folder.mkdir(parents=True, exist_ok=True)
     return random_checkpoint(folder / f"{model}-{kind}.safetensors", "refiner-paper", changes)

@@ -15,9 +15,10 @@ from refiner_export.build import Clock, assemble
 from refiner_export.gate import parity_windows
 from refiner_export.options import Batch, ExportOptions
 
+from refiner.bundled import checkpoint
 from refiner.data import MotionFolder
 from refiner.errors import UsageError
-from refiner.runtime.loading import BUNDLED, open_causal_engine, open_engine
+from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming import RefinedFrame, StreamingRefiner
 from refiner.runtime.streaming.causal_backend import CausalBackend
 from refiner_bench.accuracy.clips import of_cameras
@@ -84,14 +85,12 @@ def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tel
             report["hour"] = _hour(options, place)
         if folder is not None:
             # The windowed refiner that the causal one started from, for 6,000 steps more.
-            lifter, window, bundled = (
-                BUNDLED / f"{kind}.safetensors" for kind in ("lifter", "refiner-correlated", "refiner-causal")
-            )
+            lifter, window, causal = map(checkpoint, ("lifter", "refiner-correlated", "refiner-causal"))
             test, validation = (of_cameras(folder.clips(part), options.cameras) for part in ("test", "validation"))
-            report["delay"] = delay_errors(test, validation, lifter, window, bundled, place, tell)
+            report["delay"] = delay_errors(test, validation, lifter, window, causal, place, tell)
             report["coverage"] = {
                 kind: measured_coverage(test, lifter, checkpoint, place)
-                for kind, checkpoint in (("window", window), ("causal", bundled))
+                for kind, checkpoint in (("window", window), ("causal", causal))
             }
     return report
 
@@ -177,7 +176,7 @@ def _people(options: StreamingOptions, causal: Path, place: Path) -> list[dict[s
 def _hour(options: StreamingOptions, place: Path) -> dict[str, Any]:
     """One long stream of the bundled causal refiner at full speed: its memory and latency at both ends, and how far its
     last frames lie from a stream that began shortly before them."""
-    file = _export_causal(options, BUNDLED / "refiner-causal.safetensors", place)
+    file = _export_causal(options, checkpoint("refiner-causal"), place)
     stream, again = (StreamingRefiner.load(file, threads=options.threads, image_size=SIZE) for _ in range(2))
     windows, bodies, _ = parity_windows(8, 270)
     pixels, poses = windows.reshape(-1, 17, 2), bodies.reshape(-1, 17, 3)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner import bundled
 from refiner.camera import Camera
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import InputError, UsageError
@@ -131,7 +132,8 @@ class StreamingRefiner:
             raise UsageError(f"people must be at least 1, got {people}")
         lifting = None
         if lifter is not None and lifter is not False:
-            lifting = open_engine(None if lifter is True else lifter, "lifter", threads=threads, device=device)
+            chosen = bundled.default_checkpoint("live lifter") if lifter is True else lifter
+            lifting = open_engine(chosen, "lifter", threads=threads, device=device)
         if mode == "window":
             if pipelined:
                 raise UsageError("pipelined is for causal refiners; a window runs all its steps at once")

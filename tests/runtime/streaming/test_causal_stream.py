@@ -12,12 +12,11 @@ import dataclasses
 import torch
 from stand_ins import OffsetLifter, motion
 
-from refiner import Lifter, Refiner, StreamingRefiner
+from refiner import Lifter, Refiner, StreamingRefiner, bundled
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
 from refiner.runtime import open_causal_engine
-from refiner.runtime.loading import BUNDLED
 from refiner.runtime.streaming import Frame
 from refiner.runtime.streaming.causal_backend import CausalBackend
 from refiner.training.checkpoints import build_model, save_checkpoint
@@ -80,7 +79,7 @@ def test_the_bundled_causal_refiner():
     lifted = Lifter.load(threads=1).lift(clip.pose_2d, clip.image_size)
     live = StreamingRefiner.load(threads=1, image_size=clip.image_size)
     found = streamed(live, clip.pose_2d, lifted)
-    offline = Refiner.load(BUNDLED / "refiner-causal.safetensors", threads=1).refine(
+    offline = Refiner.load(bundled.checkpoint("refiner-causal"), threads=1).refine(
         clip.pose_2d, lifted, clip.image_size
     )
     np.testing.assert_allclose(np.stack([frame.pose_3d for frame in found]), offline, atol=2e-5)

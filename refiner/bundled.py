@@ -1,0 +1,39 @@
+"""The models that come with the package: where they lie, and which of them are taken where none is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "checkpoints"
+# Role -> the name of a checkpoint. The lifter of a live stream lifts a whole window for every frame, so that it is a
+# smaller one.
+DEFAULTS = {
+    "lifter": "lifter-small-rays",
+    "live lifter": "lifter-nano-rays",
+    "refiner": "refiner-nano-rays",
+    "causal refiner": "refiner-nano-rays-causal",
+}
+# The lifter that sees screen coordinates, of the four cameras that it was trained on; studies are about it.
+SCREEN_LIFTER = "lifter"
+
+
+def default_checkpoint(role: str) -> Path:
+    """The file of the model that has a role of `DEFAULTS`; it need not be there."""
+    return checkpoint(DEFAULTS[role])
+
+
+def lifter_of(rays: bool) -> Path:
+    """The lifter whose poses a bundled refiner of rays, or of screen coordinates, is for; it need not be there."""
+    return default_checkpoint("lifter") if rays else checkpoint(SCREEN_LIFTER)
+
+
+def checkpoint(name: str) -> Path:
+    """The file of the bundled checkpoint of that name; it need not be there."""
+    return FOLDER / f"{name}.safetensors"
+
+
+def by_name(path: Path) -> Path:
+    """``lifter-nano-rays`` -> the bundled checkpoint of that name, where there is no such file; other paths as they
+    are."""
+    named = checkpoint(path.name)
+    return named if path.name == str(path) and not path.suffix and not path.exists() and named.is_file() else path
