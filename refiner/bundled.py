@@ -33,7 +33,7 @@ def checkpoint(name: str) -> Path:
 
 
 def by_name(path: Path) -> Path:
-    """``lifter-nano-rays`` -> the bundled checkpoint of that name, where there is no such file; other paths as they
-    are."""
+    """``lifter-nano-rays`` -> the bundled checkpoint of that name, where there is no such file (a folder may have that
+    name); other paths as they are."""
     named = checkpoint(path.name)
-    return named if path.name == str(path) and not path.suffix and not path.exists() and named.is_file() else path
+    return named if path.name == str(path) and not path.suffix and not path.is_file() and named.is_file() else path

@@ -14,7 +14,10 @@ from refiner import bundled
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 if TYPE_CHECKING:
-    from refiner.data import MotionFolder
+    from refiner.data import CameraClip, MotionFolder
+
+# Of the random cameras; those that models are evaluated by have another.
+CAMERA_SEED = 20261127
 
 EXAMPLES = """\
 examples:
@@ -39,7 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="the refiner")
-    parser.add_argument("--lifter", metavar="PATH", help="whose poses it refines (default: the bundled one)")
+    parser.add_argument(
+        "--lifter",
+        metavar="PATH",
+        help="whose poses it refines (default: the bundled one of its kind), live for a causal refiner",
+    )
     parser.add_argument(
         "--trust",
         nargs="+",
@@ -66,6 +73,7 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.runtime import Lifter, Refiner
     from refiner.training.calibration import fit_uncertainty, write_uncertainty
 
+    arguments.checkpoint = bundled.by_name(arguments.checkpoint)
     folder = open_motion_folder(arguments.data) if arguments.data else motion_folder_from_env()
 
     def progress(text: str) -> None:
@@ -75,14 +83,31 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.trust:
         _trust(arguments, folder, progress)
         return
-    refiner, lifter = Refiner.load(arguments.checkpoint), Lifter.load(arguments.lifter)
+    refiner = Refiner.load(arguments.checkpoint)
+    rays, causal = refiner.sees_rays, bool(refiner.metadata["model"].get("causal"))
+    # A causal refiner is for streams, which lift each frame from those before it.
+    default = bundled.default_checkpoint("live lifter") if causal and rays else bundled.lifter_of(rays)
+    lifter = Lifter.load(arguments.lifter or default, live=causal)
     clips = [*folder.clips("train"), *folder.clips("validation")]
+    if rays:
+        clips += _by_random_cameras(folder)
     uncertainty = fit_uncertainty(clips, lifter, refiner, progress=progress)
     progress("\n")
     write_uncertainty(arguments.checkpoint, uncertainty, arguments.output)
     half, most = uncertainty.radii[1:].mean(axis=0)
     print(f"half of the errors lie within {half:.2f} standard deviations, nine tenths within {most:.2f}")
     print(f"wrote {arguments.output}")
+
+
+def _by_random_cameras(folder: MotionFolder) -> list[CameraClip]:
+    """The training and validation people, each clip seen by as many random cameras as the archive has."""
+    from refiner.data import random_camera_clips
+
+    people = [*folder.subjects("train"), *folder.subjects("validation")]
+    positions = {person: folder.positions[person] for person in people}
+    return list(
+        random_camera_clips(positions, detector=folder.detector, fps=folder.description.fps, camera_seed=CAMERA_SEED)
+    )
 
 
 def _trust(arguments: argparse.Namespace, folder: MotionFolder, progress: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner.errors import MissingComponentError, UsageError
 
 if TYPE_CHECKING:
+    from refiner.camera import Camera
     from refiner.data import CameraClip, MotionFolder
     from refiner.diffusion import ConditionalGaussian
     from refiner.diffusion.familiarity import Familiarity
@@ -136,6 +138,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="what models that see rays are told of the lens: the calibrated camera (default), or the default focal "
         "length of the image's size, as of a user who does not know",
     )
+    models.add_argument(
+        "--live",
+        action="store_true",
+        help="lift each frame from those before it, as a stream does; the default models are those of a stream",
+    )
     models.add_argument("--flip-test", action="store_true", help="lift and refine the mirrored poses too, and average")
     models.add_argument(
         "--pool-shape",
@@ -217,10 +224,10 @@ def _command(arguments: argparse.Namespace) -> None:
     example = ExampleCurve()
 
     def refine(clip: CameraClip, pose_3d: Any) -> Any:
-        familiar = refiner.compare_input(clip.pose_2d, pose_3d, clip.image_size, fps=fps)
+        lens = lens_options(refiner.sees_rays, clip, arguments.focal_length)
+        familiar = refiner.compare_input(clip.pose_2d, pose_3d, clip.image_size, fps=fps, **lens)
         if familiar is not None:
             compared.append((len(pose_3d), familiar))
-        lens = lens_options(refiner.sees_rays, clip, arguments.focal_length)
         return refiner.refine(clip.pose_2d, pose_3d, clip.image_size, fps=fps, **lens)
 
     def told(clip: CameraClip) -> dict[str, Any]:
@@ -248,8 +255,8 @@ def _command(arguments: argparse.Namespace) -> None:
         columns,
         data=data.record,
         models={
-            "lifter": _model_record(lifter, "lifter", arguments.lifter),
-            "refiner": _model_record(refiner, "refiner", arguments.refiner),
+            "lifter": _model_record(lifter, "lifter", arguments.lifter, arguments.live),
+            "refiner": _model_record(refiner, "refiner", arguments.refiner, arguments.live),
         },
         settings={
             "flip_test": arguments.flip_test,
@@ -260,6 +267,7 @@ def _command(arguments: argparse.Namespace) -> None:
         }
         | ({} if arguments.pool_shape in (None, "clip") else {"shape_of": arguments.pool_shape})
         | ({"smoothing": True} if arguments.smooth else {})
+        | ({"live": True} if arguments.live else {})
         | ({} if mode is None else {"action": mode})
         | ({"focal_length": arguments.focal_length} if lifter.sees_rays or refiner.sees_rays else {}),
         acknowledgement=data.acknowledgement,
@@ -279,9 +287,14 @@ def _load_models(
 ) -> tuple[Lifter, Refiner]:
     from refiner.runtime import Lifter, Refiner
 
-    lifter = Lifter.load(arguments.lifter, engine=arguments.engine, flip_test=arguments.flip_test)
+    lifter = Lifter.load(
+        arguments.lifter or _default("lifter", arguments.live),
+        engine=arguments.engine,
+        flip_test=arguments.flip_test,
+        live=arguments.live,
+    )
     refiner = Refiner.load(
-        arguments.refiner,
+        arguments.refiner or _default("refiner", arguments.live),
         engine=arguments.engine,
         steps=arguments.steps,
         flip_test=arguments.flip_test,
@@ -289,6 +302,12 @@ def _load_models(
         smoothing=smoothing,
     )
     return lifter, refiner
+
+
+def _default(kind: str, live: bool) -> Path:
+    """The bundled checkpoint that is scored where none is named."""
+    of_streams = {"lifter": "live lifter", "refiner": "causal refiner"}
+    return bundled.default_checkpoint(of_streams[kind] if live else kind)
 
 
 def _score_3dhp(arguments: argparse.Namespace) -> None:
@@ -310,10 +329,20 @@ def _score_3dhp(arguments: argparse.Namespace) -> None:
             f"--pool-shape {arguments.pool_shape} needs several clips of a person; MPI-INF-3DHP's test set has one of "
             "each: --pool-shape clip"
         )
-    sequences = load_test_set(arguments.mpi_inf_3dhp, arguments.annotation)
+    sequences = load_test_set(arguments.mpi_inf_3dhp, arguments.annotation, partial=True)
     lifter, refiner = _load_models(arguments, pool_shape=arguments.pool_shape == "clip", smoothing=arguments.smooth)
     action = UNKNOWN_ACTION if _action_mode(arguments.action, lifter) == UNKNOWN_ACTION else None
-    scored = evaluate_3dhp(sequences, lambda pose, size: lifter.lift(pose, size, action=action), refiner.refine)
+
+    def lift(pose_2d: Any, size: Any, camera: Camera) -> Any:
+        return lifter.lift(pose_2d, size, action=action, camera=camera if lifter.sees_rays else None)
+
+    def refine(pose_2d: Any, pose_3d: Any, size: Any, camera: Camera) -> Any:
+        return refiner.refine(pose_2d, pose_3d, size, camera=camera if refiner.sees_rays else None)
+
+    if (lifter.sees_rays or refiner.sees_rays) and arguments.focal_length == "true":
+        scored = evaluate_3dhp(sequences, lift, refine, cameras=True)
+    else:
+        scored = evaluate_3dhp(sequences, partial(lifter.lift, action=action), refiner.refine)
     print(format_3dhp(scored, markdown=arguments.markdown), end="")
 
 
@@ -488,7 +517,7 @@ def _action_mode(asked: str | None, lifter: Lifter) -> str | None:
 def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
     """The refiner's noise model; None for an exported graph without ``--noise-model`` and for SmoothNet, which carry
     none."""
-    path = arguments.noise_model or arguments.refiner or bundled.default_checkpoint("refiner")
+    path = arguments.noise_model or arguments.refiner or _default("refiner", arguments.live)
     if arguments.noise_model is None and Path(path).suffix != ".safetensors":
         return None
     try:
@@ -503,11 +532,11 @@ def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
     return noise_model_of(checkpoint)
 
 
-def _model_record(model: Any, kind: str, path: str | None) -> dict[str, Any]:
+def _model_record(model: Any, kind: str, path: str | None, live: bool) -> dict[str, Any]:
     """What the report says of a model: its file, and its configuration without the training curve."""
     from refiner.files import sha256_of
 
-    file = bundled.default_checkpoint(kind) if path is None else bundled.by_name(Path(path))
+    file = _default(kind, live) if path is None else bundled.by_name(Path(path))
     kept = ("kind", "model", "frames", "steps", "diffusion", "noise", "sampling", "text", "engine", "data_description")
     record = {"file": file.name, "bundled": path is None, "sha256": sha256_of(file)}
     windows = {} if model.metadata.get("model", {}).get("causal") else {"hop": model.hop}

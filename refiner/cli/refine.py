@@ -127,17 +127,19 @@ def _command(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
     if given_3d is not None:
         refined = refiner.refine(pose_2d, given_3d, **options)
+        familiar = refiner.compare_input(pose_2d, given_3d, **options)
         before = to_h36m17(given_3d, arguments.joints)
     else:
         assert lifter is not None
         before = lifter.lift(pose_2d, **options)
         if "confidence" in options:
             options["confidence"] = confidence_to_h36m17(options["confidence"], arguments.joints)
-        refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **{**options, "joints": "h36m17"})
+        options["joints"] = "h36m17"
+        refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **options)
+        familiar = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, **options)
     if others:
         refined = pool_together([refined, *others], ["the person"] * (1 + len(others)))[0]
     elapsed = time.perf_counter() - began
-    familiar = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, size, fps=arguments.fps)
     for warning in familiar.warnings if familiar is not None else ():
         print(f"refiner-refine: warning: {warning}; the refinement may not help here", file=sys.stderr)
     with atomic_path(output) as temporary:

@@ -14,12 +14,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.camera import Camera
 from refiner.errors import ArchiveError, LengthError, MissingComponentError, NonFiniteError, ShapeError, UsageError
 from refiner.skeleton import MPI_INF_3DHP
 
 # "annot3": as it was measured. "univ_annot3": every person scaled to the size of one skeleton, by which people of other
 # heights are scored alike. Their errors are in different units, so a figure is nothing without the name.
 Annotation = Literal["annot3", "univ_annot3"]
+# Root mean square of what a lens may be off.
+LARGEST_MISFIT_PX = 10.0
 SEQUENCES = ("TS1", "TS2", "TS3", "TS4", "TS5", "TS6")
 # Width and height in pixels: a studio camera, and in the last two another one outdoors.
 IMAGE_SIZES = dict.fromkeys(SEQUENCES[:4], (2048, 2048)) | dict.fromkeys(SEQUENCES[4:], (1920, 1080))
@@ -43,16 +46,42 @@ class Sequence3dhp:
     image_size: tuple[int, int]
 
 
-def load_test_set(folder: str | os.PathLike[str], annotation: Annotation) -> list[Sequence3dhp]:
-    """All six sequences of the folder that holds TS1 to TS6. Raises as `load_test_sequence`."""
+def load_test_set(folder: str | os.PathLike[str], annotation: Annotation, partial: bool = False) -> list[Sequence3dhp]:
+    """All six sequences of the folder that holds TS1 to TS6; with ``partial`` those that are there, at least one.
+
+    Raises as `load_test_sequence`, and ArchiveError for missing ones."""
     root = Path(folder)
     missing = [name for name in SEQUENCES if not (root / name / FILE_NAME).is_file()]
-    if missing:
+    if missing and (not partial or len(missing) == len(SEQUENCES)):
         raise ArchiveError(
             f"{root} lacks {', '.join(f'{name}/{FILE_NAME}' for name in missing)}; expected MPI-INF-3DHP's test set, "
             "folders TS1 to TS6"
         )
-    return [load_test_sequence(root / name / FILE_NAME, annotation) for name in SEQUENCES]
+    there = [name for name in SEQUENCES if name not in missing]
+    return [load_test_sequence(root / name / FILE_NAME, annotation) for name in there]
+
+
+def camera_of(sequence: Sequence3dhp) -> Camera:
+    """The lens that took a sequence, which its files do not state: the one that takes its 3D poses to its 2D poses, by
+    least squares.
+
+    The principal point is part of it, distortion is not. ``annot3`` is met to half a pixel, ``univ_annot3``, whose
+    people are scaled to one size, to five. Raises ArchiveError where no lens does.
+    """
+    points = sequence.pose_3d.reshape(-1, 3).astype(np.float64)
+    pixels = sequence.pose_2d.reshape(-1, 2).astype(np.float64)
+    if not (points[:, 2] > 0).all():
+        raise ArchiveError(f"{sequence.name}: its 3D poses do not lie before a camera, so that its lens is not known")
+    focal, centre, off = np.empty(2), np.empty(2), 0.0
+    for axis in range(2):
+        columns = np.stack([points[:, axis] / points[:, 2], np.ones(len(points))], axis=1)
+        (focal[axis], centre[axis]), *_ = np.linalg.lstsq(columns, pixels[:, axis], rcond=None)
+        off = max(off, float(np.sqrt(np.mean((columns @ (focal[axis], centre[axis]) - pixels[:, axis]) ** 2))))
+    if off > LARGEST_MISFIT_PX or not (focal > 0).all():
+        raise ArchiveError(f"{sequence.name}: no lens takes its 3D poses to its 2D poses; the best is {off:.0f} px off")
+    width, height = sequence.image_size
+    none = np.zeros(3)
+    return Camera(sequence.name, width, height, focal, centre, none, none[:2], np.eye(3), none)
 
 
 def load_test_sequence(path: str | os.PathLike[str], annotation: Annotation) -> Sequence3dhp:

@@ -43,6 +43,13 @@ def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> A
     return np.asarray(values[window_indices(window_starts(len(values), window, hop), window, len(values))])
 
 
+def trailing_indices(frames: int, window: int, stride: int = 1) -> Indices:
+    """The frames of the windows that end with each frame, ``(frames, window)``: every ``stride``-th one before it;
+    before the beginning, the first frame again."""
+    back = stride * np.arange(window - 1, -1, -1)
+    return np.asarray(np.maximum(np.arange(frames)[:, None] - back, 0), np.intp)
+
+
 def blend_weights(window: int) -> NDArray[np.float64]:
     """A Hann window ``(window,)`` without its zeros: the middle counts most, the ends a little."""
     return np.asarray(np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2)

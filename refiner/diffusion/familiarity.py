@@ -33,7 +33,8 @@ LARGEST_JITTER_RATIO = 3.0
 @dataclass(frozen=True)
 class Familiarity:
     """``unusual_share``: share of the frames that are further out than 99 % of the training frames. ``jitter_ratio``:
-    the median of how much the poses shake over that of the training; NaN for fewer than three frames."""
+    the median of how much the poses shake over that of the training; NaN for fewer than three frames and for models of
+    rays."""
 
     unusual_share: float
     jitter_ratio: float
@@ -100,15 +101,17 @@ class InputModel:
         distance: Array = np.sqrt(np.mean(white**2, axis=1))
         return distance
 
-    def compare(self, pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> Familiarity:
+    def compare(self, pose_2d: NDArray[Any], pose_3d: NDArray[Any], shaking: bool = True) -> Familiarity:
         """A sequence ``(F, J, 2)`` normalised and ``(F, J, 3)`` root-relative metres, at the model's frame rate.
+
+        ``shaking`` False leaves the jitter out, as NaN: windows of every third frame shake by their motion.
 
         Raises EmptySequenceError for no frames, ShapeError as `condition_vectors`.
         """
         if not len(pose_2d):
             raise EmptySequenceError("there are no frames to compare with the training's")
         unusual = self.distance(pose_2d, pose_3d) > self.distance_quantiles[UNUSUAL]
-        shakes = jitter(pose_3d)
+        shakes = jitter(pose_3d) if shaking else ()
         ratio = float(np.median(shakes) / self.jitter_quantiles[50]) if len(shakes) else float("nan")
         return Familiarity(float(unusual.mean()), ratio)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.data.mpi_inf_3dhp import SEQUENCES, Annotation, Sequence3dhp
+from refiner.data.mpi_inf_3dhp import SEQUENCES, Annotation, Sequence3dhp, camera_of
 from refiner.errors import EmptySequenceError, InputError, LengthError, ShapeError
 from refiner.evaluation.metrics import auc, mpjpe, pck, root_relative
 from refiner.evaluation.tables import markdown_table, text_table
@@ -25,8 +25,8 @@ ROOT = MPI_INF_3DHP.joint_names.index("pelvis")
 PCK_THRESHOLD_MM = 150.0
 AUC_THRESHOLDS_MM = tuple(float(bound) for bound in range(0, 151, 5))
 
-Lift = Callable[[NDArray[Any], tuple[int, int]], NDArray[Any]]
-Refine = Callable[[NDArray[Any], NDArray[Any], tuple[int, int]], NDArray[Any]]
+Lift = Callable[..., NDArray[Any]]
+Refine = Callable[..., NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,15 @@ def score_sequence(sequence: Sequence3dhp, prediction: ArrayLike) -> SequenceSco
         raise type(error)(f"{sequence.name}: {error}") from error
 
 
-def evaluate_3dhp(sequences: Iterable[Sequence3dhp], lift: Lift, refine: Refine | None = None) -> dict[str, Result3dhp]:
+def evaluate_3dhp(
+    sequences: Iterable[Sequence3dhp], lift: Lift, refine: Refine | None = None, cameras: bool = False
+) -> dict[str, Result3dhp]:
     """Score a lifter on the annotated 2D poses, and a refiner behind it: "lifter" and "refined".
 
     ``lift(pose_2d, image_size)`` takes ``(F, 17, 2)`` pixels in Human3.6M's joints, which all models here have, and
     returns ``(F, 17, 3)`` metres, ``refine(pose_2d, pose_3d, image_size)`` as many; the conversion between the two
-    joint sets is exact. As in the field's evaluations a sequence is lifted whole, its frames that are not valid
+    joint sets is exact. With ``cameras`` both also get ``camera=`` (`refiner.data.mpi_inf_3dhp.camera_of`), for models
+    that see rays. As in the field's evaluations a sequence is lifted whole, its frames that are not valid
     included, and at the model's own frame rate: the files do not state theirs. Raises InputError where a sequence comes
     twice or with another annotation, EmptySequenceError for none.
     """
@@ -121,9 +124,10 @@ def evaluate_3dhp(sequences: Iterable[Sequence3dhp], lift: Lift, refine: Refine 
         if any(score.name == sequence.name or score.annotation != sequence.annotation for score in scores["lifter"]):
             raise InputError(f"{sequence.name} comes twice, or its annotation differs from that of the others")
         pose_2d = to_h36m17(sequence.pose_2d, MPI_INF_3DHP)
-        poses = {"lifter": lift(pose_2d, sequence.image_size)}
+        lens = {"camera": camera_of(sequence)} if cameras else {}
+        poses = {"lifter": lift(pose_2d, sequence.image_size, **lens)}
         if refine is not None:
-            poses["refined"] = refine(pose_2d, poses["lifter"], sequence.image_size)
+            poses["refined"] = refine(pose_2d, poses["lifter"], sequence.image_size, **lens)
         for label, pose in poses.items():
             scores[label].append(score_sequence(sequence, from_h36m17(pose, MPI_INF_3DHP)))
     if not scores["lifter"]:

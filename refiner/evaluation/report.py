@@ -213,8 +213,10 @@ def input_line(report: Mapping[str, Any]) -> str:
         return ""
     told = (
         f"Input beside the refiner's training: {100 * found['unusual_share']:.1f} % of the frames are further out than "
-        f"99 % of the training frames; the lifter's poses shake {_fixed(found['jitter_ratio'], 2)} times as much."
+        "99 % of the training frames"
     )
+    shaking = found["jitter_ratio"]
+    told += "." if shaking is None else f"; the lifter's poses shake {_fixed(shaking, 2)} times as much."
     return "\n".join([told, *(f"Warning: {warning}." for warning in found["warnings"])])
 
 

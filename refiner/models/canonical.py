@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Columns of the features: the ray (2), where the person is seen (2), how large (1), how sure the detector is (1).
@@ -78,6 +80,16 @@ def canonical_pose(keypoints: Tensor, camera: Tensor) -> CanonicalPose:
         dim=-1,
     )
     return CanonicalPose(features, rotation)
+
+
+def canonical_arrays(
+    keypoints: NDArray[np.float32], pose_3d: NDArray[np.float32], camera: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A sequence of keypoints ``(F, J, 3)`` and root-relative poses ``(F, J, 3)`` by a camera ``(3,)`` -> its rays
+    ``(F, J, 2)`` and poses ``(F, J, 3)`` in the axes of the virtual cameras."""
+    seen, rotation = canonical_pose(*(torch.from_numpy(np.asarray(part))[None] for part in (keypoints, camera)))
+    poses = turned(torch.from_numpy(np.asarray(pose_3d))[None], rotation)
+    return seen[0, ..., :2].numpy(), poses[0].numpy()
 
 
 def rotation_to(middle: Tensor) -> Tensor:

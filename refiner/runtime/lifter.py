@@ -16,7 +16,7 @@ from refiner.data.resample import resample_back
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.loading import open_engine
-from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_strided
+from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_live, run_strided
 from refiner.runtime.window_model import WindowModel
 from refiner.skeleton import flip_pose
 
@@ -30,13 +30,20 @@ class Lifter(WindowModel[LifterEngine]):
         hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
             the window's length.
         batch: windows that run at a time.
+        live: lift each frame from those before it alone, as a stream does that answers at once, at the cost of a window
+            for every frame; ``hop`` has no meaning then.
     """
 
     def __init__(
-        self, engine: LifterEngine, flip_test: bool = False, hop: int | None = None, batch: int = DEFAULT_BATCH
+        self,
+        engine: LifterEngine,
+        flip_test: bool = False,
+        hop: int | None = None,
+        batch: int = DEFAULT_BATCH,
+        live: bool = False,
     ) -> None:
         super().__init__(engine, hop, batch)
-        self.flip_test = flip_test
+        self.flip_test, self.live = flip_test, live
 
     @classmethod
     def load(
@@ -48,16 +55,17 @@ class Lifter(WindowModel[LifterEngine]):
         hop: int | None = None,
         device: str | None = None,
         goal: str = "latency",
+        live: bool = False,
     ) -> Lifter:
         """Load a checkpoint or an artefact of refiner-export; without a path the bundled lifter.
 
         ``flip_test`` None does what the checkpoint's configuration says (``flip_test``), by default not;
-        ``device`` is "cpu" or "cuda"; ``goal`` "latency" or "throughput". Raises CheckpointError, ArtefactError,
-        UsageError and MissingComponentError.
+        ``device`` is "cpu" or "cuda"; ``goal`` "latency" or "throughput"; ``live``: see the class. Raises
+        CheckpointError, ArtefactError, UsageError and MissingComponentError.
         """
         opened = open_engine(path, "lifter", engine, threads=threads, device=device, goal=goal)
         flip = bool(opened.metadata.get("flip_test", False)) if flip_test is None else flip_test
-        return cls(opened, flip, hop)
+        return cls(opened, flip, hop, live=live)
 
     def lift(
         self,
@@ -151,6 +159,8 @@ class Lifter(WindowModel[LifterEngine]):
             return engine(windows, *given)
 
         def run(given: NDArray[np.float32]) -> NDArray[np.float32]:
+            if self.live:
+                return run_live(model, (given,), self.frames, self.batch, self._engine.least_batch, self.stride)
             return run_strided(
                 model, (given,), self.frames, self.hop, self.batch, self._engine.least_batch, self.stride
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.data.swaps import sides_back, warn_of_sides, with_sides_back
 from refiner.diffusion.familiarity import Familiarity
-from refiner.errors import UsageError
+from refiner.errors import InputWarning, UsageError
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
@@ -143,17 +144,33 @@ class Refiner(WindowModel[RefinerEngine]):
         image_size: tuple[float, float],
         fps: float | None = None,
         joints: str = "h36m17",
+        *,
+        confidence: ArrayLike | None = None,
+        focal_length: Any = None,
+        camera: Camera | None = None,
     ) -> Familiarity | None:
         """Whether poses look like those that the refiner was trained on; the arguments of `refine`, no ground truth.
 
-        None where the model does not say what those looked like (an exported graph, a model that sees rays). Raises as
-        `refine`.
+        Of a model that sees rays the frames are compared in which every joint was seen, and the shaking is not. None
+        where the model does not say what those looked like (an exported graph) and where no frame is whole. Raises as
+        `refine`, whose warnings it does not repeat.
         """
         inputs = self._engine.inputs
-        if self.sees_rays:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            lens = (confidence, focal_length, camera)
+            pixels, body, _, size, _ = self._prepare(pose_2d, pose_3d, image_size, fps, joints, *lens)
+        if inputs is None:
             return None
-        pixels, body, _, size, _ = self._prepare(pose_2d, pose_3d, image_size, fps, joints, None, None, None)
-        return None if inputs is None else inputs.compare(normalise_screen(pixels, size), body)
+        if not self.sees_rays:
+            return inputs.compare(normalise_screen(pixels, size), body)
+        from refiner.models.canonical import canonical_arrays
+
+        whole = (pixels[..., 2] > 0).all(axis=-1)
+        if not whole.any():
+            return None
+        rays, turned = canonical_arrays(pixels, body, size)
+        return inputs.compare(rays[whole], turned[whole], shaking=False)
 
     def _prepare(
         self,

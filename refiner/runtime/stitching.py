@@ -12,6 +12,7 @@ from refiner.data.windows import (
     merge_phases,
     merge_windows,
     tds_phases,
+    trailing_indices,
     window_indices,
     window_starts,
 )
@@ -81,6 +82,25 @@ def run_strided(
     ]
     merged: Array = blend_phases(merge_phases(parts, frames), taken)
     return merged
+
+
+def run_live(
+    model: Callable[..., Array],
+    sequences: tuple[Array, ...],
+    window: int,
+    batch: int = DEFAULT_BATCH,
+    least_batch: int = 1,
+    stride: int = 1,
+) -> Array:
+    """``model`` as a stream runs it that answers at once: each frame is the last one of a window of those before it
+    (`trailing_indices`). Arguments as for `run_strided`."""
+    index = trailing_indices(len(sequences[0]), window, stride)
+    outputs = []
+    for first in range(0, len(index), batch):
+        some = index[first : first + batch]
+        filled = np.concatenate([some, np.repeat(some[-1:], max(least_batch - len(some), 0), axis=0)])
+        outputs.append(model(*(sequence[filled] for sequence in sequences))[: len(some), -1])
+    return np.concatenate(outputs)
 
 
 def run_causal(model: Callable[..., Array], sequences: tuple[Array, ...], reach: int, part: int = CAUSAL_PART) -> Array:

@@ -13,6 +13,7 @@ from refiner.data import CameraClip
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
+from refiner.evaluation.pipeline import lens_options
 from refiner.runtime import Lifter, Refiner
 from refiner.training.checkpoints import load_checkpoint, save_checkpoint
 
@@ -26,9 +27,12 @@ CLIPS_A_PERSON = 12
 def measured(
     clip: CameraClip, lifter: Lifter, refiner: Refiner
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """``(F, 17)`` metres each of a clip: errors of the refined joints, how far they were moved, how fast they move."""
-    lifted = root_relative(lifter.lift(clip.pose_2d, clip.image_size, fps=clip.fps))
-    refined = root_relative(refiner.refine(clip.pose_2d, lifted, clip.image_size, fps=clip.fps))
+    """``(F, 17)`` metres each of a clip: errors of the refined joints, how far they were moved, how fast they move.
+
+    Models that see rays are given the clip's lens."""
+    seen, refining = (lens_options(model.sees_rays, clip, "true") for model in (lifter, refiner))
+    lifted = root_relative(lifter.lift(clip.pose_2d, clip.image_size, fps=clip.fps, **seen))
+    refined = root_relative(refiner.refine(clip.pose_2d, lifted, clip.image_size, fps=clip.fps, **refining))
     return errors_and_signs(refined, lifted, clip.pose_3d)
 
 

@@ -272,6 +272,21 @@ def test_one_shape_may_be_that_of_all_clips_of_a_person(models, tmp_path):
     assert found[0] != found[1]
 
 
+def test_live_poses_are_those_of_a_stream(tmp_path, capsys):
+    """Each frame lifted from those before it, by the models of a stream where none are named."""
+    out = tmp_path / "live.json"
+    words = ["--synthetic", "7", "--limit-clips", "1", "--resamples", "50", "--quiet", "--json", str(out)]
+    assert main([*words, "--live"]) == 0
+    live = load_report(out)
+    assert live["settings"]["live"] and live["models"]["lifter"]["file"] == "lifter-nano-rays.safetensors"
+    assert live["models"]["refiner"]["file"] == "refiner-nano-rays-causal.safetensors"
+    assert main([*words, "--lifter", "lifter-nano-rays"]) == 0
+    whole = load_report(out)
+    assert "live" not in whole["settings"]
+    before, after = (entry["metrics"]["mpjpe"]["frame_mean"]["lifter"] for entry in (live, whole))
+    assert before > after
+
+
 def test_random_cameras_are_told(models, tmp_path):
     out = tmp_path / "report.json"
     options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"]), "--json", str(out), "--quiet"]
@@ -387,11 +402,14 @@ def test_mpi_inf_3dhp_is_scored_by_its_own_protocol(models, capsys, monkeypatch)
         "valid_frame": np.arange(40) % 3 > 0,
     }
     sequences = [mpi_inf_3dhp.sequence_of(name, arrays, "univ_annot3", "a test") for name in mpi_inf_3dhp.SEQUENCES]
-    monkeypatch.setattr("refiner.data.load_test_set", lambda folder, annotation: sequences)
+    monkeypatch.setattr("refiner.data.load_test_set", lambda folder, annotation, partial: sequences)
     options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"])]
     assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3", *options]) == 0
     text = capsys.readouterr().out
     assert "univ_annot3" in text and "TS6" in text and "mean" in text and "PCK %, refined" in text
+    # Models of rays are given the lens that the poses tell of; these poses have none.
+    assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3"]) == 5
+    assert "its lens is not known" in capsys.readouterr().err
     for treatment in ("--pool-shape", "--smooth"):
         assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3", *options, treatment]) == 0
         assert capsys.readouterr().out != text

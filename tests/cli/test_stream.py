@@ -46,14 +46,14 @@ def test_lines_in_lines_out(motion, monkeypatch, capsys):
     lines.insert(5, "salad")
     lines.append('{"flush": true}')
     give(monkeypatch, "\n".join(lines))
-    assert main([*WINDOW, "--image-size", *SIZE, "--look-ahead", "4"]) == 0
+    assert main([*WINDOW, "--image-size", *SIZE, "--focal-length", "1145", "--look-ahead", "4"]) == 0
     out, err = capsys.readouterr()
     answers = [json.loads(line) for line in out.splitlines()]
     errors = [answer for answer in answers if "error" in answer]
     refined = [answer for answer in answers if "error" not in answer]
     assert len(errors) == 1 and "refused 1" in err and "frames 40" in err
     assert [answer["timestamp"] for answer in refined] == [index / 50 for index in range(40)]
-    live = StreamingRefiner.load(mode="window", look_ahead=4, threads=1, image_size=(1000, 1002))
+    live = StreamingRefiner.load(mode="window", look_ahead=4, threads=1, image_size=(1000, 1002), focal_length=1145)
     expected = [frame for index in range(40) for frame in live.push(motion[0][index], motion[1][index], index / 50)]
     np.testing.assert_allclose(refined[3]["pose_3d"], expected[3].pose_3d, atol=2e-5)
 
@@ -96,7 +96,7 @@ def test_help_is_instant_and_needs_nothing(capsys):
 @pytest.mark.slow
 def test_a_server_process_ends_on_an_interrupt():
     pytest.importorskip("websockets")
-    words = [*WINDOW, "--image-size", *SIZE, "--serve", "0"]
+    words = [*WINDOW, "--image-size", *SIZE, "--focal-length", "1145", "--serve", "0"]
     code = "import sys; from refiner.cli.stream import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 
 import numpy as np
 import pytest
 
-from refiner.data.mpi_inf_3dhp import SEQUENCES, load_test_sequence, load_test_set, sequence_of
+from refiner.camera import look_at_camera
+from refiner.data.mpi_inf_3dhp import (
+    IMAGE_SIZES,
+    SEQUENCES,
+    Sequence3dhp,
+    camera_of,
+    load_test_sequence,
+    load_test_set,
+    sequence_of,
+)
 from refiner.errors import (
     ArchiveError,
     LengthError,
@@ -86,6 +96,11 @@ def test_the_test_set_is_six_sequences(fake_h5py, tmp_path):
     (tmp_path / "TS5" / "annot_data.mat").unlink()
     with pytest.raises(ArchiveError, match=r"lacks TS5/annot_data\.mat"):
         load_test_set(tmp_path, "annot3")
+    assert [sequence.name for sequence in load_test_set(tmp_path, "annot3", partial=True)] == [
+        name for name in SEQUENCES if name != "TS5"
+    ]
+    with pytest.raises(ArchiveError, match="lacks TS1"):
+        load_test_set(tmp_path / "TS1", "annot3", partial=True)
 
 
 def test_a_matlab_file_by_h5py_itself(tmp_path):
@@ -142,3 +157,24 @@ def test_arrays_that_do_not_belong_together_are_refused():
     broken[3, 0, 2, 1] = np.nan
     with pytest.raises(NonFiniteError, match="a file, annot3"):
         sequence_of("TS1", arrays | {"annot3": broken}, "annot3", "a file")
+
+
+@pytest.mark.parametrize("name", ["TS2", "TS6"])
+def test_the_lens_is_found_again(name):
+    size = IMAGE_SIZES[name]
+    camera = dataclasses.replace(
+        look_at_camera(np.array([4.0, 1.0, 1.5]), np.array([0.0, 0.0, 0.9]), 1700.0, *size),
+        focal_length=np.array([1690.0, 1672.0]),
+        center=np.array([940.0, 560.0]),
+    )
+    world = np.random.default_rng(0).normal([0, 0, 0.9], 0.4, (12, 17, 3))
+    points = camera.to_camera(world)
+    pixels = camera.project(points) + np.random.default_rng(1).normal(0, 0.5, (12, 17, 2))
+    found = camera_of(Sequence3dhp(name, "annot3", pixels, points, np.ones(12, bool), size))
+    np.testing.assert_allclose(found.focal_length, camera.focal_length, atol=6)
+    np.testing.assert_allclose(found.center, camera.center, atol=1)
+    assert found.image_size == size and not found.radial.any()
+    with pytest.raises(ArchiveError, match="no lens takes"):
+        camera_of(Sequence3dhp(name, "annot3", pixels[::-1], points, np.ones(12, bool), size))
+    with pytest.raises(ArchiveError, match="before a camera"):
+        camera_of(Sequence3dhp(name, "annot3", pixels, points - np.array([0, 0, 9]), np.ones(12, bool), size))

@@ -198,7 +198,7 @@ def test_an_exported_finepose_lifts_a_stream(lifters):
     checkpoint, result = lifters["finepose"]
     pixels, size = clip(3), (1000, 1000)
     for lifter in (checkpoint, result.path):
-        live = StreamingRefiner.load(mode="causal", lifter=lifter, image_size=size, threads=1)
+        live = StreamingRefiner.load(mode="causal", lifter=lifter, image_size=size, focal_length=1145, threads=1)
         frames = [frame for n, pose in enumerate(pixels[:12]) for frame in live.push(pose, None, n / 50.0)]
         assert len(frames) == 12 and all(np.isfinite(frame.pose_3d).all() for frame in frames)
 

@@ -12,6 +12,7 @@ from refiner.cli.calibrate import main
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
+from refiner.training import calibration
 from refiner.training.calibration import errors_and_signs, fit_uncertainty, measured, write_uncertainty
 from refiner.training.checkpoints import load_checkpoint
 
@@ -29,7 +30,7 @@ def test_errors_corrections_and_speeds():
 def calibrated(tmp_path_factory):
     folder = synthetic_folder(5, subjects=3, frames=60, actions=("Walking",))
     clips = [*folder.clips("train"), *folder.clips("validation")]
-    lifter, refiner = Lifter.load(threads=1), Refiner.load(threads=1)
+    lifter, refiner = Lifter.load("lifter"), Refiner.load("refiner", threads=1)
     found = fit_uncertainty(clips, lifter, refiner)
     path = tmp_path_factory.mktemp("calibrated") / "refiner.safetensors"
     write_uncertainty(bundled.checkpoint("refiner"), found, path)
@@ -76,6 +77,23 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     words = ["--checkpoint", str(bundled.checkpoint("refiner")), "--output", str(out), "--quiet"]
     assert main(words) == 0
     assert "uncertainty" in load_checkpoint(out).config and "nine tenths within" in capsys.readouterr().out
+
+
+def test_a_causal_refiner_of_rays_is_calibrated_on_what_a_stream_lifts(tmp_path, capsys, monkeypatch):
+    folder = synthetic_folder(5, subjects=3, frames=40, actions=("Walking",))
+    monkeypatch.setattr("refiner.data.clips.motion_folder_from_env", lambda: folder)
+    measured = []
+
+    def kept(clip, lifter, refiner):
+        measured.append((clip, lifter.live, refiner.sees_rays))
+        return calibration.errors_and_signs(clip.pose_3d + 0.01, clip.pose_3d, clip.pose_3d)
+
+    monkeypatch.setattr(calibration, "measured", kept)
+    out = tmp_path / "out.safetensors"
+    assert main(["--checkpoint", "refiner-nano-rays-causal", "--output", str(out), "--quiet"]) == 0
+    assert all(live and rays for _, live, rays in measured)
+    cameras = {tuple(np.round(clip.lens.translation, 6)) for clip, _, _ in measured}
+    assert len(cameras) > len(folder.cameras) and "uncertainty" in load_checkpoint(out).config
 
 
 def test_nobody_to_calibrate_on():

@@ -10,7 +10,11 @@ HELP = "train and score every row of the accuracy study"
 DESCRIPTION = """\
 Trains every row of a table of runs (lifters, refiners, ablations, controls), scores it on people whom it never saw, and
 writes one report with intervals, and pictures. Interrupted, it goes on where it was: what is trained and scored under
---output is not done again. With --quick the same rows run as toys on built-in motion, in minutes."""
+--output is not done again. With --quick the same rows run as toys on built-in motion, in minutes.
+
+With --bundled it scores the bundled models instead, by random cameras, without the lens, live, and on estimators that
+they never saw: the reports below --reports that the tables of README and docs are made of (then: refiner-bench readme).
+Nothing is trained; minutes a report."""
 
 
 def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,11 +42,18 @@ def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--earlier", metavar="REPORT", type=Path, help="take rows that are not here from this JSON report of the study"
     )
     parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw the pictures into this folder")
+    parser.add_argument("--bundled", action="store_true", help="write the reports of the bundled models instead")
+    parser.add_argument(
+        "--reports", metavar="DIR", type=Path, help="with --bundled: where they lie (default: bench/reports)"
+    )
     parser.set_defaults(run=run_accuracy)
 
 
 def run_accuracy(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    if arguments.bundled:
+        _run_bundled(arguments)
+        return
     from tqdm import tqdm
 
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
@@ -102,3 +113,30 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     if failed:
         told = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
         raise TrainingError(f"failed, or without a row that they need: {told}; what else there is stands in the report")
+
+
+def _run_bundled(arguments: argparse.Namespace) -> None:
+    from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
+    from refiner.errors import UsageError
+    from refiner_bench.accuracy.bundled import TABLE, load_evaluations, run_evaluations, select
+
+    of_study = ("report_only", "seeds", "jobs", "json", "markdown", "earlier", "pictures")
+    given = [f"--{name.replace('_', '-')}" for name in of_study if getattr(arguments, name)]
+    if given:
+        raise UsageError(f"{', '.join(given)}: of the study; leave them out with --bundled")
+    evaluations = select(load_evaluations(arguments.table or TABLE), arguments.rows)
+    if arguments.list:
+        for entry in evaluations:
+            print(f"{entry.file:36s} {' '.join(entry.arguments)}")
+        return
+    data = arguments.data or data_folder_from_env()
+    if arguments.quick:
+        data = None
+    elif data is None:
+        raise UsageError(f"the reports need motion: --data FOLDER or {DATA_VARIABLE}; or --quick, for built-in motion")
+    if arguments.quick and arguments.reports is None:
+        raise UsageError("--quick writes reports that are no figures of the README: --reports DIR says where")
+    more = ("--limit-clips", "2", "--resamples", "200") if arguments.quick else ()
+    reports = arguments.reports or Path("bench/reports")
+    for file in run_evaluations(evaluations, data, reports, lambda text: print(text, file=sys.stderr), more):
+        print(f"wrote {file}")

@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from stand_ins import OffsetLifter, motion
 
-from refiner import Lifter, Refiner, StreamingRefiner, bundled
+from refiner import Lifter, Refiner, StreamingRefiner
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
@@ -76,12 +76,11 @@ def test_people_share_an_engine_and_nothing_else(checkpoint):
 def test_the_bundled_causal_refiner():
     """Loads without a path, streams what `Refiner` gives for the whole sequence, and knows how far it may be off."""
     clip = synthetic_folder(3, subjects=3, frames=80, actions=("Walking",)).clips("test")[0]
-    lifted = Lifter.load(threads=1).lift(clip.pose_2d, clip.image_size)
-    live = StreamingRefiner.load(threads=1, image_size=clip.image_size)
+    lens = {"image_size": clip.image_size, "camera": clip.lens}
+    lifted = Lifter.load(threads=1).lift(clip.pose_2d, **lens)
+    live = StreamingRefiner.load(threads=1, **lens)
     found = streamed(live, clip.pose_2d, lifted)
-    offline = Refiner.load(bundled.checkpoint("refiner-causal"), threads=1).refine(
-        clip.pose_2d, lifted, clip.image_size
-    )
+    offline = Refiner.load("refiner-nano-rays-causal", threads=1).refine(clip.pose_2d, lifted, **lens)
     np.testing.assert_allclose(np.stack([frame.pose_3d for frame in found]), offline, atol=2e-5)
     assert live.metadata["uncertainty"] is not None and live.delay_frames == 0 and live.frames == 27
     moved = np.linalg.norm(offline - lifted, axis=-1)[30:, 1:]
