@@ -6,11 +6,12 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "checkpoints"
 # Role -> the name of a checkpoint. The lifter of a live stream lifts a whole window for every frame, so that it is a
-# smaller one.
+# smaller one; the refiner of windows that a stream or one graph with the lifter takes has the lifter's stride.
 DEFAULTS = {
     "lifter": "lifter-small-rays",
     "live lifter": "lifter-nano-rays",
     "refiner": "refiner-nano-rays",
+    "window refiner": "refiner-nano-rays",
     "causal refiner": "refiner-nano-rays-causal",
 }
 # The lifter that sees screen coordinates, of the four cameras that it was trained on; studies are about it.

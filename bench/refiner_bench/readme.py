@@ -6,6 +6,7 @@ glob, so that the report of another machine is in the table as soon as it lies t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -59,13 +60,18 @@ def _block(found: re.Match[str], folder: Path) -> str:
     if kind not in _TABLES:
         raise InputError(f"no table of {kind!r}; expected one of {', '.join(_TABLES)}")
     wanted, table = _TABLES[kind]
-    reports = [(path.relative_to(folder).as_posix(), read_report(path)) for path in sorted(folder.glob(pattern))]
+    reports = [(_seen_from(folder, path), read_report(path)) for path in sorted(folder.glob(pattern))]
     if not reports:
         raise InputError(f"{pattern} names no report in {folder}")
     for name, report in reports:
         if report_kind(report) != wanted:
             raise InputError(f"{name} is a report of {report_kind(report)}, not of {wanted}")
     return f"{found['head']}\n{table(reports)}\n\n{found['end']}"
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    """A report's path in the links of a page in ``folder``, which may lie beside the reports and not above them."""
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _one(reports: Reports) -> Mapping[str, Any]:

@@ -178,8 +178,9 @@ def options_of(arguments: argparse.Namespace) -> Any:
     from refiner.data.clips import data_folder_from_env
     from refiner_export.options import Batch, ExportOptions
 
+    role = "refiner" if arguments.with_lifter is None else "window refiner"
     checkpoint = (
-        bundled.by_name(Path(arguments.checkpoint)) if arguments.checkpoint else bundled.default_checkpoint("refiner")
+        bundled.by_name(Path(arguments.checkpoint)) if arguments.checkpoint else bundled.default_checkpoint(role)
     )
     lifter = None
     if arguments.with_lifter is not None:

@@ -202,7 +202,8 @@ def root_at_zero(pose_3d: Tensor, how: str = "subtracted") -> Tensor:
 class LiftingRefiner(nn.Module):
     """A lifter and its refiner in one: pixels -> refined metres with the root at 0.
 
-    Raises ConfigError where their windows differ in length, or one sees rays and the other screen coordinates.
+    Raises ConfigError where their windows differ in length or stride, or one sees rays and the other screen
+    coordinates.
     """
 
     def __init__(self, lifter: LiftingModule, refiner: UnrolledRefiner) -> None:
@@ -211,6 +212,12 @@ class LiftingRefiner(nn.Module):
             raise ConfigError(
                 f"the lifter takes windows of {lifter.frames} frames, the refiner of {refiner.frames}; one graph of "
                 "both needs the same"
+            )
+        strides = [int(module.config.get("stride", 1)) for module in (lifter, refiner)]
+        if strides[0] != strides[1]:
+            raise ConfigError(
+                f"the lifter takes every {strides[0]} frames, the refiner every {strides[1]}; one graph of both needs "
+                "the same"
             )
         if lifter.rays != refiner.rays:
             raise ConfigError(

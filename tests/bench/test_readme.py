@@ -21,14 +21,19 @@ def cells(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
 
 
-@pytest.mark.parametrize("file", [ROOT / "README.md", REPORTS / "tables.md"], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", ROOT / "docs" / "screen-models.md", REPORTS / "tables.md"], ids=lambda file: file.name
+)
 def test_tables_are_those_of_the_committed_reports(file, capsys):
     assert main(["readme", "--check", str(file)]) == 0, capsys.readouterr().out
 
 
-def test_every_link_of_the_readme_leads_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
-    assert links and [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+@pytest.mark.parametrize(
+    "file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda file: file.name
+)
+def test_every_link_of_a_page_leads_somewhere(file):
+    links = re.findall(r"\]\(([^)#]+)\)", file.read_text())
+    assert [link for link in links if not link.startswith("http") and not (file.parent / link).exists()] == []
 
 
 def test_a_changed_report_changes_its_table_and_nothing_else(tmp_path, capsys):
@@ -66,7 +71,7 @@ def test_the_report_of_another_machine_has_a_table_as_soon_as_it_is_there(tmp_pa
 
 def test_gains_and_means_are_those_of_the_evaluation():
     report = json.loads((REPORTS / "accuracy-cmu-t27.json").read_text())
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "screen-models.md").read_text()
     block = next(found for found in BLOCK.finditer(text) if found["kind"] == "evaluation")
     table = cells(block[0].split("-->\n", 1)[1].rsplit("<!--", 1)[0])
     before, after = (report["metrics"]["mpjpe"]["frame_mean"][column] for column in ("lifter", "refined"))

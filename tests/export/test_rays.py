@@ -241,6 +241,9 @@ def test_lifter_and_refiner_must_see_alike(checkpoints, write_checkpoint, export
     screen = write_checkpoint("lifter", frames=FRAMES)
     with pytest.raises(ConfigError, match="one graph needs both alike"):
         export_to(tmp_path, checkpoints["refiner"], lifter=screen)
+    far = write_checkpoint("lifter", frames=FRAMES, stride=3, model=MODEL)
+    with pytest.raises(ConfigError, match="every 3 frames, the refiner every 1"):
+        export_to(tmp_path, checkpoints["refiner"], lifter=far)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

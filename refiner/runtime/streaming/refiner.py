@@ -137,7 +137,8 @@ class StreamingRefiner:
         if mode == "window":
             if pipelined:
                 raise UsageError("pipelined is for causal refiners; a window runs all its steps at once")
-            opened = open_engine(path, "refiner", engine, steps, threads, device)
+            model = bundled.default_checkpoint("window refiner") if path is None else path
+            opened = open_engine(model, "refiner", engine, steps, threads, device)
             return cls(WindowBackend(opened, hop, look_ahead, people or 1, lifting), **options)
         if hop != 1 or look_ahead != 0:
             raise UsageError("hop and look_ahead are for mode='window'; a causal refiner has neither")
