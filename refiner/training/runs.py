@@ -230,7 +230,12 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
     model = build_model(dataclasses.asdict(config))
     assert isinstance(model, PoseDenoiser)
     start_from(model, config)
-    task = UnrolledRefinerTask(config, model, fitted[0], validation)
+    kept = fitted[0]
+    if config.start_from:
+        # What the network says is in this unit. The loss is in metres, so that any other unit would do, too.
+        scale = load_checkpoint(config.start_from, "refiner").tensors["error_scale"]
+        kept = dataclasses.replace(kept, error_scale=scale.double().numpy())
+    task = UnrolledRefinerTask(config, model, kept, validation)
     return Prepared(config, task, pool, _describe(folder, people))
 
 

@@ -22,7 +22,7 @@ from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoin
 from refiner.training.config import EstimatorConfig, config_from_dict
 from refiner.training.optimiser import build_optimiser
 from refiner.training.pool import DrawnErrors, Estimates, EstimatorPool, frames_between, pool_length
-from refiner.training.runs import train_lifter, train_refiner
+from refiner.training.runs import prepare_refiner, train_lifter, train_refiner
 from refiner.training.scene_refiner import RayLifter
 from refiner.training.scenes import SceneSampler
 from refiner.training.scenes.draws import Draws
@@ -298,6 +298,18 @@ def test_a_refiner_trains_on_a_pool_resumes_and_runs(people, tiny, lifters, tmp_
     )
     with pytest.raises(TrainingError, match=r"another configuration|other checkpoints"):
         train_refiner(other, people, tmp_path / "whole", quiet=True)
+
+
+def test_a_run_that_starts_from_a_checkpoint_starts_with_what_that_gives(people, tiny, lifters, tmp_path):
+    """The unit of the network's errors goes with its weights, though the new pool's errors are of another size."""
+    changes = dict(POOL, lifter=str(lifters[0]), stride=STRIDE)
+    first = train_refiner(tiny("refiner", **changes), people, tmp_path / "first", quiet=True)
+    again = tiny("refiner", **{**changes, "lifter": str(lifters[1])}, start_from=str(first))
+    other = prepare_refiner(again, people).task
+    kept = load_checkpoint(first).tensors["error_scale"]
+    assert torch.equal(other.error_scale, kept.float())
+    alone = prepare_refiner(tiny("refiner", **{**changes, "lifter": str(lifters[1])}), people).task
+    assert not torch.allclose(alone.error_scale, kept.float(), rtol=1e-3)
 
 
 def test_what_does_not_go_together_is_refused(people, tiny, lifters, tmp_path):
