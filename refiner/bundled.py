@@ -12,6 +12,7 @@ DEFAULTS = {
     "live lifter": "lifter-nano-rays",
     "refiner": "refiner-nano-rays",
     "window refiner": "refiner-nano-rays",
+    "refiner of other estimators": "refiner-base-rays",
     "causal refiner": "refiner-nano-rays-causal",
 }
 # The lifter that sees screen coordinates, of the four cameras that it was trained on; studies are about it.

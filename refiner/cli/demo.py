@@ -63,8 +63,8 @@ def _command(arguments: argparse.Namespace) -> None:
     errors: dict[str, list[NDArray[np.float64]]] = {}
     drawn = None
     for clip in clips:
-        lifted = lifter.lift(clip.pose_2d, clip.image_size)
-        refined = refiner.refine(clip.pose_2d, lifted, clip.image_size)
+        lifted = lifter.lift(clip.pose_2d, clip.image_size, camera=clip.lens)
+        refined = refiner.refine(clip.pose_2d, lifted, clip.image_size, camera=clip.lens)
         both = [
             np.array([measure(pose, clip.pose_3d).mean() * 1000 for measure in (mpjpe, p_mpjpe, acceleration_error)])
             for pose in (lifted, refined)

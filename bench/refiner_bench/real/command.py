@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from refiner import bundled
 from refiner.cli.common import EXIT_CODES, HelpFormatter
 from refiner.errors import MissingComponentError, UsageError
 
@@ -33,7 +34,12 @@ def add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         allow_abbrev=False,
     )
     parser.add_argument("--lifter", type=Path, metavar="PATH", help="another lifter (default: the bundled one)")
-    parser.add_argument("--refiner", type=Path, metavar="PATH", help="another refiner (default: the bundled one)")
+    parser.add_argument(
+        "--refiner",
+        type=Path,
+        metavar="PATH",
+        help="another refiner (default: the bundled one, and for MediaPipe's poses that for other estimators)",
+    )
     parser.add_argument("--take", type=Path, metavar="FILE", help="score a take that --save wrote")
     parser.add_argument("--rebuild", action="store_true", help="download, detect and triangulate anew")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="downloads (default: ~/.cache/refiner/real)")
@@ -61,7 +67,8 @@ def run_real(arguments: argparse.Namespace) -> None:
     from refiner_bench.real.take import CLIP, TAKE, load_clip, load_take, save_clip, save_take
     from refiner_bench.report import write_report
 
-    models = Models(Lifter.load(arguments.lifter), Refiner.load(arguments.refiner))
+    for_estimators = arguments.refiner or bundled.default_checkpoint("refiner of other estimators")
+    models = Models(Lifter.load(arguments.lifter), Refiner.load(arguments.refiner), Refiner.load(for_estimators))
     skipped: list[str] = []
     take = clip = None
     if arguments.rebuild:
@@ -80,7 +87,7 @@ def run_real(arguments: argparse.Namespace) -> None:
         "take": str(arguments.take or f"{POSE2SIM.requirement}, {'as bundled' if take is None else made}"),
         "clip": f"{SPORTS2D.requirement}, {'as bundled' if clip is None else made}",
         "lifter": str(arguments.lifter or BUNDLED),
-        "refiner": str(arguments.refiner or BUNDLED),
+        "refiner": str(arguments.refiner or f"{BUNDLED}; of MediaPipe's poses {for_estimators.stem}"),
         "skipped": skipped,
     }
     take = load_take(arguments.take or TAKE) if take is None else take
