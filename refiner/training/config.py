@@ -221,6 +221,9 @@ class EstimatorConfig:
     drawn: float = 0.3
     systematic: float = 0.5
     each: float = 0.35
+    # Of a causal refiner: the lifters lift each frame from those before it, as in a stream, a window for every frame.
+    # Otherwise each of their phases is one window, whose frames know more or less of what comes.
+    live: bool = False
 
 
 @dataclass(frozen=True)

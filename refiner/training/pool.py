@@ -85,7 +85,10 @@ class EstimatorPool:
 
     def __init__(self, scenes: SceneSampler, lifters: Sequence[RayLifter], config: Config) -> None:
         spans = {lifter.frames * (lifter.stride if config.model.causal else 1) for lifter in lifters}
-        if spans != {config.window}:
+        self._live = config.estimators.live
+        if self._live and not config.model.causal:
+            raise ConfigError("estimators.live is of causal refiners, whose lifters lift frame by frame")
+        if not self._live and spans != {config.window}:
             raise ConfigError(
                 f"the refiner is trained on windows of {config.window} frames, and the lifters of its pool see "
                 f"{', '.join(map(str, sorted(spans)))} (a causal refiner takes every frame, with training.window)"
@@ -119,7 +122,13 @@ class EstimatorPool:
         features, rotation = canonical_pose(scene.keypoints, scene.camera)
         truth = turned(scene.pose_3d, rotation)
         if self._config.model.causal:
-            pose = self._lifters[place].lift(features)
+            lifter = self._lifters[place]
+            window = self._config.window
+            if self._live:
+                pose = lifter.lift_live(features[:, -(lifter.reach + window) :])
+                features, truth = features[:, -window:], truth[:, -window:]
+            else:
+                pose = lifter.lift(features)
         else:
             lifted = self._blended(self._lifters[place], features)
             features, pose, truth = (self._middle(values) for values in (features, lifted, truth))
@@ -166,15 +175,16 @@ def frames_between(config: Config, lifters: Sequence[RayLifter]) -> int:
     return config.stride // stride
 
 
-def pool_length(config: Config, every: int = 1) -> int:
+def pool_length(config: Config, every: int = 1, reach: int = 0) -> int:
     """Frames of the scenes that a pool draws its windows from, as its lifters take them.
 
     They are as many windows of a lifter, overlapping by half, as hold a refiner's window with half an overlap on both
     sides; a refiner's frames are ``every`` frames of the lifters apart, and its windows begin with the first ``every``
-    frames. Of a causal refiner: the frames that it is trained on, each of the lifters' phases one window.
+    frames. Of a causal refiner: the frames that it is trained on, each of the lifters' phases one window, or with
+    ``reach`` frames before them where they are lifted live.
     """
     if config.model.causal:
-        return config.window
+        return config.window + reach
     hop = max(1, config.frames // 2)
     overlaps = -(-((config.frames - 1) * every + 1 + hop // 2 * 2 - config.frames) // hop)
     return config.frames + max(1, overlaps) * hop

@@ -212,16 +212,18 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
         raise ConfigError(
             f"training.batch is {config.training.batch}; expected a multiple of {every}, the windows of a scene"
         )
-    scenes = _scene_sampler(
-        config, folder, people, pool_length(config, every), config.training.batch // every, config.stride // every
-    )
+    # Lifters of different reach take the same scenes, of which they lift more or fewer frames.
+    reach = max(lifter.reach for lifter in lifters) if config.estimators.live else 0
+    length = pool_length(config, every, reach)
+    scenes = _scene_sampler(config, folder, people, length, config.training.batch // every, config.stride // every)
     pool = EstimatorPool(scenes, lifters, config)
     fitted = pool.fit(config)
     clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
     windows = _validation(config, [pair for clip in clips for pair in zip(*_parts(config, *clip), strict=True)])
 
     def validated(lifter: RayLifter, name: str) -> ValidatedEstimator:
-        parts = [part for features, _ in clips for part in _parts(config, lifter.lift_clip(features))[0]]
+        lift = lifter.lift_clip_live if config.estimators.live else lifter.lift_clip
+        parts = [part for features, _ in clips for part in _parts(config, lift(features))[0]]
         return ValidatedEstimator(name, windows, _validated(config, parts))
 
     validation = [validated(lifters[0], "lifter")]

@@ -24,6 +24,8 @@ from refiner.training.tasks import lift_sequences
 from refiner.training.windows import Windows
 
 Array = NDArray[np.float32]
+# Frames of a clip that are lifted live at a time.
+LIVE_PART = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,30 @@ class RayLifter:
         lifted = self.windows(phases.flatten(0, 1))
         back = lifted.reshape(batch, self.stride, length // self.stride, 17, 3).transpose(1, 2)
         return back.reshape(batch, length, 17, 3)
+
+    @property
+    def reach(self) -> int:
+        """Frames before a frame that a window sees which ends with it."""
+        return (self.frames - 1) * self.stride
+
+    def lift_live(self, features: torch.Tensor) -> torch.Tensor:
+        """``(B, reach + F, 17, 6)`` -> ``(B, F, 17, 3)``, root at 0: each frame is the last one of a window."""
+        length = features.shape[1] - self.reach
+        # [F, frames]
+        places = self.reach + torch.arange(length)[:, None] - self.stride * torch.arange(self.frames - 1, -1, -1)
+        windows = features[:, places.to(features.device)].flatten(0, 1)
+        return self.windows(windows)[:, -1].reshape(len(features), length, 17, 3)
+
+    def lift_clip_live(self, features: Array) -> Array:
+        """`lift_live` for a whole clip ``(F, 17, 6)``, before which its first frame is repeated, as in a stream."""
+        before = np.repeat(features[:1], self.reach, axis=0)
+        whole = torch.from_numpy(np.concatenate([before, features]))[None]
+        device = next(self.network.parameters()).device
+        parts = [
+            self.lift_live(whole[:, first : first + self.reach + LIVE_PART].to(device)).cpu()
+            for first in range(0, len(features), LIVE_PART)
+        ]
+        return np.asarray(torch.cat(parts, dim=1)[0], np.float32)
 
     def lift_clip(self, features: Array) -> Array:
         """``(F, 17, 6)`` of a whole clip -> ``(F, 17, 3)``: its phases in windows that overlap by half, blended."""

@@ -12,9 +12,9 @@ from recorded import HostRead, NoHostReads, record_operations
 from refiner.data.windows import merge_windows
 from refiner.errors import ConfigError, TrainingError
 from refiner.models import fused
-from refiner.models.canonical import canonical_pose
+from refiner.models.canonical import canonical_pose, turned
 from refiner.models.unrolled import trusted
-from refiner.runtime import Refiner, StreamingRefiner
+from refiner.runtime import Lifter, Refiner, StreamingRefiner
 from refiner.skeleton import H36M17
 from refiner.training import pool as pool_module
 from refiner.training import systematic
@@ -23,7 +23,7 @@ from refiner.training.config import EstimatorConfig, config_from_dict
 from refiner.training.optimiser import build_optimiser
 from refiner.training.pool import DrawnErrors, Estimates, EstimatorPool, frames_between, pool_length
 from refiner.training.runs import prepare_refiner, train_lifter, train_refiner
-from refiner.training.scene_refiner import RayLifter
+from refiner.training.scene_refiner import RayLifter, canonical_clip
 from refiner.training.scenes import SceneSampler
 from refiner.training.scenes.draws import Draws
 from refiner.training.scenes.motion import MotionClip
@@ -209,6 +209,39 @@ def test_a_longer_view_takes_every_third_frame_of_what_the_lifters_made(people, 
         frames_between(dataclasses.replace(config, stride=3), [dataclasses.replace(opened[0], stride=2)])
     with pytest.raises(ConfigError, match="one stride of all lifters"):
         frames_between(config, [opened[0], dataclasses.replace(opened[0], stride=STRIDE + 1)])
+
+
+def test_a_causal_refiner_can_be_trained_on_what_a_stream_lifts(people, tiny, lifters, tmp_path):
+    """Each frame lifted from those before it, as `Lifter` and a stream do it live."""
+    changes = dict(POOL, lifter=str(lifters[0]), model={**RAYS["model"], "causal": True})
+    changes["estimators"] = {"drawn": 0.0, "systematic": 0.0, "live": True}
+    config = tiny("refiner", **changes)
+    lifter = RayLifter.of_checkpoint(load_checkpoint(lifters[0]), "cpu")
+    assert lifter.reach == 8 * STRIDE
+    clips = [MotionClip("S1", "A", people.positions["S1"]["Walking"])]
+    scenes = SceneSampler(clips, people.detector, config.scene, pool_length(config, reach=lifter.reach), 2, 0)
+    scene = scenes.batch(0)
+    found = EstimatorPool(scenes, [lifter], config).batch(0)
+    features, _ = canonical_pose(scene.keypoints, scene.camera)
+    assert features.shape[1] == lifter.reach + 9 and found.pose.shape == (2, 9, 17, 3)
+    for frame in (0, 5, 8):
+        window = features[:, frame : frame + lifter.reach + 1 : STRIDE]
+        np.testing.assert_allclose(found.pose[:, frame].numpy(), lifter.windows(window)[:, -1].numpy(), atol=1e-6)
+    np.testing.assert_array_equal(found.features.numpy(), features[:, -9:].numpy())
+    clip = people.clips("validation")[0]
+    features, _ = canonical_clip(clip)
+    lens = {"focal_length": float(np.mean(clip.lens.focal_length))}
+    lifted = Lifter.load(lifters[0], live=True).lift(clip.pose_2d, clip.image_size, **lens)
+    given = torch.from_numpy(clip.pose_2d), torch.ones(*clip.pose_2d.shape[:-1], 1)
+    _, rotation = canonical_pose(
+        torch.cat(given, dim=-1)[None], torch.tensor([[*clip.image_size, lens["focal_length"]]])
+    )
+    np.testing.assert_allclose(
+        lifter.lift_clip_live(features), turned(torch.from_numpy(lifted)[None], rotation)[0].numpy(), atol=1e-4
+    )
+    assert train_refiner(config, people, tmp_path / "run", quiet=True).is_file()
+    with pytest.raises(ConfigError, match="is of causal refiners"):
+        EstimatorPool(scenes, [lifter], dataclasses.replace(config, model=tiny("refiner", **POOL).model))
 
 
 def test_the_loss_is_the_error_after_each_step_that_runs(people, tiny, lifters):
