@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parent / "checkpoints"
 DEFAULTS = {
     "lifter": "lifter-small-rays",
     "live lifter": "lifter-nano-rays",
-    "refiner": "refiner-nano-rays",
+    "refiner": "refiner-nano-rays-long",
     "window refiner": "refiner-nano-rays",
     "refiner of other estimators": "refiner-base-rays",
     "causal refiner": "refiner-nano-rays-causal",

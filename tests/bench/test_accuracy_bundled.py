@@ -14,7 +14,7 @@ from refiner.evaluation.report import load_report
 
 
 def test_the_table_names_models_and_reports_that_are_there():
-    """Every report of it is committed, made by the options that stand beside it and the models that are bundled now."""
+    """Every report of it is committed, made by the options that stand beside it."""
     for entry in load_evaluations():
         report = load_report(ROOT / "bench" / "reports" / f"{entry.file}.json")
         words = entry.arguments
