@@ -186,7 +186,9 @@ def pool_length(config: Config, every: int = 1, reach: int = 0) -> int:
     if config.model.causal:
         return config.window + reach
     hop = max(1, config.frames // 2)
-    overlaps = -(-((config.frames - 1) * every + 1 + hop // 2 * 2 - config.frames) // hop)
+    # Behind the first window there are those that begin with the next frames, and half an overlap.
+    needed = hop // 2 + (config.frames - 1) * every + 1 + max(hop // 2, every - 1)
+    overlaps = -(-(needed - config.frames) // hop)
     return config.frames + max(1, overlaps) * hop
 
 

@@ -205,6 +205,9 @@ def test_a_longer_view_takes_every_third_frame_of_what_the_lifters_made(people, 
             blended = merge_windows(np.stack([window[row] for window in windows]), starts, length)
             np.testing.assert_allclose(found.pose[2 * phase + row].numpy(), blended[taken], atol=1e-5)
             np.testing.assert_array_equal(found.features[2 * phase + row].numpy(), features[row, taken].numpy())
+    for frames, every in ((27, 1), (27, 3), (9, 5), (3, 9), (81, 2)):
+        length, hop = pool_length(dataclasses.replace(config, frames=frames), every), max(1, frames // 2)
+        assert length >= hop // 2 + (every - 1) + (frames - 1) * every + 1 and (length - frames) % hop == 0
     with pytest.raises(ConfigError, match="takes every 3 frames"):
         frames_between(dataclasses.replace(config, stride=3), [dataclasses.replace(opened[0], stride=2)])
     with pytest.raises(ConfigError, match="one stride of all lifters"):
