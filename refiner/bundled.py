@@ -29,6 +29,11 @@ def lifter_of(rays: bool) -> Path:
     return default_checkpoint("lifter") if rays else checkpoint(SCREEN_LIFTER)
 
 
+def default_refiner(with_lifter: bool) -> Path:
+    """The refiner that is exported where none is named, alone or in one graph with a lifter; it need not be there."""
+    return default_checkpoint("window refiner" if with_lifter else "refiner")
+
+
 def checkpoint(name: str) -> Path:
     """The file of the bundled checkpoint of that name; it need not be there."""
     return FOLDER / f"{name}.safetensors"

@@ -82,12 +82,12 @@ def _one(reports: Reports) -> Mapping[str, Any]:
 
 def _told_gains(report: Mapping[str, Any]) -> dict[str, str]:
     """By metric, what the refiner takes off the lifter, with its interval."""
+
+    def told(gain: Mapping[str, Any]) -> str:
+        return f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to {gain['gain_percent_high']:.1f})"
+
     return {
-        gain[
-            "metric"
-        ]: f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to {gain['gain_percent_high']:.1f})"
-        for gain in report["gains"]
-        if (gain["from"], gain["to"]) == ("lifter", "refined")
+        gain["metric"]: told(gain) for gain in report["gains"] if (gain["from"], gain["to"]) == ("lifter", "refined")
     }
 
 

@@ -323,8 +323,7 @@ def _with_graph(error: MissingComponentError, options: ExportOptions, report: Re
 def command_line(options: ExportOptions) -> str:
     """The command that makes this export, with bundled checkpoints left out."""
     words = ["refiner-export", "--engine", options.engine, "--precision", options.precision]
-    role = "refiner" if options.lifter is None else "window refiner"
-    if options.checkpoint != bundled.default_checkpoint(role):
+    if options.checkpoint != bundled.default_refiner(with_lifter=options.lifter is not None):
         words += ["--checkpoint", shlex.quote(str(options.checkpoint))]
     if options.lifter is not None:
         words.append("--with-lifter")

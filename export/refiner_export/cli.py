@@ -178,10 +178,8 @@ def options_of(arguments: argparse.Namespace) -> Any:
     from refiner.data.clips import data_folder_from_env
     from refiner_export.options import Batch, ExportOptions
 
-    role = "refiner" if arguments.with_lifter is None else "window refiner"
-    checkpoint = (
-        bundled.by_name(Path(arguments.checkpoint)) if arguments.checkpoint else bundled.default_checkpoint(role)
-    )
+    default_refiner = bundled.default_refiner(with_lifter=arguments.with_lifter is not None)
+    checkpoint = bundled.by_name(Path(arguments.checkpoint)) if arguments.checkpoint else default_refiner
     lifter = None
     if arguments.with_lifter is not None:
         default = arguments.with_lifter == BUNDLED_LIFTER

@@ -100,14 +100,12 @@ def _command(arguments: argparse.Namespace) -> None:
 
 
 def _by_random_cameras(folder: MotionFolder) -> list[CameraClip]:
-    """The training and validation people, each clip seen by as many random cameras as the archive has."""
+    """The training and validation people, each clip by several random cameras."""
     from refiner.data import random_camera_clips
 
     people = [*folder.subjects("train"), *folder.subjects("validation")]
-    positions = {person: folder.positions[person] for person in people}
-    return list(
-        random_camera_clips(positions, detector=folder.detector, fps=folder.description.fps, camera_seed=CAMERA_SEED)
-    )
+    fps, positions = folder.description.fps, folder.positions
+    return random_camera_clips(positions, people, folder.detector, fps=fps, camera_seed=CAMERA_SEED)
 
 
 def _trust(arguments: argparse.Namespace, folder: MotionFolder, progress: Callable[[str], None]) -> None:

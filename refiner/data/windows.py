@@ -44,8 +44,9 @@ def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> A
 
 
 def trailing_indices(frames: int, window: int, stride: int = 1) -> Indices:
-    """The frames of the windows that end with each frame, ``(frames, window)``: every ``stride``-th one before it;
-    before the beginning, the first frame again."""
+    """For each frame, the frames of the window that ends with it, ``(frames, window)``.
+
+    A window takes every ``stride``-th frame; where it would begin before the sequence, the first frame is repeated."""
     back = stride * np.arange(window - 1, -1, -1)
     return np.asarray(np.maximum(np.arange(frames)[:, None] - back, 0), np.intp)
 

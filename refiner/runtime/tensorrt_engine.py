@@ -426,12 +426,14 @@ def _check_build(manifest: dict[str, Any], file: Path, version: str, module: str
 def _rebuild(manifest: dict[str, Any], capability: str | None = None) -> str:
     """The command that makes the artefact again."""
     words = ["refiner-export", "--engine", manifest["engine"], "--precision", manifest["precision"]]
-    with_lifter = isinstance(manifest.get("lifter"), dict)
-    roles = {"checkpoint": "window refiner" if with_lifter else "refiner", "lifter": "lifter"}
+    defaults = {
+        "checkpoint": bundled.default_refiner(with_lifter=isinstance(manifest.get("lifter"), dict)),
+        "lifter": bundled.default_checkpoint("lifter"),
+    }
     for flag, key in (("--checkpoint", "checkpoint"), ("--with-lifter", "lifter")):
         entry = manifest.get(key)
         if isinstance(entry, dict):
-            default = bundled.default_checkpoint(roles[key])
+            default = defaults[key]
             if not default.is_file() or sha256_of(default) != entry.get("sha256"):
                 words += [flag, str(entry.get("name"))]
             elif key == "lifter":

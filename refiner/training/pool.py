@@ -142,8 +142,9 @@ class EstimatorPool:
         return Estimates(features, self._systematic.disturb(draws, pose), truth)
 
     def _middle(self, values: Tensor) -> Tensor:
-        """Scenes ``(B, length, ...)`` -> the refiner's windows ``(B x phases, T, ...)`` from their middle: lifting is
-        dear, so that every phase of a scene is a window."""
+        """Scenes ``(B, length, ...)`` -> the refiner's windows ``(B x phases, T, ...)`` from their middle.
+
+        Lifting a scene costs more than a step of a small refiner, so each of its phases becomes a window."""
         first, span = self._hop // 2, self._every * (self._config.frames - 1) + 1
         phases = [slice(first + phase, first + phase + span, self._every) for phase in range(self._every)]
         return torch.cat([values[:, phase] for phase in phases])
@@ -176,12 +177,12 @@ def frames_between(config: Config, lifters: Sequence[RayLifter]) -> int:
 
 
 def pool_length(config: Config, every: int = 1, reach: int = 0) -> int:
-    """Frames of the scenes that a pool draws its windows from, as its lifters take them.
+    """Frames of a scene, in the stride of the lifters.
 
-    They are as many windows of a lifter, overlapping by half, as hold a refiner's window with half an overlap on both
-    sides; a refiner's frames are ``every`` frames of the lifters apart, and its windows begin with the first ``every``
-    frames. Of a causal refiner: the frames that it is trained on, each of the lifters' phases one window, or with
-    ``reach`` frames before them where they are lifted live.
+    A refiner's frames are ``every`` frames of the lifters apart. A scene holds one window of the refiner, the
+    ``every - 1`` windows that begin one frame later each, and half an overlap of the lifters' windows on both sides. It
+    is as long as several windows of a lifter that overlap by half. A causal refiner needs the frames it is trained
+    on and, where they are lifted live, ``reach`` frames before them.
     """
     if config.model.causal:
         return config.window + reach

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from refiner.data.clips import CameraClip
-from refiner.data.windows import blend_phases, merge_phases, tds_phases
+from refiner.data.windows import blend_phases, merge_phases, tds_phases, trailing_indices
 from refiner.errors import ConfigError
 from refiner.models.canonical import canonical_pose, turned
 from refiner.models.unrolled import root_at_zero
+from refiner.runtime.stitching import run_live
 from refiner.training.checkpoints import Checkpoint, module_of
 from refiner.training.scene_tasks import keypoints_and_lens
 from refiner.training.scenes import SceneSampler
@@ -24,8 +25,6 @@ from refiner.training.tasks import lift_sequences
 from refiner.training.windows import Windows
 
 Array = NDArray[np.float32]
-# Frames of a clip that are lifted live at a time.
-LIVE_PART = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +65,19 @@ class RayLifter:
 
     def lift_live(self, features: torch.Tensor) -> torch.Tensor:
         """``(B, reach + F, 17, 6)`` -> ``(B, F, 17, 3)``, root at 0: each frame is the last one of a window."""
-        length = features.shape[1] - self.reach
-        # [F, frames]
-        places = self.reach + torch.arange(length)[:, None] - self.stride * torch.arange(self.frames - 1, -1, -1)
-        windows = features[:, places.to(features.device)].flatten(0, 1)
-        return self.windows(windows)[:, -1].reshape(len(features), length, 17, 3)
+        places = trailing_indices(features.shape[1], self.frames, self.stride)[self.reach :]  # [F, frames]
+        windows = features[:, torch.from_numpy(places).to(features.device)].flatten(0, 1)
+        return self.windows(windows)[:, -1].reshape(len(features), len(places), 17, 3)
 
     def lift_clip_live(self, features: Array) -> Array:
-        """`lift_live` for a whole clip ``(F, 17, 6)``, before which its first frame is repeated, as in a stream."""
-        before = np.repeat(features[:1], self.reach, axis=0)
-        whole = torch.from_numpy(np.concatenate([before, features]))[None]
+        """A whole clip ``(F, 17, 6)`` -> ``(F, 17, 3)`` as a stream lifts it (`refiner.runtime.stitching.run_live`)."""
         device = next(self.network.parameters()).device
-        parts = [
-            self.lift_live(whole[:, first : first + self.reach + LIVE_PART].to(device)).cpu()
-            for first in range(0, len(features), LIVE_PART)
-        ]
-        return np.asarray(torch.cat(parts, dim=1)[0], np.float32)
+
+        def lift(windows: Array) -> Array:
+            lifted: Array = self.windows(torch.from_numpy(windows).to(device)).cpu().numpy()
+            return lifted
+
+        return run_live(lift, (features,), self.frames, stride=self.stride)
 
     def lift_clip(self, features: Array) -> Array:
         """``(F, 17, 6)`` of a whole clip -> ``(F, 17, 3)``: its phases in windows that overlap by half, blended."""

@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from refiner.cli.evaluate import main as evaluate
 from refiner.errors import InputError, TrainingError
@@ -75,7 +74,7 @@ def run_evaluations(
 
 
 def _with_paths(arguments: Sequence[str]) -> list[str]:
-    words: list[Any] = list(arguments)
+    words = list(arguments)
     for place, word in enumerate(words[:-1]):
         if word in MODELS and "/" in words[place + 1]:
             words[place + 1] = str(ROOT / words[place + 1])

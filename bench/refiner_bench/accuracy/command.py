@@ -56,8 +56,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
         return
     from tqdm import tqdm
 
-    from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
-    from refiner.errors import TrainingError, UsageError
+    from refiner.errors import TrainingError
     from refiner_bench.accuracy.earlier import load_earlier
     from refiner_bench.accuracy.markdown import format_accuracy
     from refiner_bench.accuracy.report import accuracy_report, report_settings
@@ -71,11 +70,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
         for row in table.rows:
             print(f"{row.name:28s} {row.kind:8s} {row.title}")
         return
-    data = arguments.data or data_folder_from_env()
-    if arguments.quick:
-        data = None
-    elif data is None:
-        raise UsageError(f"the study needs motion: --data FOLDER or {DATA_VARIABLE}; or --quick, for toys")
+    data = _motion(arguments, "the study needs motion", "for toys")
     jobs = default_jobs() if arguments.jobs is None else arguments.jobs
     seeds = arguments.seeds or list(table.seeds)
     check_request(jobs, seeds)
@@ -115,8 +110,20 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
         raise TrainingError(f"failed, or without a row that they need: {told}; what else there is stands in the report")
 
 
-def _run_bundled(arguments: argparse.Namespace) -> None:
+def _motion(arguments: argparse.Namespace, need: str, instead: str) -> Path | None:
+    """The archive's folder; None with --quick, which takes built-in motion. Raises UsageError without either."""
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
+    from refiner.errors import UsageError
+
+    data = arguments.data or data_folder_from_env()
+    if arguments.quick:
+        return None
+    if data is None:
+        raise UsageError(f"{need}: --data FOLDER or {DATA_VARIABLE}; or --quick, {instead}")
+    return Path(data)
+
+
+def _run_bundled(arguments: argparse.Namespace) -> None:
     from refiner.errors import UsageError
     from refiner_bench.accuracy.bundled import TABLE, load_evaluations, run_evaluations, select
 
@@ -129,11 +136,7 @@ def _run_bundled(arguments: argparse.Namespace) -> None:
         for entry in evaluations:
             print(f"{entry.file:36s} {' '.join(entry.arguments)}")
         return
-    data = arguments.data or data_folder_from_env()
-    if arguments.quick:
-        data = None
-    elif data is None:
-        raise UsageError(f"the reports need motion: --data FOLDER or {DATA_VARIABLE}; or --quick, for built-in motion")
+    data = _motion(arguments, "the reports need motion", "for built-in motion")
     if arguments.quick and arguments.reports is None:
         raise UsageError("--quick writes reports that are no figures of the README: --reports DIR says where")
     more = ("--limit-clips", "2", "--resamples", "200") if arguments.quick else ()
