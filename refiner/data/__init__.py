@@ -19,6 +19,7 @@ from refiner.data.safe_npz import load_npz, load_user_array
 from refiner.data.training_set import TrainingClip, open_motion_folders, training_clips
 from refiner.data.windows import (
     blend_phases,
+    blend_refined,
     blend_weights,
     merge_phases,
     merge_windows,
@@ -40,6 +41,7 @@ __all__ = [
     "TrainingClip",
     "action_of",
     "blend_phases",
+    "blend_refined",
     "blend_weights",
     "camera_clips",
     "detector_rng",

@@ -137,6 +137,11 @@ def merge_phases(parts: Sequence[ArrayLike], frames: int) -> Array:
     return merged
 
 
+# Poses are averaged over 5 frames at most, weighted by a triangle: at 50 Hz little is lost of running (measured by
+# refiner-bench accuracy: docs/any-camera.md).
+POSE_STRIDE = 3
+
+
 def phase_weights(stride: int) -> NDArray[np.float64]:
     """A triangle ``(2 stride - 1,)`` that sums to 1, in which every phase of `tds_phases` weighs alike."""
     rising = np.arange(1, stride + 1)
@@ -161,3 +166,14 @@ def blend_phases(sequence: ArrayLike, stride: int) -> Array:
             total[here] += factor * values[there]
             weight[here] += factor
     return np.asarray(total / weight.reshape(-1, *(1,) * (values.ndim - 1)), values.dtype)
+
+
+def blend_refined(refined: ArrayLike, given: ArrayLike, stride: int) -> Array:
+    """`blend_phases` of the poses ``(F, ...)`` that a refiner of every ``stride``-th frame made of ``given``.
+
+    What the refiner changed is evened out over its stride. The given poses are evened out over `POSE_STRIDE` frames at
+    most: over more of them fast motion would be smoothed away. Up to that stride this equals ``blend_phases(refined)``.
+    """
+    poses = np.asarray(given)
+    change = np.asarray(refined) - poses
+    return np.asarray(blend_phases(poses, min(stride, POSE_STRIDE)) + blend_phases(change, stride), change.dtype)

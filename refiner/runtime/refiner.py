@@ -135,7 +135,7 @@ class Refiner(WindowModel[RefinerEngine]):
         if self._engine.reach is not None:
             return run_causal(model, (pixels, body), self._engine.reach)
         least = self._engine.least_batch
-        return run_strided(model, (pixels, body), self.frames, self.hop, self.batch, least, self.stride)
+        return run_strided(model, (pixels, body), self.frames, self.hop, self.batch, least, self.stride, body)
 
     def compare_input(
         self,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from refiner.data.windows import (
     blend_phases,
+    blend_refined,
     merge_phases,
     merge_windows,
     tds_phases,
@@ -70,18 +71,19 @@ def run_strided(
     batch: int = DEFAULT_BATCH,
     least_batch: int = 1,
     stride: int = 1,
+    given: Array | None = None,
 ) -> Array:
     """`run_windows` with windows of every ``stride``-th frame (temporal downsampling): each of the interleaved phases
-    of a sequence by itself, what they disagree in evened out (`blend_phases`). A sequence that is shorter than such a
-    window has a smaller stride."""
+    of a sequence by itself. What the phases disagree in is evened out: of a lifter by `blend_phases`, of a refiner of
+    the poses ``given`` by `blend_refined`. A sequence that is shorter than such a window has a smaller stride."""
     frames = len(sequences[0])
     taken = max(1, min(stride, (frames - 1) // max(window - 1, 1)))
     parts = [
         run_windows(model, tuple(sequence[phase] for sequence in sequences), window, hop, batch, least_batch)
         for phase in tds_phases(frames, taken)
     ]
-    merged: Array = blend_phases(merge_phases(parts, frames), taken)
-    return merged
+    merged = merge_phases(parts, frames)
+    return blend_phases(merged, taken) if given is None else blend_refined(merged, given, taken)
 
 
 def run_live(

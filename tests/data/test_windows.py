@@ -7,6 +7,7 @@ import pytest
 
 from refiner.data.windows import (
     blend_phases,
+    blend_refined,
     blend_weights,
     merge_phases,
     merge_windows,
@@ -148,3 +149,32 @@ def test_what_phases_disagree_in_is_evened_out(stride):
     np.testing.assert_allclose(blended[0], weights @ trembling[:stride] / weights.sum(), atol=1e-12)
     np.testing.assert_array_equal(blend_phases(trembling[:1], stride), trembling[:1])
     np.testing.assert_array_equal(blend_phases(trembling, 1), trembling)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_refined_poses_of_a_short_stride_are_evened_out_whole(stride):
+    given, refined = np.random.default_rng(1).normal(size=(2, 40, 3))
+    expected = blend_phases(refined, stride)
+    np.testing.assert_allclose(blend_refined(refined, given, stride), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("frames", [1, 4, 60])
+def test_refined_poses_of_a_long_stride_keep_fast_motion(frames):
+    """The change is a mean over 17 frames, the given poses over 5; weights as in the docstrings, frame by frame."""
+    rng = np.random.default_rng(2)
+    given, refined = rng.normal(size=(2, frames, 4))
+    expected = np.zeros((frames, 4))
+    for frame in range(frames):
+        for values, reach in ((given, 3), (refined - given, 9)):
+            weights = np.maximum(reach - np.abs(np.arange(frames) - frame), 0)
+            expected[frame] += weights @ values / weights.sum()
+    np.testing.assert_allclose(blend_refined(refined, given, 9), expected, atol=1e-12)
+    assert blend_refined(np.float32(refined), np.float32(given), 9).dtype == np.float32
+
+
+def test_what_moves_at_five_hertz_stays():
+    """A joint that swings five times a second, at 50 Hz: a mean over 17 frames would leave nothing of it."""
+    swing = np.sin(2 * np.pi * np.arange(200) / 10.0)[:, None]
+    inside = slice(20, -20)
+    kept = np.abs(blend_refined(swing + 1.0, swing, 9) - 1.0)[inside].max()
+    assert kept > 0.6 > 0.05 > np.abs(blend_phases(swing, 9))[inside].max()

@@ -113,11 +113,14 @@ Array phase_of(const Array& sequence, size_t phase, size_t stride) {
   return part;
 }
 
-// Evens out what the interleaved phases disagree in: relative to its root, which stays, every frame becomes the mean of
-// those around it, weighted by a triangle in which each phase counts alike; at the ends of those that there are.
-Array blend_phases(const Array& poses, size_t stride) {
-  const size_t frames = poses.shape[0], joints = poses.shape[1], pose = 3 * joints;
-  Array result = poses;
+// Poses are averaged over this stride at most, or fast motion would be smoothed away.
+constexpr size_t kPoseStride = 3;
+
+// Adds to `result` the values of `poses` relative to their root, evened out over interleaved phases: every frame becomes
+// the mean of those around it, weighted by a triangle in which each phase counts alike; at the ends of those that there
+// are.
+void add_blended(const Array& poses, size_t stride, Array& result) {
+  const size_t frames = poses.shape[0], pose = poses.shape[1] * poses.shape[2];
   for (size_t frame = 0; frame < frames; ++frame) {
     std::vector<double> sum(pose);
     double weights = 0.0;
@@ -128,11 +131,21 @@ Array blend_phases(const Array& poses, size_t stride) {
       for (size_t value = 0; value < pose; ++value) sum[value] += weight * (values[value] - values[value % 3]);
     }
     float* blended = result.values.data() + frame * pose;
-    const float* root = poses.values.data() + frame * pose;
-    for (size_t value = 0; value < pose; ++value) {
-      blended[value] = static_cast<float>(sum[value] / weights) + root[value % 3];
-    }
+    for (size_t value = 0; value < pose; ++value) blended[value] += static_cast<float>(sum[value] / weights);
   }
+}
+
+// The refined poses with what their phases disagree in evened out: the change over the whole stride, the given poses
+// over kPoseStride at most. The root stays.
+Array blend_refined(const Array& refined, const Array& given, size_t stride) {
+  const size_t pose = given.shape[1] * given.shape[2];
+  Array change = refined, result = refined;
+  for (size_t at = 0; at < refined.values.size(); ++at) {
+    change.values[at] -= given.values[at];
+    result.values[at] = refined.values[at - at % pose + at % 3];
+  }
+  add_blended(given, std::min(stride, kPoseStride), result);
+  add_blended(change, stride, result);
   return result;
 }
 
@@ -150,7 +163,7 @@ Array refine_strided(ov::InferRequest& request, const Form& form, size_t window,
       std::copy_n(part.values.data() + index * pose, pose, result.values.data() + (phase + index * stride) * pose);
     }
   }
-  return blend_phases(result, stride);
+  return blend_refined(result, pose_3d, stride);
 }
 
 void check(bool fits, const std::string& message) {

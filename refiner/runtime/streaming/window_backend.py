@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.data.windows import blend_weights, phase_weights
+from refiner.data.windows import POSE_STRIDE, blend_weights, phase_weights
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_unsaid
 from refiner.runtime.streaming.backend import UNIT_LENS, Array, BeatInput, BeatOutput, as_rays
@@ -30,7 +30,7 @@ class WindowBackend:
 
     A model of every s-th frame (temporal downsampling) runs over s interleaved phases, each of which is a stream of its
     own: a window takes the newest beat and every s-th before it, and hop and look_ahead count the beats of a phase.
-    With look_ahead, what the phases disagree in is evened out (`refiner.data.blend_phases`), for s - 1 beats of delay.
+    With look_ahead, what the phases disagree in is evened out (`refiner.data.blend_refined`), for s - 1 beats of delay.
 
     Before T beats of a phase have come the first one is repeated before them. Raises UsageError.
     """
@@ -141,7 +141,11 @@ class _Person:
     ready: dict[int, BeatOutput] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._weights = phase_weights(self.reach + 1)
+        stride = self.reach + 1
+        self._weights = phase_weights(stride)
+        # Those of the given poses, with zeros around them (`blend_refined`).
+        narrow = min(stride, POSE_STRIDE)
+        self._given_weights = np.pad(phase_weights(narrow), stride - narrow)
 
     def in_order(self, ended: bool = False) -> list[BeatOutput]:
         """The outputs that wait for no other beat; with ``ended`` none comes any more."""
@@ -160,9 +164,12 @@ class _Person:
         if not self.reach:
             return beat
         around = range(self.out - self.reach, self.out + self.reach + 1)
-        known = [(weight, self.ready[at]) for weight, at in zip(self._weights, around, strict=True) if at in self.ready]
-        total = sum(weight for weight, _ in known)
-        refined = sum(weight * entry.refined.astype(np.float64) for weight, entry in known) / total
+        there = [at in self.ready for at in around]
+        beats = [self.ready[at] for at in around if at in self.ready]
+        given = np.stack([entry.given for entry in beats]).astype(np.float64)
+        change = np.stack([entry.refined for entry in beats]) - given
+        refined = np.average(given, axis=0, weights=self._given_weights[there])
+        refined += np.average(change, axis=0, weights=self._weights[there])
         return replace(beat, refined=np.asarray(refined, np.float32))
 
     def reset(self) -> None:

@@ -54,15 +54,15 @@ def test_a_frame_waits_no_longer_than_is_said(hop, look_ahead, stride):
 
 
 @pytest.mark.parametrize("hop", [1, 2, 4])
-@pytest.mark.parametrize("frames", [27, 54, 90])
-def test_a_strided_model_s_stream_is_the_offline_refinement(hop, frames):
+@pytest.mark.parametrize(("stride", "frames"), [(3, 27), (3, 54), (3, 90), (5, 90), (7, 126)])
+def test_a_strided_model_s_stream_is_the_offline_refinement(hop, stride, frames):
     """Where the phases end with a window of the hop."""
-    engine = strided(3)
+    engine = strided(stride)
     pixels, poses = motion(frames, seed=frames)
     offline = Refiner(engine, hop=hop).refine(pixels, poses, SIZE)
     live = StreamingRefiner(WindowBackend(engine, hop, WINDOW - hop), SIZE)
     found = np.stack([frame.pose_3d for frame in stream(live, pixels, poses)])
-    known = frames if (frames // 3 - WINDOW) % hop == 0 else frames - 3 * WINDOW - 2
+    known = frames if (frames // stride - WINDOW) % hop == 0 else frames - stride * (WINDOW + 1) + 1
     np.testing.assert_allclose(found[:known], offline[:known], atol=1e-5)
     # A person who left and came back starts anew.
     again = np.stack([frame.pose_3d for frame in stream(live, pixels, poses, begin=100.0)])
