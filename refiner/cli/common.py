@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,8 +41,10 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
         return int(stop.code or 0)
     try:
         with warnings.catch_warnings():
-            _tell_warnings(parser.prog)
+            more = _tell_warnings(parser.prog)
             code = command(arguments)
+        for message, number in more.items():
+            print(f"{parser.prog}: warning: {number} more like this: {message}", file=sys.stderr)
         sys.stdout.flush()
     except RefinerError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,19 +62,35 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
     return int(code or 0)
 
 
-def _tell_warnings(program: str) -> None:
-    """Warnings about inputs as a line on stderr, each once; others as Python shows them."""
-    python_s, told = warnings.showwarning, set()
+def _tell_warnings(program: str) -> Counter[str]:
+    """Print warnings about inputs as a line on stderr; Python shows other warnings.
 
-    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+    Of warnings that differ in their numbers alone, as those of many clips do, the first is printed. Returns a counter
+    that fills up: how many more of each there were, by the first one's text.
+    """
+    python_s = warnings.showwarning
+    first: dict[str, str] = {}
+    told: set[str] = set()
+    more: Counter[str] = Counter()
+
+    def show(message: Any, category: type[Warning], *where: Any, **more_of_it: Any) -> None:
         if not issubclass(category, InputWarning):
-            python_s(message, category, *where, **more)
-        elif str(message) not in told:
-            told.add(str(message))
-            print(f"{program}: warning: {message}", file=sys.stderr)
+            python_s(message, category, *where, **more_of_it)
+            return
+        text = str(message)
+        if text in told:
+            return
+        told.add(text)
+        kind = re.sub(r"\d+(\.\d+)?", "#", text)
+        if kind in first:
+            more[first[kind]] += 1
+        else:
+            first[kind] = text
+            print(f"{program}: warning: {text}", file=sys.stderr)
 
     warnings.showwarning = show
     warnings.simplefilter("always", InputWarning)
+    return more
 
 
 def _describe(error: OSError) -> str:
