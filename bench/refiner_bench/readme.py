@@ -107,21 +107,28 @@ def _evaluation(reports: Reports) -> str:
 
 def _estimators(reports: Reports) -> str:
     """What one refiner does to several estimators: a report of `refiner-evaluate` for each."""
-    refiners = {report["models"]["refiner"]["sha256"] for _, report in reports}
-    data = {report["data"]["description"] for _, report in reports}
-    if len(refiners) > 1 or len(data) > 1:
-        raise InputError(
-            "these reports are of several refiners, or on several data: " + ", ".join(n for n, _ in reports)
-        )
+    if len({report["models"]["refiner"]["sha256"] for _, report in reports}) > 1:
+        raise InputError("these reports are of several refiners: " + ", ".join(name for name, _ in reports))
+    return _by_estimator(reports)
+
+
+def _left_out(reports: Reports) -> str:
+    """What refiners do to an estimator that each of them never saw: a report of `refiner-evaluate` for each pair."""
+    return _by_estimator(reports, with_refiner=True)
+
+
+def _by_estimator(reports: Reports, with_refiner: bool = False) -> str:
+    if len({report["data"]["description"] for _, report in reports}) > 1:
+        raise InputError("these reports are on several data: " + ", ".join(name for name, _ in reports))
     rows = []
     for _, report in reports:
         gains = _told_gains(report)
         means = [report["metrics"][metric]["frame_mean"] for metric in METRICS[:2]]
         cells = [f"{mean[column]:.1f}" for mean in means for column in ("lifter", "refined")]
         told = [gains[metric] for metric in METRICS]
-        name = Path(report["models"]["lifter"]["file"]).stem
-        rows.append([f"`{name}`", cells[0], cells[1], told[0], cells[2], cells[3], told[1], told[2]])
-    header = ["estimator", "MPJPE", "refined", "gain, 95 % interval over clips"]
+        models = [f"`{Path(report['models'][model]['file']).stem}`" for model in ("lifter", "refiner")]
+        rows.append([*models[: 1 + with_refiner], *cells[:2], told[0], *cells[2:], *told[1:]])
+    header = ["estimator", *(["refiner"] if with_refiner else []), "MPJPE", "refined", "gain, 95 % interval over clips"]
     return markdown_table([*header, "P-MPJPE", "refined", "gain", "acceleration error, gain"], rows)
 
 
@@ -259,6 +266,7 @@ def _paper_table(table: str, reports: Reports) -> str:
 _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
     "estimators": ("evaluation", _estimators),
+    "left-out": ("evaluation", _left_out),
     "study": ("accuracy", _study),
     "transfer": ("accuracy", _transfer),
     "runs": ("accuracy", _runs),

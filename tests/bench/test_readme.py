@@ -104,8 +104,17 @@ def test_one_refiner_on_several_estimators(tmp_path):
     gain = next(gain for gain in given["gains"] if (gain["metric"], gain["to"]) == ("acceleration_error", "refined"))
     assert rows[0][7].startswith(f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to")
     given["models"]["refiner"]["sha256"] = "another"
+    given["models"]["refiner"]["file"] = "other.safetensors"
     (tmp_path / "c.json").write_text(json.dumps(given))
-    with pytest.raises(InputError, match="of several refiners, or on several data"):
+    with pytest.raises(InputError, match="of several refiners"):
+        with_figures(block, tmp_path)
+    # Where each estimator was left out of another refiner's pool, the table names them.
+    block = block.replace("estimators", "left-out")
+    header, _, *rows = cells(with_figures(block, tmp_path).split("-->\n", 1)[1].rsplit("<!--", 1)[0])
+    assert header[:2] == ["estimator", "refiner"] and rows[2][1] == "`other`" and len(header) == len(rows[2])
+    given["data"]["description"] = "other data"
+    (tmp_path / "d.json").write_text(json.dumps(given))
+    with pytest.raises(InputError, match="on several data"):
         with_figures(block, tmp_path)
 
 
