@@ -9,11 +9,11 @@ FOLDER = Path(__file__).parent / "checkpoints"
 # smaller one; the refiner of windows that a stream or one graph with the lifter takes has the lifter's stride.
 DEFAULTS = {
     "lifter": "lifter-small-rays",
-    "live lifter": "lifter-nano-rays",
+    "live-lifter": "lifter-nano-rays",
     "refiner": "refiner-nano-rays-long",
-    "window refiner": "refiner-nano-rays",
-    "refiner of other estimators": "refiner-base-rays",
-    "causal refiner": "refiner-nano-rays-causal",
+    "window-refiner": "refiner-nano-rays",
+    "refiner-of-other-estimators": "refiner-base-rays",
+    "causal-refiner": "refiner-nano-rays-causal",
 }
 # The lifter that sees screen coordinates, of the four cameras that it was trained on; studies are about it.
 SCREEN_LIFTER = "lifter"
@@ -31,7 +31,7 @@ def lifter_of(rays: bool) -> Path:
 
 def default_refiner(with_lifter: bool) -> Path:
     """The refiner that is exported where none is named, alone or in one graph with a lifter; it need not be there."""
-    return default_checkpoint("window refiner" if with_lifter else "refiner")
+    return default_checkpoint("window-refiner" if with_lifter else "refiner")
 
 
 def checkpoint(name: str) -> Path:

@@ -13,15 +13,10 @@ from refiner import bundled
 from refiner.evaluation.paper_tables import LIFTERS, REFINERS
 from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT
 from refiner.evaluation.tables import markdown_table
+from refiner.model_files.build import Runnable, build_model, module_of
+from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
+from refiner.model_spec import ModelSpec
 from refiner.models import LiftingModule
-from refiner.training.checkpoints import (
-    Checkpoint,
-    Runnable,
-    build_model,
-    is_diffusion_lifter,
-    load_checkpoint,
-    module_of,
-)
 from refiner.training.config import CONFIG_FOLDER
 from refiner_bench.flops_torch import count_flops
 from refiner_bench.report import gain_text, new_report
@@ -93,7 +88,7 @@ def window_flops(checkpoint: Checkpoint) -> tuple[int, int]:
     """FLOPs of a window as PyTorch counts them, and the passes over the network that are in them: K of a refiner; of a
     diffusion lifter K x H, twice where it averages with the mirrored pass, each pass as dear as the first."""
     config = checkpoint.config
-    if not is_diffusion_lifter(config):
+    if not ModelSpec.of_config(config).is_sampled_lifter:
         module = module_of(checkpoint)
         return count_flops(module, _inputs(module)), int(getattr(module, "steps", 1))
     sampling = config["sampling"]

@@ -17,12 +17,14 @@ from refiner_export.gate import parity_windows
 from refiner_export.graph import example_inputs, quiet_exporter
 from refiner_export.options import Batch, ExportOptions
 
+from refiner.engines import EngineOptions
 from refiner.errors import MissingComponentError, UsageError
 from refiner.evaluation.tables import markdown_table
+from refiner.model_files.build import module_of
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import UnrolledRefiner
 from refiner.runtime.engine import input_names
 from refiner.runtime.loading import open_engine
-from refiner.training.checkpoints import load_checkpoint, module_of
 from refiner_bench.naive_model import naive_form
 from refiner_bench.report import new_report
 from refiner_bench.timing import Run, best_rate, interleaved, large_product, ratio_interval
@@ -137,8 +139,8 @@ def measure_engines(
             made = assemble(options, place, Clock())
             notes[title] = {"build_s": time.perf_counter() - began, "bytes": _bytes_of(place)}
             runtime = engine if built == "torch" else None
-            where = None if built == "openvino" else device
-            opened = open_engine(made.target, "refiner", engine=runtime, threads=threads, device=where)
+            where = device if options.has_device else None
+            opened = open_engine(made.target, "refiner", EngineOptions(runtime, threads=threads, device=where))
             runs[title] = lambda opened=opened: opened(*inputs)  # type: ignore[misc]
             if "nodes" in made.manifest:
                 counts = made.manifest["nodes"]

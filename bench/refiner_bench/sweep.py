@@ -23,7 +23,7 @@ from refiner.data import CameraClip, MotionFolder
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.files import sha256_of
-from refiner.training.checkpoints import load_checkpoint
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner_bench.accuracy.clips import of_cameras, told_cameras
 from refiner_bench.counts import PAPER_TABLE_IV, DenoiserSize, window_flops
 from refiner_bench.engines import PEER, measure_engines
@@ -42,8 +42,9 @@ _Scored = tuple[list[CameraClip], list[NDArray[np.float32]]]
 PEAK = """
 import resource, sys
 import numpy as np
+from refiner.engines import EngineOptions
 from refiner.runtime.loading import open_engine
-engine = open_engine(sys.argv[1], "refiner", threads=int(sys.argv[2]))
+engine = open_engine(sys.argv[1], "refiner", EngineOptions(threads=int(sys.argv[2])))
 rng = np.random.default_rng(0)
 frames = engine.frames
 pose_2d = rng.uniform(200, 800, (1, frames, 17, 2)).astype(np.float32)

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from refiner.training.checkpoints import MODEL_PREFIX, Checkpoint, build_model, save_checkpoint
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import MODEL_PREFIX, Checkpoint, save_checkpoint
 from refiner.training.config import Config, load_config
 
 # For the text side of FinePOSE, whose actions are those of the archive that it is trained on.

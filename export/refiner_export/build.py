@@ -19,11 +19,11 @@ from refiner import bundled
 from refiner.causal_state import CAUSAL
 from refiner.errors import CheckpointError, MissingComponentError, ParityError
 from refiner.files import atomic_write_text, give_usual_permissions, sha256_of
-from refiner.runtime.artefact import manifest_path, read_manifest
+from refiner.runtime.manifest import Manifest, manifest_path, read_manifest
 from refiner_export import cache
 from refiner_export.engines import Graph, Report, engine_module
 from refiner_export.inspection import node_counts
-from refiner_export.options import DEFAULT_OPSET, DEFAULT_WINDOWS, OF_THE_MODULE, Batch, ExportOptions
+from refiner_export.options import DEFAULT_OPSET, DEFAULT_WINDOWS, Batch, ExportOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from refiner_export.precision import TypedGraph
     from refiner_export.source import Source
 
-# Only these are worth a graph on disk where the engine itself cannot be had: they are built on other machines.
-BUILT_ELSEWHERE = ("trt", "trt-rtx")
 CALIBRATION_SEED, CALIBRATION_WINDOWS = 77, 96
 # Mean joint change that int8 may cost, which hardly shows in MPJPE: layers beyond it stay in float32.
 INT8_LIMIT_MM = 2.5
@@ -43,16 +41,21 @@ BF16_SHARE, SENSITIVITY_WINDOWS = 0.85, 32
 
 @dataclass(frozen=True)
 class ExportResult:
-    """``path`` of the artefact, ``manifest_path`` of its JSON description, and the ``manifest`` itself.
+    """``path`` of the artefact, ``manifest_path`` of its JSON description, and the manifest itself, ``described``.
 
     ``cached``: it was built before. ``stages``: seconds of each stage of the build.
     """
 
     path: Path
     manifest_path: Path
-    manifest: dict[str, Any]
+    described: Manifest
     cached: bool = False
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as JSON."""
+        return self.described.content
 
 
 def export_artefact(options: ExportOptions, report: Report = lambda line: None, use_cache: bool = True) -> ExportResult:
@@ -75,7 +78,7 @@ def export_artefact(options: ExportOptions, report: Report = lambda line: None, 
     try:
         engine_module(options.engine).require(options)
     except MissingComponentError as error:
-        if options.engine not in BUILT_ELSEWHERE:
+        if not options.spec.built_elsewhere:
             raise
         raise _with_graph(error, options, report) from error
     result = _build(options, report)
@@ -134,16 +137,16 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
             float32_branches = _float32_branches(source, options)
         clock.report(f"  in float32: {', '.join(float32_branches) or 'none'}")
     typed = None
-    if options.engine not in OF_THE_MODULE:
+    if not options.spec.takes_module:
         with clock.stage(f"tracing the {source.kind}: {source.frames} frames, opset {options.opset}"):
             typed = _typed_graph(source, options, float32_branches)
     manifest = describe(source, typed, options)
     if float32_branches:
         manifest["float32_branches"] = float32_branches
     if typed is not None:
-        clock.report(f"  {node_counts(manifest)}")
+        clock.report(f"  {node_counts(manifest['nodes'])}")
     engine = engine_module(options.engine)
-    target = folder / artefact_name(source.kind, source.frames, source.steps, options, engine.SUFFIX)
+    target = folder / artefact_name(source.kind, source.frames, source.steps, options, options.spec.suffix)
     graph = Graph(source, typed, tuple(float32_branches))
     with clock.stage(f"compiling for {options.engine}, {options.precision}"):
         began = time.perf_counter()
@@ -162,10 +165,11 @@ def _build(options: ExportOptions, report: Report) -> ExportResult:
         made = assemble(options, folder, clock)
         with clock.stage("comparing with PyTorch"):
             compare = compare_stream if made.graph.source.kind == CAUSAL else compare_artefact
-            made.manifest["parity"] = compare(made.graph, options, made.target)
+            parity = compare(made.graph, options, made.target)
+            made.manifest["parity"] = parity
         _write(folder, made.target, made.manifest, made.graph)
         try:
-            judge(made.manifest["parity"]["total"], options)
+            judge(parity["total"], options)
         except ParityError as error:
             raise ParityError(f"{error}. It is kept as {_reject(folder, options.output)}") from error
         path = _publish(folder, made.target, options.output)
@@ -202,11 +206,11 @@ def _calibration_batch(options: ExportOptions) -> int:
 
 def _calibration_windows(source: Source, options: ExportOptions) -> tuple[NDArray[np.float32], ...]:
     """Windows of the training people, enough for two batches."""
-    from refiner_export.gate import gate_windows, stride_of
+    from refiner_export.gate import gate_windows
 
     enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * _calibration_batch(options)))
     windows = gate_windows(
-        enough, source.frames, seed=CALIBRATION_SEED, part="train", rays=source.rays, stride=stride_of(source.config)
+        enough, source.frames, seed=CALIBRATION_SEED, part="train", rays=source.rays, stride=source.spec.stride
     )
     return windows.of_kind(source.kind, len(source.actions), source.rays)
 

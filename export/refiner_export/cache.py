@@ -15,7 +15,7 @@ import refiner
 from refiner import bundled
 from refiner.errors import ArtefactError
 from refiner.files import sha256_of
-from refiner.runtime.artefact import check_files, manifest_path, read_manifest
+from refiner.runtime.manifest import check_files, manifest_path, read_manifest
 from refiner_export.options import ExportOptions
 from refiner_export.versions import versions
 
@@ -125,7 +125,7 @@ def _machine(options: ExportOptions) -> list[str]:
     found = [platform.machine()]
     if options.engine == "aoti":
         found += sorted({line for line in _cpu_description() if line.startswith(("model name", "flags"))})
-    if options.engine in ("trt", "trt-rtx") or options.device == "cuda":
+    if options.spec.on_gpu_alone or options.device == "cuda":
         found.append(_gpu_description())
     return found
 

@@ -8,9 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+
+if TYPE_CHECKING:
+    from refiner.runtime.manifest import Manifest
 
 BUNDLED_LIFTER = "bundled"
 
@@ -37,7 +40,7 @@ and camera (width, height, focal length in pixels) in the place of image_size.
 
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
-    from refiner_export.options import ENGINES, PRECISIONS
+    from refiner.engines import PRECISIONS, exporting_engines
 
     parser = argparse.ArgumentParser(
         prog="refiner-export",
@@ -47,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
+    names = ", ".join(spec.name for spec in exporting_engines())
+    parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {names}")
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: refiner-ENGINE-PRECISION)")
     model = parser.add_argument_group("the model")
     model.add_argument("--checkpoint", metavar="PATH", help="lifter or refiner (default: the bundled refiner)")
@@ -160,14 +164,14 @@ def _export(arguments: argparse.Namespace) -> None:
         "parity": result.manifest["parity"],
         "command": command_line(options),
     }
-    lines = [*_parity_lines(result.manifest), f"wrote {result.path}"]
+    lines = [*_parity_lines(result.described), f"wrote {result.path}"]
     if arguments.triton is not None:
         from refiner_export.triton import write_repository
 
         facts["triton"] = str(write_repository(result.path, arguments.triton))
         lines.append(f"wrote the Triton model {facts['triton']}")
     loaders = {"refiner": "Refiner.load", CAUSAL: "StreamingRefiner.load"}
-    loader = loaders.get(result.manifest["kind"], "Lifter.load")
+    loader = loaders.get(result.described.kind, "Lifter.load")
     lines.append(f"load it with: refiner.{loader}({str(result.path)!r})")
     _print(arguments.json, facts, lines)
 
@@ -235,25 +239,18 @@ def _plan(options: Any) -> dict[str, Any]:
     }
 
 
-def _parity_lines(manifest: dict[str, Any]) -> list[str]:
-    from refiner_export.inspection import figures
-
-    parity = manifest["parity"]
-    lines = []
-    for name, title in (("typing", "the graph's types"), ("engine", "the engine"), ("total", "together")):
-        part = parity.get(name)
-        if part is not None:
-            lines.append(f"{title:18s} {figures(part)}")
-    if "note" in parity:
-        lines.append(f"note: {parity['note']}")
-    return lines
+def _parity_lines(manifest: Manifest) -> list[str]:
+    if manifest.parity is None:
+        return []
+    lines = [f"{title:18s} {part}" for title, part in manifest.parity.parts.items()]
+    return lines if manifest.parity.note is None else [*lines, f"note: {manifest.parity.note}"]
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from refiner_export.inspection import describe_lines, inspect_artefact
 
     manifest = inspect_artefact(arguments.file)
-    _print(arguments.json, manifest, describe_lines(manifest, arguments.file))
+    _print(arguments.json, manifest.content, describe_lines(manifest, arguments.file))
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

@@ -126,15 +126,10 @@ def _bundled_lifter_s(
     if not file.is_file():
         return None
     engine = open_engine(file, "lifter")
-    if (engine.frames, stride_of(engine.metadata)) != (frames, stride) or (rays and not engine.rays):
+    if (engine.frames, engine.stride) != (frames, stride) or (rays and not engine.rays):
         return None
     lifted: Array = run_batches(engine, seen if engine.rays else screen, [16])
     return lifted
-
-
-def stride_of(config: dict[str, Any]) -> int:
-    """Frames from one of a window to the next, of a checkpoint's configuration or a manifest."""
-    return int(config.get("stride", 1))
 
 
 def with_wild_windows(windows: GateWindows, seed: int = SEED) -> GateWindows:

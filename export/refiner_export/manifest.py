@@ -17,13 +17,12 @@ from refiner.causal_state import step_inputs, step_outputs
 from refiner.diffusion import ddim_timesteps
 from refiner.files import sha256_of
 from refiner.machine import processor_name
+from refiner.model_spec import ModelSpec
 from refiner.models.causal import CarriedStep, CausalStep
-from refiner.runtime.artefact import SCHEMA
 from refiner.runtime.causal import layout_entry
-from refiner.runtime.engine import OUTPUTS, config_fps, window_inputs
+from refiner.runtime.engine import OUTPUTS, window_inputs
+from refiner.runtime.manifest import SCHEMA
 from refiner.skeleton import JOINT_NAMES, PARENTS
-from refiner.training.checkpoints import is_denoiser, is_diffusion_lifter
-from refiner_export.gate import stride_of
 from refiner_export.gpu import device_at_hand
 from refiner_export.graph import count_nodes
 from refiner_export.options import Batch, ExportOptions
@@ -52,9 +51,9 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         "trained_frames": source.trained_frames,
         "batch": {"min": batch.least, "opt": batch.best, "max": batch.most},
         "mirrored_pass": options.flip_test,
-        "fps": config_fps(config),
+        "fps": source.spec.fps,
         # Frames from one of a window to the next.
-        "stride": stride_of(config),
+        "stride": source.spec.stride,
         "joints": {"names": list(JOINT_NAMES), "parents": list(PARENTS)},
         "units": {
             "pose_2d": "pixels",
@@ -94,15 +93,15 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         manifest["uncertainty"] = config["uncertainty"]
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
-        if is_diffusion_lifter(source.lifter_config):
+        if ModelSpec.of_config(source.lifter_config).is_sampled_lifter:
             manifest["lifter_sampling"] = source.lifter_config["sampling"]
     if source.actions:
         manifest["actions"] = list(source.actions)
     if source.steps is not None:
         manifest["steps"] = source.steps
-    if is_diffusion_lifter(config):
+    if source.spec.is_sampled_lifter:
         manifest["sampling"] = config["sampling"]
-    elif source.steps is not None and is_denoiser(config):
+    elif source.steps is not None and source.spec.is_denoiser:
         timesteps = ddim_timesteps(source.steps, config["diffusion"]["timesteps"])[:-1]
         manifest |= {"timesteps": timesteps, "diffusion": config["diffusion"]}
     return manifest

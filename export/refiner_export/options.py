@@ -8,24 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refiner.engines import ENGINES, EngineSpec, exporting_engines
 from refiner.errors import UsageError
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-# What every engine can be asked for. ONNX Runtime keeps float32 on a CPU: a graph of another precision runs there with
-# conversions, slower; it is meant for CUDA.
-PRECISIONS_OF = {
-    "onnx": PRECISIONS,
-    "openvino": ("fp32", "bf16", "int8"),
-    "trt": PRECISIONS,
-    "trt-rtx": PRECISIONS,
-    "aoti": ("fp32", "bf16", "fp16"),
-    "torch": ("fp32",),
-}
-ENGINES = tuple(PRECISIONS_OF)
-# Those that take the PyTorch module; the others take its ONNX graph.
-OF_THE_MODULE = ("aoti", "torch")
-# Engines whose artefacts need a GPU to run.
-ON_GPU = ("trt", "trt-rtx")
 # Largest joint difference to float32 PyTorch in mm for fp32; mean joint difference for the others.
 TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.5, "bf16": 0.5, "int8": 5.0}
 TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0}
@@ -98,17 +83,19 @@ class ExportOptions:
 
     def check(self) -> None:
         """Raises UsageError for what does not go together."""
-        if self.engine not in ENGINES:
-            raise UsageError(f"there is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}")
-        if self.precision not in PRECISIONS_OF[self.engine]:
-            allowed = ", ".join(PRECISIONS_OF[self.engine])
+        known = [spec.name for spec in exporting_engines()]
+        if self.engine not in known:
+            raise UsageError(f"there is no engine {self.engine!r}; choose one of {', '.join(known)}")
+        if self.precision not in self.spec.precisions:
+            allowed = ", ".join(self.spec.precisions)
             raise UsageError(f"--engine {self.engine} has no --precision {self.precision}; choose one of {allowed}")
         if self.compute_capability is not None and self.engine != "trt-rtx":
             raise UsageError("--compute-capability is for --engine trt-rtx; the others compile for the GPU at hand")
         if self.timing_cache is not None and self.engine != "trt":
             raise UsageError("--timing-cache is for --engine trt; TensorRT for RTX would ask for a GPU with one")
-        if self.device == "cuda" and self.engine not in ("onnx", "aoti", "torch"):
-            raise UsageError(f"--device is for onnx, aoti and torch; {self.engine} has one kind of device")
+        if self.device == "cuda" and not self.has_device:
+            *others, last = [spec.name for spec in exporting_engines() if len(spec.devices) > 1]
+            raise UsageError(f"--device is for {', '.join(others)} and {last}; {self.engine} has one kind of device")
         if self.streams is not None and not 1 <= self.streams <= MOST_STREAMS:
             raise UsageError(f"--streams {self.streams}: expected 1 to {MOST_STREAMS}")
         if self.frames is not None and not 1 <= self.frames <= MOST_WINDOWS:
@@ -131,6 +118,16 @@ class ExportOptions:
             raise UsageError(f"--data {self.data}: there is no such folder")
         if self.tolerance_mm is not None and not 0 < self.tolerance_mm < math.inf:
             raise UsageError(f"--tolerance-mm {self.tolerance_mm}: expected a length above 0")
+
+    @property
+    def spec(self) -> EngineSpec:
+        """The engine's row in the table of engines."""
+        return ENGINES[self.engine]
+
+    @property
+    def has_device(self) -> bool:
+        """Whether the engine's files run on more than one kind of device."""
+        return len(self.spec.devices) > 1
 
     @property
     def chooses_branches(self) -> bool:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from refiner.runtime.artefact import read_manifest
+from refiner.engines import EngineOptions
 from refiner.runtime.causal import CausalEngine
 from refiner.runtime.causal_onnx import OnnxCausalEngine
 from refiner.runtime.loading import open_causal_engine, open_engine
+from refiner.runtime.manifest import read_manifest
 from refiner.runtime.onnx_engine import METADATA_KEY
 from refiner_export.engines import Graph
 from refiner_export.gate import (
@@ -25,11 +26,10 @@ from refiner_export.gate import (
     gate_windows,
     reference,
     run_batches,
-    stride_of,
     with_wild_windows,
 )
 from refiner_export.gpu import device_at_hand
-from refiner_export.options import ON_GPU, Batch, ExportOptions
+from refiner_export.options import Batch, ExportOptions
 from refiner_export.runner import graph_runner
 
 # Frames of a causal refiner's comparison; each stream begins some frames after the one before, and the first is
@@ -44,7 +44,7 @@ def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict
     ``engine``: what the engine adds to that.
     """
     source = graph.source
-    windows = gate_windows(options, source.frames, rays=source.rays, stride=stride_of(source.config))
+    windows = gate_windows(options, source.frames, rays=source.rays, stride=source.spec.stride)
     if options.precision == "fp32":
         windows = with_wild_windows(windows)
     inputs, sizes = windows.of_kind(source.kind, len(source.actions), source.rays), batch_sizes(options)
@@ -61,7 +61,7 @@ def compare_artefact(graph: Graph, options: ExportOptions, target: Path) -> dict
         and not source.rays
         and (windows.real or source.kind != "refiner"),
     }
-    on_gpu_elsewhere = options.engine in ON_GPU and not _runs_here(options)
+    on_gpu_elsewhere = options.spec.on_gpu_alone and not _runs_here(options)
     # ONNX Runtime has no bf16 products on a CPU: such a graph is one that is kept for another machine.
     for_elsewhere = on_gpu_elsewhere or (options.engine, options.device, options.precision) == ("onnx", "cpu", "bf16")
     typed = None
@@ -101,7 +101,7 @@ def compare_stream(graph: Graph, options: ExportOptions, target: Path) -> dict[s
         "tolerance_mm": options.mean_tolerance_mm(),
         "mpjpe_is_accuracy": False,
     }
-    if options.engine in ON_GPU:
+    if options.spec.on_gpu_alone:
         parity["note"] = "the engine was parsed and built, not run. Its graph was compared"
     with tempfile.TemporaryDirectory() as folder:
         engine = _stream_engine(graph, options, target, Path(folder))
@@ -147,20 +147,19 @@ def _plan(parts: tuple[tuple[int, int], ...], delay: int) -> list[tuple[int, int
 
 
 def _stream_engine(graph: Graph, options: ExportOptions, target: Path, folder: Path) -> CausalEngine:
-    if options.engine not in ON_GPU:
-        return open_causal_engine(target, device=options.device if options.engine != "openvino" else None)
+    if not options.spec.on_gpu_alone:
+        return open_causal_engine(target, EngineOptions(device=options.device if options.has_device else None))
     # Its graph, in ONNX Runtime.
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps({**read_manifest(target), "engine": "onnx"})})
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps({**read_manifest(target).content, "engine": "onnx"})})
     onnx.save(model, folder / "graph.onnx")
     return OnnxCausalEngine(folder / "graph.onnx", device="cpu")
 
 
 def _engine(graph: Graph, target: Path, options: ExportOptions) -> Run:
     role = "refiner" if graph.source.kind == "refiner" else "lifter"
-    device = options.device if options.engine in ("onnx", "aoti", "torch") else None
-    opened: Run = open_engine(target, role, device=device)
+    opened: Run = open_engine(target, role, EngineOptions(device=options.device if options.has_device else None))
     return opened
 
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from refiner.causal_state import CAUSAL
 from refiner.errors import UsageError
+from refiner.model_files.build import Runnable, module_of
+from refiner.model_files.checkpoint import load_checkpoint
+from refiner.model_spec import ModelSpec
 from refiner.models import LiftingModule, LiftingRefiner, MirroredPass, SmoothingModule, UnrolledRefiner
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import inference_form
 from refiner.models.mixste import SpatioTemporalBlocks
-from refiner.training.checkpoints import Runnable, is_diffusion_lifter, load_checkpoint, module_of
 from refiner_export.graph import Exportable
-from refiner_export.options import ON_GPU, Batch, ExportOptions
+from refiner_export.options import Batch, ExportOptions
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Source:
     actions: tuple[str, ...] = ()
 
     @property
+    def spec(self) -> ModelSpec:
+        """What the (refining) checkpoint says of its network."""
+        return ModelSpec.of_config(self.config)
+
+    @property
     def rays(self) -> bool:
         """Whether it takes keypoints and cameras instead of 2D poses and image sizes."""
         return self.reference.rays
@@ -45,13 +52,13 @@ class Source:
 def read_source(options: ExportOptions) -> Source:
     """Read what ``options`` name. Raises CheckpointError, ConfigError and UsageError."""
     read = load_checkpoint(options.checkpoint)
-    kind = str(read.config["kind"])
-    if kind == "lifter" and not is_diffusion_lifter(read.config) and options.steps is not None:
+    kind = read.spec.kind
+    if kind == "lifter" and not read.spec.is_sampled_lifter and options.steps is not None:
         raise UsageError(f"{options.checkpoint} holds a lifter, which has no denoising steps; leave --steps out")
     if kind == "lifter" and options.lifter is not None:
         raise UsageError(f"{options.checkpoint} holds a lifter; --with-lifter puts one in front of a refiner")
     sampled = load_checkpoint(options.lifter, "lifter") if options.lifter is not None else read
-    if options.hypotheses is not None and not is_diffusion_lifter(sampled.config):
+    if options.hypotheses is not None and not sampled.spec.is_sampled_lifter:
         raise UsageError(f"{options.lifter or options.checkpoint} has no hypotheses; leave --hypotheses out")
     hypotheses = options.hypotheses if options.lifter is None else None
     plain = module_of(read, options.steps, str(options.checkpoint), hypotheses)
@@ -63,7 +70,7 @@ def read_source(options: ExportOptions) -> Source:
             "refiner-train refiner --config refiner-small-causal"
         )
     module: Exportable = _with_frames(plain, options.frames, options.checkpoint)
-    trained = int(read.config["frames"])
+    trained = read.spec.frames
     lifter_config: dict[str, Any] | None = None
     actions: tuple[str, ...] = ()
     if options.lifter is not None:
@@ -76,7 +83,7 @@ def read_source(options: ExportOptions) -> Source:
     elif isinstance(module, LiftingModule) and module.actions:
         kind, actions = "action-lifter", module.actions
     if options.flip_test:
-        if is_diffusion_lifter(sampled.config):
+        if sampled.spec.is_sampled_lifter:
             raise UsageError("a diffusion lifter averages with the mirrored pass in every step; leave --flip-test out")
         module = MirroredPass(module)  # type: ignore[arg-type]
     _check_precision(module, options)
@@ -110,7 +117,7 @@ def _causal_source(module: UnrolledRefiner, options: ExportOptions) -> Source:
         )
     step = CausalStep(module, 1 if options.streams is None else options.streams, options.pipelined)
     # On a device the state stays where it is; on a CPU the engine writes what is new into the rings.
-    on_gpu = options.device == "cuda" or options.engine in ON_GPU
+    on_gpu = options.device == "cuda" or options.spec.on_gpu_alone
     whole = CarriedStep(step) if on_gpu else step
     return Source(CAUSAL, module.config, module, whole.eval(), module.frames, module.frames, module.steps, None)
 
@@ -128,7 +135,8 @@ def _check_precision(module: Exportable, options: ExportOptions) -> None:
 
 def _steps_of(module: Exportable) -> int | None:
     if isinstance(module, LiftingModule):
-        return int(module.config["sampling"]["steps"]) if is_diffusion_lifter(module.config) else None
+        sampled = ModelSpec.of_config(module.config).is_sampled_lifter
+        return int(module.config["sampling"]["steps"]) if sampled else None
     steps: int | None = getattr(module, "steps", None)
     return steps
 

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from refiner.causal_state import CAUSAL
+from refiner.engines import ENGINES
 from refiner.errors import UsageError
-from refiner.runtime.artefact import check_files, manifest_path, read_manifest
+from refiner.runtime.manifest import Manifest, check_files, manifest_path, read_manifest
 
 # Engine -> Triton's backend, the name of the file that it looks for, where it runs.
 BACKENDS = {
@@ -31,10 +32,10 @@ def write_repository(artefact: Path, folder: Path) -> Path:
     """
     manifest = read_manifest(artefact)
     check_files(manifest, artefact)
-    check_backend(manifest["engine"])
-    if manifest["kind"] == CAUSAL:
+    check_backend(manifest.engine)
+    if manifest.kind == CAUSAL:
         raise UsageError(f"{artefact} has a state, which no Triton model of ours keeps; leave --triton out")
-    name = f"{artefact.stem}-{manifest['engine']}"
+    name = f"{artefact.stem}-{manifest.engine}"
     target = folder / name
     if target.exists() and not (target / "config.pbtxt").is_file():
         raise UsageError(f"{target} exists and is no Triton model; choose another folder for --triton")
@@ -43,8 +44,8 @@ def write_repository(artefact: Path, folder: Path) -> Path:
     try:
         version = building / "1"
         version.mkdir()
-        named = Path(BACKENDS[manifest["engine"]][1])
-        for part in manifest["files"]:
+        named = Path(BACKENDS[manifest.engine][1])
+        for part in manifest.files:
             shutil.copyfile(artefact.parent / part, version / (named.stem + _suffix(part, named, artefact)))
         (building / "config.pbtxt").write_text(model_config(name, manifest), encoding="utf-8")
         shutil.copyfile(manifest_path(artefact), building / "manifest.json")
@@ -62,20 +63,20 @@ def check_backend(engine: str) -> None:
         raise UsageError(f"Triton has no backend for {engine}; --triton goes with --engine {', '.join(BACKENDS)}")
 
 
-def model_config(name: str, manifest: dict[str, Any]) -> str:
+def model_config(name: str, manifest: Manifest) -> str:
     """The text of ``config.pbtxt``: dynamic batching up to the artefact's largest batch, or its one fixed batch."""
-    backend, _ = BACKENDS[manifest["engine"]]
-    least, best, most = (int(manifest["batch"][key]) for key in ("min", "opt", "max"))
+    backend, _ = BACKENDS[manifest.engine]
+    least, best, most = manifest.batch.least, manifest.batch.best, manifest.batch.most
     # Triton batches from 1 on; what takes no single window is served in its own whole batches.
     batched = least == 1 and most > 1
-    device = str(manifest.get("build", {}).get("device", "cpu"))
-    on_gpu = manifest["engine"] == "trt" or device.startswith("cuda")
+    built_for_cuda = manifest.build is not None and str(manifest.build.device).startswith("cuda")
+    on_gpu = ENGINES[manifest.engine].on_gpu_alone or built_for_cuda
     lines = [
         f"name: {json.dumps(name)}",
         f"backend: {json.dumps(backend)}",
         f"max_batch_size: {most if batched else 0}",
-        *_tensors("input", manifest["inputs"], batched, most),
-        *_tensors("output", manifest["outputs"], batched, most),
+        *_tensors("input", manifest.inputs, batched, most),
+        *_tensors("output", manifest.outputs, batched, most),
     ]
     if batched:
         preferred = sorted({size for size in (best, most) if size > 1})
@@ -89,10 +90,10 @@ def model_config(name: str, manifest: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tensors(field: str, tensors: dict[str, Any], batched: bool, batch: int) -> list[str]:
+def _tensors(field: str, tensors: Mapping[str, tuple[int | str, ...]], batched: bool, batch: int) -> list[str]:
     entries = []
-    for name, entry in tensors.items():
-        dims = entry["shape"][1:] if batched else [batch, *entry["shape"][1:]]
+    for name, shape in tensors.items():
+        dims = [*([] if batched else [batch]), *shape[1:]]
         entries.append(f"  {{ name: {json.dumps(name)} data_type: TYPE_FP32 dims: {dims} }}")
     return [f"{field} [", ",\n".join(entries), "]"]
 

@@ -84,9 +84,9 @@ def _command(arguments: argparse.Namespace) -> None:
         _trust(arguments, folder, progress)
         return
     refiner = Refiner.load(arguments.checkpoint)
-    rays, causal = refiner.sees_rays, bool(refiner.metadata["model"].get("causal"))
+    rays, causal = refiner.sees_rays, refiner.causal
     # A causal refiner is for streams, which lift each frame from those before it.
-    default = bundled.default_checkpoint("live lifter") if causal and rays else bundled.lifter_of(rays)
+    default = bundled.default_checkpoint("live-lifter") if causal and rays else bundled.lifter_of(rays)
     lifter = Lifter.load(arguments.lifter or default, live=causal)
     clips = [*folder.clips("train"), *folder.clips("validation")]
     if rays:

@@ -306,7 +306,7 @@ def _load_models(
 
 def _default(kind: str, live: bool) -> Path:
     """The bundled checkpoint that is scored where none is named."""
-    of_streams = {"lifter": "live lifter", "refiner": "causal refiner"}
+    of_streams = {"lifter": "live-lifter", "refiner": "causal-refiner"}
     return bundled.default_checkpoint(of_streams[kind] if live else kind)
 
 
@@ -508,7 +508,7 @@ def _action_mode(asked: str | None, lifter: Lifter) -> str | None:
                 "--action is for a lifter with prompts (FinePOSE); this one knows no actions: leave it out"
             )
         return None
-    guesses = lifter.metadata.get("text", {}).get("classifier", 1) > 0
+    guesses = lifter.guesses_action
     if asked == "guess" and not guesses:
         raise UsageError("this lifter was trained without a classifier and cannot guess: --action unknown or label")
     return asked or ("guess" if guesses else UNKNOWN_ACTION)
@@ -521,7 +521,7 @@ def _noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | None:
     if arguments.noise_model is None and Path(path).suffix != ".safetensors":
         return None
     try:
-        from refiner.training.checkpoints import NOISE_PREFIX, load_checkpoint, noise_model_of
+        from refiner.model_files.checkpoint import NOISE_PREFIX, load_checkpoint, noise_model_of
     except ModuleNotFoundError as error:
         raise MissingComponentError(
             f"reading the noise model of {path} needs PyTorch: pip install 'refiner[train]'"
@@ -539,14 +539,14 @@ def _model_record(model: Any, kind: str, path: str | None, live: bool) -> dict[s
     file = _default(kind, live) if path is None else bundled.by_name(Path(path))
     kept = ("kind", "model", "frames", "steps", "diffusion", "noise", "sampling", "text", "engine", "data_description")
     record = {"file": file.name, "bundled": path is None, "sha256": sha256_of(file)}
-    windows = {} if model.metadata.get("model", {}).get("causal") else {"hop": model.hop}
+    windows = {} if model.causal else {"hop": model.hop}
     return record | windows | {name: model.metadata[name] for name in kept if name in model.metadata}
 
 
 def _validation_curve(lifter: Any) -> list[dict[str, float]] | None:
     """The points of the lifter's checkpoint; None for a graph, whose manifest has none."""
-    curve = lifter.metadata.get("metrics", {}).get("validation_curve")
-    return [{"step": step, "mpjpe_mm": error} for step, error in curve] if curve else None
+    curve = lifter.validation_curve
+    return [{"step": step, "mpjpe_mm": error} for step, error in curve] or None
 
 
 if __name__ == "__main__":

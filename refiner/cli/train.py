@@ -310,7 +310,7 @@ def _train_on_predictions(arguments: argparse.Namespace, config: Config, output:
 def _finish(best: Path, output: Path, half: bool) -> None:
     print(f"best checkpoint: {best}")
     if half:
-        from refiner.training.checkpoints import compress_checkpoint
+        from refiner.model_files.checkpoint import compress_checkpoint
 
         compress_checkpoint(best, output / "half.safetensors")
 

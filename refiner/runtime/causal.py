@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.causal_state import CAUSAL, StateLayout, StreamCounts, step_inputs
+from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import ArtefactError, ConfigError, NonFiniteError, UsageError
-from refiner.runtime.artefact import sees_keypoints
-from refiner.runtime.engine import DEFAULT_FPS, input_names
+from refiner.runtime.engine import Model, ModelDefaults, input_names
+from refiner.runtime.manifest import Manifest
 
 Array = NDArray[np.float32]
 Active = NDArray[np.bool_]
 
 
-class CausalEngine(Protocol):
+class CausalEngine(Model, Protocol):
     """Refines the frames of ``streams`` streams as they come, at ``fps`` frames/s; ``metadata`` says what model it is.
 
     ``frames``: T; a frame sees itself and T - 1 frames before it. ``delay``: frames between an input and its result,
@@ -26,12 +28,8 @@ class CausalEngine(Protocol):
     cameras (width, height, focal length) where others take 2D poses and image sizes. One call at a time.
     """
 
-    frames: int
-    fps: float
-    rays: bool
     streams: int
     delay: int
-    metadata: dict[str, Any]
 
     def step(
         self, pose_2d: Array, pose_3d: Array, image_size: Array, active: Active | None = None, out: Array | None = None
@@ -54,22 +52,40 @@ class CausalEngine(Protocol):
         ...
 
 
-class StreamEngine:
+@dataclasses.dataclass(frozen=True)
+class StreamFacts:
+    """What a causal engine knows of its model besides the layout of the state; see `refiner.runtime.engine.Model`."""
+
+    engine: str
+    device: str
+    fps: float
+    uncertainty: JointUncertainty | None
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest, device: str) -> StreamFacts:
+        """Those of an artefact."""
+        metadata = {**manifest.content, "device": device}
+        return cls(manifest.engine, device, manifest.fps, manifest.uncertainty, metadata)
+
+
+class StreamEngine(ModelDefaults):
     """Base of the engines: checks what comes, keeps it in arrays that never move, gives out what has a result.
 
     Args:
-        layout: of the state. counts: a `StreamCounts`, or the whole `CausalState`, of the engine. metadata: of the
-            checkpoint or the artefact.
+        layout: of the state. counts: a `StreamCounts`, or the whole `CausalState`, of the engine.
+        facts: what the checkpoint or the artefact says of the model.
 
     A subclass implements ``_pass(rows)``: one pass over ``inputs`` for the rows ``(rows,)`` that have a frame, which
     leaves its result in ``refined``; it must not change the state before nothing can go wrong any more.
     """
 
-    def __init__(self, layout: StateLayout, counts: StreamCounts, metadata: dict[str, Any]) -> None:
-        self.layout, self.counts, self.metadata = layout, counts, metadata
+    def __init__(self, layout: StateLayout, counts: StreamCounts, facts: StreamFacts) -> None:
+        self.layout, self.counts, self.metadata = layout, counts, facts.metadata
+        self.engine, self.device, self.kind = facts.engine, facts.device, CAUSAL
         self.frames, self.streams, self.delay = layout.frames, layout.streams, layout.delay
-        self.rays = layout.rays
-        self.fps = float(metadata.get("fps", DEFAULT_FPS))
+        self.rays, self.steps = layout.rays, layout.steps
+        self.fps, self.uncertainty = facts.fps, facts.uncertainty
         shapes = step_inputs(layout, carried=False)
         self._names = input_names(CAUSAL, layout.rays)
         self.inputs: dict[str, Array] = {name: np.zeros(shapes[name], np.float32) for name in self._names}
@@ -131,14 +147,14 @@ def layout_entry(layout: StateLayout) -> dict[str, Any]:
     return dataclasses.asdict(layout)
 
 
-def layout_of(manifest: dict[str, Any], file: Path) -> StateLayout:
+def layout_of(manifest: Manifest, file: Path) -> StateLayout:
     """The layout that a manifest's ``state`` describes. Raises ArtefactError."""
-    state = manifest.get("state")
+    state = manifest.content.get("state")
     try:
-        layout = StateLayout(**state["layout"])  # type: ignore[index]
-    except (TypeError, KeyError, ConfigError) as error:
+        layout = StateLayout(**({} if manifest.state is None else manifest.state.layout))
+    except (TypeError, ConfigError) as error:
         raise ArtefactError(f"the manifest of {file} does not describe the state: {error}; export it again") from error
-    said = (manifest["batch"]["max"], manifest["frames"], sees_keypoints(manifest))
+    said = (manifest.batch.most, manifest.frames, manifest.rays)
     if (layout.streams, layout.frames, layout.rays) != said:
         raise ArtefactError(f"the manifest of {file} contradicts itself: its state is {state}; export it again")
     return layout

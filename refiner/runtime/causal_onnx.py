@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from refiner.causal_state import CausalState, StreamCounts, step_inputs, step_outputs
-from refiner.runtime.causal import Active, StreamEngine, check_tensors, layout_of
+from refiner.causal_state import CAUSAL, CausalState, StreamCounts, step_inputs, step_outputs
+from refiner.engines import EngineOptions
+from refiner.runtime.causal import Active, StreamEngine, StreamFacts, check_tensors, layout_of
 from refiner.runtime.onnx_engine import open_graph
 
 
@@ -27,17 +28,23 @@ class OnnxCausalEngine(StreamEngine):
 
     def __init__(self, path: str | os.PathLike[str], device: str | None = None, threads: int | None = None) -> None:
         file = Path(path)
-        session, manifest = open_graph(file, "causal", device, threads)
+        session, manifest, device = open_graph(file, CAUSAL, device, threads)
         layout = layout_of(manifest, file)
-        carried = manifest["state"]["form"] == "carried"
+        carried = manifest.state is not None and manifest.state.form == "carried"
         for found, expected in (
             (session.get_inputs(), step_inputs(layout, carried)),
             (session.get_outputs(), step_outputs(layout, carried)),
         ):
             check_tensors({entry.name: tuple(entry.shape) for entry in found}, expected, file)
-        super().__init__(layout, StreamCounts(layout) if carried else CausalState(layout), manifest)
+        facts = StreamFacts.of_manifest(manifest, device)
+        super().__init__(layout, StreamCounts(layout) if carried else CausalState(layout), facts)
         binding = _CarriedBinding if carried else _EntriesBinding
-        self._binding = binding(session, self, str(manifest["device"]))
+        self._binding = binding(session, self, device)
+
+    @classmethod
+    def open(cls, file: Path, options: EngineOptions) -> OnnxCausalEngine:
+        """For `refiner.engines`."""
+        return cls(file, options.device, options.threads)
 
     def _pass(self, rows: Active) -> None:
         self._binding.run(rows)

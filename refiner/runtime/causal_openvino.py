@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from refiner.causal_state import CausalState, step_inputs, step_outputs
-from refiner.runtime.causal import Active, StreamEngine, check_tensors, layout_of
-from refiner.runtime.openvino_engine import open_model
+from refiner.causal_state import CAUSAL, CausalState, step_inputs, step_outputs
+from refiner.engines import EngineOptions
+from refiner.runtime.causal import Active, StreamEngine, StreamFacts, check_tensors, layout_of
+from refiner.runtime.openvino_engine import open_model, refuse_cuda
 
 
 class OpenVinoCausalEngine(StreamEngine):
@@ -23,7 +24,7 @@ class OpenVinoCausalEngine(StreamEngine):
         import openvino
 
         file = Path(path)
-        compiled, manifest = open_model(file, "causal", threads, "latency")
+        compiled, manifest = open_model(file, CAUSAL, threads, "latency")
         layout = layout_of(manifest, file)
         for ports, expected in (
             (compiled.inputs, step_inputs(layout, carried=False)),
@@ -31,13 +32,19 @@ class OpenVinoCausalEngine(StreamEngine):
         ):
             check_tensors({port.any_name: tuple(port.shape) for port in ports}, expected, file)
         state = CausalState(layout)
-        super().__init__(layout, state, manifest)
+        super().__init__(layout, state, StreamFacts.of_manifest(manifest, "cpu"))
         self._request = compiled.create_infer_request()
         for name, array in (self.inputs | state.tensors()).items():
             self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         self._held = {"refined_pose_3d": self.refined} | state.fresh()
         for name, array in self._held.items():
             self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+    @classmethod
+    def open(cls, file: Path, options: EngineOptions) -> OpenVinoCausalEngine:
+        """For `refiner.engines`. Raises UsageError for a CUDA device."""
+        refuse_cuda(options.device)
+        return cls(file, options.threads)
 
     def _pass(self, rows: Active) -> None:
         self._request.infer()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refiner.causal_state import CausalState, StateLayout, StreamCounts
-from refiner.runtime.aoti_engine import open_package
-from refiner.runtime.causal import Active, StreamEngine, layout_of
-from refiner.runtime.engine import config_fps
+from refiner.causal_state import CAUSAL, CausalState, StateLayout, StreamCounts
+from refiner.engines import EngineOptions
+from refiner.model_spec import ModelSpec
+from refiner.runtime.aoti_engine import check_device, open_package
+from refiner.runtime.causal import Active, StreamEngine, StreamFacts, layout_of
 from refiner.runtime.replay import Recorder, record_cuda_graph
 from refiner.runtime.torch_engine import open_module
 
@@ -28,7 +29,7 @@ class TensorStreamEngine(StreamEngine):
 
     Args:
         function: a `refiner.models.causal.CausalStep` on the CPU, a `CarriedStep` elsewhere; or a package of one.
-        layout, metadata: what it is. device: where it runs.
+        layout, facts: what it is. device: where it runs.
         record: how a pass is recorded on another device than the CPU; `record_cuda_graph`, or a stand-in.
 
     On the CPU the tensors lie in the arrays of the state. Elsewhere the state is kept on the device, and a pass, the
@@ -39,7 +40,7 @@ class TensorStreamEngine(StreamEngine):
         self,
         function: Step,
         layout: StateLayout,
-        metadata: dict[str, Any],
+        facts: StreamFacts,
         device: torch.device,
         record: Recorder | None = None,
     ) -> None:
@@ -47,7 +48,7 @@ class TensorStreamEngine(StreamEngine):
 
         self._function = function
         self._recorded = device.type != "cpu" or record is not None
-        super().__init__(layout, StreamCounts(layout) if self._recorded else CausalState(layout), metadata)
+        super().__init__(layout, StreamCounts(layout) if self._recorded else CausalState(layout), facts)
         if not self._recorded:
             assert isinstance(self.counts, CausalState)
             given = (self.inputs | self.counts.tensors()).values()
@@ -110,10 +111,17 @@ class TorchCausalEngine(TensorStreamEngine):
         from refiner.models.causal import CarriedStep, CausalStep
 
         step = CausalStep(module, streams, pipelined).to(device)
-        metadata = {**module.config, "engine": "torch", "device": device, "steps": module.steps}
-        metadata["fps"] = config_fps(module.config)
+        spec = ModelSpec.of_config(module.config)
+        metadata = {**module.config, "engine": "torch", "device": device, "steps": module.steps, "fps": spec.fps}
+        facts = StreamFacts("torch", device, spec.fps, spec.joint_uncertainty, metadata)
         function = step if device == "cpu" else CarriedStep(step)
-        super().__init__(function, step.layout, metadata, torch.device(device))
+        super().__init__(function, step.layout, facts, torch.device(device))
+
+    @classmethod
+    def open(cls, file: Path, options: EngineOptions) -> TorchCausalEngine:
+        """For `refiner.engines`."""
+        streams = 1 if options.streams is None else options.streams
+        return cls(file, streams, bool(options.pipelined), options.steps, options.threads, options.device or "cpu")
 
 
 class AotiCausalEngine(TensorStreamEngine):
@@ -127,5 +135,13 @@ class AotiCausalEngine(TensorStreamEngine):
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         file = Path(path)
-        package, manifest, device = open_package(file, "causal", threads)
-        super().__init__(package, layout_of(manifest, file), manifest, device)
+        package, manifest, device = open_package(file, CAUSAL, threads)
+        facts = StreamFacts.of_manifest(manifest, str(device))
+        super().__init__(package, layout_of(manifest, file), facts, device)
+
+    @classmethod
+    def open(cls, file: Path, options: EngineOptions) -> AotiCausalEngine:
+        """For `refiner.engines`. Raises UsageError for another device than that of the package."""
+        opened = cls(file, options.threads)
+        check_device(opened.device, file, options.device)
+        return opened

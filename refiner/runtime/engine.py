@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,12 +12,12 @@ from numpy.typing import NDArray
 from refiner.actions import GUESS
 from refiner.causal_state import CAUSAL
 from refiner.diffusion.familiarity import InputModel
+from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.model_spec import DEFAULT_FPS
 from refiner.skeleton import JOINT_NAMES
 
 Array = NDArray[np.float32]
 
-# The rate of Human3.6M, which the lifters of the field are trained at.
-DEFAULT_FPS = 50.0
 # Of an engine that takes any number of windows.
 ANY_BATCH = 2**31 - 1
 JOINTS = len(JOINT_NAMES)
@@ -41,10 +43,10 @@ OUTPUTS = {
     CAUSAL: "refined_pose_3d",
 }
 # Which kinds of model can be loaded as a `Refiner`, as a `Lifter` and for streams (`open_causal_engine`).
-SAME_ROLE = {
+KINDS_OF_ROLE = {
     "refiner": ("refiner",),
     "lifter": ("lifter", "action-lifter", "lifter-refiner"),
-    "causal": (CAUSAL,),
+    CAUSAL: (CAUSAL,),
 }
 
 
@@ -70,23 +72,69 @@ def window_inputs(kind: str, frames: int, rays: bool = False) -> dict[str, tuple
     return {name: shapes[name] for name in input_names(kind, rays)}
 
 
-class RefinerEngine(Protocol):
-    """Refines windows of ``frames`` frames at ``fps`` frames/s; ``metadata`` says what model it is.
+class Model(Protocol):
+    """What every engine says of its model.
 
-    ``least_batch`` to ``largest_batch`` windows run at a time. ``rays``: the model is camera-aware and takes keypoints
-    (x, y, confidence) and cameras (width, height, focal length) where others take 2D poses and image sizes.
+    Attributes:
+        engine: the name of its row in `refiner.engines.ENGINES`.
+        device: "cpu" or "cuda".
+        kind: one of `OUTPUTS`.
+        frames: T, the length of a window, or what a causal refiner remembers.
+        stride: frames of a sequence from one frame of a window to the next.
+        fps: the model's frame rate, frames/s.
+        rays: the model is camera-aware. It takes keypoints (x, y, confidence) and cameras (width, height, focal length)
+            where others take 2D poses and image sizes.
+        steps: K of a model that is refined or sampled in steps, else None.
+        actions: the names of the actions that a lifter can be given (FinePOSE), else empty.
+        uncertainty: how a stream tells each joint's standard deviation; None where the model was not calibrated.
+        metadata: the checkpoint's configuration or the artefact's manifest as JSON, for records and for people.
     """
 
+    engine: str
+    device: str
+    kind: str
     frames: int
+    stride: int
     fps: float
     rays: bool
+    steps: int | None
+    actions: tuple[str, ...]
+    uncertainty: JointUncertainty | None
+    metadata: Mapping[str, Any]
+
+
+class ModelDefaults:
+    """The attributes of a `Model` that most models leave as they are."""
+
+    engine = ""
+    device = "cpu"
+    kind = ""
+    stride = 1
+    fps = DEFAULT_FPS
+    rays = False
+    steps: int | None = None
+    actions: tuple[str, ...] = ()
+    uncertainty: JointUncertainty | None = None
+    metadata: Mapping[str, Any] = MappingProxyType({})
+
+
+class WindowEngine(Model, Protocol):
+    """Runs ``least_batch`` to ``largest_batch`` windows of ``frames`` frames at a time."""
+
     least_batch: int
     largest_batch: int
-    metadata: dict[str, Any]
-    # What the training inputs looked like, where the file says so; a graph does not.
+
+
+class RefinerEngine(WindowEngine, Protocol):
+    """Refines windows.
+
+    Attributes:
+        inputs: what the training inputs looked like, where the file says so; a graph does not.
+        reach: of a causal refiner, which takes sequences of any length instead of windows, the frames before a frame
+            that its result depends on; None of the others.
+    """
+
     inputs: InputModel | None
-    # Of a causal refiner, which takes sequences of any length instead of windows: frames before a frame that its result
-    # depends on. None of the others.
     reach: int | None
 
     def __call__(self, pose_2d: Array, pose_3d: Array, image_size: Array) -> Array:
@@ -98,24 +146,24 @@ class RefinerEngine(Protocol):
         ...
 
 
-class LifterEngine(Protocol):
-    """Lifts windows of ``frames`` frames at ``fps`` frames/s; its poses may be refined already (lifter-refiner).
+class LifterEngine(WindowEngine, Protocol):
+    """Lifts windows; its poses may be refined already (lifter-refiner).
 
-    ``rays``: it takes keypoints and cameras, as a `RefinerEngine`.
+    Attributes:
+        flip_test: whether its authors average with the mirrored pass.
+        guesses_action: whether it can guess the action where it takes one.
+        validation_curve: (training step, MPJPE in mm) of its training.
     """
 
-    frames: int
-    fps: float
-    rays: bool
-    least_batch: int
-    largest_batch: int
-    metadata: dict[str, Any]
+    flip_test: bool
+    guesses_action: bool
+    validation_curve: tuple[tuple[int, float], ...]
 
     def __call__(self, pose_2d: Array, image_size: Array, *action: Array) -> Array:
         """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0; with `rays` ``(B, T, J, 3)``
         keypoints and ``(B, 3)`` cameras, as `RefinerEngine.__call__` takes them.
 
-        Where ``metadata["actions"]`` names some, ``(B, 1)`` more: a place among them, behind them the unknown action,
+        Where ``actions`` names some, ``(B, 1)`` more: a place among them, behind them the unknown action,
         below 0 where it is to be guessed.
         """
         ...
@@ -123,10 +171,5 @@ class LifterEngine(Protocol):
 
 def lift_unsaid(engine: LifterEngine, pose_2d: Array, image_size: Array) -> Array:
     """Lift where nobody says the action: a lifter that takes one is left to guess. Arguments as for the engine."""
-    told = (np.full((len(pose_2d), 1), GUESS, np.float32),) if engine.metadata.get("actions") else ()
+    told = (np.full((len(pose_2d), 1), GUESS, np.float32),) if engine.actions else ()
     return engine(pose_2d, image_size, *told)
-
-
-def config_fps(config: dict[str, Any]) -> float:
-    """The frame rate that a checkpoint was trained at."""
-    return float(config.get("data_description", {}).get("fps", DEFAULT_FPS))

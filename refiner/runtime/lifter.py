@@ -13,6 +13,7 @@ from refiner.actions import GUESS, action_number
 from refiner.camera import Camera
 from refiner.data.inputs import check_fps
 from refiner.data.resample import resample_back
+from refiner.engines import EngineOptions
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.loading import open_engine
@@ -63,8 +64,8 @@ class Lifter(WindowModel[LifterEngine]):
         ``device`` is "cpu" or "cuda"; ``goal`` "latency" or "throughput"; ``live``: see the class. Raises
         CheckpointError, ArtefactError, UsageError and MissingComponentError.
         """
-        opened = open_engine(path, "lifter", engine, threads=threads, device=device, goal=goal)
-        flip = bool(opened.metadata.get("flip_test", False)) if flip_test is None else flip_test
+        opened = open_engine(path, "lifter", EngineOptions(engine, None, threads, device, goal))
+        flip = opened.flip_test if flip_test is None else flip_test
         return cls(opened, flip, hop, live=live)
 
     def lift(
@@ -133,7 +134,17 @@ class Lifter(WindowModel[LifterEngine]):
     @property
     def actions(self) -> tuple[str, ...]:
         """The names of the actions that the lifter can be told (FinePOSE); none for most lifters."""
-        return tuple(self._engine.metadata.get("actions", ()))
+        return self._engine.actions
+
+    @property
+    def guesses_action(self) -> bool:
+        """Whether a lifter that takes an action can guess it."""
+        return self._engine.guesses_action
+
+    @property
+    def validation_curve(self) -> tuple[tuple[int, float], ...]:
+        """(training step, MPJPE in mm) of the validation person; empty for a graph, whose manifest has none."""
+        return self._engine.validation_curve
 
     def _told(self, action: str | None) -> int | None:
         """The number that the engine is given for an action; None where it takes none."""

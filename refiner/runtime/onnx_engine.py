@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, MissingComponentError
-from refiner.runtime.artefact import (
-    ArtefactEngine,
+from refiner.runtime.artefact import ArtefactEngine
+from refiner.runtime.engine import OUTPUTS, input_names
+from refiner.runtime.manifest import (
+    Manifest,
     check_files,
-    check_manifest,
     check_role,
     manifest_path,
+    parse_manifest,
     read_manifest,
 )
-from refiner.runtime.engine import OUTPUTS, input_names
 
 # The key of ONNX's metadata under which a graph carries its manifest, so that the one file is enough.
 METADATA_KEY = "refiner"
@@ -47,16 +49,20 @@ class OnnxEngine(ArtefactEngine):
         self, path: str | os.PathLike[str], role: str, device: str | None = "cpu", threads: int | None = None
     ) -> None:
         file = Path(path)
-        self._session, manifest = open_graph(file, role, device, threads)
-        super().__init__(manifest, file)
+        self._session, manifest, device = open_graph(file, role, device, threads)
+        super().__init__(manifest, file, device)
         _check_graph(self._session, file, self)
         self._names, self._output = input_names(self.kind, self.rays), OUTPUTS[self.kind]
-        self._device = str(manifest["device"])
         self._bindings: dict[int, _CudaBinding] = {}
+
+    @classmethod
+    def open(cls, file: Path, role: str, options: EngineOptions) -> OnnxEngine:
+        """For `refiner.engines`."""
+        return cls(file, role, options.device, options.threads)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         feeds = dict(zip(self._names, inputs, strict=True))
-        if self._device == "cpu":
+        if self.device == "cpu":
             result: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
             return result
         batch = len(inputs[0])
@@ -96,19 +102,19 @@ class _CudaBinding:
         return result
 
 
-def open_graph(file: Path, role: str, device: str | None, threads: int | None) -> tuple[Any, dict[str, Any]]:
-    """The session of a graph and its manifest, with the ``device`` it runs on. Raises as `OnnxEngine`."""
+def open_graph(file: Path, role: str, device: str | None, threads: int | None) -> tuple[Any, Manifest, str]:
+    """The session of a graph, its manifest and the device that it runs on. Raises as `OnnxEngine`."""
     if not file.is_file():
         raise ArtefactError(f"there is no graph at {file}; write one with: refiner-export --engine onnx")
     if manifest_path(file).is_file():
         beside = read_manifest(file)
         check_files(beside, file)
-        device = device or str(beside.get("build", {}).get("device", "cpu"))
+        device = device or (beside.build.device if beside.build is not None else None)
     device = device or "cpu"
     session = _open_session(file, device, threads)
     manifest = embedded_manifest(session.get_modelmeta().custom_metadata_map, file)
     check_role(manifest, file, role, ("onnx",))
-    return session, {**manifest, "device": device}
+    return session, manifest, device
 
 
 def _open_session(file: Path, device: str, threads: int | None) -> Any:
@@ -148,7 +154,7 @@ def _open_session(file: Path, device: str, threads: int | None) -> Any:
     return session
 
 
-def embedded_manifest(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+def embedded_manifest(metadata: Mapping[str, str], file: Path) -> Manifest:
     """The manifest that the graph ``file`` carries in its metadata. Raises ArtefactError."""
     stored = metadata.get(METADATA_KEY)
     if stored is None:
@@ -160,15 +166,14 @@ def embedded_manifest(metadata: Mapping[str, str], file: Path) -> dict[str, Any]
         content = json.loads(stored)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ArtefactError(f"the metadata of {file} cannot be read ({error!r}); export it again") from error
-    return check_manifest(content, file)
+    return parse_manifest(content, file)
 
 
 def _check_graph(session: Any, file: Path, engine: ArtefactEngine) -> None:
     """Raises ArtefactError unless inputs and output are what the manifest says."""
-    manifest = engine.metadata
     for entries, declared in (
-        (session.get_inputs(), manifest["inputs"]),
-        (session.get_outputs(), manifest["outputs"]),
+        (session.get_inputs(), engine.manifest.inputs),
+        (session.get_outputs(), engine.manifest.outputs),
     ):
         if [entry.name for entry in entries] != list(declared):
             raise ArtefactError(
@@ -177,7 +182,7 @@ def _check_graph(session: Any, file: Path, engine: ArtefactEngine) -> None:
             )
         for entry in entries:
             batch, *rest = entry.shape
-            wanted = declared[entry.name]["shape"]
+            wanted = list(declared[entry.name])
             static = engine.least_batch == engine.largest_batch
             fits = batch == engine.largest_batch if static else not isinstance(batch, int)
             if entry.type != "tensor(float)" or rest != wanted[1:] or not fits:

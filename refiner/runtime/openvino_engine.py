@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import ArtefactError, MissingComponentError
-from refiner.runtime.artefact import ArtefactEngine, open_manifest
+from refiner.engines import EngineOptions
+from refiner.errors import ArtefactError, MissingComponentError, UsageError
+from refiner.runtime.artefact import ArtefactEngine
 from refiner.runtime.engine import input_names
+from refiner.runtime.manifest import Manifest, open_manifest
 
 
 class OpenVinoEngine(ArtefactEngine):
@@ -37,6 +39,12 @@ class OpenVinoEngine(ArtefactEngine):
         self._names = input_names(self.kind, self.rays)
         self._request = compiled.create_infer_request()
 
+    @classmethod
+    def open(cls, file: Path, role: str, options: EngineOptions) -> OpenVinoEngine:
+        """For `refiner.engines`. Raises UsageError for a CUDA device."""
+        refuse_cuda(options.device)
+        return cls(file, role, options.threads, options.goal)
+
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         feeds = dict(zip(self._names, inputs, strict=True))
         # The request owns its output and overwrites it in the next call.
@@ -44,8 +52,14 @@ class OpenVinoEngine(ArtefactEngine):
         return result
 
 
-def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[Any, dict[str, Any]]:
-    """The compiled model and its manifest, with the ``device`` it runs on. Raises as `OpenVinoEngine`."""
+def refuse_cuda(device: str | None) -> None:
+    """Raises UsageError for a CUDA device."""
+    if device == "cuda":
+        raise UsageError("OpenVINO runs on the CPU here; for CUDA export with --engine onnx, trt or aoti")
+
+
+def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[Any, Manifest]:
+    """The compiled model and its manifest. Raises as `OpenVinoEngine`."""
     manifest = open_manifest(file, role, ("openvino",))
     try:
         import openvino
@@ -64,4 +78,4 @@ def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[A
         compiled = core.compile_model(core.read_model(file), "CPU", settings)
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {file}: {str(error).splitlines()[0]}; export it again") from error
-    return compiled, {**manifest, "device": "cpu"}
+    return compiled, manifest

@@ -14,6 +14,8 @@ from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.data.swaps import sides_back, warn_of_sides, with_sides_back
 from refiner.diffusion.familiarity import Familiarity
+from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.engines import EngineOptions
 from refiner.errors import InputWarning, UsageError
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
@@ -82,13 +84,21 @@ class Refiner(WindowModel[RefinerEngine]):
         class). Raises CheckpointError, ArtefactError, UsageError, MissingComponentError, and InputError for what are no
         bone lengths.
         """
-        opened = open_engine(path, "refiner", engine, steps, threads, device, goal)
+        opened = open_engine(path, "refiner", EngineOptions(engine, steps, threads, device, goal))
         return cls(opened, hop, flip_test=flip_test, pool_shape=pool_shape, smoothing=smoothing)
 
     @property
     def steps(self) -> int:
         """K, the denoising steps."""
-        return int(self._engine.metadata["steps"])
+        steps = self._engine.steps
+        if steps is None:
+            raise UsageError("this refiner has no denoising steps")
+        return steps
+
+    @property
+    def uncertainty(self) -> JointUncertainty | None:
+        """How a stream tells each joint's standard deviation; None where the model was not calibrated."""
+        return self._engine.uncertainty
 
     def refine(
         self,

@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner import bundled
+from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, DTypeError, MissingComponentError, UsageError
 from refiner.files import sha256_of
-from refiner.runtime.artefact import ArtefactEngine, open_manifest
+from refiner.runtime.artefact import ArtefactEngine
 from refiner.runtime.cuda import checked, compute_capability, current_device, load_cuda
 from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream_handle
 from refiner.runtime.engine import OUTPUTS, input_names
+from refiner.runtime.manifest import Manifest, open_manifest
 
 # What a manifest calls the engine, and the Python module that runs it.
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
@@ -51,15 +53,15 @@ class TensorRtEngine(ArtefactEngine):
     def __init__(self, path: str | os.PathLike[str], role: str, cuda_graphs: bool = True) -> None:
         file = Path(path)
         manifest = open_manifest(file, role, tuple(MODULES))
-        module = MODULES[manifest["engine"]]
+        module = MODULES[manifest.engine]
         trt = load_tensorrt(module)
         cuda = load_cuda()
         self._cuda = cuda
         self._device = current_device(cuda)
         _check_build(manifest, file, trt.__version__, module, compute_capability(cuda, self._device))
-        super().__init__({**manifest, "device": "cuda"}, file)
+        super().__init__(manifest, file, "cuda")
         self._names, self._output = input_names(self.kind, self.rays), OUTPUTS[self.kind]
-        self._shapes[self._output] = tuple(manifest["outputs"][self._output]["shape"][1:])
+        self._shapes[self._output] = tuple(int(size) for size in manifest.outputs[self._output][1:])
         self._graphs = cuda_graphs
         self._lock = threading.Lock()
         release, plan = contextlib.ExitStack(), None
@@ -138,6 +140,13 @@ class TensorRtEngine(ArtefactEngine):
             self._do("cudaEventRecord", self._done, self._stream)
             self._do("cudaStreamWaitEvent", handle, self._done, 0)
         return out
+
+    @classmethod
+    def open(cls, file: Path, role: str, options: EngineOptions) -> TensorRtEngine:
+        """For `refiner.engines`. Raises UsageError for the CPU."""
+        if options.device == "cpu":
+            raise UsageError(f"{file} runs on an NVIDIA GPU alone; for the CPU export with --engine onnx or openvino")
+        return cls(file, role)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         batch = len(inputs[0])
@@ -225,7 +234,8 @@ class TensorRtEngine(ArtefactEngine):
         device = int(_take(self._cuda, release, "cudaMalloc", "cudaFree", size))
         # Page-locked: copies from other memory would go through such memory of the driver's.
         address = int(_take(self._cuda, release, "cudaMallocHost", "cudaFreeHost", size))
-        host = np.frombuffer((ctypes.c_char * size).from_address(address), np.float32).reshape(shape)
+        memory: Any = (ctypes.c_char * size).from_address(address)
+        host: NDArray[np.float32] = np.frombuffer(memory, np.float32).reshape(shape)
         return _Buffer(device, address, host, size // self.largest_batch)
 
     def _begin(self) -> None:
@@ -370,7 +380,7 @@ def _free(cuda: Any, stream: Any, release: contextlib.ExitStack) -> None:
         release.close()
 
 
-def _open_plan(trt: Any, module: str, file: Path, manifest: dict[str, Any]) -> _Plan:
+def _open_plan(trt: Any, module: str, file: Path, manifest: Manifest) -> _Plan:
     logger = collecting_logger(trt)
     logger.forget()
     try:
@@ -379,7 +389,7 @@ def _open_plan(trt: Any, module: str, file: Path, manifest: dict[str, Any]) -> _
         raise MissingComponentError(f"{PRODUCTS[module]} cannot start here: {logger.reasons()}") from error
     plan_bytes = file.read_bytes()
     # These bytes, not those that were hashed before: the file may have been exchanged in between.
-    if hashlib.sha256(plan_bytes).hexdigest() != manifest["files"][file.name]:
+    if hashlib.sha256(plan_bytes).hexdigest() != manifest.files[file.name]:
         raise ArtefactError(f"{file} changed while it was being opened; open it again, or export it again")
     engine = runtime.deserialize_cuda_engine(plan_bytes)
     if engine is None:
@@ -403,19 +413,19 @@ def _configure(trt: Any, plan: _Plan) -> None:
     plan.setting = setting
 
 
-def _check_build(manifest: dict[str, Any], file: Path, version: str, module: str, capability: str) -> None:
+def _check_build(manifest: Manifest, file: Path, version: str, module: str, capability: str) -> None:
     """Raises ArtefactError for a plan of another TensorRT or another GPU, which could not be deserialised."""
-    build = manifest.get("build")
-    made_by = build.get("tensorrt") if isinstance(build, dict) else None
-    if not isinstance(build, dict) or not isinstance(made_by, str):
+    build = manifest.build
+    made_by = None if build is None else build.tensorrt
+    if build is None or not isinstance(made_by, str):
         raise ArtefactError(f"the manifest of {file} does not say what built it; build it again: {_rebuild(manifest)}")
     same = made_by.split(".")[:2] == version.split(".")[:2]
-    if not same and not build.get("version_compatible"):
+    if not same and not build.version_compatible:
         raise ArtefactError(
             f"{file} was built by {PRODUCTS[module]} {made_by}, this is {version}; build it again here: "
             f"{_rebuild(manifest)}"
         )
-    made_for = build.get("compute_capability")
+    made_for = build.compute_capability
     if made_for is not None and made_for != capability:
         raise ArtefactError(
             f"{file} was built for GPUs of compute capability {made_for}, this one has {capability}; build it again "
@@ -423,39 +433,38 @@ def _check_build(manifest: dict[str, Any], file: Path, version: str, module: str
         )
 
 
-def _rebuild(manifest: dict[str, Any], capability: str | None = None) -> str:
+def _rebuild(manifest: Manifest, capability: str | None = None) -> str:
     """The command that makes the artefact again."""
-    words = ["refiner-export", "--engine", manifest["engine"], "--precision", manifest["precision"]]
+    words = ["refiner-export", "--engine", manifest.engine, "--precision", manifest.precision]
     defaults = {
-        "checkpoint": bundled.default_refiner(with_lifter=isinstance(manifest.get("lifter"), dict)),
+        "checkpoint": bundled.default_refiner(with_lifter=manifest.lifter is not None),
         "lifter": bundled.default_checkpoint("lifter"),
     }
-    for flag, key in (("--checkpoint", "checkpoint"), ("--with-lifter", "lifter")):
-        entry = manifest.get(key)
-        if isinstance(entry, dict):
+    made_from = {"--checkpoint": (manifest.checkpoint, "checkpoint"), "--with-lifter": (manifest.lifter, "lifter")}
+    for flag, (entry, key) in made_from.items():
+        if entry is not None:
             default = defaults[key]
-            if not default.is_file() or sha256_of(default) != entry.get("sha256"):
-                words += [flag, str(entry.get("name"))]
+            if not default.is_file() or sha256_of(default) != entry.sha256:
+                words += [flag, entry.name]
             elif key == "lifter":
                 words.append(flag)
-    if "trained_frames" in manifest and manifest["trained_frames"] != manifest["frames"]:
-        words += ["--frames", str(manifest["frames"])]
-    if "steps" in manifest:
-        words += ["--steps", str(manifest["steps"])]
-    batch = manifest["batch"]
-    least, most = batch["min"], batch["max"]
-    words += ["--batch", str(most) if least == most else f"{least}:{batch.get('opt', most)}:{most}"]
-    if manifest.get("mirrored_pass"):
+    if manifest.trained_frames not in (None, manifest.frames):
+        words += ["--frames", str(manifest.frames)]
+    if manifest.steps is not None:
+        words += ["--steps", str(manifest.steps)]
+    batch = manifest.batch
+    words += ["--batch", str(batch.most) if batch.least == batch.most else f"{batch.least}:{batch.best}:{batch.most}"]
+    if manifest.mirrored_pass:
         words.append("--flip-test")
-    capability = capability or (manifest.get("build") or {}).get("compute_capability")
-    if manifest["engine"] == "trt-rtx" and capability:
+    capability = capability or (manifest.build.compute_capability if manifest.build is not None else None)
+    if manifest.engine == "trt-rtx" and capability:
         words += ["--compute-capability", capability]
     return " ".join(words)
 
 
 def _check_tensors(trt: Any, engine: Any, of: ArtefactEngine) -> None:
     """Raises ArtefactError unless the plan's inputs, output and batches are what the manifest says."""
-    declared = {**of.metadata["inputs"], **of.metadata["outputs"]}
+    declared = {**of.manifest.inputs, **of.manifest.outputs}
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     if sorted(names) != sorted(declared):
         raise ArtefactError(
@@ -465,12 +474,12 @@ def _check_tensors(trt: Any, engine: Any, of: ArtefactEngine) -> None:
     for name in names:
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
         batch, *rest = engine.get_tensor_shape(name)
-        wanted = declared[name]["shape"][1:]
+        wanted = list(declared[name][1:])
         kind = engine.get_tensor_dtype(name)
-        if is_input != (name in of.metadata["inputs"]) or kind != trt.DataType.FLOAT or rest != wanted:
+        if is_input != (name in of.manifest.inputs) or kind != trt.DataType.FLOAT or rest != wanted:
             raise ArtefactError(
                 f"{of.file} has the {'input' if is_input else 'output'} {name} of {kind} and {(batch, *rest)}; its "
-                f"manifest says float32 and {declared[name]['shape']}; export it again"
+                f"manifest says float32 and {list(declared[name])}; export it again"
             )
         if not is_input:
             continue

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.diffusion.familiarity import InputModel
+from refiner.engines import EngineOptions
 from refiner.errors import MissingComponentError
-from refiner.runtime.engine import ANY_BATCH, config_fps
+from refiner.model_spec import ModelSpec
+from refiner.runtime.engine import ANY_BATCH, ModelDefaults
 from refiner.runtime.replay import on_arrays
 from refiner.runtime.stitching import DEFAULT_BATCH
 
 
-class TorchEngine:
+class TorchEngine(ModelDefaults):
     """A checkpoint run by PyTorch, eagerly or compiled at its first call.
 
     Args:
@@ -48,21 +51,30 @@ class TorchEngine:
 
         self.frames: int = module.frames
         self.rays: bool = module.rays
-        self.fps = config_fps(module.config)
-        name = "torch-compile" if compiled else "torch"
-        self.metadata: dict[str, Any] = {**module.config, "engine": name, "device": device}
+        spec = ModelSpec.of_config(module.config)
+        self.kind, self.stride, self.fps = spec.kind, spec.stride, spec.fps
+        self.flip_test, self.guesses_action = spec.flip_test, spec.guesses_action
+        self.validation_curve, self.uncertainty = spec.validation_curve, spec.joint_uncertainty
+        self.engine, self.device = "torch-compile" if compiled else "torch", device
+        self.metadata: dict[str, Any] = {**module.config, "engine": self.engine, "device": device}
         self.reach: int | None = module.reach if isinstance(module, UnrolledRefiner) else None
         if isinstance(module, LiftingModule):
-            self.metadata |= {"actions": list(module.actions)} if module.actions else {}
+            self.actions = module.actions
             if isinstance(module.lifter, SampledLifter):
                 # It makes many poses of one window.
                 self.largest_batch = max(1, DEFAULT_BATCH // module.lifter.poses_per_window)
                 self.hypotheses = on_arrays(module.to(device).hypotheses, torch.device(device))
         else:
-            self.metadata["steps"] = module.steps
+            self.steps = self.metadata["steps"] = module.steps
         # Eager on the CPU the native kernel beats the reordered PyTorch operations.
         run: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
         self._call = on_arrays(torch.compile(run) if compiled else run, torch.device(device))
+
+    @classmethod
+    def open(cls, file: Path, role: str, options: EngineOptions) -> TorchEngine:
+        """For `refiner.engines`."""
+        compiled = options.engine == "torch-compile"
+        return cls(file, role, options.steps, options.threads, options.device or "cpu", compiled)
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._call(*inputs)
@@ -79,7 +91,8 @@ def open_module(
             f"running the checkpoint {path} needs PyTorch: pip install 'refiner[train]'. Without it, load an .onnx "
             "file instead, which needs 'refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
         ) from error
-    from refiner.training.checkpoints import input_model_of, load_checkpoint, module_of
+    from refiner.model_files.build import module_of
+    from refiner.model_files.checkpoint import input_model_of, load_checkpoint
 
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingComponentError("PyTorch sees no CUDA device here; use device='cpu', or install its CUDA build")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -46,7 +47,12 @@ class WindowModel(Generic[EngineT]):
     @property
     def stride(self) -> int:
         """Frames of a sequence from one frame of a window to the next."""
-        return int(self._engine.metadata.get("stride", 1))
+        return self._engine.stride
+
+    @property
+    def causal(self) -> bool:
+        """Whether a frame's result depends on that frame and those before it alone, in sequences of any length."""
+        return getattr(self._engine, "reach", None) is not None
 
     @property
     def sees_rays(self) -> bool:
@@ -96,6 +102,6 @@ class WindowModel(Generic[EngineT]):
         return self._engine.fps
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        """The checkpoint's configuration or the artefact's manifest, and ``engine``."""
+    def metadata(self) -> Mapping[str, Any]:
+        """The checkpoint's configuration or the artefact's manifest, and ``engine``, as JSON for records."""
         return self._engine.metadata

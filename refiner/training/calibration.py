@@ -14,8 +14,8 @@ from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.pipeline import lens_options
+from refiner.model_files.checkpoint import load_checkpoint, save_checkpoint
 from refiner.runtime import Lifter, Refiner
-from refiner.training.checkpoints import load_checkpoint, save_checkpoint
 
 Array = NDArray[np.float32]
 # Frames of each person that are fitted to, so that nobody counts more for having been recorded for longer.

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from refiner.errors import CheckpointError, TrainingError
 from refiner.files import atomic_path, atomic_write_text, sha256_of
 from refiner.machine import this_machine
-from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint, without_folders
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import MODEL_PREFIX, save_checkpoint, without_folders
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser
 from refiner.training.schedule import MovingAverage, TimeBox

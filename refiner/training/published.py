@@ -11,13 +11,14 @@ from typing import Any
 from torch import nn
 
 from refiner.errors import ConfigError, UsageError
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import MODEL_PREFIX, save_checkpoint
 from refiner.models import D3DP, FinePOSE, MixSTE, STCFormer, from_published
 from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, PromptedText, TokenTable
 from refiner.models.finepose.prompts import texts_of
 from refiner.models.lifters import as_lifter
 from refiner.models.mixste import SpatioTemporalBlocks
 from refiner.models.published import HUMAN36M_ACTIONS
-from refiner.training.checkpoints import MODEL_PREFIX, build_model, save_checkpoint
 from refiner.training.config import Config, apply_override, config_from_dict
 
 # All of them were trained on these people at this rate.

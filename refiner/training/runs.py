@@ -20,9 +20,11 @@ from refiner.data.clips import CameraClip, MotionFolder, action_of
 from refiner.data.training_set import check_detections, training_clips
 from refiner.data.windows import split_windows, tds_phases
 from refiner.errors import CheckpointError, ConfigError
+from refiner.model_files.build import build_model, module_of
+from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
+from refiner.model_spec import ModelSpec
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
 from refiner.models.canonical import sees_rays
-from refiner.training.checkpoints import Checkpoint, build_model, is_denoiser, load_checkpoint, module_of
 from refiner.training.config import Config
 from refiner.training.diffusion_lifter import DiffusionLifterTask
 from refiner.training.kept import KeptBatches, Lift, lifted_already
@@ -344,7 +346,7 @@ def start_from(model: nn.Module, config: Config, without: Collection[str] = ()) 
     if not config.start_from:
         return
     checkpoint = load_checkpoint(config.start_from, config.kind)
-    seen = sorted(set(without) - set(checkpoint.config.get("data_description", {}).get("without", ())))
+    seen = sorted(set(without) - set(checkpoint.spec.left_out))
     if seen:
         raise ConfigError(f"{config.start_from} has been trained on {', '.join(seen)}, to be left out here")
     try:
@@ -365,7 +367,7 @@ def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
     for index, path in enumerate(config.noise.cross_fit):
         checkpoint = load_checkpoint(path, "lifter")
         lifters.append(_lifter_of(checkpoint, config))
-        for person in checkpoint.config.get("data_description", {}).get("without", ()):
+        for person in checkpoint.spec.left_out:
             of_person.setdefault(person, index)
     missing = [person for person in people if person not in of_person]
     if missing:
@@ -437,7 +439,7 @@ def _prepare(config: Config, kind: str) -> None:
     if kept < 0 or (kept and kind == "lifter"):
         raise ConfigError(f"training.distinct_batches is {kept}; expected 0, or for a refiner a number of batches")
     frames = kept * config.training.batch * config.window
-    if 0 < frames < config.noise.fit_frames and is_denoiser(dataclasses.asdict(config)):
+    if 0 < frames < config.noise.fit_frames and ModelSpec.of_config(dataclasses.asdict(config)).is_denoiser:
         raise ConfigError(
             f"training.distinct_batches = {kept} are {frames:,} frames, and noise.fit_frames asks for "
             f"{config.noise.fit_frames:,}: take more batches, or a fit on fewer frames"

@@ -15,10 +15,11 @@ from torch import nn
 from refiner.data.clips import CameraClip
 from refiner.data.windows import blend_phases, merge_phases, tds_phases, trailing_indices
 from refiner.errors import ConfigError
+from refiner.model_files.build import module_of
+from refiner.model_files.checkpoint import Checkpoint
 from refiner.models.canonical import canonical_pose, turned
 from refiner.models.unrolled import root_at_zero
 from refiner.runtime.stitching import run_live
-from refiner.training.checkpoints import Checkpoint, module_of
 from refiner.training.scene_tasks import keypoints_and_lens
 from refiner.training.scenes import SceneSampler
 from refiner.training.tasks import lift_sequences
@@ -42,7 +43,7 @@ class RayLifter:
         module = module_of(checkpoint).to(device)
         if not module.rays:
             raise ConfigError("a refiner that sees rays is trained on a lifter that sees rays (model.input = 'rays')")
-        return cls(module.lifter, module.frames, int(checkpoint.config.get("stride", 1)), module.root)  # type: ignore[arg-type]
+        return cls(module.lifter, module.frames, checkpoint.spec.stride, module.root)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def windows(self, features: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,9 @@ from refiner.data import CameraClip
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.files import sha256_of
+from refiner.model_files.checkpoint import load_checkpoint, save_checkpoint
 from refiner.models.unrolled import trusted
 from refiner.runtime import Lifter, Refiner
-from refiner.training.checkpoints import load_checkpoint, save_checkpoint
 
 Array = NDArray[np.float32]
 Trust = tuple[float, float]

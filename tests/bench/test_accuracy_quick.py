@@ -17,9 +17,9 @@ from refiner_bench.accuracy.table import TABLE, load_table
 from refiner_bench.cli import main
 
 from refiner.errors import TrainingError
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.runtime import Lifter, Refiner
 from refiner.shape import pool_together
-from refiner.training.checkpoints import load_checkpoint
 from refiner.training.loop import LAST_FILE
 
 pytestmark = pytest.mark.slow

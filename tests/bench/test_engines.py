@@ -14,7 +14,8 @@ import torch
 from refiner_bench.cli import main
 from refiner_bench.engines import PEER
 
-from refiner.training.checkpoints import build_model, save_checkpoint
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import save_checkpoint
 
 
 @pytest.fixture

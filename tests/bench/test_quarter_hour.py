@@ -22,7 +22,7 @@ from refiner_bench.gpu.parts import BOX_OF_OTHERS, BOX_OF_PACKAGE, BOXES, Place
 from refiner_bench.gpu.summary import Summary
 
 from refiner.data.synthetic import synthetic_archive, synthetic_description
-from refiner.training.checkpoints import load_checkpoint
+from refiner.model_files.checkpoint import load_checkpoint
 
 NAMES = ["lifter-base", "lifter-small"]
 

@@ -18,9 +18,10 @@ from refiner_bench.gpu.packages import PACKAGES, checkpoint_of, package_of
 from refiner_bench.gpu.rates import device_rates
 
 from refiner.errors import MissingComponentError
+from refiner.model_files.build import load_module
 from refiner.models.causal import CarriedStep, CausalStep
+from refiner.runtime.causal import StreamFacts
 from refiner.runtime.causal_torch import TensorStreamEngine, TorchCausalEngine
-from refiner.training.checkpoints import load_module
 
 RATES = {"float32_flops_per_s": 1e12, "bfloat16_flops_per_s": 2e12, "copy_bytes_per_s": 1e10}
 
@@ -71,7 +72,8 @@ def test_an_eager_step_is_the_recorded_one(tmp_path):
     """What runs the operations again at every frame keeps the state as a graph does."""
     checkpoint = checkpoint_of("paper", "step", tmp_path, toy=True)
     step = CausalStep(load_module(checkpoint), 2)
-    eager = TensorStreamEngine(CarriedStep(step), step.layout, {}, torch.device("cpu"), latency._not_recorded)
+    facts = StreamFacts("torch", "cpu", 50.0, None, {})
+    eager = TensorStreamEngine(CarriedStep(step), step.layout, facts, torch.device("cpu"), latency._not_recorded)
     expected = TorchCausalEngine(checkpoint, 2)
     pose_2d, pose_3d, size = latency._windows(2, 4)
     for frame in range(4):

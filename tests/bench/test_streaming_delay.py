@@ -17,18 +17,18 @@ from refiner_bench.streaming.delay import (
 
 from refiner import StreamingRefiner
 from refiner.data.synthetic import synthetic_folder
+from refiner.runtime.engine import ModelDefaults
 from refiner.runtime.streaming.window_backend import WindowBackend
 from refiner.shape import pool_shape
 
 
-class MixingEngine:
+class MixingEngine(ModelDefaults):
     """Stands for a refiner: the frames of a window mixed by their place."""
 
     fps, least_batch, largest_batch, frames, inputs = 50.0, 1, 2**31 - 1, 9, None
     rays = False
 
     def __init__(self):
-        self.metadata = {}
         self.mixing = np.random.default_rng(3).dirichlet(np.ones(9), 9).astype(np.float32)
 
     def __call__(self, pose_2d, pose_3d, image_size):

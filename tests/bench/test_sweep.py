@@ -19,7 +19,8 @@ from refiner_bench.sweep import SweepOptions, resolved_difference, sweep_report
 from scipy import stats
 
 from refiner.data.synthetic import synthetic_folder
-from refiner.training.checkpoints import build_model, load_checkpoint, save_checkpoint
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import load_checkpoint, save_checkpoint
 
 
 def write_checkpoint(path, blocks, scale=1.0):

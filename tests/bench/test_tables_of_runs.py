@@ -16,7 +16,7 @@ from refiner_bench.untrained import describe  # noqa: E402
 
 from refiner.evaluation.paper_tables import format_paper_table, paper_table  # noqa: E402
 from refiner.evaluation.study_rows import load_reports  # noqa: E402
-from refiner.training.checkpoints import build_model  # noqa: E402
+from refiner.model_files.build import build_model  # noqa: E402
 from refiner.training.config import load_config  # noqa: E402
 
 TABLES = sorted(Path(refiner_bench.__file__).parent.glob("*.toml"))

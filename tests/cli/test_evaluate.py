@@ -30,8 +30,9 @@ CURVE = [[100, 91.5], [200, 80.25]]
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An untrained lifter, and an untrained refiner with a noise model fitted on that lifter's errors."""
     from refiner.diffusion import ConditionalGaussian
+    from refiner.model_files.build import build_model
+    from refiner.model_files.checkpoint import save_checkpoint
     from refiner.runtime import Lifter
-    from refiner.training.checkpoints import build_model, save_checkpoint
 
     folder = tmp_path_factory.mktemp("models")
     paths = {kind: folder / f"{kind}.safetensors" for kind in ("lifter", "refiner")}
@@ -149,7 +150,7 @@ def test_the_whole_way_on_synthetic_motion(models, tmp_path, capsys):
 
     # The lifter's and the linear column once more, by formulas of one line.
     from refiner import Lifter
-    from refiner.training.checkpoints import load_noise_model
+    from refiner.model_files.checkpoint import load_noise_model
 
     lifter, noise = Lifter.load(models["lifter"]), load_noise_model(models["refiner"])
     rows = {(row["clip"], row["camera"]): row["mpjpe"] for row in report["sequences"]}
@@ -329,7 +330,8 @@ def prompted(tmp_path_factory):
     """An untrained lifter with prompts, and an untrained SmoothNet."""
     import dataclasses
 
-    from refiner.training.checkpoints import build_model, save_checkpoint
+    from refiner.model_files.build import build_model
+    from refiner.model_files.checkpoint import save_checkpoint
     from refiner.training.config import config_from_dict
 
     torch.manual_seed(2)

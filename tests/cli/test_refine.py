@@ -26,7 +26,8 @@ FRAMES = 24
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random checkpoints, and a smooth sequence as p2.npy and p3.npy, and both in one both.npz."""
-    from refiner.training.checkpoints import build_model, save_checkpoint
+    from refiner.model_files.build import build_model
+    from refiner.model_files.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("refine")
     torch.manual_seed(6)

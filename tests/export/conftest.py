@@ -18,7 +18,8 @@ def write_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     """``write_checkpoint(kind, **changes of the configuration)``: random weights everywhere, biases and norms too."""
     import torch
 
-    from refiner.training.checkpoints import build_model, save_checkpoint
+    from refiner.model_files.build import build_model
+    from refiner.model_files.checkpoint import save_checkpoint
 
     def write(kind: str, **changes: Any) -> Path:
         config: dict[str, Any] = {

@@ -13,10 +13,11 @@ from refiner_export.inspection import describe_lines
 from refiner_export.options import ExportOptions
 
 from refiner.causal_state import CAUSAL, step_inputs, step_outputs
+from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, UsageError
 from refiner.runtime import Lifter, Refiner, open_causal_engine
-from refiner.runtime.artefact import manifest_path
 from refiner.runtime.causal_onnx import OnnxCausalEngine
+from refiner.runtime.manifest import manifest_path
 
 SIZES = np.array([[1000, 1002], [640, 480]], np.float32)
 FRAMES = 40
@@ -77,7 +78,7 @@ def test_streams_through_an_artefact(streamed, checkpoint, engine, pipelined):
     if engine == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
     result = streamed(engine, pipelined)
-    opened = open_causal_engine(result.path, threads=1)
+    opened = open_causal_engine(result.path, EngineOptions(threads=1))
     assert (opened.streams, opened.frames, opened.delay, opened.fps) == (2, 7, int(pipelined), 50.0)
     assert opened.metadata["engine"] == engine
     assert_it_streams(opened, checkpoint)
@@ -128,7 +129,7 @@ def test_tensorrt_builds_it(checkpoint, export_to, tmp_path):
 
 def test_nothing_of_an_artefact_moves_while_it_streams(streamed):
     """The arrays that are bound stay where they are, and a frame's result is the caller's own."""
-    engine = open_causal_engine(streamed("onnx").path, threads=1)
+    engine = open_causal_engine(streamed("onnx").path, EngineOptions(threads=1))
     pixels, poses = sequences(9)
     arrays = {**engine.inputs, **engine.counts.tensors(), **engine.counts.fresh(), "refined": engine.refined}
     places = {name: array.ctypes.data for name, array in arrays.items()}
@@ -151,7 +152,7 @@ def test_the_manifest_says_what_state_there_is(streamed):
         assert manifest["state"]["layout"] == dataclasses.asdict(layout)
         for part, expected in (("inputs", step_inputs(layout, False)), ("outputs", step_outputs(layout, False))):
             assert {name: tuple(entry["shape"]) for name, entry in manifest[part].items()} == expected
-        lines = "\n".join(describe_lines(manifest, result.path))
+        lines = "\n".join(describe_lines(result.described, result.path))
         assert f"comes out {int(pipelined)} later; state: entries" in lines and "on 2 streams of 300 frames" in lines
         assert "keys_" not in lines
 
@@ -166,8 +167,8 @@ def test_what_an_artefact_is_not(streamed, exported):
         open_causal_engine(exported["refiner"][1].path)
     for wanted in ({"streams": 3}, {"pipelined": True}, {"steps": 5}):
         with pytest.raises(UsageError, match="export it again with --streams"):
-            open_causal_engine(path, **wanted)
-    assert open_causal_engine(path, streams=2, pipelined=False, steps=2).streams == 2
+            open_causal_engine(path, EngineOptions(**wanted))
+    assert open_causal_engine(path, EngineOptions(streams=2, pipelined=False, steps=2)).streams == 2
 
 
 @pytest.mark.parametrize(

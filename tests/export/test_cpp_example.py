@@ -11,8 +11,8 @@ import pytest
 from refiner_export.gate import parity_windows, ray_parity_windows
 
 from refiner.runtime import Refiner
-from refiner.runtime.artefact import manifest_path
 from refiner.runtime.loading import open_engine
+from refiner.runtime.manifest import manifest_path
 
 EXAMPLE = Path(__file__).parents[2] / "export" / "examples" / "cpp"
 

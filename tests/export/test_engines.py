@@ -12,6 +12,7 @@ from refiner_export.gate import parity_windows
 from refiner_export.inspection import inspect_artefact
 
 from refiner import bundled
+from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, ParityError, UsageError
 from refiner.runtime import Refiner
 from refiner.runtime.loading import open_engine
@@ -58,7 +59,7 @@ def test_openvino_in_bf16(write_checkpoint, tmp_path, export_to):
     left = {path.name.split(".", 1)[1] for path in tmp_path.iterdir()}
     assert left == {"xml.rejected", "bin.rejected", "xml.json.rejected"}
     # What was refused says how far off it is, and from where.
-    rejected = inspect_artefact(next(tmp_path.glob("*.xml.rejected")))
+    rejected = inspect_artefact(next(tmp_path.glob("*.xml.rejected"))).content
     assert rejected["parity"]["typing"]["mean_mm"] > 1e-6
 
 
@@ -117,7 +118,7 @@ def test_aoti_computes_what_pytorch_computes(write_checkpoint, tmp_path, export_
 @pytest.mark.parametrize("kind", ["refiner", "lifter"])
 def test_torch_compile_computes_what_pytorch_computes(write_checkpoint, kind):
     checkpoint = write_checkpoint(kind, frames=9)
-    eager, compiled = (open_engine(checkpoint, kind, engine=name) for name in ("torch", "torch-compile"))
+    eager, compiled = (open_engine(checkpoint, kind, EngineOptions(name)) for name in ("torch", "torch-compile"))
     for batch in (1, 3):
         pose_2d, pose_3d, size = parity_windows(batch, 9, seed=batch)
         inputs = (pose_2d, pose_3d, size) if kind == "refiner" else (pose_2d, size)
@@ -129,7 +130,7 @@ def test_a_package_of_another_pytorch_is_refused(openvino_artefact, tmp_path):
     import json
 
     from refiner.files import sha256_of
-    from refiner.runtime.artefact import manifest_path
+    from refiner.runtime.manifest import manifest_path
 
     package = tmp_path / "refiner.pt2"
     package.write_bytes(b"not looked at")

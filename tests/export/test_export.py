@@ -23,16 +23,16 @@ from refiner.errors import (
 )
 from refiner.files import sha256_of
 from refiner.machine import processor_name
+from refiner.model_files.checkpoint import load_noise_model
 from refiner.runtime import Lifter, Refiner
-from refiner.runtime.artefact import check_files, read_manifest
+from refiner.runtime.manifest import check_files, read_manifest
 from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.skeleton import JOINT_NAMES
-from refiner.training.checkpoints import load_noise_model
 
 
 def test_the_manifest_of_a_refiner(exported):
     checkpoint, result = exported["refiner"]
-    manifest = read_manifest(result.path)
+    manifest = read_manifest(result.path).content
     assert manifest == result.manifest and manifest == json.loads(result.manifest_path.read_text())
     assert result.path.name == "refiner-f27-j17-k2-fp32.onnx"
     assert manifest["checkpoint"] == {"name": "refiner.safetensors", "sha256": sha256_of(checkpoint)}
@@ -62,7 +62,7 @@ def test_the_manifest_of_a_refiner(exported):
 
 def test_the_manifest_of_a_lifter(exported):
     _, result = exported["lifter"]
-    manifest = read_manifest(result.path)
+    manifest = read_manifest(result.path).content
     assert result.path.name == "lifter-f27-j17-fp32.onnx"
     assert manifest["kind"] == "lifter" and "steps" not in manifest
     assert list(manifest["inputs"]) == ["pose_2d", "image_size"] and list(manifest["outputs"]) == ["pose_3d"]
@@ -80,7 +80,7 @@ def test_manifests_that_do_not_fit(exported, tmp_path):
     graph, file = tmp_path / source.path.name, tmp_path / source.manifest_path.name
     graph.write_bytes(source.path.read_bytes())
     # The one file is enough: it carries its manifest.
-    assert inspect_artefact(graph)["kind"] == "refiner"
+    assert inspect_artefact(graph).kind == "refiner"
     with pytest.raises(ArtefactError, match="no manifest at"):
         read_manifest(graph)
     for text, message in [
@@ -99,7 +99,7 @@ def test_manifests_that_do_not_fit(exported, tmp_path):
         with pytest.raises(ArtefactError, match=message):
             Refiner.load(graph)
     file.write_text(json.dumps(source.manifest))
-    assert inspect_artefact(graph) == source.manifest
+    assert inspect_artefact(graph).content == source.manifest
     graph.write_bytes(source.path.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match="sha256"):
         inspect_artefact(graph)
@@ -191,7 +191,7 @@ def test_an_earlier_export_is_replaced_as_a_whole(other_graph, write_checkpoint,
     lines = []
     first = export_to(tmp_path, write_checkpoint("refiner"), windows=3)
     again = export_to(tmp_path, write_checkpoint("refiner"), windows=70, report=lines.append)
-    assert first.path == again.path and inspect_artefact(again.path)["parity"]["windows"] == 70
+    assert first.path == again.path and inspect_artefact(again.path).parity.windows == 70
     assert sorted(entry.suffix for entry in tmp_path.iterdir()) == [".json", ".onnx"]
     assert any("transposes" in line for line in lines)
     assert "comparing with PyTorch" in again.stages
@@ -205,7 +205,7 @@ def test_what_was_built_before_is_copied(other_graph, write_checkpoint, tmp_path
     monkeypatch.setattr(build, "_build", lambda *args: pytest.fail("built again"))
     copied = export_artefact(again)
     assert copied.cached and copied.manifest == built.manifest and copied.path.parent == tmp_path / "second"
-    assert inspect_artefact(copied.path) == built.manifest
+    assert inspect_artefact(copied.path).content == built.manifest
     # Other options, another checkpoint and a cache entry that was tampered with are no hits.
     key = cache.build_key(options)
     assert cache.build_key(again) == key
@@ -290,7 +290,7 @@ def test_without_the_engine_the_graph_is_kept(other_graph, write_checkpoint, tmp
     message = str(caught.value)
     assert caught.value.exit_code == 3 and f"needs tensorrt{'_rtx' if engine == 'trt-rtx' else ''}" in message
     kept = tmp_path / "refiner-f27-j17-k2-fp16.onnx"
-    assert str(kept) in message and inspect_artefact(kept)["precision"] == "fp16"
+    assert str(kept) in message and inspect_artefact(kept).precision == "fp16"
     assert f"refiner-export --engine {engine} --precision fp16" in message
     assert ("--engine trt-rtx" in message) and list(tmp_path.glob("*.engine")) == []
 

@@ -12,12 +12,12 @@ from refiner_export.gate import parity_windows
 from refiner_export.graph import count_nodes, trace
 
 from refiner.errors import ArtefactError, ExportError, UsageError
+from refiner.model_files.build import load_module
 from refiner.models import MirroredPass, fused
 from refiner.models.inference_form import inference_form
 from refiner.runtime import Lifter, Refiner
 from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.skeleton import flip_pose
-from refiner.training.checkpoints import load_module
 
 KINDS = ("refiner", "lifter")
 

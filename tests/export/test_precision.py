@@ -22,10 +22,11 @@ from scipy.ndimage import gaussian_filter1d
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.errors import ExportError, UsageError
+from refiner.model_files.build import module_of
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import LiftingModule, LiftingRefiner, PoseDenoiser, STCFormer, UnrolledRefiner
 from refiner.models.inference_form import inference_form
 from refiner.runtime.engine import input_names
-from refiner.training.checkpoints import load_checkpoint, module_of
 from refiner.training.config import DataConfig
 from refiner.training.windows import WindowSampler
 

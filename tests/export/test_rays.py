@@ -16,14 +16,15 @@ from refiner_export.inspection import describe_lines
 from refiner_export.triton import write_repository
 
 from refiner.camera import default_focal_length
+from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, NonFiniteError, UsageError
+from refiner.model_files.build import load_module
 from refiner.models import LiftingRefiner, MirroredPass
 from refiner.runtime import Lifter, Refiner, open_causal_engine
-from refiner.runtime.artefact import manifest_path
 from refiner.runtime.causal import layout_of
 from refiner.runtime.engine import input_names, window_inputs
 from refiner.runtime.loading import open_engine
-from refiner.training.checkpoints import load_module
+from refiner.runtime.manifest import manifest_path, parse_manifest
 
 MODEL = {"dim": 16, "blocks": 1, "heads": 2, "mlp_ratio": 4, "joint_embedding": True, "input": "rays"}
 FRAMES = 9
@@ -200,7 +201,7 @@ def test_the_manifest_names_keypoints_and_cameras(made, tmp_path):
     assert manifest["stride"] == 1 and manifest["model"]["input"] == "rays"
     assert not manifest["parity"]["mpjpe_is_accuracy"]
     assert "confidences made up" in manifest["parity"]["motion"]
-    lines = "\n".join(describe_lines(manifest, result.path))
+    lines = "\n".join(describe_lines(result.described, result.path))
     assert "camera float32 ['batch', 3] width, height, focal length in pixels" in lines
     model = onnx.load(result.path)
     assert [entry.name for entry in model.graph.input] == ["keypoints", "pose_3d", "camera"]
@@ -320,7 +321,7 @@ def test_a_stride_takes_every_so_many_frames(write_checkpoint, export_to, tmp_pa
 @pytest.mark.parametrize(("lifter_sees", "refiner_sees", "lifted"), [(0, 0, True), (0, 1, False), (1, 1, True)])
 def test_the_bundled_lifter_serves_refiners_that_see_what_it_sees(monkeypatch, lifter_sees, refiner_sees, lifted):
     class Lifter:
-        frames, rays, metadata = FRAMES, bool(lifter_sees), {}
+        frames, rays, stride = FRAMES, bool(lifter_sees), 1
 
         def __call__(self, *inputs):
             assert [part.shape[1:] for part in inputs] == list(window_inputs("lifter", FRAMES, self.rays).values())
@@ -390,11 +391,11 @@ def test_streams(checkpoints, streamed, engine, pipelined):
     if engine == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
     if engine == "torch":
-        opened = open_causal_engine(checkpoints["causal"], 2, pipelined)
+        opened = open_causal_engine(checkpoints["causal"], EngineOptions(streams=2, pipelined=pipelined))
     else:
         result = streamed(engine, pipelined)
         assert result.manifest["parity"]["total"]["largest_mm"] < 0.01
-        opened = open_causal_engine(result.path, threads=1)
+        opened = open_causal_engine(result.path, EngineOptions(threads=1))
     assert opened.rays is True
     assert list(opened.inputs)[:3] == input_names("causal-refiner", rays=True)
     assert (opened.inputs["camera"] == 1).all(), "nothing is divided by 0 before a stream begins"
@@ -403,7 +404,7 @@ def test_streams(checkpoints, streamed, engine, pipelined):
 
 def test_a_stream_that_has_not_begun_spoils_none(streamed):
     """Nothing of the second stream is looked at, and all that is carried for it stays finite."""
-    engine = open_causal_engine(streamed("onnx", True).path, threads=1)
+    engine = open_causal_engine(streamed("onnx", True).path, EngineOptions(threads=1))
     keypoints, pose_3d = sequences(5)
     keypoints[1], pose_3d[1] = np.nan, np.inf
     for frame in range(12):
@@ -418,15 +419,19 @@ def test_a_stream_that_has_not_begun_spoils_none(streamed):
 def test_a_layout_of_the_other_form_is_refused(streamed):
     result = streamed("onnx", False)
     manifest = json.loads(json.dumps(result.manifest))
-    layout = layout_of(manifest, result.path)
+
+    def read():
+        return layout_of(parse_manifest(manifest, result.path), result.path)
+
+    layout = read()
     assert layout.rays and manifest["state"]["layout"] == dataclasses.asdict(layout)
     manifest["state"]["layout"]["rays"] = False
     with pytest.raises(ArtefactError, match="contradicts itself"):
-        layout_of(manifest, result.path)
+        read()
     # As manifests were before there were rays.
     del manifest["state"]["layout"]["rays"]
     manifest["inputs"]["pose_2d"] = manifest["inputs"].pop("keypoints")
-    assert not layout_of(manifest, result.path).rays
+    assert not read().rays
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from refiner_export import Batch
 from refiner_export.triton import model_config, write_repository
 
 from refiner.errors import ArtefactError, UsageError
-from refiner.runtime.artefact import manifest_path
+from refiner.runtime.manifest import manifest_path, parse_manifest
 
 model_config_pb2 = pytest.importorskip(
     "tritonclient.grpc.model_config_pb2", reason="tritonclient[grpc] is not installed: nothing to read the config with"
@@ -44,12 +44,16 @@ def test_a_graph_with_dynamic_batching(exported, tmp_path):
     assert [path.name for path in (tmp_path / "models").iterdir()] == [folder.name]
 
 
-def test_a_fixed_batch_and_other_backends(exported):
-    manifest = exported["refiner"][1].manifest
-    fixed = parse(model_config("fixed", manifest | {"batch": {"min": 4, "opt": 4, "max": 4}}))
+def test_a_fixed_batch_and_other_backends(exported, tmp_path):
+    content = exported["refiner"][1].manifest
+
+    def changed(**entries):
+        return parse_manifest(content | entries, tmp_path)
+
+    fixed = parse(model_config("fixed", changed(batch={"min": 4, "opt": 4, "max": 4})))
     assert fixed.max_batch_size == 0 and list(fixed.input[0].dims) == [4, 27, 17, 2]
     assert not fixed.HasField("dynamic_batching")
-    tensorrt = parse(model_config("trt", manifest | {"engine": "trt", "batch": {"min": 1, "opt": 8, "max": 32}}))
+    tensorrt = parse(model_config("trt", changed(engine="trt", batch={"min": 1, "opt": 8, "max": 32})))
     assert tensorrt.backend == "tensorrt" and list(tensorrt.dynamic_batching.preferred_batch_size) == [8, 32]
     assert tensorrt.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
 

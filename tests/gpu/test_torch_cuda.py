@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from refiner import bundled
+from refiner.engines import EngineOptions
 from refiner.runtime import Refiner
 from refiner.runtime.loading import open_engine
 
@@ -25,8 +26,8 @@ def windows(batch, seed):
 
 @pytest.mark.parametrize("name", ["torch", "torch-compile"])
 def test_pytorch_on_the_device(name):
-    reference = open_engine(CHECKPOINT, "refiner", engine="torch")
-    engine = open_engine(CHECKPOINT, "refiner", engine=name, device="cuda")
+    reference = open_engine(CHECKPOINT, "refiner", EngineOptions("torch"))
+    engine = open_engine(CHECKPOINT, "refiner", EngineOptions(name, device="cuda"))
     for seed, batch in enumerate((1, 4, 1, 64, 4)):
         inputs = windows(batch, seed)
         assert 1000 * np.abs(engine(*inputs) - reference(*inputs)).max() < 0.05  # products in TF32 are off by default

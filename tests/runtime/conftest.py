@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from refiner.runtime.engine import ModelDefaults
 from refiner.skeleton import JOINT_NAMES
 
 FRAMES = 9
 
 
-class RampEngine:
+class RampEngine(ModelDefaults):
     """0.9 x the 3D pose plus a ramp over the window plus a share of the normalised 2D: depends on all it is given."""
 
     frames = FRAMES
@@ -27,7 +28,8 @@ class RampEngine:
 
     def __init__(self, kind: str = "refiner", ramp: float = 0.1) -> None:
         self.ramp = ramp
-        self.metadata: dict[str, Any] = {"kind": kind, "steps": 2, "engine": "ramp"}
+        self.kind, self.steps, self.engine = kind, 2, "ramp"
+        self.metadata = {"kind": kind, "steps": 2, "engine": "ramp"}
         self.batches: list[int] = []
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:

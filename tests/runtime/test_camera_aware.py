@@ -15,10 +15,11 @@ from refiner.data import blend_phases, merge_phases
 from refiner.data.swaps import ARMS, LEGS, with_sides_back
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.errors import DefaultLensWarning, EmptySequenceError, InputError, InputWarning, UnitError
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import save_checkpoint
 from refiner.runtime import Lifter, Refiner
 from refiner.runtime.streaming import StreamingRefiner
 from refiner.skeleton import from_h36m17
-from refiner.training.checkpoints import build_model, save_checkpoint
 from refiner.training.config import Config, ModelConfig
 
 FRAMES, STRIDE = 9, 3

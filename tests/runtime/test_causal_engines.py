@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from refiner import bundled
+from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, CheckpointError, ConfigError, NonFiniteError, UsageError
 from refiner.runtime import Refiner, open_causal_engine
 from refiner.runtime.stitching import run_causal
@@ -19,7 +20,8 @@ LENGTH = 60
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A causal refiner of random weights, and the same for windows."""
-    from refiner.training.checkpoints import build_model, save_checkpoint
+    from refiner.model_files.build import build_model
+    from refiner.model_files.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints")
     for causal in (True, False):
@@ -68,16 +70,19 @@ def stand_in_recorder(run):
 
 def carried_engine(checkpoint, streams, pipelined):
     """The way of a GPU with a stand-in for its graphs."""
+    from refiner.model_files.build import load_module
     from refiner.models.causal import CarriedStep, CausalStep
+    from refiner.runtime.causal import StreamFacts
     from refiner.runtime.causal_torch import TensorStreamEngine
-    from refiner.training.checkpoints import load_module
 
     step = CarriedStep(CausalStep(load_module(checkpoint), streams, pipelined))
-    return TensorStreamEngine(step, step.layout, {"fps": 25.0}, torch.device("cpu"), stand_in_recorder)
+    return TensorStreamEngine(
+        step, step.layout, StreamFacts("torch", "cpu", 25.0, None, {}), torch.device("cpu"), stand_in_recorder
+    )
 
 
 def torch_engine(checkpoint, streams, pipelined):
-    return open_causal_engine(checkpoint, streams, pipelined)
+    return open_causal_engine(checkpoint, EngineOptions(streams=streams, pipelined=pipelined))
 
 
 SIZES = np.array([SIZE, SIZE], np.float32)
@@ -114,7 +119,7 @@ def test_streams_are_the_pass_over_the_sequences(checkpoint, people, make, pipel
 
 def test_what_is_wrong_leaves_the_state_as_it_was(checkpoint, people):
     pixels, poses, expected = people(checkpoint)
-    engine = open_causal_engine(checkpoint, streams=2)
+    engine = open_causal_engine(checkpoint, EngineOptions(streams=2))
     spoilt = poses[:, 0].copy()
     spoilt[1, 4, 2] = np.nan
     both = np.ones(2, dtype=bool)
@@ -185,12 +190,12 @@ def test_a_causal_refiner_has_no_windows(checkpoint):
 )
 def test_what_does_not_go_together(checkpoints, name, options, error, message):
     with pytest.raises(error, match=message):
-        open_causal_engine(checkpoints / name, **options)
+        open_causal_engine(checkpoints / name, EngineOptions(**options))
 
 
 def test_the_bundled_checkpoint_is_the_default(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match="no bundled causal refiner"):
         open_causal_engine()
-    bundled.default_checkpoint("causal refiner").write_bytes((checkpoints / "causal.safetensors").read_bytes())
+    bundled.default_checkpoint("causal-refiner").write_bytes((checkpoints / "causal.safetensors").read_bytes())
     assert open_causal_engine().streams == 1

@@ -17,7 +17,8 @@ SIZE = (1000, 1002)
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """A random lifter and refiner of width 16."""
-    from refiner.training.checkpoints import build_model, save_checkpoint
+    from refiner.model_files.build import build_model
+    from refiner.model_files.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(4)

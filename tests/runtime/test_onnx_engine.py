@@ -12,7 +12,7 @@ import pytest
 from refiner.errors import ArtefactError, MissingComponentError, UsageError
 from refiner.files import sha256_of
 from refiner.runtime import Refiner
-from refiner.runtime.artefact import manifest_path
+from refiner.runtime.manifest import manifest_path
 from refiner.runtime.onnx_engine import OnnxEngine
 from refiner.skeleton import JOINT_NAMES
 

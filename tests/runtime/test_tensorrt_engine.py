@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from refiner.errors import ArtefactError, DTypeError, MissingComponentError, RefinerError, UsageError
 from refiner.files import sha256_of
 from refiner.runtime import Refiner
-from refiner.runtime.artefact import manifest_path
 from refiner.runtime.device_arrays import read_device_array, stream_handle
+from refiner.runtime.manifest import manifest_path
 from refiner.runtime.tensorrt_engine import TensorRtEngine
 from refiner.skeleton import JOINT_NAMES
 

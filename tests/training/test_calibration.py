@@ -12,9 +12,9 @@ from refiner.cli.calibrate import main
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import UsageError
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.training import calibration
 from refiner.training.calibration import errors_and_signs, fit_uncertainty, measured, write_uncertainty
-from refiner.training.checkpoints import load_checkpoint
 
 
 def test_errors_corrections_and_speeds():

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from refiner.errors import CheckpointError, ConfigError
-from refiner.training.checkpoints import load_checkpoint, load_module
+from refiner.model_files.build import load_module
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.training.config import config_from_dict, load_config
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.tasks import ValidationClips, ValidationWindows, lift_sequences, screen_and_truth

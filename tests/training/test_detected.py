@@ -13,7 +13,7 @@ from refiner.cli.train import main
 from refiner.data import Detections, camera_clips
 from refiner.data.folder_files import ArchiveFile
 from refiner.errors import ArchiveError, ConfigError
-from refiner.training.checkpoints import load_checkpoint
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.training.config import DataConfig
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.windows import WindowSampler

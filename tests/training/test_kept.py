@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from refiner.errors import ConfigError
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.training import runs
-from refiner.training.checkpoints import load_checkpoint
 from refiner.training.config import DataConfig
 from refiner.training.kept import KeptBatches, lifted_already
 from refiner.training.runs import train_lifter, train_refiner

@@ -11,13 +11,14 @@ import torch
 from refiner.actions import UNKNOWN_ACTION
 from refiner.diffusion import cosine_schedule
 from refiner.errors import ConfigError, TrainingError
+from refiner.model_files.build import build_model, load_module, module_of
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import D3DP, FinePOSE, LiftingModule, MixSTE, PromptedLifter, SampledLifter
 from refiner.models.finepose import CachedText, PromptedText, TextTower, WordVocabulary
 from refiner.models.finepose.prompts import PROMPT_SETS, texts_of
 from refiner.models.finepose.vocabulary import CLIP_MERGES
 from refiner.runtime import Lifter
 from refiner.training import diffusion_lifter
-from refiner.training.checkpoints import build_model, load_checkpoint, load_module, module_of
 from refiner.training.config import LossConfig
 from refiner.training.diffusion_lifter import DiffusionLifterTask, label_numbers
 from refiner.training.losses import MIXSTE_JOINT_WEIGHTS, lifter_loss

@@ -11,6 +11,8 @@ from recorded import HostRead, NoHostReads, record_operations
 
 from refiner.data.windows import merge_windows
 from refiner.errors import ConfigError, TrainingError
+from refiner.model_files.build import build_model, module_of
+from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
 from refiner.models import fused
 from refiner.models.canonical import canonical_pose, turned
 from refiner.models.unrolled import trusted
@@ -18,7 +20,6 @@ from refiner.runtime import Lifter, Refiner, StreamingRefiner
 from refiner.skeleton import H36M17
 from refiner.training import pool as pool_module
 from refiner.training import systematic
-from refiner.training.checkpoints import Checkpoint, build_model, load_checkpoint, module_of
 from refiner.training.config import EstimatorConfig, config_from_dict
 from refiner.training.optimiser import build_optimiser
 from refiner.training.pool import DrawnErrors, Estimates, EstimatorPool, frames_between, pool_length

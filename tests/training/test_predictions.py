@@ -7,9 +7,9 @@ import pytest
 
 from refiner.cli.train import main
 from refiner.errors import ArchiveError, ConfigError, InputError
+from refiner.model_files.checkpoint import load_checkpoint, load_noise_model
 from refiner.runtime import Refiner
 from refiner.skeleton import flip_pose
-from refiner.training.checkpoints import load_checkpoint, load_noise_model
 from refiner.training.predictions import PredictionSampler, load_predictions
 from refiner.training.runs import train_refiner_on_predictions
 

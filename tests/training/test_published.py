@@ -7,12 +7,13 @@ import torch
 
 from refiner.cli.convert import main
 from refiner.errors import CheckpointError, ConfigError, UsageError
+from refiner.model_files.build import load_module, module_of
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import D3DP, FinePOSE, MixSTE, STCFormer, from_published
 from refiner.models.d3dp import CleanPoseDenoiser
 from refiner.models.finepose import ClipVocabulary, FinePoseDenoiser, PromptedText, TextTower
 from refiner.models.finepose.vocabulary import CLIP_MERGES
 from refiner.models.published import HUMAN36M_ACTIONS
-from refiner.training.checkpoints import load_checkpoint, load_module, module_of
 from refiner.training.published import import_published
 
 SIZES = {"depth": 2, "heads": 8, "mlp_ratio": 2, "frames": 5}

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from refiner.errors import ConfigError
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models.canonical import canonical_pose, turned, turned_back
 from refiner.runtime import Lifter, Refiner
-from refiner.training.checkpoints import load_checkpoint
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from refiner.errors import ShapeError
+from refiner.model_files.build import load_module
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import SmoothingModule, SmoothNet
 from refiner.runtime import Refiner
-from refiner.training.checkpoints import load_checkpoint, load_module
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.smoothing import SmoothingTask
 from refiner.training.tasks import ValidationWindows

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from refiner.errors import ConfigError, MissingComponentError, TrainingError
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import fused
 from refiner.training import loop, schedule, steps
-from refiner.training.checkpoints import build_model, load_checkpoint
 from refiner.training.loop import BEGUN_FILE, LAST_FILE, LOOK_EVERY, SETTLING_STEPS
 from refiner.training.muon import BatchedMuon, orthogonal
 from refiner.training.optimiser import build_optimiser

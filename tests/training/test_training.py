@@ -11,17 +11,11 @@ import torch
 
 from refiner.errors import CheckpointError, ConfigError, TrainingError
 from refiner.machine import processor_name
+from refiner.model_files.build import build_model, load_module
+from refiner.model_files.checkpoint import compress_checkpoint, load_checkpoint, load_noise_model, save_checkpoint
 from refiner.models import LiftingModule, UnrolledRefiner
 from refiner.runtime import Refiner
 from refiner.skeleton import LEFT, PARENTS, RIGHT
-from refiner.training.checkpoints import (
-    build_model,
-    compress_checkpoint,
-    load_checkpoint,
-    load_module,
-    load_noise_model,
-    save_checkpoint,
-)
 from refiner.training.config import CONFIG_FOLDER, DataConfig, OptimiserConfig, config_from_dict, load_config
 from refiner.training.loop import BEST_FILE, LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter, train_refiner

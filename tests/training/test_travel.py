@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from refiner.errors import CheckpointError, TrainingError
+from refiner.model_files.build import load_module
+from refiner.model_files.checkpoint import load_checkpoint, save_checkpoint
 from refiner.models.weights import read_safetensors
-from refiner.training.checkpoints import load_checkpoint, load_module, save_checkpoint
 from refiner.training.loop import LAST_FILE, STATE_FILE
 from refiner.training.runs import train_lifter
 from refiner.training.travel import (

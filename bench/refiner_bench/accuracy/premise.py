@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from refiner.camera import normalise_screen
 from refiner.data import CameraClip
-from refiner.training.checkpoints import load_noise_model
+from refiner.model_files.checkpoint import load_noise_model
 
 EDGES = np.linspace(-6.0, 6.0, 61)
 LAGS = (1, 2, 4, 8, 16, 26, 50, 100)

@@ -255,7 +255,8 @@ def _training(runner: Runner, row: Row, seed: int) -> dict[str, Any] | None:
     """Budget and curve of the row's checkpoint; None for a row that scores another's."""
     if row.kind == "score":
         return None
-    from refiner.training.checkpoints import build_model, load_checkpoint
+    from refiner.model_files.build import build_model
+    from refiner.model_files.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(runner.checkpoint(row.name, seed))
     config, metrics = checkpoint.config, checkpoint.config["metrics"]

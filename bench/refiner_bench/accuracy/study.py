@@ -185,7 +185,7 @@ class Runner:
     def _train(self, row: Row, seed: int) -> None:
         import torch
 
-        from refiner.training.checkpoints import load_checkpoint
+        from refiner.model_files.checkpoint import load_checkpoint
         from refiner.training.config import load_config
         from refiner.training.loop import HISTORY_FILE, LAST_FILE, refuse_other_run, source_digests
         from refiner.training.runs import train_lifter, train_refiner
@@ -356,7 +356,7 @@ class Runner:
             poses = [(pose, clip.pose_3d, clip.fps) for pose, clip in zip(lifted, clips, strict=True)]
             smooth, settings, error = tune(row.method, poses)
             return (lambda clip, pose: smooth(pose, clip.fps)), {"settings": settings, "validation_mm": error}
-        from refiner.training.checkpoints import load_noise_model
+        from refiner.model_files.checkpoint import load_noise_model
 
         noise = load_noise_model(self.checkpoint(row.of or row.name, seed))
         return (lambda clip, pose: linear_correction(noise, clip.pose_2d, pose, clip.image_size)), {}

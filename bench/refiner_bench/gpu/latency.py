@@ -18,15 +18,18 @@ import torch
 from numpy.typing import NDArray
 
 from refiner.cli.common import run
+from refiner.engines import EngineOptions
 from refiner.errors import MissingComponentError
+from refiner.model_files.build import module_of
+from refiner.model_files.checkpoint import MODEL_PREFIX, load_checkpoint
+from refiner.model_spec import ModelSpec
 from refiner.models import UnrolledRefiner
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import inference_form
 from refiner.runtime.aoti_engine import open_package
-from refiner.runtime.causal import StreamEngine
+from refiner.runtime.causal import StreamEngine, StreamFacts
 from refiner.runtime.causal_torch import AotiCausalEngine, TensorStreamEngine, TorchCausalEngine
 from refiner.runtime.loading import open_engine
-from refiner.training.checkpoints import MODEL_PREFIX, load_checkpoint, module_of
 from refiner_bench.counts import DenoiserSize, window_flops
 from refiner_bench.gpu.latency_kernels import kernel_rows
 from refiner_bench.gpu.latency_text import format_latency
@@ -243,7 +246,7 @@ class Measured:
         if self._kind == "window":
             windows: dict[str, Callable[[], Callable[..., Array]]] = {EAGER: self._eager_window}
             if graphs:
-                windows[GRAPH] = lambda: open_engine(self._path, "refiner", engine="torch", device="cuda")
+                windows[GRAPH] = lambda: open_engine(self._path, "refiner", EngineOptions("torch", device="cuda"))
             if compiled:
                 windows[LAUNCHED] = lambda: _launched(self._package(compiled))
                 windows[COMPILED] = lambda: open_engine(self._package(compiled), "refiner")
@@ -273,7 +276,7 @@ class Measured:
 
     def _eager_window(self) -> Callable[..., Array]:
         if self._device == "cpu":
-            run: Callable[..., Array] = open_engine(self._path, "refiner", engine="torch")
+            run: Callable[..., Array] = open_engine(self._path, "refiner", EngineOptions("torch"))
             return run
         module = inference_form(self._module).to("cuda")
 
@@ -283,8 +286,9 @@ class Measured:
         if self._device == "cpu":
             return TorchCausalEngine(self._path, batch)
         step = CausalStep(copy.deepcopy(self._module), batch).to("cuda")
-        metadata = {**self._module.config, "engine": "torch", "device": "cuda"}
-        return TensorStreamEngine(CarriedStep(step), step.layout, metadata, torch.device("cuda"), _not_recorded)
+        config = self._module.config
+        facts = StreamFacts("torch", "cuda", ModelSpec.of_config(config).fps, None, config)
+        return TensorStreamEngine(CarriedStep(step), step.layout, facts, torch.device("cuda"), _not_recorded)
 
 
 def timed_in_turns(runs: dict[str, Callable[[int], Any]], sizes: Sizes) -> dict[str, dict[str, Any]]:

@@ -67,7 +67,7 @@ def run_real(arguments: argparse.Namespace) -> None:
     from refiner_bench.real.take import CLIP, TAKE, load_clip, load_take, save_clip, save_take
     from refiner_bench.report import write_report
 
-    for_estimators = arguments.refiner or bundled.default_checkpoint("refiner of other estimators")
+    for_estimators = arguments.refiner or bundled.default_checkpoint("refiner-of-other-estimators")
     models = Models(Lifter.load(arguments.lifter), Refiner.load(arguments.refiner), Refiner.load(for_estimators))
     skipped: list[str] = []
     take = clip = None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refiner.data import CameraClip
-from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.engines import EngineOptions
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import Evaluator
 from refiner.evaluation.protocol import Sequence as ScoredSequence
@@ -52,7 +52,7 @@ def delay_errors(
     table = _Table(clips)
     table.add("input", 0, lifted)
     table.add("input, one shape", 0, [with_running_shape(pose) for pose in lifted])
-    engine = open_engine(window, "refiner", threads=1)
+    engine = open_engine(window, "refiner", EngineOptions(threads=1))
     tell("windows")
     streams = [window_streams(engine, clip, pose, DELAYS) for clip, pose in zip(clips, lifted, strict=True)]
     for delay in DELAYS:
@@ -111,9 +111,9 @@ def measured_coverage(
     """How much of the errors lies inside the 50 % and the 90 % regions that the checkpoint gives; None where it gives
     none."""
     refiner = Refiner.load(checkpoint, threads=1)
-    if refiner.metadata.get("uncertainty") is None:
+    model = refiner.uncertainty
+    if model is None:
         return None
-    model = JointUncertainty.from_config(refiner.metadata["uncertainty"])
     errors, spreads = [], []
     for clip, pose in zip(clips, LiftedClips(cache, 1).lift(lifter, clips, "test"), strict=True):
         refined = root_relative(refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps))

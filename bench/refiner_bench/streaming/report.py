@@ -17,6 +17,7 @@ from refiner_export.options import Batch, ExportOptions
 
 from refiner.bundled import checkpoint
 from refiner.data import MotionFolder
+from refiner.engines import EngineOptions
 from refiner.errors import UsageError
 from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming import RefinedFrame, StreamingRefiner
@@ -112,14 +113,14 @@ def _export_window(options: StreamingOptions, checkpoint: Path, place: Path) -> 
 
 
 def _open(options: StreamingOptions, file: Path) -> Any:
-    return open_causal_engine(file, threads=options.threads)
+    return open_causal_engine(file, EngineOptions(threads=options.threads))
 
 
 def _latency(options: StreamingOptions, causal: Path, windowed: Path, place: Path) -> dict[str, Any]:
     exported = _export_causal(options, causal, place)
     step = _open(options, exported)
     pipelined = _open(options, _export_causal(options, causal, place, pipelined=True))
-    window = open_engine(_export_window(options, windowed, place), "refiner", threads=options.threads)
+    window = open_engine(_export_window(options, windowed, place), "refiner", EngineOptions(threads=options.threads))
     windows = parity_windows(1, window.frames)
     pixels, poses, size = windows[0][0], windows[1][0], windows[2]
     active = np.ones(1, dtype=bool)

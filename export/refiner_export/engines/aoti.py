@@ -19,7 +19,6 @@ from refiner.runtime.aoti_engine import architecture
 from refiner_export.engines import Graph, Report
 from refiner_export.options import ExportOptions
 
-SUFFIX = ".pt2"
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

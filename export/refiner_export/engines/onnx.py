@@ -12,8 +12,6 @@ from refiner.runtime.onnx_engine import PROVIDERS
 from refiner_export.engines import Graph, Report
 from refiner_export.options import ExportOptions
 
-SUFFIX = ".onnx"
-
 
 def require(options: ExportOptions) -> None:
     """Raises MissingComponentError where ONNX Runtime lacks the device."""

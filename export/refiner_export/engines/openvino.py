@@ -12,8 +12,6 @@ from refiner.errors import ExportError, MissingComponentError
 from refiner_export.engines import Graph, Report
 from refiner_export.options import ExportOptions
 
-SUFFIX = ".xml"
-
 
 def require(options: ExportOptions) -> None:
     """Raises MissingComponentError without OpenVINO."""

@@ -10,8 +10,6 @@ from refiner.errors import MissingComponentError, UsageError
 from refiner_export.engines import Graph, Report
 from refiner_export.options import Batch, ExportOptions
 
-SUFFIX = ".safetensors"
-
 
 def require(options: ExportOptions) -> None:
     """Raises UsageError for what lives in a graph alone, MissingComponentError without the device."""

@@ -14,8 +14,6 @@ from refiner_export.engines import Graph, Report
 from refiner_export.engines.tensorrt import TensorRtOptions, build_plan, load_tensorrt, require_device
 from refiner_export.options import ExportOptions
 
-SUFFIX = ".engine"
-
 
 def require(options: ExportOptions) -> None:
     """Raises MissingComponentError without the module, or without a GPU where it needs one."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from refiner.diffusion.uncertainty import JointUncertainty
 
 Array = NDArray[np.float32]
 
@@ -63,7 +66,8 @@ class StreamBackend(Protocol):
     lifts: bool
     # Whether one of the models takes the lens and the confidence into account.
     rays: bool
-    metadata: dict[str, Any]
+    uncertainty: JointUncertainty | None
+    metadata: Mapping[str, Any]
 
     def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
         """At most one beat of each slot; the outputs that are due, in the order of their beats."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from refiner.errors import UsageError
@@ -30,7 +28,7 @@ class CausalBackend:
         self.delay = engine.delay
         self.lifts = lifter is not None
         self.rays = engine.rays or (lifter is not None and lifter.rays)
-        self.metadata: dict[str, Any] = engine.metadata
+        self.uncertainty, self.metadata = engine.uncertainty, engine.metadata
         self._columns = columns(engine.rays)
         self._seen = np.zeros((self.slots, 17, self._columns), np.float32)
         self._body = np.zeros((self.slots, 17, 3), np.float32)
@@ -94,7 +92,7 @@ class _LiftedWindow:
     repeated before them. Each beat is written twice, so that they lie side by side."""
 
     def __init__(self, lifter: LifterEngine) -> None:
-        self._stride = int(lifter.metadata.get("stride", 1))
+        self._stride = lifter.stride
         self._length = (lifter.frames - 1) * self._stride + 1
         self._columns = columns(lifter.rays)
         self._rows = np.zeros((2 * self._length, 17, self._columns), np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from refiner import bundled
 from refiner.camera import Camera
 from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.engines import EngineOptions
 from refiner.errors import InputError, UsageError
 from refiner.lens import Lens, check_lens
 from refiner.runtime.loading import open_causal_engine, open_engine
@@ -91,7 +92,7 @@ class StreamingRefiner:
         self._least_confidence, self._gap_s, self._forget_s = least_confidence, longest_gap_s, forget_s
         self._pool_shape = pool_shape
         self._smoothing = (Smoothing() if smoothing else None) if isinstance(smoothing, bool) else smoothing
-        self._uncertainty = JointUncertainty.from_config(backend.metadata.get("uncertainty"))
+        self._uncertainty = JointUncertainty.from_config(None) if backend.uncertainty is None else backend.uncertainty
         self._tracks: dict[int, Track] = {}
         self._free = list(range(backend.slots))[::-1]
         self._newest = -math.inf
@@ -132,17 +133,18 @@ class StreamingRefiner:
             raise UsageError(f"people must be at least 1, got {people}")
         lifting = None
         if lifter is not None and lifter is not False:
-            chosen = bundled.default_checkpoint("live lifter") if lifter is True else lifter
-            lifting = open_engine(chosen, "lifter", threads=threads, device=device)
+            chosen = bundled.default_checkpoint("live-lifter") if lifter is True else lifter
+            lifting = open_engine(chosen, "lifter", EngineOptions(threads=threads, device=device))
         if mode == "window":
             if pipelined:
                 raise UsageError("pipelined is for causal refiners; a window runs all its steps at once")
-            model = bundled.default_checkpoint("window refiner") if path is None else path
-            opened = open_engine(model, "refiner", engine, steps, threads, device)
+            model = bundled.default_checkpoint("window-refiner") if path is None else path
+            opened = open_engine(model, "refiner", EngineOptions(engine, steps, threads, device))
             return cls(WindowBackend(opened, hop, look_ahead, people or 1, lifting), **options)
         if hop != 1 or look_ahead != 0:
             raise UsageError("hop and look_ahead are for mode='window'; a causal refiner has neither")
-        causal = open_causal_engine(path, people, pipelined, engine, steps, threads, device)
+        asked = EngineOptions(engine, steps, threads, device, streams=people, pipelined=pipelined)
+        causal = open_causal_engine(path, asked)
         return cls(CausalBackend(causal, lifting), **options)
 
     @property
@@ -171,8 +173,8 @@ class StreamingRefiner:
         return tuple(self._tracks)
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        """The checkpoint's configuration or the artefact's manifest, and ``engine``."""
+    def metadata(self) -> Mapping[str, Any]:
+        """The checkpoint's configuration or the artefact's manifest, and ``engine``, as JSON for records."""
         return self._backend.metadata
 
     def push(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +49,7 @@ class WindowBackend:
             raise UsageError(
                 f"look_ahead must lie between 0 and {window - hop} (window {window} less hop {hop}), got {look_ahead}"
             )
-        strides = {int(model.metadata.get("stride", 1)) for model in (engine, lifter) if model is not None}
+        strides = {model.stride for model in (engine, lifter) if model is not None}
         if len(strides) > 1:
             raise UsageError(
                 f"of lifter and refiner one takes every {max(strides)}. frame, the other every {min(strides)}.; "
@@ -68,7 +67,7 @@ class WindowBackend:
         self.delay = (look_ahead + hop - 1) * self._stride + reach
         self.lifts = lifter is not None
         self.rays = engine.rays or (lifter is not None and lifter.rays)
-        self.metadata: dict[str, Any] = engine.metadata
+        self.uncertainty, self.metadata = engine.uncertainty, engine.metadata
         self._weights = blend_weights(window)
         self._people = [_Person([_Buffer(window) for _ in range(self._stride)], reach) for _ in range(slots)]
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from refiner.runtime.engine import ModelDefaults
+
 WINDOW = 9
 
 
-class SmoothingEngine:
+class SmoothingEngine(ModelDefaults):
     """Stands for a refiner: mixes the frames of a window by their place, so that every window says something else."""
 
     fps, least_batch, largest_batch, inputs, reach = 50.0, 1, 2**31 - 1, None, None
     rays = False
 
     def __init__(self, frames=WINDOW):
-        self.frames, self.calls, self.metadata = frames, 0, {"engine": "stand-in", "steps": 2}
+        self.frames, self.calls, self.engine, self.steps = frames, 0, "stand-in", 2
         rng = np.random.default_rng(3)
         self.mixing = rng.dirichlet(np.ones(frames), frames).astype(np.float32)
 
@@ -44,14 +46,14 @@ def stream(refiner, pixels, poses, fps=50.0, begin=0.0):
     return found + refiner.flush()
 
 
-class OffsetLifter:
+class OffsetLifter(ModelDefaults):
     """Stands for a lifter: the body follows from the pixels."""
 
     fps, least_batch, largest_batch = 50.0, 1, 2**31 - 1
     rays = False
 
     def __init__(self, frames=WINDOW):
-        self.frames, self.metadata = frames, {}
+        self.frames = frames
 
     def __call__(self, pose_2d, image_size):
         flat = (pose_2d - pose_2d[..., :1, :]) / image_size[:, None, None, :1]

@@ -15,11 +15,13 @@ from stand_ins import OffsetLifter, motion
 from refiner import Lifter, Refiner, StreamingRefiner
 from refiner.data.synthetic import synthetic_folder
 from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.engines import EngineOptions
 from refiner.errors import UsageError
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import save_checkpoint
 from refiner.runtime import open_causal_engine
 from refiner.runtime.streaming import Frame
 from refiner.runtime.streaming.causal_backend import CausalBackend
-from refiner.training.checkpoints import build_model, save_checkpoint
 from refiner.training.config import load_config
 
 SIZE = (1000.0, 1002.0)
@@ -121,7 +123,7 @@ def test_a_disturbance_dies_away(checkpoint):
 def test_a_lifter_in_the_loop_sees_the_frames_so_far(checkpoint):
     lifter = OffsetLifter()
     pixels, _ = motion(30)
-    live = StreamingRefiner(CausalBackend(open_causal_engine(checkpoint, threads=1), lifter), SIZE)
+    live = StreamingRefiner(CausalBackend(open_causal_engine(checkpoint, EngineOptions(threads=1)), lifter), SIZE)
     found = [live.push(pixels[i], None, i / 50)[0] for i in range(30)] + live.flush()
     body = lifter(pixels[None], np.float32([SIZE]))[0]
     np.testing.assert_allclose(

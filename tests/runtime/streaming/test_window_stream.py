@@ -32,7 +32,7 @@ def test_with_every_window_the_stream_is_the_offline_refinement(hop, frames):
 def strided(stride, engine=None):
     """A refiner that takes every so many frames."""
     engine = engine or SmoothingEngine()
-    engine.metadata["stride"] = stride
+    engine.stride = stride
     return engine
 
 
@@ -83,7 +83,7 @@ def test_the_newest_frame_of_a_strided_stream_ends_a_window_of_every_third():
 
 def test_lifter_and_refiner_take_the_same_frames():
     lifter = OffsetLifter()
-    lifter.metadata = {"stride": 3}
+    lifter.stride = 3
     with pytest.raises(UsageError, match=r"one takes every 3\. frame, the other every 1\."):
         WindowBackend(SmoothingEngine(), lifter=lifter)
     pixels, _ = motion(60)

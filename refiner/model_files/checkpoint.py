@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.noise_model import ConditionalGaussian
-from refiner.errors import CheckpointError, ConfigError
+from refiner.errors import CheckpointError
 from refiner.files import atomic_path
-from refiner.models import LiftingModule, PoseDenoiser, SmoothingModule, SmoothNet, UnrolledRefiner
-from refiner.models.lifters import as_lifter, build_lifter, inputs_of
+from refiner.model_spec import ModelSpec
 from refiner.models.weights import read_safetensors
 
 FORMAT, VERSION = "refiner-checkpoint", "1"
@@ -34,6 +33,11 @@ class Checkpoint:
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the configuration says of the network. Raises CheckpointError where it describes none."""
+        return ModelSpec.of_config(self.config)
 
     def state(self, prefix: str = MODEL_PREFIX) -> dict[str, Tensor]:
         """The tensors under a prefix, without it; half precision brought back to float32."""
@@ -109,103 +113,12 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
     return published
 
 
-def build_model(config: Mapping[str, Any]) -> nn.Module:
-    """The network that a checkpoint's configuration names, with fresh weights. Raises CheckpointError."""
-    try:
-        if config["kind"] == "lifter":
-            return build_lifter(config)
-        model = config["model"]
-        if not is_denoiser(config):
-            sizes = {name: model[name] for name in ("dim", "hidden", "blocks", "dropout")}
-            return SmoothNet(int(config["frames"]), **sizes)
-        shared = {"heads": model["heads"], "mlp_ratio": model["mlp_ratio"], "joint_embedding": model["joint_embedding"]}
-        band = config["frames"] if model.get("causal") else None
-        shared |= {"mlps": model.get("mlps", 1), "inputs": inputs_of(model)}
-        return PoseDenoiser(dim=model["dim"], blocks=model["blocks"], band=band, **shared)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint's configuration does not describe a model: {error!r}") from error
-
-
-Runnable = UnrolledRefiner | LiftingModule | SmoothingModule
-
-
-def load_module(path: str | os.PathLike[str], steps: int | None = None, kind: str | None = None) -> Runnable:
-    """The runnable module of a checkpoint, in eval mode and float32; ``steps`` replaces the K of a refiner or of a
-    diffusion lifter."""
-    return module_of(load_checkpoint(path, kind), steps, str(path))
-
-
-def module_of(
-    checkpoint: Checkpoint, steps: int | None = None, where: str = "checkpoint", hypotheses: int | None = None
-) -> Runnable:
-    """`load_module` for a checkpoint that is already read; ``hypotheses`` replaces a diffusion lifter's H.
-
-    Raises CheckpointError where it does not fit its configuration, ConfigError for steps that it has none of.
-    """
-    config = _with_sampling(checkpoint.config, steps, hypotheses)
-    model = build_model(config)
-    try:
-        model.load_state_dict(checkpoint.state())
-        frames = int(config["frames"])
-        module: Runnable
-        if config["kind"] == "lifter":
-            module = LiftingModule(as_lifter(model.eval(), config), frames, config)
-        elif isinstance(model, SmoothNet):
-            module = SmoothingModule(model, config)
-        else:
-            assert isinstance(model, PoseDenoiser)
-            scale = checkpoint.tensors["error_scale"].float()
-            module = UnrolledRefiner(
-                model, scale, frames, config, steps, _expected_error(checkpoint), _trust(checkpoint)
-            )
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{where} does not fit its own configuration: {error}") from error
-    return module.eval().requires_grad_(False)
-
-
-def is_diffusion_lifter(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of a lifter that is sampled in steps."""
-    return config["kind"] == "lifter" and config["model"].get("architecture", "default") in ("d3dp", "finepose")
-
-
-def is_denoiser(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is of a refiner that denoises in steps; SmoothNet does not."""
-    return bool(config["kind"] == "refiner" and config["model"].get("architecture", "default") != "smoothnet")
-
-
-def _with_sampling(config: dict[str, Any], steps: int | None, hypotheses: int | None) -> dict[str, Any]:
-    """The configuration with other K and H of a diffusion lifter; a refiner's K is `UnrolledRefiner`'s business."""
-    given = {name: value for name, value in (("steps", steps), ("hypotheses", hypotheses)) if value is not None}
-    if is_diffusion_lifter(config):
-        return {**config, "sampling": {**config["sampling"], **given}} if given else config
-    if hypotheses is not None or (steps is not None and not is_denoiser(config)):
-        raise ConfigError(f"this {config['kind']} is not sampled: it has no {' and no '.join(given)} to choose")
-    return config
-
-
 def input_model_of(checkpoint: Checkpoint) -> InputModel | None:
     """What a refiner's training inputs looked like; None for a lifter, or a refiner that was trained without."""
     tensors = checkpoint.state(INPUTS_PREFIX)
     if not tensors:
         return None
     return InputModel.from_tensors({name: np.asarray(tensor.double()) for name, tensor in tensors.items()})
-
-
-def _expected_error(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Eq. 5 as gain and offset, where the refiner starts from the corrected pose."""
-    if checkpoint.config["diffusion"].get("start", "lifter") != "corrected":
-        return None
-    noise = noise_model_of(checkpoint)
-    offset = noise.mean_error - noise.gain @ noise.mean_condition
-    return torch.from_numpy(noise.gain.copy()), torch.from_numpy(offset)
-
-
-def _trust(checkpoint: Checkpoint) -> tuple[float, float] | None:
-    """How much of a refinement is kept, where the training found that out; see `refiner.models.unrolled.trusted`."""
-    if "trust" not in checkpoint.tensors:
-        return None
-    low, high = (float(value) for value in checkpoint.tensors["trust"])
-    return low, high
 
 
 def load_noise_model(path: str | os.PathLike[str]) -> ConditionalGaussian:

@@ -1,0 +1,1 @@
+"""Files of models: checkpoints, and the networks that they describe."""
