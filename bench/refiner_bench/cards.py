@@ -14,6 +14,7 @@ from refiner.evaluation.paper_tables import LIFTERS, REFINERS
 from refiner.evaluation.selection import CMU_ACKNOWLEDGEMENT
 from refiner.evaluation.tables import markdown_table
 from refiner.models import LiftingModule
+from refiner.reports import new_report
 from refiner.training.checkpoints import (
     Checkpoint,
     Runnable,
@@ -24,7 +25,7 @@ from refiner.training.checkpoints import (
 )
 from refiner.training.config import CONFIG_FOLDER
 from refiner_bench.flops_torch import count_flops
-from refiner_bench.report import gain_text, new_report
+from refiner_bench.report import gain_text
 from refiner_bench.timing import interleaved
 from refiner_bench.untrained import untrained
 

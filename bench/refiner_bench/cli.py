@@ -141,14 +141,15 @@ def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run_cards(arguments: argparse.Namespace) -> None:
     _require_torch("cards needs PyTorch")
     from refiner.errors import InputError, UsageError
+    from refiner.reports import STUDY, report_kind
     from refiner_bench.cards import cards_report, format_cards
-    from refiner_bench.measures import read_report, report_kind
+    from refiner_bench.measures import read_measured
 
     if min(arguments.threads, arguments.rounds) < 1:
         raise UsageError(f"--threads and --rounds must be at least 1, got {arguments.threads} and {arguments.rounds}")
-    reports = [(path.name, read_report(path)) for path in arguments.accuracy]
+    reports = [(path.name, read_measured(path)) for path in arguments.accuracy]
     for name, report in reports:
-        if report_kind(report) != "accuracy":
+        if report_kind(report) != STUDY:
             raise InputError(f"{name} is a report of {report_kind(report)}, not of accuracy")
     report = cards_report(reports, arguments.threads, arguments.rounds, 1e9 * arguments.most_gflop)
     _publish(report, format_cards(report), arguments)
@@ -383,9 +384,9 @@ def _require_export(command: str) -> None:
 
 def _publish(report: dict[str, Any], text: str, arguments: argparse.Namespace) -> None:
     """Write what was asked for, and print."""
-    from refiner_bench.report import write_report
+    from refiner_bench.report import publish
 
-    write_report(report, text, arguments.json, arguments.markdown)
+    publish(report, text, arguments.json, arguments.markdown)
     print(text)
 
 

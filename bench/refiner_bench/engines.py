@@ -20,11 +20,11 @@ from refiner_export.options import Batch, ExportOptions
 from refiner.errors import MissingComponentError, UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.models import UnrolledRefiner
+from refiner.reports import new_report
 from refiner.runtime.engine import input_names
 from refiner.runtime.loading import open_engine
 from refiner.training.checkpoints import load_checkpoint, module_of
 from refiner_bench.naive_model import naive_form
-from refiner_bench.report import new_report
 from refiner_bench.timing import Run, best_rate, interleaved, large_product, ratio_interval
 from refiner_bench.untrained import random_checkpoint
 

@@ -23,11 +23,11 @@ from refiner.data import CameraClip, MotionFolder
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.files import sha256_of
+from refiner.reports import new_report
 from refiner.training.checkpoints import load_checkpoint
 from refiner_bench.accuracy.clips import of_cameras, told_cameras
 from refiner_bench.counts import PAPER_TABLE_IV, DenoiserSize, window_flops
 from refiner_bench.engines import PEER, measure_engines
-from refiner_bench.report import new_report
 from refiner_bench.timing import best_rate, large_product
 from refiner_bench.untrained import random_checkpoint
 

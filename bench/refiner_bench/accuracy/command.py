@@ -62,7 +62,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     from refiner_bench.accuracy.report import accuracy_report, report_settings
     from refiner_bench.accuracy.study import Runner, Spec, check_request, claim_folder, default_jobs, run_study
     from refiner_bench.accuracy.table import TABLE, load_table
-    from refiner_bench.report import write_report
+    from refiner_bench.report import publish
 
     source = arguments.table or TABLE
     table = load_table(source, arguments.quick)
@@ -97,7 +97,7 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     for name, why in report["left_out"].items():
         print(f"{name}: not taken from {arguments.earlier}: {why}", file=sys.stderr)
     text = format_accuracy(report)
-    write_report(report, text, arguments.json, arguments.markdown)
+    publish(report, text, arguments.json, arguments.markdown)
     if arguments.pictures is not None:
         from refiner_bench.accuracy.plots import draw_study
         from refiner_bench.accuracy.skeletons import draw_skeletons

@@ -10,11 +10,11 @@ from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
 from refiner.evaluation.selection import acknowledgement_of
 from refiner.machine import this_machine
+from refiner.reports import new_report
 from refiner_bench.accuracy.earlier import clip_means, earlier_row, result_of
 from refiner_bench.accuracy.scores import Scores
 from refiner_bench.accuracy.study import PARTS, Runner
 from refiner_bench.accuracy.table import Row, Table
-from refiner_bench.report import new_report
 
 # A run whose validation error still fell by more than this over the last quarter of its training is not at its
 # plateau. The learning rate's decay flattens every curve, so that this names only the clearest cases.
