@@ -19,8 +19,7 @@ examples:
   refiner-bench flops --frames 243 --depth 8 --json flops.json
   refiner-bench lifters                                the lifters at their published sizes
   refiner-bench cards --accuracy bench/reports/accuracy-study.json   what each model costs, was trained on, and scores
-  refiner-bench accuracy --quick                       every row of the accuracy study as a toy, in minutes
-  refiner-bench accuracy --data FOLDER --jobs 2        the study itself: hours; interrupted, it goes on
+  refiner-bench accuracy --data FOLDER                 the accuracy reports of the bundled models, minutes a report
   refiner-bench engines                                latency of a window in every engine, against a plain export
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
@@ -127,7 +126,7 @@ def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--accuracy", type=Path, nargs="+", default=[], metavar="REPORT", help="reports of refiner-bench accuracy"
+        "--accuracy", type=Path, nargs="+", default=[], metavar="REPORT", help="reports of the accuracy study"
     )
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=10, help="timed calls (default: 10)")

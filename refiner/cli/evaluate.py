@@ -167,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--reports",
         metavar="PATH",
         nargs="+",
-        help="with --table: reports that --json or refiner-bench accuracy wrote, or folders of them, to stand beside "
+        help="with --table: reports that --json or the accuracy study wrote, or folders of them, to stand beside "
         "the paper's figures",
     )
     output = parser.add_argument_group("output")

@@ -1,4 +1,4 @@
-"""Reports that stand in the papers' tables: of `refiner-evaluate`, and the rows of ones of `refiner-bench accuracy`."""
+"""Reports that stand in the papers' tables: those of `refiner-evaluate`, and the rows of the accuracy study's."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from refiner.data import CameraClip
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, SequenceScore
 from refiner.evaluation.protocol import Sequence as ScoredSequence
-from refiner.files import atomic_path, atomic_write_text, sha256_of
+from refiner.files import atomic_path, sha256_of
 from refiner.runtime import Lifter
 
 # Frame errors in millimetres, the last bin open: fine enough for the paper's 30 and 35 mm.
@@ -50,31 +49,6 @@ class Scores:
     @property
     def result(self) -> EvaluationResult:
         return EvaluationResult(self.sequences)
-
-
-def write_scores(path: Path, scores: Sequence[Scores], key: str) -> None:
-    """All scores of a row, whole or not at all; ``key`` says of what they are."""
-    atomic_write_text(path, json.dumps({"key": key, "scores": [asdict(entry) for entry in scores]}) + "\n")
-
-
-def read_scores(path: Path, key: str) -> list[Scores] | None:
-    """The scores of ``path`` where they are of ``key``, else None."""
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["key"] != key:
-        return None
-    return [
-        Scores(
-            entry["part"],
-            entry["data"],
-            tuple(SequenceScore(**score) for score in entry["sequences"]),
-            tuple(SequenceScore(**score) for score in entry["before"]),
-            Distributions(**entry["distributions"]),
-            entry["extra"],
-        )
-        for entry in content["scores"]
-    ]
 
 
 class KeptClips:

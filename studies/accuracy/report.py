@@ -6,22 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from refiner_bench.accuracy.markdown import CONTROLS, GAIN_METRICS
+from refiner_bench.accuracy.scores import Scores
+
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
 from refiner.evaluation.selection import acknowledgement_of
 from refiner.machine import this_machine
-from refiner.reports import new_report
-from refiner_bench.accuracy.earlier import clip_means, earlier_row, result_of
-from refiner_bench.accuracy.scores import Scores
-from refiner_bench.accuracy.study import PARTS, Runner
-from refiner_bench.accuracy.table import Row, Table
+from refiner.reports import STUDY, new_report
+from studies.accuracy.earlier import clip_means, earlier_row, result_of
+from studies.accuracy.study import PARTS, Runner
+from studies.accuracy.table import Row, Table
 
 # A run whose validation error still fell by more than this over the last quarter of its training is not at its
 # plateau. The learning rate's decay flattens every curve, so that this names only the clearest cases.
 PLATEAU_SHARE = 0.003
-GAIN_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
-# Lifters that took what a refiner costs: as many parameters, as much training, the same motion.
-CONTROLS = ("single-lifter", "lifter-recombined")
 METHOD = "full"
 RIVALS = ("linear", METHOD, *CONTROLS)
 
@@ -45,7 +44,7 @@ def accuracy_report(
     """The report of every row that is trained and scored, here or in the report ``earlier`` (`load_earlier`); the
     others are named under ``missing``, those of ``earlier`` that do not count with the reason under ``left_out``."""
     table, seeds, resamples = runner.table, settings["seeds"], settings["resamples"]
-    report = new_report("accuracy", settings)
+    report = new_report(STUDY, settings)
     report["title"] = table.title
     report["variants"] = {name: asdict(variant) for name, variant in table.variants.items()}
     thanks = acknowledgement_of(report["settings"]["archive"])

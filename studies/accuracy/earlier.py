@@ -13,25 +13,23 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from refiner.errors import UsageError
+from refiner.errors import ArchiveError, UsageError
 from refiner.evaluation.protocol import EvaluationResult, SequenceScore
-from refiner_bench.accuracy.study import Runner
+from refiner.reports import STUDY, Report, read_report
+from studies.accuracy.study import Runner
 
-SCHEMA = "refiner-bench/accuracy"
 # What may change in a table without another result.
 WORDS = ("title", "group")
 MACHINE = ("processor", "logical_processors")
 PARTS_OF_A_REPORT = {"settings": dict, "environment": dict, "rows": list}
 
 
-def load_earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def load_earlier(path: Path, settings: Mapping[str, Any]) -> Report:
     """The report of ``path``. Raises UsageError for none, and for one of other data or other people."""
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the earlier report {path}: {error}") from error
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is no report of refiner-bench accuracy")
+        report = read_report(path, (STUDY,))
+    except ArchiveError as error:
+        raise UsageError(f"cannot take the earlier report: {error}") from error
     if not all(isinstance(report.get(name), kind) for name, kind in PARTS_OF_A_REPORT.items()):
         raise UsageError(f"{path} is not whole: it lacks one of {', '.join(PARTS_OF_A_REPORT)}")
     for name in ("archive", "quick", "validation", "test", "resamples"):

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from refiner_bench.accuracy.filters import tune
+from refiner_bench.accuracy.scores import KeptClips, LiftedClips, Scores, score_clips
 
 from refiner import bundled
 from refiner.data import CameraClip, MotionFolder, open_motion_folder
@@ -32,12 +34,11 @@ from refiner.files import atomic_write_text, sha256_of
 from refiner.runtime import Refiner
 from refiner.shape import pool_together
 from refiner.smoothing import savitzky_golay
-from refiner_bench.accuracy.clips import study_clips
-from refiner_bench.accuracy.filters import tune
-from refiner_bench.accuracy.premise import check_premise
-from refiner_bench.accuracy.schedule import Inline, run_tasks
-from refiner_bench.accuracy.scores import KeptClips, LiftedClips, Scores, read_scores, score_clips, write_scores
-from refiner_bench.accuracy.table import Row, Table, load_table
+from studies.accuracy.cache import read_scores, write_scores
+from studies.accuracy.clips import study_clips
+from studies.accuracy.premise import check_premise
+from studies.accuracy.schedule import Inline, run_tasks
+from studies.accuracy.table import Row, Table, load_table
 
 PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDS = 3

@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from refiner_bench.accuracy.earlier import clip_means, earlier_row, load_earlier, result_of
 from refiner_bench.accuracy.markdown import format_accuracy
-from refiner_bench.accuracy.report import GAIN_METRICS
-from refiner_bench.accuracy.table import TABLE, load_table
 
 from refiner.errors import UsageError
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import EvaluationResult, SequenceScore
+from studies.accuracy.earlier import clip_means, earlier_row, load_earlier, result_of
+from studies.accuracy.report import GAIN_METRICS
+from studies.accuracy.table import TABLE, load_table
 
 RNG = np.random.default_rng(8)
 SETTINGS = {"archive": "data_3d_x.npz", "quick": False, "validation": ["S5"], "test": ["S2"], "resamples": 100}
