@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
+from typing import Literal
 
 from refiner.data import CameraClip, MotionFolder, camera_clips, random_camera_clips
 from refiner.data.clips import Part
 from refiner.data.detector import DetectorModel
 from refiner.data.resample import resample_poses
-from studies.accuracy.table import Variant
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Scored data.
+
+    Attributes:
+        detections: The simulated detector's 2D poses, or the true ones.
+        noise: Multiplies the errors of the simulated detector.
+        cameras: The archive's, or ones that no model saw.
+        fps: Frames a second; 0: the archive's.
+    """
+
+    detections: Literal["simulated", "ground-truth"] = "simulated"
+    noise: float = 1.0
+    cameras: Literal["archive", "random"] = "archive"
+    fps: float = 0.0
 
 
 def study_clips(folder: MotionFolder, part: Part, variant: Variant) -> list[CameraClip]:

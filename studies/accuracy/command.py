@@ -57,7 +57,9 @@ def _run_study(arguments: argparse.Namespace) -> None:
     from refiner.errors import TrainingError
     from studies.accuracy.earlier import load_earlier
     from studies.accuracy.report import accuracy_report, report_settings
-    from studies.accuracy.study import Runner, Spec, check_request, claim_folder, default_jobs, run_study
+    from studies.accuracy.runner import Runner
+    from studies.accuracy.spec import Spec, claim_folder
+    from studies.accuracy.study import check_request, default_jobs, run_study
     from studies.accuracy.table import TABLE, load_table
 
     source = arguments.table or TABLE

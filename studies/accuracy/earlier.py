@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError, UsageError
 from refiner.evaluation.protocol import EvaluationResult, SequenceScore
 from refiner.reports import STUDY, Report, read_report
-from studies.accuracy.study import Runner
+from studies.accuracy.rows import RECORD, WORDS, record_of
+from studies.accuracy.runner import Runner
 
-# What may change in a table without another result.
-WORDS = ("title", "group")
 MACHINE = ("processor", "logical_processors")
 PARTS_OF_A_REPORT = {"settings": dict, "environment": dict, "rows": list}
 
@@ -47,9 +45,9 @@ def earlier_row(
     row = next((row for row in runner.table.rows if row.name == entry["name"]), None)
     if row is None:
         return "not in the table any more"
-    now: dict[str, Any] = json.loads(json.dumps(asdict(row)))
+    now: dict[str, Any] = json.loads(json.dumps(record_of(row)))
     # A field that has come since was at its default.
-    usual = {field.name: field.default for field in fields(row)}
+    usual: dict[str, Any] = json.loads(json.dumps(RECORD))
     changed = [name for name, value in now.items() if name not in WORDS and entry.get(name, usual[name]) != value]
     if changed:
         return f"changed in the table: {', '.join(changed)}"

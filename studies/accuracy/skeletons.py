@@ -12,7 +12,7 @@ from refiner_bench.accuracy.scores import Scores
 
 from refiner.data import CameraClip
 from refiner.evaluation.figures import before_after_figure
-from studies.accuracy.study import PARTS, Runner
+from studies.accuracy.runner import PARTS, Runner
 
 SECONDS = 10.0
 

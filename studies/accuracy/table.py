@@ -4,129 +4,97 @@
 [budget]  overrides for every lifter and every refiner: how long they train
 [quick]   overrides that make them toys
 [data.X]  a variant of the scored data: cameras, detections, noise, frame rate
-[[row]]   one line of the report, see `Row`
+[[row]]   one line of the report, see `studies.accuracy.rows`
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tomllib
-import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from refiner.errors import ConfigError
-from refiner.shape import ShapeOf
+from refiner.from_toml import dataclass_from
 from refiner.training.config import Config, load_config
+from studies.accuracy.clips import Variant
+from studies.accuracy.rows import RECORD, WORDS, LifterRow, ModelRow, RefinerRow, Row, record_of, row_from
 
 TABLE = Path(__file__).with_name("study.toml")
-QUICK_TABLE_SECTION = "quick"
-
-Kind = Literal["lifter", "refiner", "score"]
-Method = Literal["none", "refine", "linear", "one-euro", "savitzky-golay"]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Scored data: the archive's cameras or ones that nobody saw; ``noise`` multiplies the simulated detector's."""
+class Head:
+    """The section [study]."""
 
-    detections: Literal["simulated", "ground-truth"] = "simulated"
-    noise: float = 1.0
-    cameras: Literal["archive", "random"] = "archive"
-    fps: float = 0.0  # 0: the archive's
+    title: str = "Accuracy study"
+    seeds: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One run or one way of scoring.
+class Overrides:
+    """Changes of the configurations of all lifters and of all refiners, as ``section.key=value``."""
 
-    ``lifter``: trained by ``config`` with the overrides ``set``; ``fold`` i leaves every third person out, from the
-    i-th on. ``refiner``: trained on the outputs of the row ``lifter``, or of the rows ``cross_fit``. ``score``: the
-    refiner of the row ``of`` (or a filter) on the outputs of ``lifter``, on the data variant ``data``.
-    """
+    lifter: tuple[str, ...] = ()
+    refiner: tuple[str, ...] = ()
 
-    name: str
-    title: str
-    group: str
-    kind: Kind
-    config: str = ""
-    set: tuple[str, ...] = ()
-    lifter: str = ""
-    cross_fit: tuple[str, ...] = ()
-    # The row whose weights the training begins with.
-    start_from: str = ""
-    fold: int = -1
-    of: str = ""
-    method: Method = "refine"
-    steps: int = 0
-    # One body shape a clip (`refiner.shape`), whatever the method.
-    pool_shape: bool = False
-    # Of that shape: of a clip, of all clips of a person by one camera, or by every camera.
-    shape_of: ShapeOf = "clip"
-    # Of a score: the lifter and the refiner average with their mirrored passes.
-    flip_test: bool = False
-    # Of a refiner that is scored: smoothed as `Refiner` does it.
-    smooth: bool = False
-    data: str = "default"
-    # What a lifter with prompts is told: by default what it guesses; that the action is unknown; the archive's label.
-    action: Literal["", "unknown", "label"] = ""
-    # A bundled model's name or a file (with its suffix) instead of training.
-    checkpoint: str = ""
-    # Which checkpoint counts: the end of the schedule, or the best on the validation person.
-    keep: Literal["last", "best"] = "last"
-    # Also histograms, errors by joint and by position in the window, and pictures.
-    detail: bool = False
-
-    @property
-    def trained(self) -> bool:
-        """Whether there is something to train."""
-        return self.kind != "score" and not self.checkpoint
-
-    def needs(self) -> list[str]:
-        """The rows that must be there before this one, without repetition."""
-        return list(dict.fromkeys(name for name in (self.lifter, self.of, self.start_from, *self.cross_fit) if name))
+    def of(self, row: ModelRow) -> tuple[str, ...]:
+        """Those of a row's kind."""
+        return self.lifter if row.kind == "lifter" else self.refiner
 
 
 @dataclass(frozen=True)
 class Table:
-    """A whole study; ``budget`` and ``toy`` are overrides by kind, before and after a row's own."""
+    """A whole study; ``budget`` and ``toy`` are overrides, before and after a row's own."""
 
     title: str
     seeds: tuple[int, ...]
-    budget: dict[str, tuple[str, ...]]
-    toy: dict[str, tuple[str, ...]]
+    budget: Overrides
+    toy: Overrides
     variants: dict[str, Variant]
     rows: tuple[Row, ...] = field(repr=False)
 
     def row(self, name: str) -> Row:
+        """The row of that name."""
         return next(row for row in self.rows if row.name == name)
 
-    def overrides(self, row: Row) -> list[str]:
-        """What a trained row changes in its configuration, the last one counting."""
-        return [*self.budget.get(row.kind, ()), *row.set, *self.toy.get(row.kind, ())]
+    def model(self, name: str) -> LifterRow | RefinerRow:
+        """The row of that name, which has a model. Raises ConfigError for a row that scores another's."""
+        row = self.row(name)
+        if not isinstance(row, ModelRow):
+            raise ConfigError(f"the row {name} has no model of its own")
+        return row
 
-    def recipe(self, row: Row) -> dict[str, Any]:
-        """All that a row's figures follow from, as far as a table and its configurations say, the rows that it needs
-        included: what differs from the defaults, so that a new field changes no old recipe."""
-        facts: dict[str, Any] = {
+    def overrides(self, row: ModelRow) -> list[str]:
+        """The changes of a trained row's configuration, of which the last one counts."""
+        return [*self.budget.of(row), *row.set, *self.toy.of(row)]
+
+    def recipe(self, row: Row) -> dict[str, object]:
+        """Everything that a row's figures follow from, as far as a table and its configurations say.
+
+        It holds the rows that the row needs, and values that differ from the defaults alone, so that a new field
+        changes no old recipe.
+        """
+        facts: dict[str, object] = {
             "row": {
-                entry.name: value
-                for entry in dataclasses.fields(row)
-                if entry.name not in ("title", "group") and (value := getattr(row, entry.name)) != entry.default
+                name: value for name, value in record_of(row).items() if name not in WORDS and value != RECORD[name]
             },
             "data": dataclasses.asdict(self.variants[row.data]),
             "needs": [self.recipe(self.row(name)) for name in row.needs()],
         }
-        if row.trained:
+        if isinstance(row, ModelRow) and row.trained:
             config = load_config(row.config, self.overrides(row))
             usual = dataclasses.asdict(Config(config.kind))
             facts["config"] = _unlike(dataclasses.asdict(config), usual)
         return facts
 
     def select(self, names: Collection[str]) -> list[Row]:
-        """The rows of those names and what they need, in an order in which they can run; no name means all."""
+        """The rows of those names and the rows that they need, in an order in which they can run; no name means all.
+
+        Raises ConfigError for an unknown name, and for rows that need each other in a circle.
+        """
         known = [row.name for row in self.rows]
         unknown = [name for name in names if name not in known]
         if unknown:
@@ -148,7 +116,7 @@ class Table:
         return list(chosen.values())
 
 
-def _unlike(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+def _unlike(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that are not as usual, in sections, too."""
     return {
         name: _unlike(value, usual[name]) if isinstance(value, dict) and isinstance(usual.get(name), dict) else value
@@ -158,73 +126,63 @@ def _unlike(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_table(path: Path = TABLE, quick: bool = False) -> Table:
-    """Read a study. ``quick`` puts the overrides of [quick] after all others: the same rows at toy size.
+    """Read a study.
 
-    Raises ConfigError for what cannot be read, unknown keys and rows that name others that are not there.
+    Args:
+        path: The TOML file.
+        quick: Whether the overrides of [quick] come after all others: the same rows at toy size.
+
+    Returns:
+        The study.
+
+    Raises:
+        ConfigError: The file cannot be read, a row or a section has a wrong field, or a row names another that is not
+            there; the message names the row and the field.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read the study {path}: {error}") from error
     variants = {"default": Variant()}
-    variants |= {name: _build(Variant, value, f"data.{name}") for name, value in content.get("data", {}).items()}
-    rows = tuple(_build(Row, value, f"row {value.get('name', '?')}") for value in content.get("row", []))
-    study = content.get("study", {})
-    title, seeds = str(study.get("title", "Accuracy study")), tuple(study.get("seeds", [0]))
+    variants |= {
+        name: dataclass_from(Variant, value, f"{path}: data.{name}") for name, value in content.get("data", {}).items()
+    }
+    head = dataclass_from(Head, content.get("study", {}), f"{path}: study")
     budget, toy = (
-        {kind: tuple(values) for kind, values in content.get(section, {}).items()}
-        for section in ("budget", QUICK_TABLE_SECTION)
+        dataclass_from(Overrides, content.get(section, {}), f"{path}: {section}") for section in ("budget", "quick")
     )
-    table = Table(title, seeds, budget, toy if quick else {}, variants, rows)
+    rows = tuple(row_from(value, str(path)) for value in content.get("row", []))
+    table = Table(head.title, head.seeds, budget, toy if quick else Overrides(), variants, rows)
     _check(table, path)
     return table
 
 
-def _build(kind: Any, value: dict[str, Any], where: str) -> Any:
-    known = {entry.name for entry in dataclasses.fields(kind)}
-    unknown = sorted(set(value) - known)
-    if unknown:
-        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    try:
-        return kind(**{key: tuple(entry) if isinstance(entry, list) else entry for key, entry in value.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
 def _check(table: Table, path: Path) -> None:
+    """Refuse rows that do not go together with the rest of the table."""
     names = [row.name for row in table.rows]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
         raise ConfigError(f"{path}: " + (f"rows named twice: {', '.join(twice)}" if twice else "no rows"))
     for row in table.rows:
+        where = f"{path}: row {row.name}"
         missing = [name for name in row.needs() if name not in names]
         if missing:
-            raise ConfigError(f"{path}: row {row.name} needs {', '.join(missing)}, which is not in the table")
-        if row.action not in typing.get_args(typing.get_type_hints(Row)["action"]):
-            raise ConfigError(f"{path}: row {row.name} has the action {row.action!r}; expected unknown or label")
-        if row.action and not _has_prompts(table.row(row.lifter or row.name)):
-            raise ConfigError(f"{path}: row {row.name} has an action, and its lifter no prompts (finepose)")
-        if row.start_from and (not row.trained or table.row(row.start_from).kind != row.kind):
-            raise ConfigError(
-                f"{path}: row {row.name} starts from {row.start_from}; expected a row to train, and one of its kind"
-            )
-        if row.flip_test and row.kind != "score":
-            raise ConfigError(f"{path}: row {row.name} has flip_test, which is for rows of the kind score")
-        if row.smooth and (row.kind != "score" or row.method != "refine"):
-            raise ConfigError(f"{path}: row {row.name} has smooth, which is for rows that score a refiner")
-        if row.shape_of not in typing.get_args(ShapeOf) or (row.shape_of != "clip" and not row.pool_shape):
-            shapes = ", ".join(typing.get_args(ShapeOf))
-            raise ConfigError(
-                f"{path}: row {row.name} has shape_of {row.shape_of!r}; expected one of {shapes}, with pool_shape"
-            )
+            raise ConfigError(f"{where} needs {', '.join(missing)}, which is not in the table")
+        without = [name for name in row.needs() if not isinstance(table.row(name), ModelRow)]
+        if without:
+            raise ConfigError(f"{where} needs {', '.join(without)}, which has no model of its own")
+        if row.action and not _has_prompts(table.model(row.lifted_by)):
+            raise ConfigError(f"{where}: action: the row has one, and its lifter no prompts (finepose)")
+        if isinstance(row, ModelRow) and row.start_from:
+            started = table.row(row.start_from)
+            if not row.trained or started.kind != row.kind:
+                raise ConfigError(
+                    f"{where}: start_from: got {row.start_from}; expected a row to train, and one of its kind"
+                )
         if row.data not in table.variants:
-            raise ConfigError(f"{path}: row {row.name} has the data variant {row.data!r}, which is not there")
-        if row.kind == "refiner" and not row.lifter:
-            raise ConfigError(f"{path}: row {row.name} is a refiner and names no lifter")
-        if row.kind == "score" and (not row.lifter or (row.method in ("refine", "linear") and not row.of)):
-            raise ConfigError(f"{path}: row {row.name} needs a lifter, and the row `of` whose refiner it scores")
+            raise ConfigError(f"{where}: data: the variant {row.data!r} is not there")
 
 
-def _has_prompts(lifter: Row) -> bool:
+def _has_prompts(lifter: ModelRow) -> bool:
     """Whether a row's lifter takes actions, as far as the table says: a file may hold anything."""
     return bool(lifter.checkpoint) or load_config(lifter.config).model.architecture == "finepose"

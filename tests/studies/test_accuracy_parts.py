@@ -16,11 +16,12 @@ from refiner.errors import ConfigError, UsageError
 from refiner.evaluation.protocol import SequenceScore
 from refiner.smoothing import savitzky_golay
 from refiner.training.config import load_config
-from studies.accuracy.clips import scaled_detector, study_clips
-from studies.accuracy.report import at_plateau, pooled
+from studies.accuracy.clips import Variant, scaled_detector, study_clips
+from studies.accuracy.gains import pooled
+from studies.accuracy.report import at_plateau
 from studies.accuracy.skeletons import middling
-from studies.accuracy.study import Spec, claim_folder
-from studies.accuracy.table import TABLE, Variant, load_table
+from studies.accuracy.spec import Spec, claim_folder
+from studies.accuracy.table import TABLE, load_table
 
 RNG = np.random.default_rng(3)
 

@@ -19,7 +19,8 @@ from refiner.training.checkpoints import load_checkpoint
 from refiner.training.loop import LAST_FILE
 from studies.accuracy.clips import study_clips
 from studies.accuracy.command import main
-from studies.accuracy.study import Runner, Spec
+from studies.accuracy.runner import Runner
+from studies.accuracy.spec import Spec
 from studies.accuracy.table import TABLE, load_table
 
 pytestmark = pytest.mark.slow
