@@ -1,4 +1,4 @@
-"""What a report measured, one number after another, whichever command wrote it: what `compare` and the page read."""
+"""The numbers of a report one after another, whichever command wrote it, for `compare` and the page."""
 
 from __future__ import annotations
 

@@ -22,11 +22,13 @@ def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, Report]]:
 
 
 def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, Report]]:
-    """Every lifter and every refiner of an accuracy report as what `refiner.evaluation.paper_tables` reads of a report
-    of `refiner-evaluate`. Rows that score another row's model in another way are left out. Raises ArchiveError for a
-    report that does not say enough."""
+    """Every lifter and every refiner of an accuracy report as a report of `refiner-evaluate`.
+
+    They have the parts that `refiner.evaluation.paper_tables` reads. Rows that score another row's model in another way
+    are left out. Raises ArchiveError for a report that does not say enough.
+    """
     if "variants" not in study:
-        raise ArchiveError(f"{name} does not say what its rows were scored on; write it again (--report-only)")
+        raise ArchiveError(f"{name} does not name the data of its rows; write it again (--report-only)")
     rows = {row["name"]: row for row in study["rows"]}
     for row in study["rows"]:
         if row["kind"] == "score" or (row["kind"] == "refiner" and row["lifter"] not in rows):

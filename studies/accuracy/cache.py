@@ -1,4 +1,4 @@
-"""The scores of a row on disk, under a key that names all that they follow from."""
+"""The scores of a row on disk, under a key that names everything they follow from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refiner.files import atomic_write_text
 
 
 def write_scores(path: Path, scores: Sequence[Scores], key: str) -> None:
-    """All scores of a row, whole or not at all; ``key`` says of what they are."""
+    """Write all scores of a row, whole or not at all; ``key`` names everything they follow from."""
     atomic_write_text(path, json.dumps({"key": key, "scores": [asdict(entry) for entry in scores]}) + "\n")
 
 

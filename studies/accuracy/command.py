@@ -11,8 +11,8 @@ from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 DESCRIPTION = """\
 Trains every row of a table of runs (lifters, refiners, ablations, controls), scores it on people whom it never saw, and
-writes one report with intervals, and pictures. Interrupted, it goes on where it was: what is trained and scored under
---output is not done again. With --quick the same rows run as toys on built-in motion, in minutes."""
+writes one report with intervals, and pictures. After an interruption it goes on: a row that is trained and scored
+under --output is not run again. With --quick the same rows run as toys on built-in motion, in minutes."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,9 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="toy models, built-in motion: shows that every row runs")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs/accuracy"), help="the runs' folder")
     parser.add_argument("--table", metavar="FILE", type=Path, help="another table of runs (default: the study's)")
-    parser.add_argument("--rows", metavar="ROW", nargs="+", default=[], help="these rows and what they need")
+    parser.add_argument("--rows", metavar="ROW", nargs="+", default=[], help="these rows, and the rows that they need")
     parser.add_argument("--list", action="store_true", help="print the rows and exit")
-    parser.add_argument("--report-only", action="store_true", help="run nothing; report what is there")
+    parser.add_argument("--report-only", action="store_true", help="run nothing; report the rows that are there")
     parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="seeds (default: the table's)")
     parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one per processor)")
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each run (default: 1)")
@@ -106,4 +106,4 @@ def _run_study(arguments: argparse.Namespace) -> None:
     print(text)
     if failed:
         told = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
-        raise TrainingError(f"failed, or without a row that they need: {told}; what else there is stands in the report")
+        raise TrainingError(f"failed, or without a row that they need: {told}; all other rows stand in the report")

@@ -17,7 +17,7 @@ from refiner.runtime import Refiner
 def compare_input(
     refiner: Refiner, clips: Sequence[CameraClip], lifted: Sequence[NDArray[np.float32]]
 ) -> dict[str, object] | None:
-    """How the input compares with what the refiner was trained on."""
+    """How the input compares with the refiner's training data; None where the refiner does not know that."""
     parts = []
     for clip, pose in zip(clips, lifted, strict=True):
         familiar = refiner.compare_input(clip.pose_2d, pose, clip.image_size, fps=clip.fps)
@@ -30,7 +30,7 @@ def compare_input(
 def errors_by_place(
     checkpoint: Path, threads: int, clips: Sequence[CameraClip], lifted: Sequence[NDArray[np.float32]]
 ) -> list[float]:
-    """MPJPE in mm by the place in a window, of windows side by side: what blending has to even out."""
+    """MPJPE in mm by the place in a window, in windows side by side. Blending has to even out the differences."""
     refiner = Refiner.load(checkpoint, threads=threads)
     refiner.hop = refiner.frames
     total, count = np.zeros(refiner.frames), np.zeros(refiner.frames)

@@ -1,8 +1,8 @@
-"""Rows that were run on another machine, as its report has them: a study need not be run in one place.
+"""Rows that another machine ran, as its report has them: a study need not run in one place.
 
-What a report says of a row stands as it is, with the machine that it was measured on. A row is taken over where the
-report is of the same data, people and seeds, the table has the same row, with the same training and the same rows that
-it needs, and those checkpoints that it was scored with and that are here are the very ones.
+The entry of a row stands as it is in the report, with the machine that it was measured on. A row is taken over where
+the report is of the same data, people and seeds, the table has the same row, with the same training and the same rows
+that it needs, and the checkpoints that are here are the ones that it was scored with.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARTS_OF_A_REPORT = {"settings": dict, "environment": dict, "rows": list}
 
 
 def load_earlier(path: Path, settings: Mapping[str, Any]) -> Report:
-    """The report of ``path``. Raises UsageError for none, and for one of other data or other people."""
+    """The report of ``path``. Raises UsageError for another file, and for a report of other data or other people."""
     try:
         report = read_report(path, (STUDY,))
     except ArchiveError as error:
@@ -69,7 +69,7 @@ def earlier_row(
 
 
 def clip_means(result: EvaluationResult, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """``{subject, name, METRIC: [mean, count]}`` of every clip, its cameras together: what a paired interval needs."""
+    """``{subject, name, METRIC: [mean, count]}`` of every clip, its cameras together: enough for a paired interval."""
     clips = []
     for subject, name in result.clips:
         scores = [score for score in result.sequences if (score.subject, score.name) == (subject, name)]

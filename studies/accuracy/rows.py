@@ -170,7 +170,7 @@ class ScoreRow(ScoredRow):
 
     Attributes:
         lifter: The row of the lifter whose poses are scored.
-        method: What is done to them: nothing, a refiner, the refiner's conditional mean alone, or a filter.
+        method: Who changes them: nobody, a refiner, the refiner's conditional mean alone, or a filter.
         of: The row of that refiner.
         steps: The refiner's denoising steps; 0: as many as it was trained for.
         flip_test: Whether the lifter and the refiner average with their mirrored passes.

@@ -37,7 +37,7 @@ PARTS: tuple[Part, ...] = ("validation", "test")
 FOLDS = 3
 SCORES_FILE = "scores.json"
 LOG_FILE = "log.txt"
-# Raised whenever what is scored changes, so that old scores are not taken for new ones.
+# Raised whenever the scoring changes, so that old scores are not taken for new ones.
 SCORES_VERSION = 2
 
 Poses = list[NDArray[np.float32]]
@@ -128,7 +128,7 @@ class Runner:
         return {name: sha256_of(path) for name, path in self._checkpoints(row, seed).items() if path.is_file()}
 
     def _score_key(self, row: Row, seed: int) -> str:
-        """Names all that a row's scores follow from: its own lines and the checkpoints that it uses."""
+        """Names everything that a row's scores follow from: its own lines and the checkpoints that it uses."""
         digests = [sha256_of(path) for path in self._checkpoints(row, seed).values()]
         record, conditions = record_of(row), row.conditions
         facts: list[object] = [
@@ -147,7 +147,7 @@ class Runner:
         return hashlib.sha256(json.dumps([facts, digests]).encode()).hexdigest()
 
     def recipe(self, row: Row) -> str:
-        """Names what a row's figures follow from, wherever it is run."""
+        """Names everything that a row's figures follow from, wherever it is run."""
         return hashlib.sha256(json.dumps([SCORES_VERSION, self.table.recipe(row)]).encode()).hexdigest()
 
     def _part(self, part: Part, data: str) -> list[CameraClip]:
@@ -192,7 +192,7 @@ class Runner:
                 extra["input"] = compare_input(refiner, clips, lifted)
             if row.detail and isinstance(row, RefinerRow):
                 checkpoint = self.checkpoint(row.name, seed)
-                extra["premise"] = check_premise(checkpoint, clips, lifted)
+                extra["premise"] = dataclasses.asdict(check_premise(checkpoint, clips, lifted))
                 extra["by_place"] = errors_by_place(checkpoint, self.spec.threads, clips, lifted)
             scored.append(dataclasses.replace(scores, extra=extra))
         return scored
@@ -228,7 +228,7 @@ class Runner:
         clips, lifted = self._lift(row, seed, part)
         poses = lifted
 
-        def run() -> list[NDArray[Any]]:
+        def run() -> Poses:
             assert refine is not None
             return [root_relative(refine(clip, pose)) for clip, pose in zip(clips, lifted, strict=True)]
 
@@ -284,6 +284,6 @@ def _finished(conditions: Conditions, clips: list[CameraClip], poses: Poses) -> 
 
 @contextlib.contextmanager
 def _into_log(path: Path) -> Iterator[None]:
-    """What training prints goes into the run's log."""
+    """The training prints into the run's log."""
     with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         yield

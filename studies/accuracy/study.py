@@ -24,11 +24,11 @@ def run_study(
     on_done: Callable[[str, int, float], None],
     on_failure: Callable[[str, int, Exception], None],
 ) -> list[tuple[str, int]]:
-    """Train and score ``rows`` (none: all) and what they need, ``jobs`` at a time.
+    """Train and score ``rows`` (none: all) and the rows that they need, ``jobs`` at a time.
 
     ``on_done(row, seed, seconds)`` and ``on_failure(row, seed, error)`` are called as it happens. A row that fails
     stops nothing but the rows that need it; its traceback goes into its log. Returns the rows and seeds that failed or
-    lack what they need.
+    lack a row that they need.
     """
     table, folder = spec.load()
     pool: Executor

@@ -1,4 +1,4 @@
-"""What users reach for first: smoothing filters, tuned on the validation person."""
+"""Smoothing filters, which users reach for first, tuned on the validation person."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ JOINTS = 17
 
 @dataclass(frozen=True)
 class Distributions:
-    """Of MPJPE over frames: its histogram, the mean by joint and by camera, all in mm."""
+    """The distribution of MPJPE over frames: its histogram, the mean by joint and by camera, all in mm."""
 
     histogram: list[int]
     below_30: float
@@ -37,14 +37,14 @@ class Distributions:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a row scored on one part of the split; ``before``: its lifter's poses on the same clips."""
+    """The scores of a row on one part of the split; ``before``: those of its lifter's poses on the same clips."""
 
     part: str
     data: str
     sequences: tuple[SequenceScore, ...]
     before: tuple[SequenceScore, ...]
     distributions: Distributions
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
     @property
     def result(self) -> EvaluationResult:
@@ -60,7 +60,7 @@ class KeptClips:
     def get(
         self, name: str, clips: Sequence[CameraClip], make: Callable[[], list[NDArray[Any]]]
     ) -> list[NDArray[np.float32]]:
-        """What ``make()`` says of every clip, the first time; ``name`` must tell all apart that it follows from."""
+        """The poses that ``make()`` gives for the clips, or gave before under ``name``, which names all sources."""
         file = self.cache / f"{name}.npz"
         if not file.is_file():
             poses = np.concatenate(make()).astype(np.float32)
@@ -110,7 +110,7 @@ def score_clips(
 ) -> Scores:
     """Score the refined poses of every clip, or the lifted ones themselves.
 
-    ``before``: what the lifter says of them by itself, where the row has it lift in another way.
+    ``before``: the lifter's own poses of them, where the row has it lift in another way.
     """
     evaluator, lifter = Evaluator(), Evaluator()
     histogram = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)
