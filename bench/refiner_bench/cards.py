@@ -17,9 +17,10 @@ from refiner.model_files.build import Runnable, build_model, module_of
 from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
 from refiner.model_spec import ModelSpec
 from refiner.models import LiftingModule
+from refiner.reports import new_report
 from refiner.training.config import CONFIG_FOLDER
 from refiner_bench.flops_torch import count_flops
-from refiner_bench.report import gain_text, new_report
+from refiner_bench.report import gain_text
 from refiner_bench.timing import interleaved
 from refiner_bench.untrained import untrained
 

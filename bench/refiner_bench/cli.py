@@ -19,8 +19,7 @@ examples:
   refiner-bench flops --frames 243 --depth 8 --json flops.json
   refiner-bench lifters                                the lifters at their published sizes
   refiner-bench cards --accuracy bench/reports/accuracy-study.json   what each model costs, was trained on, and scores
-  refiner-bench accuracy --quick                       every row of the accuracy study as a toy, in minutes
-  refiner-bench accuracy --data FOLDER --jobs 2        the study itself: hours; interrupted, it goes on
+  refiner-bench accuracy --data FOLDER                 the accuracy reports of the bundled models, minutes a report
   refiner-bench engines                                latency of a window in every engine, against a plain export
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
@@ -127,7 +126,7 @@ def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--accuracy", type=Path, nargs="+", default=[], metavar="REPORT", help="reports of refiner-bench accuracy"
+        "--accuracy", type=Path, nargs="+", default=[], metavar="REPORT", help="reports of the accuracy study"
     )
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=10, help="timed calls (default: 10)")
@@ -141,14 +140,15 @@ def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _run_cards(arguments: argparse.Namespace) -> None:
     _require_torch("cards needs PyTorch")
     from refiner.errors import InputError, UsageError
+    from refiner.reports import STUDY, report_kind
     from refiner_bench.cards import cards_report, format_cards
-    from refiner_bench.measures import read_report, report_kind
+    from refiner_bench.measures import read_measured
 
     if min(arguments.threads, arguments.rounds) < 1:
         raise UsageError(f"--threads and --rounds must be at least 1, got {arguments.threads} and {arguments.rounds}")
-    reports = [(path.name, read_report(path)) for path in arguments.accuracy]
+    reports = [(path.name, read_measured(path)) for path in arguments.accuracy]
     for name, report in reports:
-        if report_kind(report) != "accuracy":
+        if report_kind(report) != STUDY:
             raise InputError(f"{name} is a report of {report_kind(report)}, not of accuracy")
     report = cards_report(reports, arguments.threads, arguments.rounds, 1e9 * arguments.most_gflop)
     _publish(report, format_cards(report), arguments)
@@ -383,9 +383,9 @@ def _require_export(command: str) -> None:
 
 def _publish(report: dict[str, Any], text: str, arguments: argparse.Namespace) -> None:
     """Write what was asked for, and print."""
-    from refiner_bench.report import write_report
+    from refiner_bench.report import publish
 
-    write_report(report, text, arguments.json, arguments.markdown)
+    publish(report, text, arguments.json, arguments.markdown)
     print(text)
 
 

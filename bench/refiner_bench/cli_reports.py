@@ -38,9 +38,9 @@ def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _run_compare(arguments: argparse.Namespace) -> int:
     from refiner.files import atomic_write_text
     from refiner_bench.compare import compare_reports, format_comparison, regressions
-    from refiner_bench.measures import read_report
+    from refiner_bench.measures import read_measured
 
-    changes = compare_reports(read_report(arguments.before), read_report(arguments.after), arguments.kinds)
+    changes = compare_reports(read_measured(arguments.before), read_measured(arguments.after), arguments.kinds)
     text = format_comparison(changes, arguments.all)
     if arguments.markdown is not None:
         atomic_write_text(arguments.markdown, text + "\n")

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from refiner.errors import InputError
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.measures import Kind, Measure, measures, report_kind
+from refiner.reports import report_kind
+from refiner_bench.measures import Kind, Measure, measures
 
 Verdict = Literal["same", "better", "worse", "not judged", "new", "gone"]
 

@@ -23,10 +23,10 @@ from refiner.evaluation.tables import markdown_table
 from refiner.model_files.build import module_of
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import UnrolledRefiner
+from refiner.reports import new_report
 from refiner.runtime.engine import input_names
 from refiner.runtime.loading import open_engine
 from refiner_bench.naive_model import naive_form
-from refiner_bench.report import new_report
 from refiner_bench.timing import Run, best_rate, interleaved, large_product, ratio_interval
 from refiner_bench.untrained import random_checkpoint
 

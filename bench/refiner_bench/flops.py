@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from refiner.evaluation.tables import markdown_table
+from refiner.reports import new_report
 from refiner_bench.counts import (
     PAPER_FRAMES,
     PAPER_TABLE_IV,
@@ -17,7 +18,6 @@ from refiner_bench.counts import (
     time_path_flops,
     window_flops,
 )
-from refiner_bench.report import new_report
 
 # The sizes of the paper's Table IV, apart from depth and frames.
 PAPER_SIZE = DenoiserSize(frames=PAPER_FRAMES)

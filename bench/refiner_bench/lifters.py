@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from refiner.evaluation.tables import markdown_table
+from refiner.reports import new_report
 from refiner_bench.lifter_counts import PUBLISHED_FIGURES, PUBLISHED_SIZES, lifter_macs, lifter_parameters
-from refiner_bench.report import new_report
 
 
 def lifters_report(with_torch: bool = True) -> dict[str, Any]:

@@ -1,23 +1,19 @@
-"""What a report measured, one number after another, whichever command wrote it: what `compare` and the page read."""
+"""The numbers of a report one after another, whichever command wrote it, for `compare` and the page."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from refiner.errors import InputError
+from refiner.reports import EVALUATION, STUDY, SUITE, Report, read_report, report_kind
 
 # count: the same on every machine. accuracy: the same up to rounding. ratio: to a peer that ran in between, with its
 # interval. time: depends on the machine and on what else it does.
 Kind = Literal["count", "accuracy", "ratio", "time"]
 Better = Literal["lower", "higher"]
-
-
-# The JSON of pytest-benchmark.
-SUITE = "suite"
 
 
 @dataclass(frozen=True)
@@ -33,23 +29,9 @@ class Measure:
     high: float | None = None
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """A report of refiner-bench or refiner-evaluate. Raises InputError for another file."""
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON report: {error}") from error
-    if not isinstance(report, dict) or report_kind(report) not in _READERS:
-        raise InputError(f"{path} is no report; expected one of refiner-bench ({', '.join(_READERS)})")
-    return report
-
-
-def report_kind(report: Mapping[str, Any]) -> str:
-    """Which command wrote it: "flops", "engines", ..., "evaluation", or "suite" for pytest-benchmark's."""
-    if "benchmarks" in report and "machine_info" in report:
-        return SUITE
-    schema = str(report.get("schema", report.get("format", "")))
-    return schema.removeprefix("refiner-bench/").removeprefix("refiner-")
+def read_measured(path: Path) -> Report:
+    """A report whose numbers `measures` knows. Raises InputError for another file."""
+    return read_report(path, _READERS)
 
 
 def measures(report: Mapping[str, Any]) -> list[Measure]:
@@ -199,8 +181,8 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Iterator[Measure]]] = {
     "engines": _engines,
     "native": _native,
     "train-step": _train_step,
-    "accuracy": _accuracy,
-    "evaluation": _evaluation,
+    STUDY: _accuracy,
+    EVALUATION: _evaluation,
     "streaming": _streaming,
     "real": _real,
     SUITE: _suite,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refiner import native
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.report import new_report
+from refiner.reports import new_report
 from refiner_bench.timing import Run, best_rate, interleaved, large_copy, large_product, ratio_interval
 
 JOINTS, ERROR, CONDITION = 17, 51, 85

@@ -12,7 +12,8 @@ from typing import Any
 from refiner import __version__
 from refiner.errors import InputError, MissingComponentError
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.measures import SUITE, read_report, report_kind
+from refiner.reports import EVALUATION, STUDY, SUITE, report_kind
+from refiner_bench.measures import read_measured
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d5dae2; --soft: #f3f5f8; }
@@ -39,11 +40,11 @@ def reports_of(paths: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for path in paths:
         if not path.is_dir():
-            found.append((path.stem, read_report(path)))
+            found.append((path.stem, read_measured(path)))
             continue
         for file in sorted(path.glob("*.json")):
             try:
-                found.append((file.stem, read_report(file)))
+                found.append((file.stem, read_measured(file)))
             except InputError:
                 continue
     if not found:
@@ -140,9 +141,9 @@ _WRITERS = {
     "engines": ("refiner_bench.engines", "format_engines"),
     "native": ("refiner_bench.native_kernels", "format_native"),
     "train-step": ("refiner_bench.train_step", "format_train_step"),
-    "accuracy": ("refiner_bench.accuracy.markdown", "format_accuracy"),
+    STUDY: ("refiner_bench.accuracy.markdown", "format_accuracy"),
     "streaming": ("refiner_bench.streaming.format", "format_streaming"),
     "real": ("refiner_bench.real.report", "format_real"),
-    "evaluation": (__name__, "_format_evaluation"),
+    EVALUATION: (__name__, "_format_evaluation"),
 }
 PLAIN_TEXT = ("train-step",)

@@ -13,7 +13,7 @@ import numpy as np
 
 from refiner.errors import MissingComponentError
 from refiner.files import atomic_write_text
-from refiner_bench.measures import report_kind
+from refiner.reports import report_kind
 
 BEFORE, AFTER, QUIET = "#d1602b", "#1f6fb4", "#888888"
 

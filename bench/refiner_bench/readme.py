@@ -17,7 +17,8 @@ from refiner.errors import InputError
 from refiner.evaluation.paper_tables import TITLES, format_paper_table, paper_table
 from refiner.evaluation.study_rows import rows_as_reports
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.measures import read_report, report_kind
+from refiner.reports import report_kind
+from refiner_bench.measures import read_measured
 from refiner_bench.report import gain_text
 
 BLOCK = re.compile(r"(?P<head><!-- figures (?P<kind>\S+) (?P<pattern>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -60,7 +61,7 @@ def _block(found: re.Match[str], folder: Path) -> str:
     if kind not in _TABLES:
         raise InputError(f"no table of {kind!r}; expected one of {', '.join(_TABLES)}")
     wanted, table = _TABLES[kind]
-    reports = [(_seen_from(folder, path), read_report(path)) for path in sorted(folder.glob(pattern))]
+    reports = [(_seen_from(folder, path), read_measured(path)) for path in sorted(folder.glob(pattern))]
     if not reports:
         raise InputError(f"{pattern} names no report in {folder}")
     for name, report in reports:

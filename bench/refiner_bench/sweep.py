@@ -1,8 +1,8 @@
 """``refiner-bench sweep``: what each depth costs and how good it is, beside the paper's Table IV.
 
-The checkpoints of the depths are trained on equal budgets, with several seeds, by ``refiner-bench accuracy --table``
-with depths.toml; those that are committed lie in `CHECKPOINTS`. A depth without one is measured with random weights
-and has no accuracy.
+The checkpoints of the depths are trained on equal budgets, with several seeds, by ``python -m studies.accuracy
+--table studies/depths.toml``; those that are committed lie in `CHECKPOINTS`. A depth without one is measured with
+random weights and has no accuracy.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.files import sha256_of
 from refiner.model_files.checkpoint import load_checkpoint
-from refiner_bench.accuracy.clips import of_cameras, told_cameras
+from refiner.reports import new_report
+from refiner_bench.cameras import of_cameras, told_cameras
 from refiner_bench.counts import PAPER_TABLE_IV, DenoiserSize, window_flops
 from refiner_bench.engines import PEER, measure_engines
-from refiner_bench.report import new_report
 from refiner_bench.timing import best_rate, large_product
 from refiner_bench.untrained import random_checkpoint
 

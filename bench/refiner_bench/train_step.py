@@ -9,8 +9,8 @@ import numpy as np
 
 from refiner import native
 from refiner.errors import UsageError
+from refiner.reports import new_report
 from refiner_bench.native_kernels import CONDITION, ERROR, random_gaussian
-from refiner_bench.report import new_report
 from refiner_bench.timing import Run, interleaved, ratio_interval
 
 if TYPE_CHECKING:

@@ -167,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--reports",
         metavar="PATH",
         nargs="+",
-        help="with --table: reports that --json or refiner-bench accuracy wrote, or folders of them, to stand beside "
+        help="with --table: reports that --json or the accuracy study wrote, or folders of them, to stand beside "
         "the paper's figures",
     )
     output = parser.add_argument_group("output")
@@ -209,7 +209,8 @@ def _command(arguments: argparse.Namespace) -> None:
         return
     from refiner.diffusion.familiarity import merge_familiarity
     from refiner.evaluation.pipeline import ExampleCurve, lens_options, score_models
-    from refiner.evaluation.report import build_report, format_report, write_report
+    from refiner.evaluation.report import build_report, format_report
+    from refiner.reports import write_report
 
     # The models first: they are quick to refuse, and the clips are not quick to make.
     lifter, refiner = _load_models(arguments)

@@ -6,24 +6,19 @@ the result. It holds plain JSON types only, so that what is printed and what is 
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from refiner.diffusion.familiarity import Familiarity
-from refiner.errors import ArchiveError, InputError, UsageError
+from refiner.errors import InputError, UsageError
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult
 from refiner.evaluation.selection import told_settings
 from refiner.evaluation.tables import markdown_table, text_table
-from refiner.files import atomic_write_text
+from refiner.reports import EVALUATION, Header, Report, read_report, without_nan
 
-REPORT_FORMAT = "refiner-evaluation"
-REPORT_VERSION = "1"
 # The metrics with a per-action table; the others stay in the summary and in the JSON.
 PER_ACTION_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 CURVE_POINTS = 8
@@ -40,7 +35,7 @@ def build_report(
     example: Mapping[str, Any] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Report:
     """The report of ``columns`` (label -> result, first = before, last = after) as a JSON-ready dict.
 
     ``data["description"]`` is the line that says what was scored. ``gains`` compares, for every metric, the
@@ -64,8 +59,7 @@ def build_report(
         for before, after in _compared(labels)
     ]
     report = {
-        "format": REPORT_FORMAT,
-        "version": REPORT_VERSION,
+        **Header(EVALUATION).entries(),
         "data": dict(data),
         "models": dict(models or {}),
         "settings": dict(settings or {}),
@@ -93,37 +87,13 @@ def build_report(
         "sequences": _sequence_rows(columns),
         "acknowledgement": acknowledgement,
     }
-    plain: dict[str, Any] = _without_nan(report)
+    plain: Report = without_nan(report)
     return plain
 
 
-def write_report(path: str | os.PathLike[str], report: Mapping[str, Any]) -> None:
-    """Write the report as JSON, whole or not at all."""
-    atomic_write_text(path, json.dumps(_without_nan(dict(report)), indent=1, allow_nan=False) + "\n")
-
-
-def load_report(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a report back. Raises ArchiveError when the file is no report of a version that this code knows."""
-    return checked_report(path, read_json(path))
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a report's file holds, whatever it is. Raises ArchiveError."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArchiveError(f"{path}: cannot be read as an evaluation report: {error}") from error
-
-
-def checked_report(path: str | os.PathLike[str], loaded: Any) -> dict[str, Any]:
-    """The content of ``path`` as a report. Raises ArchiveError when it is none of a version that this code knows."""
-    found = (loaded.get("format"), loaded.get("version")) if isinstance(loaded, dict) else (None, None)
-    if found != (REPORT_FORMAT, REPORT_VERSION):
-        raise ArchiveError(
-            f"{path}: expected format '{REPORT_FORMAT}' version '{REPORT_VERSION}', found {found[0]!r} {found[1]!r}"
-        )
-    report: dict[str, Any] = loaded
-    return report
+def load_report(path: str | os.PathLike[str]) -> Report:
+    """Read a report of `refiner-evaluate` back. Raises ArchiveError for another file or an unknown version."""
+    return read_report(path, (EVALUATION,))
 
 
 def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
@@ -268,17 +238,6 @@ def _action_counts(result: EvaluationResult) -> dict[str, dict[str, int]]:
             "frames": sum(score.frames for score in scores),
         }
     return counts
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _digits(metric: str) -> int:

@@ -1,4 +1,4 @@
-"""Reports that stand in the papers' tables: of `refiner-evaluate`, and the rows of ones of `refiner-bench accuracy`."""
+"""Reports that stand in the papers' tables: those of `refiner-evaluate`, and the rows of the accuracy study's."""
 
 from __future__ import annotations
 
@@ -8,29 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError
-from refiner.evaluation.report import checked_report, read_json
 from refiner.evaluation.selection import describe_archive
+from refiner.reports import EVALUATION, STUDY, Report, read_report, report_kind
 
-STUDY_FORMAT = "refiner-bench/accuracy", 1
 
-
-def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, dict[str, Any]]]:
+def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, Report]]:
     """Names and contents: one of a report of `refiner-evaluate`, one for each trained row of an accuracy report.
 
     Raises ArchiveError for a file that is neither.
     """
-    name, content = Path(path).stem, read_json(path)
-    if isinstance(content, dict) and (content.get("schema"), content.get("schema_version")) == STUDY_FORMAT:
-        return list(rows_as_reports(name, content))
-    return [(name, checked_report(path, content))]
+    name, report = Path(path).stem, read_report(path, (EVALUATION, STUDY))
+    return list(rows_as_reports(name, report)) if report_kind(report) == STUDY else [(name, report)]
 
 
-def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every lifter and every refiner of an accuracy report as what `refiner.evaluation.paper_tables` reads of a report
-    of `refiner-evaluate`. Rows that score another row's model in another way are left out. Raises ArchiveError for a
-    report that does not say enough."""
+def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, Report]]:
+    """Every lifter and every refiner of an accuracy report as a report of `refiner-evaluate`.
+
+    They have the parts that `refiner.evaluation.paper_tables` reads. Rows that score another row's model in another way
+    are left out. Raises ArchiveError for a report that does not say enough.
+    """
     if "variants" not in study:
-        raise ArchiveError(f"{name} does not say what its rows were scored on; write it again (--report-only)")
+        raise ArchiveError(f"{name} does not name the data of its rows; write it again (--report-only)")
     rows = {row["name"]: row for row in study["rows"]}
     for row in study["rows"]:
         if row["kind"] == "score" or (row["kind"] == "refiner" and row["lifter"] not in rows):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from refiner.errors import ConfigError
+from refiner.from_toml import dataclass_from
 
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
 
@@ -336,8 +335,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 def config_from_dict(content: dict[str, Any], where: str = "configuration") -> Config:
     """The inverse of `dataclasses.asdict`. Raises ConfigError."""
-    config: Config = _build(Config, content, where)
-    return config
+    return dataclass_from(Config, content, where)
 
 
 def same_configuration(stored: Mapping[str, Any], config: Config) -> bool:
@@ -370,43 +368,3 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         target[key] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         target[key] = value  # a bare word is a string
-
-
-def _build(kind: type[Any], content: Any, where: str) -> Any:
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where} must be a table, got {content!r}")
-    hints = typing.get_type_hints(kind)
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    unknown = sorted(set(content) - set(fields))
-    if unknown:
-        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; known: {', '.join(sorted(fields))}")
-    missing = [
-        name
-        for name, entry in fields.items()
-        if name not in content and entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where}: missing {', '.join(missing)}")
-    return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in content.items()})
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type[Any], hint), value, where)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise ConfigError(f"{where}: expected one of {', '.join(typing.get_args(hint))}, got {value!r}")
-        return value
-    if origin is tuple:
-        kind = typing.get_args(hint)[0]
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
-        return tuple(_value(kind, entry, where) for entry in value)
-    if isinstance(hint, types.UnionType):
-        raise ConfigError(f"{where}: fields with several types are not supported")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}")
-    return value

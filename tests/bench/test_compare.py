@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from refiner_bench.cli import main
 from refiner_bench.compare import compare_reports, format_comparison, judge, regressions
-from refiner_bench.measures import Measure, measures, read_report
+from refiner_bench.measures import Measure, measures, read_measured
 from refiner_bench.timing import ratio_interval
 
 from refiner.errors import InputError
@@ -26,7 +26,7 @@ def report(name):
 
 @pytest.mark.parametrize("path", sorted(REPORTS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_committed_report_is_read_and_equals_itself(path):
-    content = read_report(path)
+    content = read_measured(path)
     found = measures(content)
     assert len({measure.name for measure in found}) == len(found) > 1
     assert all(math.isfinite(measure.value) for measure in found)

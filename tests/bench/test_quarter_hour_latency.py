@@ -172,7 +172,7 @@ def test_a_report_that_is_cut_short_has_single_calls_first(tmp_path, monkeypatch
 
     monkeypatch.setattr(latency, "device_rates", lambda device: RATES)
     monkeypatch.setattr(latency, "kernel_rows", stopped)
-    monkeypatch.setattr(latency, "write_report", lambda report, *rest: written.append(list(report["models"])))
+    monkeypatch.setattr(latency, "publish", lambda report, *rest: written.append(list(report["models"])))
     monkeypatch.setattr(Measured, "row", row)
     words = ["--device", "cpu", "--toy", "--output", str(tmp_path / "reports"), "--packages", str(tmp_path)]
     with pytest.raises(KeyboardInterrupt):

@@ -9,8 +9,9 @@ import pytest
 
 from refiner.errors import ArchiveError, InputError, UsageError
 from refiner.evaluation import EvaluationResult, Sequence, evaluate_sequences
-from refiner.evaluation.report import build_report, curve_line, format_report, load_report, write_report
+from refiner.evaluation.report import build_report, curve_line, format_report, load_report
 from refiner.evaluation.tables import markdown_table, text_table
+from refiner.reports import write_report
 
 CLIPS = [("Walking", 20), ("Walking 1", 12), ("Sitting", 30), ("Jumping", 2)]
 

@@ -1,1 +1,1 @@
-"""The accuracy study: a table of runs, each trained, scored on people whom it never saw, and compared."""
+"""Accuracy: the reports of the bundled models, scores of clips, and accuracy reports as tables and pictures."""

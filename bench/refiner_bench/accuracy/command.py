@@ -1,4 +1,4 @@
-"""``refiner-bench accuracy``: the options, the progress, the files."""
+"""``refiner-bench accuracy``: the reports of the bundled models."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "train and score every row of the accuracy study"
+HELP = "write the accuracy reports of the bundled models"
 DESCRIPTION = """\
-Trains every row of a table of runs (lifters, refiners, ablations, controls), scores it on people whom it never saw, and
-writes one report with intervals, and pictures. Interrupted, it goes on where it was: what is trained and scored under
---output is not done again. With --quick the same rows run as toys on built-in motion, in minutes.
+Scores the bundled models by random cameras, without the lens, live, and on estimators that they never saw. Writes the
+reports below --reports from which the tables of README and docs are made (then: refiner-bench readme). Nothing is
+trained; a report takes minutes.
 
-With --bundled it scores the bundled models instead, by random cameras, without the lens, live, and on estimators that
-they never saw: the reports below --reports that the tables of README and docs are made of (then: refiner-bench readme).
-Nothing is trained; minutes a report."""
+The accuracy study, which trains models, is a command of the checkout: python -m studies.accuracy --help"""
+# Options that this command had while it ran the study, too.
+OF_STUDY = ("output", "report-only", "seeds", "jobs", "threads", "json", "markdown", "earlier", "pictures")
 
 
 def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The options of the command."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "accuracy",
         help=HELP,
@@ -26,117 +26,33 @@ def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--bundled", action="store_true", help="the bundled models, which is what it scores anyway")
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="motion archive (default: REFINER_DATA)")
-    parser.add_argument("--quick", action="store_true", help="toy models, built-in motion: shows that every row runs")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs/accuracy"), help="the runs' folder")
-    parser.add_argument("--table", metavar="FILE", type=Path, help="another table of runs (default: the study's)")
-    parser.add_argument("--rows", metavar="ROW", nargs="+", default=[], help="these rows and what they need")
-    parser.add_argument("--list", action="store_true", help="print the rows and exit")
-    parser.add_argument("--report-only", action="store_true", help="run nothing; report what is there")
-    parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="seeds (default: the table's)")
-    parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one per processor)")
-    parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each run (default: 1)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables")
-    parser.add_argument(
-        "--earlier", metavar="REPORT", type=Path, help="take rows that are not here from this JSON report of the study"
-    )
-    parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw the pictures into this folder")
-    parser.add_argument("--bundled", action="store_true", help="write the reports of the bundled models instead")
-    parser.add_argument(
-        "--reports", metavar="DIR", type=Path, help="with --bundled: where they lie (default: bench/reports)"
-    )
+    parser.add_argument("--quick", action="store_true", help="two clips of built-in motion: shows that it runs")
+    parser.add_argument("--table", metavar="FILE", type=Path, help="another table of reports (default: bundled.toml)")
+    parser.add_argument("--rows", metavar="REPORT", nargs="+", default=[], help="these reports alone")
+    parser.add_argument("--list", action="store_true", help="print the reports and exit")
+    parser.add_argument("--reports", metavar="DIR", type=Path, help="where they lie (default: bench/reports)")
+    for name in OF_STUDY:
+        parser.add_argument(f"--{name}", dest=f"study_{name}", nargs="*", help=argparse.SUPPRESS)
     parser.set_defaults(run=run_accuracy)
 
 
 def run_accuracy(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    if arguments.bundled:
-        _run_bundled(arguments)
-        return
-    from tqdm import tqdm
-
-    from refiner.errors import TrainingError
-    from refiner_bench.accuracy.earlier import load_earlier
-    from refiner_bench.accuracy.markdown import format_accuracy
-    from refiner_bench.accuracy.report import accuracy_report, report_settings
-    from refiner_bench.accuracy.study import Runner, Spec, check_request, claim_folder, default_jobs, run_study
-    from refiner_bench.accuracy.table import TABLE, load_table
-    from refiner_bench.report import write_report
-
-    source = arguments.table or TABLE
-    table = load_table(source, arguments.quick)
-    if arguments.list:
-        for row in table.rows:
-            print(f"{row.name:28s} {row.kind:8s} {row.title}")
-        return
-    data = _motion(arguments, "the study needs motion", "for toys")
-    jobs = default_jobs() if arguments.jobs is None else arguments.jobs
-    seeds = arguments.seeds or list(table.seeds)
-    check_request(jobs, seeds)
-    spec = Spec(source.resolve(), data, arguments.output.resolve(), arguments.quick, arguments.threads)
-    claim_folder(spec)
-    runner = Runner(spec, *spec.load())
-    settings = report_settings(runner, seeds)
-    # Refused before anything is run for hours.
-    earlier = None if arguments.earlier is None else load_earlier(arguments.earlier, settings)
-    failed: list[tuple[str, int]] = []
-    if not arguments.report_only:
-        total = len(table.select(arguments.rows)) * len(seeds)
-        with tqdm(total=total, unit="row", file=sys.stderr, disable=None) as bar:
-
-            def done(name: str, seed: int, seconds: float) -> None:
-                bar.update()
-                bar.write(f"{name}, seed {seed}: {seconds:.0f} s", file=sys.stderr)
-
-            def failure(name: str, seed: int, error: Exception) -> None:
-                bar.write(f"{name}, seed {seed}: {type(error).__name__}: {error} (see its log)", file=sys.stderr)
-
-            failed = run_study(spec, arguments.rows, seeds, jobs, done, failure)
-    report = accuracy_report(runner, settings, earlier)
-    for name, why in report["left_out"].items():
-        print(f"{name}: not taken from {arguments.earlier}: {why}", file=sys.stderr)
-    text = format_accuracy(report)
-    write_report(report, text, arguments.json, arguments.markdown)
-    if arguments.pictures is not None:
-        from refiner_bench.accuracy.plots import draw_study
-        from refiner_bench.accuracy.skeletons import draw_skeletons
-
-        draw_study(report, arguments.pictures)
-        draw_skeletons(runner, seeds[0], arguments.pictures)
-    print(text)
-    if failed:
-        told = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
-        raise TrainingError(f"failed, or without a row that they need: {told}; what else there is stands in the report")
-
-
-def _motion(arguments: argparse.Namespace, need: str, instead: str) -> Path | None:
-    """The archive's folder; None with --quick, which takes built-in motion. Raises UsageError without either."""
-    from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
-    from refiner.errors import UsageError
-
-    data = arguments.data or data_folder_from_env()
-    if arguments.quick:
-        return None
-    if data is None:
-        raise UsageError(f"{need}: --data FOLDER or {DATA_VARIABLE}; or --quick, {instead}")
-    return Path(data)
-
-
-def _run_bundled(arguments: argparse.Namespace) -> None:
     from refiner.errors import UsageError
     from refiner_bench.accuracy.bundled import TABLE, load_evaluations, run_evaluations, select
+    from refiner_bench.accuracy.motion import archive_folder
 
-    of_study = ("report_only", "seeds", "jobs", "json", "markdown", "earlier", "pictures")
-    given = [f"--{name.replace('_', '-')}" for name in of_study if getattr(arguments, name)]
+    given = [f"--{name}" for name in OF_STUDY if getattr(arguments, f"study_{name}") is not None]
     if given:
-        raise UsageError(f"{', '.join(given)}: of the study; leave them out with --bundled")
+        raise UsageError(f"{', '.join(given)}: of the study, which a checkout runs: python -m studies.accuracy")
     evaluations = select(load_evaluations(arguments.table or TABLE), arguments.rows)
     if arguments.list:
         for entry in evaluations:
             print(f"{entry.file:36s} {' '.join(entry.arguments)}")
         return
-    data = _motion(arguments, "the reports need motion", "for built-in motion")
+    data = archive_folder(arguments.data, arguments.quick, "the reports need motion", "for built-in motion")
     if arguments.quick and arguments.reports is None:
         raise UsageError("--quick writes reports that are no figures of the README: --reports DIR says where")
     more = ("--limit-clips", "2", "--resamples", "200") if arguments.quick else ()

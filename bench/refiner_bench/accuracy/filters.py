@@ -1,10 +1,10 @@
-"""What users reach for first: smoothing filters, tuned on the validation person."""
+"""Smoothing filters, which users reach for first, tuned on the validation person."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,23 @@ FILTERS: dict[str, tuple[Callable[..., NDArray[Any]], Grid]] = {
 }
 
 
-def tune(
-    name: str, sequences: Sequence[tuple[NDArray[Any], NDArray[Any], float]]
-) -> tuple[Filter, dict[str, float], float]:
-    """The filter ``name`` with the lowest MPJPE over validation ``(lifted, truth, fps)``: it, its settings, the error.
+class Tuned(NamedTuple):
+    """A filter with the settings that were chosen for it, and its frame-weighted MPJPE in millimetres."""
 
-    Frame-weighted, in millimetres.
+    filter: Filter
+    settings: dict[str, float]
+    error: float
+
+
+def tune(name: str, sequences: Sequence[tuple[NDArray[Any], NDArray[Any], float]]) -> Tuned:
+    """Choose the settings of a filter that has the lowest MPJPE.
+
+    Args:
+        name: One of `FILTERS`.
+        sequences: The validation sequences: lifted poses and true ones, ``(F, J, 3)`` in metres, and frames a second.
+
+    Returns:
+        The filter with its settings and its error.
     """
     function, grid = FILTERS[name]
     found: list[tuple[float, dict[str, float]]] = []
@@ -56,4 +67,4 @@ def tune(
     def tuned(pose: NDArray[Any], fps: float) -> NDArray[Any]:
         return function(pose, fps, **chosen)
 
-    return tuned, chosen, 1000.0 * error
+    return Tuned(tuned, chosen, 1000.0 * error)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from refiner.data import CameraClip
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, SequenceScore
 from refiner.evaluation.protocol import Sequence as ScoredSequence
-from refiner.files import atomic_path, atomic_write_text, sha256_of
+from refiner.files import atomic_path, sha256_of
 from refiner.runtime import Lifter
 
 # Frame errors in millimetres, the last bin open: fine enough for the paper's 30 and 35 mm.
@@ -27,7 +26,7 @@ JOINTS = 17
 
 @dataclass(frozen=True)
 class Distributions:
-    """Of MPJPE over frames: its histogram, the mean by joint and by camera, all in mm."""
+    """The distribution of MPJPE over frames: its histogram, the mean by joint and by camera, all in mm."""
 
     histogram: list[int]
     below_30: float
@@ -38,43 +37,18 @@ class Distributions:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a row scored on one part of the split; ``before``: its lifter's poses on the same clips."""
+    """The scores of a row on one part of the split; ``before``: those of its lifter's poses on the same clips."""
 
     part: str
     data: str
     sequences: tuple[SequenceScore, ...]
     before: tuple[SequenceScore, ...]
     distributions: Distributions
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
     @property
     def result(self) -> EvaluationResult:
         return EvaluationResult(self.sequences)
-
-
-def write_scores(path: Path, scores: Sequence[Scores], key: str) -> None:
-    """All scores of a row, whole or not at all; ``key`` says of what they are."""
-    atomic_write_text(path, json.dumps({"key": key, "scores": [asdict(entry) for entry in scores]}) + "\n")
-
-
-def read_scores(path: Path, key: str) -> list[Scores] | None:
-    """The scores of ``path`` where they are of ``key``, else None."""
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["key"] != key:
-        return None
-    return [
-        Scores(
-            entry["part"],
-            entry["data"],
-            tuple(SequenceScore(**score) for score in entry["sequences"]),
-            tuple(SequenceScore(**score) for score in entry["before"]),
-            Distributions(**entry["distributions"]),
-            entry["extra"],
-        )
-        for entry in content["scores"]
-    ]
 
 
 class KeptClips:
@@ -86,7 +60,7 @@ class KeptClips:
     def get(
         self, name: str, clips: Sequence[CameraClip], make: Callable[[], list[NDArray[Any]]]
     ) -> list[NDArray[np.float32]]:
-        """What ``make()`` says of every clip, the first time; ``name`` must tell all apart that it follows from."""
+        """The poses that ``make()`` gives for the clips, or gave before under ``name``, which names all sources."""
         file = self.cache / f"{name}.npz"
         if not file.is_file():
             poses = np.concatenate(make()).astype(np.float32)
@@ -136,7 +110,7 @@ def score_clips(
 ) -> Scores:
     """Score the refined poses of every clip, or the lifted ones themselves.
 
-    ``before``: what the lifter says of them by itself, where the row has it lift in another way.
+    ``before``: the lifter's own poses of them, where the row has it lift in another way.
     """
     evaluator, lifter = Evaluator(), Evaluator()
     histogram = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)

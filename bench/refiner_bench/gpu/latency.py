@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import faulthandler
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from refiner.model_spec import ModelSpec
 from refiner.models import UnrolledRefiner
 from refiner.models.causal import CarriedStep, CausalStep
 from refiner.models.inference_form import inference_form
+from refiner.reports import GPU_LATENCY, new_report, read_json
 from refiner.runtime.aoti_engine import open_package
 from refiner.runtime.causal import StreamEngine, StreamFacts
 from refiner.runtime.causal_torch import AotiCausalEngine, TensorStreamEngine, TorchCausalEngine
@@ -35,7 +35,7 @@ from refiner_bench.gpu.latency_kernels import kernel_rows
 from refiner_bench.gpu.latency_text import format_latency
 from refiner_bench.gpu.packages import KINDS, MODELS, PACKAGES, checkpoint_of, package_of
 from refiner_bench.gpu.rates import device_rates
-from refiner_bench.report import new_report, write_report
+from refiner_bench.report import publish
 from refiner_bench.streaming.latency import in_turns, summary
 from refiner_bench.timing import Run
 
@@ -105,7 +105,7 @@ def _measure(arguments: argparse.Namespace, sizes: Sizes) -> int:
     rates, failed = report["rates"], len(report["failed"])
 
     def keep() -> None:
-        write_report(report, format_latency(report), arguments.output / "latency.json", arguments.output / "latency.md")
+        publish(report, format_latency(report), arguments.output / "latency.json", arguments.output / "latency.md")
 
     place = arguments.output.parent / "checkpoints"
 
@@ -135,11 +135,11 @@ def _begun(arguments: argparse.Namespace, sizes: Sizes) -> dict[str, Any]:
     """The report of the job before this one, which a package's rows are added to; else a new one with the rates."""
     file: Path = arguments.output / "latency.json"
     if arguments.package and file.is_file():
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(file)
         return found
     device = arguments.device
     settings = {"device": device, "toy": arguments.toy, "batches": list(sizes.batches), "seconds": sizes.seconds}
-    report = new_report("gpu-latency", settings)
+    report = new_report(GPU_LATENCY, settings)
     if device == "cuda":
         report["environment"]["gpu"] = torch.cuda.get_device_name()
     print("rates of the device")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refiner.reports import QUARTER_HOUR, new_report, read_json, write_report
 from refiner_bench.gpu.jobs import Result
 
 # The end of each log that the summary keeps.
@@ -22,14 +22,8 @@ class Summary:
     """
 
     def __init__(self, path: Path, logs: Path, settings: Mapping[str, Any]) -> None:
-        from refiner_bench.report import environment as machine
-
         self._path, self._logs, self._lock = path, logs, threading.Lock()
-        self._head = {
-            "schema": "refiner-bench/quarter-hour",
-            "environment": machine(),
-            "settings": dict(settings),
-        }
+        self._head = new_report(QUARTER_HOUR, settings)
         self._training: dict[str, Any] = {}
         self.results: list[Result] = []
         self.left_out: dict[str, str] = {}
@@ -48,13 +42,11 @@ class Summary:
     def take(self, name: str, file: Path) -> None:
         """Keep what a part has written, and write the summary; does nothing where it wrote nothing."""
         if file.is_file():
-            self._found[name] = json.loads(file.read_text(encoding="utf-8"))
+            self._found[name] = read_json(file)
             self.add([])
 
     def add(self, results: Sequence[Result]) -> None:
         """Print, keep and write."""
-        from refiner.files import atomic_write_text
-
         with self._lock:
             self.results += results
             for result in results:
@@ -68,7 +60,7 @@ class Summary:
                 "left_out": self.left_out,
                 "logs": {file.stem: file.read_text(errors="replace")[-LOG_CHARACTERS:] for file in files},
             }
-            atomic_write_text(self._path, json.dumps(content, indent=1) + "\n")
+            write_report(self._path, content)
 
 
 def told(result: Result) -> str:

@@ -65,7 +65,7 @@ def run_real(arguments: argparse.Namespace) -> None:
     from refiner_bench.real.packages import MEDIAPIPE, POSE2SIM, SPORTS2D, cache_folder
     from refiner_bench.real.report import format_real, real_report
     from refiner_bench.real.take import CLIP, TAKE, load_clip, load_take, save_clip, save_take
-    from refiner_bench.report import write_report
+    from refiner_bench.report import publish
 
     for_estimators = arguments.refiner or bundled.default_checkpoint("refiner-of-other-estimators")
     models = Models(Lifter.load(arguments.lifter), Refiner.load(arguments.refiner), Refiner.load(for_estimators))
@@ -95,7 +95,7 @@ def run_real(arguments: argparse.Namespace) -> None:
         clip = load_clip() if clip is None else clip
     report = real_report(take, clip, models, settings)
     text = format_real(report)
-    write_report(report, text, arguments.json, arguments.markdown)
+    publish(report, text, arguments.json, arguments.markdown)
     print(text)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from refiner.evaluation.tables import markdown_table
+from refiner.reports import new_report
 from refiner_bench.real.estimates import METHODS, Models
 from refiner_bench.real.scores import SCORED, mean_rows, score_clip, score_take, truth_quality
 from refiner_bench.real.take import Detections, Take
-from refiner_bench.report import new_report
 
 HEADINGS = ("MPJPE", "N-MPJPE", "P-MPJPE", "acceleration")
 

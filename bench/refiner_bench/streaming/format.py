@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.accuracy.clips import told_cameras
+from refiner_bench.cameras import told_cameras
 
 METHODS = ("input", "One-Euro", "Savitzky-Golay", "window", "causal", "causal, smoothed")
 ERRORS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}

@@ -19,11 +19,11 @@ from refiner.bundled import checkpoint
 from refiner.data import MotionFolder
 from refiner.engines import EngineOptions
 from refiner.errors import UsageError
+from refiner.reports import new_report
 from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming import RefinedFrame, StreamingRefiner
 from refiner.runtime.streaming.causal_backend import CausalBackend
-from refiner_bench.accuracy.clips import of_cameras
-from refiner_bench.report import new_report
+from refiner_bench.cameras import of_cameras
 from refiner_bench.streaming.accuracy import delay_errors, measured_coverage
 from refiner_bench.streaming.latency import TURN, in_turns, percentiles, spin, summary
 from refiner_bench.untrained import random_checkpoint

@@ -8,8 +8,9 @@ from concurrent.futures.process import BrokenProcessPool
 from threading import Event
 
 import pytest
-from refiner_bench.accuracy import study
-from refiner_bench.accuracy.schedule import Inline, run_tasks
+
+from studies.accuracy import study
+from studies.accuracy.schedule import Inline, run_tasks
 
 NEEDS = {"lifter": [], "other": [], "refiner": ["lifter"], "score": ["refiner", "lifter"], "other-score": ["other"]}
 

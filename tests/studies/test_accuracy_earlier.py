@@ -11,14 +11,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from refiner_bench.accuracy.earlier import clip_means, earlier_row, load_earlier, result_of
-from refiner_bench.accuracy.markdown import format_accuracy
-from refiner_bench.accuracy.report import GAIN_METRICS
-from refiner_bench.accuracy.table import TABLE, load_table
+from refiner_bench.accuracy.markdown import GAIN_METRICS, format_accuracy
 
 from refiner.errors import UsageError
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import EvaluationResult, SequenceScore
+from studies.accuracy.earlier import clip_means, earlier_row, load_earlier, result_of
+from studies.accuracy.rows import record_of
+from studies.accuracy.table import TABLE, load_table
 
 RNG = np.random.default_rng(8)
 SETTINGS = {"archive": "data_3d_x.npz", "quick": False, "validation": ["S5"], "test": ["S2"], "resamples": 100}
@@ -35,13 +35,13 @@ class StandIn:
         return json.dumps(self.table.recipe(row))
 
     def digests(self, row, seed):
-        return {name: self.found[name] for name in (row.name, row.lifter, row.of) if name in self.found}
+        return {name: self.found[name] for name in row.models if name in self.found}
 
 
 def report_of(*names, **changes):
     table = load_table()
     rows = [
-        json.loads(json.dumps(asdict(table.row(name))))
+        json.loads(json.dumps(record_of(table.row(name))))
         | {
             "seeds": [0],
             "checkpoints": {"lifter": "aa"},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,39 @@ EDGES = np.linspace(-6.0, 6.0, 61)
 LAGS = (1, 2, 4, 8, 16, 26, 50, 100)
 
 
-def check_premise(checkpoint: Path, clips: Sequence[CameraClip], lifted: Sequence[NDArray[Any]]) -> dict[str, Any]:
-    """How the residuals e - mean(c) of unseen people compare with the Gaussian that a refiner was trained on.
+@dataclass(frozen=True)
+class Premise:
+    """Residuals, divided by the standard deviation of their coordinate by eq. 6.
 
-    Residuals are divided by eq. 6's standard deviation of their coordinate. Returns the histogram over all 48
-    coordinates, the share of what the condition explains, excess kurtosis and spread per coordinate, and the
-    correlation over time.
+    Attributes:
+        edges: The edges of the histogram.
+        density: The histogram over all 48 coordinates.
+        explained_share: The share of the squared error that the condition explains.
+        spread: The standard deviation of each coordinate; 1 where the Gaussian holds.
+        bias: The mean of each coordinate.
+        excess_kurtosis: The excess kurtosis of each coordinate.
+        time_correlation: By frames apart, the correlation over time.
+    """
+
+    edges: list[float]
+    density: list[float]
+    explained_share: float
+    spread: list[float]
+    bias: list[float]
+    excess_kurtosis: list[float]
+    time_correlation: dict[str, float]
+
+
+def check_premise(checkpoint: Path, clips: Sequence[CameraClip], lifted: Sequence[NDArray[np.float32]]) -> Premise:
+    """Compare the residuals e - mean(c) of unseen people with the Gaussian that a refiner was trained on.
+
+    Args:
+        checkpoint: The refiner's checkpoint, which holds the Gaussian.
+        clips: The clips of unseen people.
+        lifted: The lifter's poses of every clip, ``(F, 17, 3)`` in metres, root-relative.
+
+    Returns:
+        The residuals' distribution.
     """
     noise = load_noise_model(checkpoint)
     deviation = np.sqrt(np.diag(noise.covariance))[3:]
@@ -48,14 +75,14 @@ def check_premise(checkpoint: Path, clips: Sequence[CameraClip], lifted: Sequenc
     centred = second - first**2
     kurtosis = (fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4) / centred**2 - 3.0
     mean_square = variance / (frames * 48)
-    return {
-        "edges": EDGES.tolist(),
-        "density": (histogram / (frames * 48 * np.diff(EDGES))).tolist(),
-        "explained_share": float(1.0 - explained[1] / explained[0]),
-        "spread": np.sqrt(centred).tolist(),
-        "bias": first.tolist(),
-        "excess_kurtosis": kurtosis.tolist(),
-        "time_correlation": {
+    return Premise(
+        edges=EDGES.tolist(),
+        density=(histogram / (frames * 48 * np.diff(EDGES))).tolist(),
+        explained_share=float(1.0 - explained[1] / explained[0]),
+        spread=np.sqrt(centred).tolist(),
+        bias=first.tolist(),
+        excess_kurtosis=kurtosis.tolist(),
+        time_correlation={
             str(lag): float(products[i] / counts[i] / mean_square) for i, lag in enumerate(LAGS) if counts[i]
         },
-    }
+    )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from refiner_bench.accuracy.scores import Scores
 
 from refiner.data import CameraClip
 from refiner.evaluation.figures import before_after_figure
-from refiner_bench.accuracy.scores import Scores
-from refiner_bench.accuracy.study import PARTS, Runner
+from studies.accuracy.runner import PARTS, Runner
 
 SECONDS = 10.0
 

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from refiner.data import CameraClip, MotionFolder, camera_clips, random_camera_clips
 from refiner.data.clips import Part
 from refiner.data.detector import DetectorModel
 from refiner.data.resample import resample_poses
-from refiner_bench.accuracy.table import Variant
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Scored data.
+
+    Attributes:
+        detections: The simulated detector's 2D poses, or the true ones.
+        noise: Multiplies the errors of the simulated detector.
+        cameras: The archive's, or ones that no model saw.
+        fps: Frames a second; 0: the archive's.
+    """
+
+    detections: Literal["simulated", "ground-truth"] = "simulated"
+    noise: float = 1.0
+    cameras: Literal["archive", "random"] = "archive"
+    fps: float = 0.0
 
 
 def study_clips(folder: MotionFolder, part: Part, variant: Variant) -> list[CameraClip]:
@@ -49,19 +65,3 @@ def _at_rate(clip: CameraClip, fps: float) -> CameraClip:
             name: resample_poses(getattr(clip, name), clip.fps, fps) for name in ("pose_2d", "pose_2d_clean", "pose_3d")
         }
     return dataclasses.replace(clip, fps=fps, **arrays)
-
-
-def of_cameras(clips: Sequence[CameraClip], count: int | None) -> list[CameraClip]:
-    """Each clip as its first ``count`` cameras saw it; None is all."""
-    seen: Counter[tuple[str, str]] = Counter()
-    chosen = []
-    for clip in clips:
-        seen[clip.subject, clip.key] += 1
-        if count is None or seen[clip.subject, clip.key] <= count:
-            chosen.append(clip)
-    return chosen
-
-
-def told_cameras(count: int | None) -> str:
-    """For a report's sentence; nothing for all of them."""
-    return "" if count is None else f", as {count} of their cameras saw them"

@@ -7,13 +7,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from refiner_bench.accuracy.clips import scaled_detector, study_clips
 from refiner_bench.accuracy.filters import one_euro, tune
-from refiner_bench.accuracy.report import at_plateau, pooled
 from refiner_bench.accuracy.scores import Scores, score_clips
-from refiner_bench.accuracy.skeletons import middling
-from refiner_bench.accuracy.study import Spec, claim_folder
-from refiner_bench.accuracy.table import TABLE, Variant, load_table
 
 from refiner.data import DetectorModel
 from refiner.data.synthetic import synthetic_folder
@@ -21,6 +16,12 @@ from refiner.errors import ConfigError, UsageError
 from refiner.evaluation.protocol import SequenceScore
 from refiner.smoothing import savitzky_golay
 from refiner.training.config import load_config
+from studies.accuracy.clips import Variant, scaled_detector, study_clips
+from studies.accuracy.gains import pooled
+from studies.accuracy.report import at_plateau
+from studies.accuracy.skeletons import middling
+from studies.accuracy.spec import Spec, claim_folder
+from studies.accuracy.table import TABLE, load_table
 
 RNG = np.random.default_rng(3)
 

@@ -11,16 +11,17 @@ pytest.importorskip("matplotlib")
 
 import numpy as np
 import torch
-from refiner_bench.accuracy.clips import study_clips
-from refiner_bench.accuracy.study import Runner, Spec
-from refiner_bench.accuracy.table import TABLE, load_table
-from refiner_bench.cli import main
 
 from refiner.errors import TrainingError
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.runtime import Lifter, Refiner
 from refiner.shape import pool_together
 from refiner.training.loop import LAST_FILE
+from studies.accuracy.clips import study_clips
+from studies.accuracy.command import main
+from studies.accuracy.runner import Runner
+from studies.accuracy.spec import Spec
+from studies.accuracy.table import TABLE, load_table
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def study(tmp_path_factory):
     """The folder of a finished quick study."""
     folder = tmp_path_factory.mktemp("study")
     files = ["--json", str(folder / "report.json"), "--markdown", str(folder / "report.md")]
-    assert main(["accuracy", "--quick", "--jobs", "1", "--output", str(folder / "runs"), *files,
+    assert main(["--quick", "--jobs", "1", "--output", str(folder / "runs"), *files,
                  "--pictures", str(folder / "pictures")]) == 0  # fmt: skip
     return folder
 
@@ -161,7 +162,7 @@ set = ["training.steps=2", "training.validate_every=1", "data.bones=-1e9"]
 def test_a_row_starts_from_another_and_a_bad_one_leaves_its_traceback(tmp_path, capsys):
     table = tmp_path / "table.toml"
     table.write_text(CHAIN)
-    command = ["accuracy", "--quick", "--table", str(table), "--output", str(tmp_path / "runs"), "--jobs", "2"]
+    command = ["--quick", "--table", str(table), "--output", str(tmp_path / "runs"), "--jobs", "2"]
     assert main([*command, "--json", str(tmp_path / "report.json")]) == TrainingError.exit_code
     said = capsys.readouterr().err
     assert "bad, seed 0: " in said and "bad (seed 0)" in said
@@ -196,7 +197,7 @@ def test_rows_that_are_not_here_come_from_an_earlier_report(study, tmp_path, cap
         if row["name"] in ("one-step", "five-steps"):
             row["checkpoints"]["full"] = "trained elsewhere"
     earlier.write_text(json.dumps(content))
-    command = ["accuracy", "--quick", "--jobs", "1", "--output", str(tmp_path / "runs"), "--rows", "linear"]
+    command = ["--quick", "--jobs", "1", "--output", str(tmp_path / "runs"), "--rows", "linear"]
     assert main([*command, "--earlier", str(earlier), "--json", str(tmp_path / "report.json")]) == 0
     joined, whole = (json.loads(path.read_text()) for path in (tmp_path / "report.json", earlier))
     assert joined["missing"] == ["one-step", "five-steps"]
@@ -233,6 +234,6 @@ def test_a_second_call_trains_nothing(study, monkeypatch, capsys):
 
     monkeypatch.setattr(refiner.training.runs, "train", refuse)
     before = (study / "runs" / "full" / "seed-0" / "scores.json").stat().st_mtime_ns
-    assert main(["accuracy", "--quick", "--jobs", "1", "--output", str(study / "runs"), "--rows", "linear"]) == 0
+    assert main(["--quick", "--jobs", "1", "--output", str(study / "runs"), "--rows", "linear"]) == 0
     assert (study / "runs" / "full" / "seed-0" / "scores.json").stat().st_mtime_ns == before
     assert "the published method" in capsys.readouterr().out

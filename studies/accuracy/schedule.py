@@ -10,7 +10,7 @@ Task = TypeVar("Task")
 
 
 class Inline(Executor):
-    """Runs what is submitted at once, in the caller's process."""
+    """Runs every call at once, in the caller's process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -28,9 +28,9 @@ def run_tasks(
     on_done: Callable[[Task, float], None],
     on_failure: Callable[[Task, Exception], None],
 ) -> list[Task]:
-    """Submit every task of ``needs`` when what it needs is done, ``jobs`` at a time, the first in order first.
+    """Submit every task of ``needs`` when the tasks that it needs are done, ``jobs`` at a time, in order.
 
-    Each result is told when it is there. Returns the tasks that failed, and those that lack what they need.
+    Each result is told when it is there. Returns the tasks that failed, and those that lack a task that they need.
     """
     waiting = list(needs)
     done: set[Task] = set()

@@ -1,37 +1,33 @@
-"""Rows that were run on another machine, as its report has them: a study need not be run in one place.
+"""Rows that another machine ran, as its report has them: a study need not run in one place.
 
-What a report says of a row stands as it is, with the machine that it was measured on. A row is taken over where the
-report is of the same data, people and seeds, the table has the same row, with the same training and the same rows that
-it needs, and those checkpoints that it was scored with and that are here are the very ones.
+The entry of a row stands as it is in the report, with the machine that it was measured on. A row is taken over where
+the report is of the same data, people and seeds, the table has the same row, with the same training and the same rows
+that it needs, and the checkpoints that are here are the ones that it was scored with.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from refiner.errors import UsageError
+from refiner.errors import ArchiveError, UsageError
 from refiner.evaluation.protocol import EvaluationResult, SequenceScore
-from refiner_bench.accuracy.study import Runner
+from refiner.reports import STUDY, Report, read_report
+from studies.accuracy.rows import RECORD, WORDS, record_of
+from studies.accuracy.runner import Runner
 
-SCHEMA = "refiner-bench/accuracy"
-# What may change in a table without another result.
-WORDS = ("title", "group")
 MACHINE = ("processor", "logical_processors")
 PARTS_OF_A_REPORT = {"settings": dict, "environment": dict, "rows": list}
 
 
-def load_earlier(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The report of ``path``. Raises UsageError for none, and for one of other data or other people."""
+def load_earlier(path: Path, settings: Mapping[str, Any]) -> Report:
+    """The report of ``path``. Raises UsageError for another file, and for a report of other data or other people."""
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the earlier report {path}: {error}") from error
-    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
-        raise UsageError(f"{path} is no report of refiner-bench accuracy")
+        report = read_report(path, (STUDY,))
+    except ArchiveError as error:
+        raise UsageError(f"cannot take the earlier report: {error}") from error
     if not all(isinstance(report.get(name), kind) for name, kind in PARTS_OF_A_REPORT.items()):
         raise UsageError(f"{path} is not whole: it lacks one of {', '.join(PARTS_OF_A_REPORT)}")
     for name in ("archive", "quick", "validation", "test", "resamples"):
@@ -49,9 +45,9 @@ def earlier_row(
     row = next((row for row in runner.table.rows if row.name == entry["name"]), None)
     if row is None:
         return "not in the table any more"
-    now: dict[str, Any] = json.loads(json.dumps(asdict(row)))
+    now: dict[str, Any] = json.loads(json.dumps(record_of(row)))
     # A field that has come since was at its default.
-    usual = {field.name: field.default for field in fields(row)}
+    usual: dict[str, Any] = json.loads(json.dumps(RECORD))
     changed = [name for name, value in now.items() if name not in WORDS and entry.get(name, usual[name]) != value]
     if changed:
         return f"changed in the table: {', '.join(changed)}"
@@ -73,7 +69,7 @@ def earlier_row(
 
 
 def clip_means(result: EvaluationResult, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """``{subject, name, METRIC: [mean, count]}`` of every clip, its cameras together: what a paired interval needs."""
+    """``{subject, name, METRIC: [mean, count]}`` of every clip, its cameras together: enough for a paired interval."""
     clips = []
     for subject, name in result.clips:
         scores = [score for score in result.sequences if (score.subject, score.name) == (subject, name)]

@@ -9,17 +9,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import refiner_bench  # noqa: E402
-from refiner_bench.accuracy.table import load_table  # noqa: E402
-from refiner_bench.cli import main  # noqa: E402
 from refiner_bench.untrained import describe  # noqa: E402
 
+import studies  # noqa: E402
 from refiner.evaluation.paper_tables import format_paper_table, paper_table  # noqa: E402
 from refiner.evaluation.study_rows import load_reports  # noqa: E402
 from refiner.model_files.build import build_model  # noqa: E402
 from refiner.training.config import load_config  # noqa: E402
+from studies.accuracy.command import main  # noqa: E402
+from studies.accuracy.table import load_table  # noqa: E402
 
-TABLES = sorted(Path(refiner_bench.__file__).parent.glob("*.toml"))
+TABLES = sorted(Path(studies.__file__).parent.glob("*.toml"))
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: file.stem)
@@ -57,7 +57,7 @@ def test_lifters_their_refiner_and_smoothnet_run_as_toys(tmp_path, capsys):
     rows += ["finepose-unknown", "finepose-label"]
     out = tmp_path / "report.json"
     arguments = ["--table", str(file), "--rows", *rows, "--jobs", "1", "--output", str(tmp_path / "runs")]
-    assert main(["accuracy", "--quick", *arguments, "--json", str(out)]) == 0
+    assert main(["--quick", *arguments, "--json", str(out)]) == 0
     report = json.loads(out.read_text())
     assert set(rows) <= {row["name"] for row in report["rows"]} and "mixste-243" in report["missing"]
     entered = dict(load_reports(out))

@@ -1,0 +1,1 @@
+"""Studies that train models: run from a checkout, in no wheel."""

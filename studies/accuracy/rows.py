@@ -1,0 +1,327 @@
+"""The rows of a study: a lifter, a refiner, or a score of models that other rows have."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from refiner.errors import ConfigError
+from refiner.from_toml import dataclass_from
+from refiner.shape import ShapeOf
+
+Kind = Literal["lifter", "refiner", "score"]
+Method = Literal["none", "refine", "linear", "one-euro", "savitzky-golay"]
+Action = Literal["", "unknown", "label"]
+# The values that a field of a row can have.
+Value = str | int | bool | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a row is scored; rows are compared with rows of the same conditions."""
+
+    data: str
+    pool_shape: bool
+    shape_of: ShapeOf
+    flip_test: bool = False
+    smooth: bool = False
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """One refiner, run in one way on the poses of one lifter; both are named by their rows."""
+
+    refiner: str
+    lifter: str
+    data: str
+    action: Action
+    flip_test: bool = False
+    steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRow:
+    """The fields of every row. A row stands for one line of the report.
+
+    Attributes:
+        name: Its name in the table.
+        title: Its description in the report.
+        group: The heading that it stands below.
+        data: The variant of the data that it is scored on.
+        action: How a lifter with prompts comes by the action: by its own guess (""), not at all, or by the archive's
+            label.
+        pool_shape: Whether poses get one body shape (`refiner.shape`), whatever made them.
+        shape_of: Who has one body shape: a clip, all clips of a person by one camera, or by every camera.
+        detail: Whether the report also has histograms, errors by joint and by position in the window, and pictures.
+    """
+
+    kind: ClassVar[Kind]
+
+    name: str
+    title: str
+    group: str
+    data: str = "default"
+    action: Action = ""
+    pool_shape: bool = False
+    shape_of: ShapeOf = "clip"
+    detail: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow(ScoredRow):
+    """The fields of the rows that have a checkpoint of their own.
+
+    Attributes:
+        config: The configuration that it is trained by.
+        set: Changes of the configuration.
+        start_from: The row whose weights the training begins with.
+        checkpoint: A bundled model's name, or a file with its suffix, instead of training.
+        keep: Which checkpoint counts: the end of the schedule, or the best on the validation person.
+    """
+
+    config: str = ""
+    set: tuple[str, ...] = ()
+    start_from: str = ""
+    checkpoint: str = ""
+    keep: Literal["last", "best"] = "last"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the study trains it."""
+        return not self.checkpoint
+
+    @property
+    def conditions(self) -> Conditions:
+        """How it is scored."""
+        return Conditions(self.data, self.pool_shape, self.shape_of)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifterRow(ModelRow):
+    """A lifter. With ``fold`` i it never sees every third person, from the i-th on."""
+
+    kind: ClassVar[Kind] = "lifter"
+
+    fold: int = -1
+
+    @property
+    def lifted_by(self) -> str:
+        """The row of the lifter whose poses are scored."""
+        return self.name
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """No refiner runs."""
+        return None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The rows whose checkpoints its scores follow from."""
+        return (self.name,)
+
+    def needs(self) -> list[str]:
+        """The rows that must be there before this one."""
+        return _named(self.start_from)
+
+    def problem(self) -> str:
+        """Fields that do not go together; "" for none."""
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerRow(ModelRow):
+    """A refiner, trained on the outputs of the row ``lifter``, or on those of the rows ``cross_fit``."""
+
+    kind: ClassVar[Kind] = "refiner"
+
+    lifter: str = ""
+    cross_fit: tuple[str, ...] = ()
+
+    @property
+    def lifted_by(self) -> str:
+        """The row of the lifter whose poses are refined."""
+        return self.lifter
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """It refines the poses of its lifter."""
+        return Refinement(self.name, self.lifter, self.data, self.action)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The rows whose checkpoints its scores follow from."""
+        return (self.name, self.lifter)
+
+    def needs(self) -> list[str]:
+        """The rows that must be there before this one, without repetition."""
+        return _named(self.lifter, self.start_from, *self.cross_fit)
+
+    def problem(self) -> str:
+        """Fields that do not go together; "" for none."""
+        return "" if self.lifter else "lifter: a refiner names no lifter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow(ScoredRow):
+    """A score of models of other rows; nothing is trained for it.
+
+    Attributes:
+        lifter: The row of the lifter whose poses are scored.
+        method: Who changes them: nobody, a refiner, the refiner's conditional mean alone, or a filter.
+        of: The row of that refiner.
+        steps: The refiner's denoising steps; 0: as many as it was trained for.
+        flip_test: Whether the lifter and the refiner average with their mirrored passes.
+        smooth: Whether refined poses are smoothed as `Refiner` does it.
+    """
+
+    kind: ClassVar[Kind] = "score"
+
+    lifter: str = ""
+    method: Method = "refine"
+    of: str = ""
+    steps: int = 0
+    flip_test: bool = False
+    smooth: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Nothing is trained."""
+        return False
+
+    @property
+    def conditions(self) -> Conditions:
+        """How it is scored."""
+        return Conditions(self.data, self.pool_shape, self.shape_of, self.flip_test, self.smooth)
+
+    @property
+    def lifted_by(self) -> str:
+        """The row of the lifter whose poses are scored."""
+        return self.lifter
+
+    @property
+    def refinement(self) -> Refinement | None:
+        """How a refiner runs, where one does."""
+        if self.method != "refine":
+            return None
+        return Refinement(self.of, self.lifter, self.data, self.action, self.flip_test, self.steps)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The rows whose checkpoints its scores follow from."""
+        return tuple(_named(self.lifter, self.of))
+
+    def needs(self) -> list[str]:
+        """The rows that must be there before this one, without repetition."""
+        return _named(self.lifter, self.of)
+
+    def problem(self) -> str:
+        """Fields that do not go together; "" for none."""
+        if not self.lifter:
+            return "lifter: a score needs a lifter"
+        if self.method in ("refine", "linear") and not self.of:
+            return "of: a score by this method needs the row `of` whose refiner it scores"
+        if self.smooth and self.method != "refine":
+            return "smooth is for rows that score a refiner"
+        return ""
+
+
+Row = LifterRow | RefinerRow | ScoreRow
+TYPES: dict[Kind, type[Row]] = {"lifter": LifterRow, "refiner": RefinerRow, "score": ScoreRow}
+# For messages: the rows of each kind.
+ROWS_OF_KIND: dict[Kind, str] = {
+    "lifter": "rows of the kind lifter",
+    "refiner": "rows of the kind refiner",
+    "score": "rows of the kind score, rows that score a refiner or a lifter in another way",
+}
+# A row in a report has the fields of every kind, in this order, at these values where its kind lacks them. Recipes are
+# hashes of it, so that the order and the values stay as they are.
+RECORD: dict[str, Value] = {
+    "name": "",
+    "title": "",
+    "group": "",
+    "kind": "",
+    "config": "",
+    "set": (),
+    "lifter": "",
+    "cross_fit": (),
+    "start_from": "",
+    "fold": -1,
+    "of": "",
+    "method": "refine",
+    "steps": 0,
+    "pool_shape": False,
+    "shape_of": "clip",
+    "flip_test": False,
+    "smooth": False,
+    "data": "default",
+    "action": "",
+    "checkpoint": "",
+    "keep": "last",
+    "detail": False,
+}
+# Fields that may change in a table without another result.
+WORDS = ("title", "group")
+
+
+def record_of(row: Row) -> dict[str, Value]:
+    """The row as a report has it: the fields of every kind."""
+    own: dict[str, Value] = {"kind": row.kind, **dataclasses.asdict(row)}
+    return {name: own.get(name, usual) for name, usual in RECORD.items()}
+
+
+def row_from(content: object, where: str) -> Row:
+    """A row from its table.
+
+    Args:
+        content: The table.
+        where: The file, for messages.
+
+    Returns:
+        The row, of the type of its kind.
+
+    Raises:
+        ConfigError: A field is unknown, of another kind, of another type, or does not go with the others; the message
+            names the row and the field.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where}: a row must be a table, got {content!r}")
+    where = f"{where}: row {content.get('name', '?')}"
+    kind = content.get("kind")
+    if kind not in TYPES:
+        raise ConfigError(f"{where}: kind: expected one of {', '.join(TYPES)}, got {kind!r}")
+    _check_kind(content, kind, where)
+    _check_words(content, where)
+    row = dataclass_from(TYPES[kind], {name: value for name, value in content.items() if name != "kind"}, where)
+    problem = row.problem()
+    if problem:
+        raise ConfigError(f"{where}: {problem}")
+    return row
+
+
+def _fields(kind: Kind) -> set[str]:
+    return {"kind", *(entry.name for entry in dataclasses.fields(TYPES[kind]))}
+
+
+def _check_kind(content: Mapping[str, object], kind: Kind, where: str) -> None:
+    """Refuse fields that other kinds have."""
+    for name in content:
+        others = [ROWS_OF_KIND[other] for other in TYPES if name in _fields(other)]
+        if others and name not in _fields(kind):
+            raise ConfigError(f"{where}: {name} is for {' and '.join(others)}; this one is of the kind {kind}")
+
+
+def _check_words(content: Mapping[str, object], where: str) -> None:
+    action = content.get("action", "")
+    if action not in typing.get_args(Action):
+        raise ConfigError(f"{where}: action: got {action!r}; expected unknown or label")
+    shape = content.get("shape_of", "clip")
+    if shape not in typing.get_args(ShapeOf) or (shape != "clip" and not content.get("pool_shape")):
+        shapes = ", ".join(typing.get_args(ShapeOf))
+        raise ConfigError(f"{where} has shape_of {shape!r}; expected one of {shapes}, with pool_shape")
+
+
+def _named(*names: str) -> list[str]:
+    return list(dict.fromkeys(name for name in names if name))
