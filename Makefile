@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # cpu or gpu: which ONNX Runtime (the two wheels install the same module, so never both).
 RUNTIME ?= cpu
-EXTRAS := $(RUNTIME),train,export,report,openvino,stream,viewer,video,3dhp,dev
+EXTRAS := $(RUNTIME),train,export,report,openvino,stream,viewer,video,3dhp,docs,dev
 # TensorRT for RTX has wheels for these alone; it builds engines without a GPU, so the tests use it.
 ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),tensorrt-rtx
@@ -18,7 +18,7 @@ CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-full lint format bench bench-quick clean
+.PHONY: help venv demo test test-full lint format docs bench bench-quick clean
 
 help:
 	@echo 'make venv       .venv with the package, its extras and the compiled kernels'
@@ -28,6 +28,7 @@ help:
 	@echo '                REFINER_DATA names the motion archive that some tests need'
 	@echo 'make lint       ruff, mypy, clang-format'
 	@echo 'make format     let ruff and clang-format rewrite the sources'
+	@echo 'make docs       the documentation as a site in docs-site/'
 	@echo 'make bench      FLOPs, training-step, kernel, engine and depth reports in bench-output/, and one page of them'
 	@echo 'make bench-quick  a small report in bench-output/quick/'
 	@echo 'make clean      remove .venv and everything that was built'
@@ -71,6 +72,11 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
+# Every link, anchor and docstring that a page names must be there.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'open docs-site/index.html'
+
 bench: venv
 	$(BIN)/refiner-bench flops --json bench-output/flops.json --markdown bench-output/flops.md
 	$(BIN)/refiner-bench train-step --json bench-output/train-step.json --markdown bench-output/train-step.md
@@ -90,6 +96,6 @@ bench-quick: venv
 	$(BIN)/refiner-bench page $(QUICK) --output $(QUICK)/report.html
 
 clean:
-	rm -rf $(VENV) build dist demo-output bench-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist demo-output bench-output docs-site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f refiner/_native*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

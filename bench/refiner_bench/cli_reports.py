@@ -74,36 +74,39 @@ def add_readme(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """refiner-bench readme."""
     parser = commands.add_parser(
         "readme",
-        help="write the README's tables from the reports that they name",
-        description="Write every '<!-- figures KIND REPORT -->' ... '<!-- end -->' block of a README anew from the "
-        "reports that it names; REPORT, relative to the README's folder, may be a glob. With --check nothing is "
+        help="write the tables of README and other pages from the reports that they name",
+        description="Write every '<!-- figures KIND REPORT -->' ... '<!-- end -->' block of a page anew from the "
+        "reports that it names; REPORT, relative to the page's folder, may be a glob. With --check nothing is "
         "written, and a block that differs is exit code 6.",
         epilog=EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", type=Path, nargs="?", default=Path("README.md"), help="default: README.md")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="pages (default: README.md)")
     parser.add_argument("--check", action="store_true", help="compare and write nothing")
     parser.set_defaults(run=_run_readme)
 
 
 def _run_readme(arguments: argparse.Namespace) -> int:
+    return max([_write_tables(file, arguments.check) for file in arguments.files or [Path("README.md")]])
+
+
+def _write_tables(file: Path, check: bool) -> int:
     from refiner.errors import InputError
     from refiner.files import atomic_write_text
     from refiner_bench.readme import with_figures
 
-    if not arguments.file.is_file():
-        raise InputError(f"{arguments.file} is not there; name the README, or run this in its folder")
-    text = arguments.file.read_text(encoding="utf-8")
-    written = with_figures(text, arguments.file.resolve().parent)
+    if not file.is_file():
+        raise InputError(f"{file} is not there; name the README, or run this in its folder")
+    text = file.read_text(encoding="utf-8")
+    written = with_figures(text, file.resolve().parent)
     if written == text:
-        print(f"{arguments.file}: every table is that of its report")
+        print(f"{file}: every table is that of its report")
         return 0
-    if arguments.check:
-        print(
-            "\n".join(difflib.unified_diff(text.splitlines(), written.splitlines(), "README", "reports", "", "", 0, ""))
-        )
+    if check:
+        lines = text.splitlines(), written.splitlines()
+        print("\n".join(difflib.unified_diff(*lines, file.name, "reports", "", "", 0, "")))
         return REGRESSION
-    atomic_write_text(arguments.file, written)
-    print(f"wrote {arguments.file}")
+    atomic_write_text(file, written)
+    print(f"wrote {file}")
     return 0

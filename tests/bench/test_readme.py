@@ -1,4 +1,4 @@
-"""The README's tables are those of the reports that they name."""
+"""The tables of README and docs are those of the reports that they name."""
 
 from __future__ import annotations
 
@@ -21,24 +21,81 @@ def cells(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "file", [ROOT / "README.md", ROOT / "docs" / "screen-models.md", REPORTS / "tables.md"], ids=lambda file: file.name
-)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WITH_TABLES = [page for page in PAGES if BLOCK.search(page.read_text())] + [REPORTS / "tables.md"]
+
+
+@pytest.mark.parametrize("file", WITH_TABLES, ids=lambda file: file.name)
 def test_tables_are_those_of_the_committed_reports(file, capsys):
     assert main(["readme", "--check", str(file)]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda file: file.name
-)
-def test_every_link_of_a_page_leads_somewhere(file):
-    links = re.findall(r"\]\(([^)#]+)\)", file.read_text())
-    assert [link for link in links if not link.startswith("http") and not (file.parent / link).exists()] == []
+def test_readme_has_one_table_of_accuracy_and_one_of_speed():
+    blocks = [(found["kind"], found["pattern"]) for found in BLOCK.finditer((ROOT / "README.md").read_text())]
+    assert blocks == [
+        ("evaluation", "bench/reports/accuracy-any-camera-random.json"),
+        ("streaming-latency", "bench/reports/streaming.json"),
+    ]
+
+
+def test_a_table_in_a_page_has_its_markers():
+    for page in PAGES:
+        text = page.read_text()
+        marks = [len(re.findall(start, text, re.MULTILINE)) for start in ("^<!-- figures ", "^<!-- end -->$")]
+        assert marks == [len(BLOCK.findall(text))] * 2, page
+
+
+def numbers_in(report):
+    """All numbers of a JSON report, as they are and in the thousands that tables divide by."""
+    if isinstance(report, dict):
+        return {number for value in report.values() for number in numbers_in(value)}
+    if isinstance(report, list):
+        return {number for value in report for number in numbers_in(value)}
+    return {float(report)} if isinstance(report, int | float) and not isinstance(report, bool) else set()
+
+
+# Numbers in prose that no report has: of the paper, of how something was measured, or a limit in the code.
+OTHER_NUMBERS = {
+    "README.md": [],
+    "accuracy.md": ["10 to 12 %"],
+    "cost.md": ["40.3,\n40.2, 40.0 and 40.0 mm", "within 1 %", "0.02 mm", "15 %", "3.5 standard errors"],
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NUMBERS)
+def test_measured_numbers_in_prose_are_those_of_the_report_that_the_paragraph_links(name):
+    """Every "N mm", "N %", "N times" and "N ms" outside of tables rounds from a number of a linked report."""
+    page = next(page for page in PAGES if page.name == name)
+    # A table stands for the reports that it is written from.
+    text = BLOCK.sub(
+        lambda block: "".join(f"]({file})" for file in page.parent.glob(block["pattern"])), page.read_text()
+    )
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for known in OTHER_NUMBERS[name]:
+        assert known in text, known
+        text = text.replace(known, "")
+    number = r"(?<![\d.,:-])\d+(?:\.\d+)?"
+    found = 0
+    for section in re.split(r"^#+ .*$", text, flags=re.MULTILINE):
+        files = [page.parent / link for link in re.findall(r"\]\(([^)#\s]+reports[^)#\s]+\.(?:md|json))\)", section)]
+        reports = [file.with_suffix(".json") for file in files if file.with_suffix(".json").is_file()]
+        written = "".join(file.read_text() for file in files if file.suffix == ".md")
+        numbers = {value for report in reports for value in numbers_in(json.loads(report.read_text()))}
+        for measured in re.finditer(
+            rf"{number}(?: (?:to|and|from) {number})*(?= (?:mm|%|times|ms|microseconds)\b| %)", section
+        ):
+            for digits in re.findall(r"\d+(?:\.\d+)?", measured[0]):
+                decimals = len(digits.partition(".")[2])
+                fits = any(f"{value * factor:.{decimals}f}" == digits for value in numbers for factor in (1, 1000))
+                assert fits or re.search(rf"(?<![\d.]){re.escape(digits)}(?![\d.])", written), (digits, section)
+                found += 1
+    assert found >= {"README.md": 0, "accuracy.md": 6, "cost.md": 6}[name]
 
 
 def test_a_changed_report_changes_its_table_and_nothing_else(tmp_path, capsys):
     shutil.copytree(REPORTS, tmp_path / "bench" / "reports")
-    readme = shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").mkdir()
+    readme = shutil.copy(ROOT / "docs" / "cost.md", tmp_path / "docs")
     file = tmp_path / "bench" / "reports" / "flops.json"
     report = json.loads(file.read_text())
     report["rows"][0]["parameters"] = 12_345_678
@@ -50,7 +107,12 @@ def test_a_changed_report_changes_its_table_and_nothing_else(tmp_path, capsys):
     after = Path(readme).read_text()
     changed = [pair for pair in zip(before.splitlines(), after.splitlines(), strict=True) if pair[0] != pair[1]]
     assert len(changed) == 1 and "12.35" in changed[0][1]
+    # Several pages at a time: one that differs is enough.
     assert main(["readme", "--check", str(readme)]) == 0
+    (tmp_path / "old.md").write_text("<!-- figures flops bench/reports/flops.json -->\n<!-- end -->\n")
+    assert main(["readme", "--check", str(readme), str(tmp_path / "old.md")]) == 6
+    assert main(["readme", str(readme), str(tmp_path / "old.md")]) == 0
+    assert main(["readme", "--check", str(tmp_path / "old.md"), str(readme)]) == 0
 
 
 def test_the_report_of_another_machine_has_a_table_as_soon_as_it_is_there(tmp_path):
