@@ -26,7 +26,7 @@ help:
 	@echo 'make test       the tests that take seconds'
 	@echo 'make test-full  all tests, a plain installation, the kernels under sanitizers, the reports;'
 	@echo '                REFINER_DATA names the motion archive that some tests need'
-	@echo 'make lint       ruff, mypy, clang-format'
+	@echo 'make lint       ruff, mypy, the import boundaries, clang-format'
 	@echo 'make format     let ruff and clang-format rewrite the sources'
 	@echo 'make docs       the documentation as a site in docs-site/'
 	@echo 'make bench      FLOPs, training-step, kernel, engine and depth reports in bench-output/, and one page of them'
@@ -65,6 +65,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: venv

@@ -24,7 +24,7 @@ COMMANDS = {
     "refiner-evaluate": "refiner.cli.evaluate",
     "refiner-stream": "refiner.cli.stream",
     "refiner-calibrate": "refiner.cli.calibrate",
-    "refiner-demo": "refiner.cli.demo",
+    "refiner-demo": "refiner_export.demo",
     "refiner-convert": "refiner.cli.convert",
     "refiner-export": "refiner_export.cli",
     "refiner-bench": "refiner_bench.cli",

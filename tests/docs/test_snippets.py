@@ -19,12 +19,13 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: the pag
 from refiner_bench.cli import build_parser as bench_parser
 from refiner_bench.cli import main as bench
 from refiner_bench.gpu.command import build_parser as quarter_hour_parser
+from refiner_export import demo
 from refiner_export.cli import build_doctor_parser, build_inspect_parser, options_of
 from refiner_export.cli import build_parser as export_parser
 from refiner_export.cli import main as export
 
 from refiner.camera import look_at_camera
-from refiner.cli import calibrate, convert, demo, evaluate, refine, stream, train
+from refiner.cli import calibrate, convert, evaluate, refine, stream, train
 from refiner.data import DetectorModel, camera_clips
 from refiner.data.synthetic import synthetic_motion
 from refiner.errors import RefinerError

@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> None:
     import numpy as np
-    from refiner_export import ExportOptions, export_artefact
 
     from refiner.camera import human36m_cameras
     from refiner.data import DetectorModel, camera_clips
     from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
     from refiner.evaluation import acceleration_error, mpjpe, p_mpjpe
     from refiner.runtime import Lifter, Refiner
+    from refiner_export import ExportOptions, export_artefact
 
     output = Path(arguments.output)
     print(

@@ -1,0 +1,1 @@
+"""The commands; `refiner.cli.common` turns errors into exit codes."""
