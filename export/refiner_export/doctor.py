@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from refiner.engines import EngineSpec, exporting_engines
 from refiner_export.gpu import device_at_hand
 from refiner_export.versions import version_of
 
@@ -16,7 +18,7 @@ def examine() -> list[dict[str, Any]]:
     """For every engine: ``build`` and ``run`` ("yes" or "no"), ``version`` and a ``note`` that says what is missing."""
     missing = [name for name in EXPORT if find_spec(name) is None]
     base = f"exporting needs {', '.join(missing)}: pip install 'refiner[export,cpu]'" if missing else ""
-    return [_onnx(base), _openvino(base), _tensorrt("trt", base), _tensorrt("trt-rtx", base), _aoti(base), _torch()]
+    return [_OF_ENGINE.get(spec.name, _of_packages)(spec, base) for spec in exporting_engines()]
 
 
 def gpu() -> str | None:
@@ -30,7 +32,7 @@ def _entry(engine: str, version: str | None, build: bool, run: bool, note: str) 
     return {"engine": engine, "version": version, "build": words[build], "run": words[run], "note": note}
 
 
-def _onnx(base: str) -> dict[str, Any]:
+def _onnx(spec: EngineSpec, base: str) -> dict[str, Any]:
     version = version_of("onnxruntime-gpu") or version_of("onnxruntime")
     if version is None or find_spec("onnxruntime") is None:
         return _entry("onnx", None, False, False, base or "pip install 'refiner[cpu]' (or gpu, never both)")
@@ -44,7 +46,7 @@ def _onnx(base: str) -> dict[str, Any]:
     )
 
 
-def _openvino(base: str) -> dict[str, Any]:
+def _openvino(spec: EngineSpec, base: str) -> dict[str, Any]:
     version = version_of("openvino")
     if version is None:
         return _entry("openvino", None, False, False, "pip install 'refiner[openvino]'")
@@ -55,8 +57,8 @@ def _openvino(base: str) -> dict[str, Any]:
     return _entry("openvino", version, not base, True, base or note)
 
 
-def _tensorrt(engine: str, base: str) -> dict[str, Any]:
-    package = {"trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}[engine]
+def _tensorrt(spec: EngineSpec, base: str) -> dict[str, Any]:
+    engine, package = spec.name, spec.extra
     version, device = version_of(package), gpu()
     if version is None:
         return _entry(engine, None, False, False, f"pip install 'refiner[{package}]'" + _without(device))
@@ -72,7 +74,7 @@ def _without(device: str | None) -> str:
     return "" if device else "; no CUDA driver or GPU here"
 
 
-def _aoti(base: str) -> dict[str, Any]:
+def _aoti(spec: EngineSpec, base: str) -> dict[str, Any]:
     compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
     note = f"PyTorch {version_of('torch')} and {compiler}" if compiler else "install g++ or clang++"
     return _entry(
@@ -80,7 +82,28 @@ def _aoti(base: str) -> dict[str, Any]:
     )
 
 
-def _torch() -> dict[str, Any]:
+def _torch(spec: EngineSpec, base: str) -> dict[str, Any]:
     version = version_of("torch")
     note = f"PyTorch {version}" if version else "pip install 'refiner[train]'"
     return _entry("torch", version, version is not None, version is not None, note)
+
+
+def _of_packages(spec: EngineSpec, base: str) -> dict[str, Any]:
+    """For an engine that needs packages alone."""
+    missing = [name for name in spec.packages if version_of(name) is None]
+    if missing:
+        needed = f"pip install 'refiner[{spec.extra}]'" if spec.extra else f"pip install {' '.join(missing)}"
+        return _entry(spec.name, None, False, False, needed)
+    version = version_of(spec.packages[0]) if spec.packages else None
+    return _entry(spec.name, version, not base, True, base or spec.title)
+
+
+# The engines that need more than packages: a compiler, a GPU, one of two packages.
+_OF_ENGINE: dict[str, Callable[[EngineSpec, str], dict[str, Any]]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "trt": _tensorrt,
+    "trt-rtx": _tensorrt,
+    "aoti": _aoti,
+    "torch": _torch,
+}
