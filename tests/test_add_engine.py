@@ -11,6 +11,7 @@ import shutil
 import site
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_walkthrough_adds_an_engine(tmp_path):
     (tmp_path / "refiner" / "runtime" / "toy_engine.py").write_text(module, encoding="utf-8")
     table = tmp_path / "refiner" / "engines.py"
     before, after = table.read_text(encoding="utf-8").split("_ROWS = (\n")
-    table.write_text(f"{before}_ROWS = (\n{row}{after}", encoding="utf-8")
+    table.write_text(f"{before}_ROWS = (\n{textwrap.indent(row, '    ')}{after}", encoding="utf-8")
     if importlib.util.find_spec("refiner._native") is not None:
         compiled = Path(importlib.import_module("refiner._native").__file__)
         shutil.copyfile(compiled, tmp_path / "refiner" / compiled.name)
