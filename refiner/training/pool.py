@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refiner.data.windows import blend_weights
 from refiner.errors import ConfigError
-from refiner.models.canonical import canonical_pose, turned
+from refiner.models.canonical import canonical_pose, to_virtual_camera
 from refiner.training.config import Config
 from refiner.training.kept import lifted_already
 from refiner.training.noise_fit import FittedNoise, fit_noise
@@ -120,7 +120,7 @@ class EstimatorPool:
     def estimates(self, scene: SceneBatch, place: int, step: int, plain: bool = False) -> Estimates:
         """What the lifter at ``place`` makes of ``scene``; ``plain``: without drawn and systematic errors."""
         features, rotation = canonical_pose(scene.keypoints, scene.camera)
-        truth = turned(scene.pose_3d, rotation)
+        truth = to_virtual_camera(scene.pose_3d, rotation)
         if self._config.model.causal:
             lifter = self._lifters[place]
             window = self._config.window

@@ -17,7 +17,7 @@ from refiner.data.windows import blend_phases, merge_phases, tds_phases, trailin
 from refiner.errors import ConfigError
 from refiner.model_files.build import module_of
 from refiner.model_files.checkpoint import Checkpoint
-from refiner.models.canonical import canonical_pose, turned
+from refiner.models.canonical import canonical_pose, to_virtual_camera
 from refiner.models.unrolled import root_at_zero
 from refiner.runtime.stitching import run_live
 from refiner.training.scene_tasks import keypoints_and_lens
@@ -112,7 +112,7 @@ class LiftedScenes:
             parts = values.reshape(-1, self._frames, *values.shape[2:])
             return np.ascontiguousarray(parts.cpu().numpy())
 
-        pose_2d, pose_3d = cut(features), cut(turned(scene.pose_3d, rotation))
+        pose_2d, pose_3d = cut(features), cut(to_virtual_camera(scene.pose_3d, rotation))
         nobody = np.full(len(pose_2d), "")
         return Windows(pose_2d, pose_3d, nobody, lifted=cut(lifted))
 
@@ -131,5 +131,5 @@ def scene_length(frames: int, lifters: Sequence[RayLifter]) -> int:
 def canonical_clip(clip: CameraClip) -> tuple[Array, Array]:
     """A clip as a network sees it: features ``(F, 17, 6)`` and the true pose ``(F, 17, 3)`` in the same axes."""
     features, rotation = canonical_pose(*(torch.from_numpy(array)[None] for array in keypoints_and_lens(clip)))
-    truth: Any = turned(torch.from_numpy(clip.pose_3d)[None], rotation)
+    truth: Any = to_virtual_camera(torch.from_numpy(clip.pose_3d)[None], rotation)
     return features[0].numpy(), truth[0].numpy()

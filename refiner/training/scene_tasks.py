@@ -16,7 +16,7 @@ from refiner.data.clips import CameraClip, MotionFolder, camera_clips
 from refiner.data.detector import detector_rng
 from refiner.data.viewpoints import random_camera
 from refiner.data.windows import score_mask, split_windows, tds_phases, window_starts
-from refiner.models.canonical import canonical_pose, turned, turned_back
+from refiner.models.canonical import canonical_pose, from_virtual_camera, to_virtual_camera
 from refiner.training.config import Config
 from refiner.training.scenes import SceneBatch
 
@@ -114,7 +114,7 @@ class RayLifterTask:
         """The loss of what `prepare` gives."""
         seen, rotation = canonical_pose(keypoints, camera)
         pose = self.model(seen).float()
-        error = pose - pose[..., :1, :] - turned(pose_3d, rotation)
+        error = pose - pose[..., :1, :] - to_virtual_camera(pose_3d, rotation)
         distance: Tensor = torch.linalg.vector_norm(error, dim=-1).mean()
         return distance
 
@@ -137,5 +137,5 @@ def lift_scenes(model: nn.Module, windows: SceneWindows, batch: int = 64) -> NDA
         given: Sequence[Any] = (windows.keypoints[rows], windows.camera[rows])
         seen, rotation = canonical_pose(*(torch.from_numpy(array).to(device) for array in given))
         pose = model(seen).float()
-        lifted.append(turned_back(pose - pose[..., :1, :], rotation).cpu().numpy())
+        lifted.append(from_virtual_camera(pose - pose[..., :1, :], rotation).cpu().numpy())
     return np.concatenate(lifted)

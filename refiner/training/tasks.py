@@ -22,7 +22,7 @@ from refiner.diffusion.schedule import cosine_schedule
 from refiner.diffusion.temporal import correlate_in_time, temporal_factor
 from refiner.errors import TrainingError
 from refiner.models import PoseDenoiser
-from refiner.models.unrolled import root_at_zero, without_root
+from refiner.models.unrolled import root_at_zero, scale_without_root
 from refiner.training.config import Config, DiffusionConfig
 from refiner.training.losses import lifter_loss
 from refiner.training.noise_fit import FittedNoise
@@ -295,7 +295,7 @@ def refine_windows(
     batch: int = 64,
 ) -> NDArray[np.float32]:
     """K DDIM steps from ``start`` ``(N, T, 17, 3)``, root-relative, with the ``(N, T, 17, 2)`` normalised 2D poses."""
-    device, scale = error_scale.device, without_root(error_scale)
+    device, scale = error_scale.device, scale_without_root(error_scale)
     alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
     refined = []
     for first in range(0, len(pose_2d), batch):

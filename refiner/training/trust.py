@@ -1,4 +1,4 @@
-"""How much of a refinement is kept: two distances, chosen on validation people (`refiner.models.unrolled.trusted`)."""
+"""How much of a refinement is kept: two distances, chosen on validation people (`models.unrolled.apply_trust`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
 from refiner.files import sha256_of
 from refiner.model_files.checkpoint import load_checkpoint, save_checkpoint
-from refiner.models.unrolled import trusted
+from refiner.models.unrolled import apply_trust
 from refiner.runtime import Lifter, Refiner
 
 Array = NDArray[np.float32]
@@ -97,7 +97,7 @@ def _without_trust(checkpoint: Path, folder: Path) -> Path:
 
 
 def _kept(given: Array, refined: Array, trust: Trust) -> Array:
-    kept: Array = trusted(torch.from_numpy(given), torch.from_numpy(refined), trust).numpy()
+    kept: Array = apply_trust(torch.from_numpy(given), torch.from_numpy(refined), trust).numpy()
     return kept
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from refiner.diffusion.ddim import ddim_schedule
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.models import PoseDenoiser
-from refiner.models.unrolled import trusted, without_root
+from refiner.models.unrolled import apply_trust, scale_without_root
 from refiner.training.config import Config
 from refiner.training.noise_fit import FittedNoise
 from refiner.training.pool import Estimates
@@ -54,7 +54,7 @@ class UnrolledRefinerTask:
         self.device = torch.device(config.training.device)
         self.error_scale = torch.tensor(fitted.error_scale, dtype=torch.float32)
         self._scale = self.error_scale.reshape(17, 3).to(self.device)
-        self._moving = without_root(self._scale)
+        self._moving = scale_without_root(self._scale)
         diffusion = config.diffusion
         alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
         self._schedule = ddim_schedule(diffusion.steps, alphas, diffusion.terminal)
@@ -111,7 +111,7 @@ def choose_trust(estimators: Sequence[ValidatedEstimator], refined: Sequence[Any
         for entry, poses in zip(estimators, refined, strict=True):
             given, moved = (torch.from_numpy(np.asarray(array)) for array in (entry.lifted, poses))
             windows: Any = entry.windows
-            kept.append(windows.mpjpe_mm(trusted(given, moved, trust).numpy()))
+            kept.append(windows.mpjpe_mm(apply_trust(given, moved, trust).numpy()))
         return kept
 
     return best_trust(errors)

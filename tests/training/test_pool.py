@@ -14,8 +14,8 @@ from refiner.errors import ConfigError, TrainingError
 from refiner.model_files.build import build_model, module_of
 from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
 from refiner.models import fused
-from refiner.models.canonical import canonical_pose, turned
-from refiner.models.unrolled import trusted
+from refiner.models.canonical import canonical_pose, to_virtual_camera
+from refiner.models.unrolled import apply_trust
 from refiner.runtime import Lifter, Refiner, StreamingRefiner
 from refiner.skeleton import H36M17
 from refiner.training import pool as pool_module
@@ -241,7 +241,9 @@ def test_a_causal_refiner_can_be_trained_on_what_a_stream_lifts(people, tiny, li
         torch.cat(given, dim=-1)[None], torch.tensor([[*clip.image_size, lens["focal_length"]]])
     )
     np.testing.assert_allclose(
-        lifter.lift_clip_live(features), turned(torch.from_numpy(lifted)[None], rotation)[0].numpy(), atol=1e-4
+        lifter.lift_clip_live(features),
+        to_virtual_camera(torch.from_numpy(lifted)[None], rotation)[0].numpy(),
+        atol=1e-4,
     )
     assert train_refiner(config, people, tmp_path / "run", quiet=True).is_file()
     with pytest.raises(ConfigError, match="is of causal refiners"):
@@ -371,7 +373,7 @@ def test_the_further_a_frame_is_moved_the_more_is_kept():
     refined[2] = given[2] + torch.tensor([0.0, 0.0, 0.5])
     refined[3] = given[3]
     refined[:, :, 0] = 0.0
-    found = trusted(given, refined, (0.01, 0.03))
+    found = apply_trust(given, refined, (0.01, 0.03))
     torch.testing.assert_close(found[0], given[0])
     torch.testing.assert_close(found[1], 0.5 * (given[1] + refined[1]), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(found[2], refined[2])
@@ -407,7 +409,7 @@ def test_what_runs_keeps_what_it_trusts(people, tiny, lifters):
     whole = module_of(Checkpoint(dataclasses.asdict(config), tensors | task.extra_tensors()))(*given)
     task.trust = (0.0, 2.0)
     kept = module_of(Checkpoint(dataclasses.asdict(config), tensors | task.extra_tensors()))(*given)
-    torch.testing.assert_close(kept, trusted(given[1], whole, (0.0, 2.0)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(kept, apply_trust(given[1], whole, (0.0, 2.0)), atol=1e-5, rtol=1e-4)
     assert (kept - whole).abs().max() > 1e-3
     causal = dataclasses.replace(config, stride=1, model=dataclasses.replace(config.model, causal=True))
     with pytest.raises(ConfigError, match="trust is for windowed refiners"):
