@@ -71,7 +71,7 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
     if architecture not in ("d3dp", "finepose"):
         raise ConfigError(f"{architecture} is no lifter; expected stcformer, mixste, mlp, tcn, d3dp or finepose")
     if inputs != 2:
-        raise ConfigError(f"{architecture} sees only image coordinates, no rays; leave model.input out")
+        raise ConfigError(f"{architecture} sees screen coordinates alone; leave model.input out")
     process = {name: config["sampling"][name] for name in ("timesteps", "offset", "limit")}
     if architecture == "d3dp":
         return D3DP(CleanPoseDenoiser(**sizes), **process)

@@ -113,7 +113,7 @@ class UnrolledRefiner(nn.Module):
         super().__init__()
         diffusion = config["diffusion"]
         if trust is not None and (expected_error is not None or denoiser.band is not None):
-            raise ConfigError("trust is only for windowed refiners that start from the uncorrected input pose")
+            raise ConfigError("trust is for windowed refiners that start from the uncorrected input pose")
         self.denoiser, self.frames, self.config, self.trust = denoiser, frames, config, trust
         self.rays = sees_rays(config.get("model", {}))
         self.steps = int(diffusion["steps"] if steps is None else steps)

@@ -80,13 +80,13 @@ def test_systematic_errors_leave_the_root_and_the_other_windows_alone():
 
 def test_a_tilt_turns_the_whole_window_and_a_stretch_scales_its_axes():
     pose, errors = bodies(), errors_of()
-    tilted = errors._tilted(Draws(1, 3, CPU), pose)
+    tilted = errors._tilt(Draws(1, 3, CPU), pose)
     torch.testing.assert_close(tilted.norm(dim=-1), pose.norm(dim=-1), atol=1e-5, rtol=1e-5)
     gram = torch.einsum("btkc,btjc->bkj", pose, pose)
     torch.testing.assert_close(torch.einsum("btkc,btjc->bkj", tilted, tilted), gram, atol=1e-3, rtol=1e-3)
     moved = (tilted - pose).norm(dim=-1).mean()
     assert 0.02 < moved < 0.2
-    stretched = errors._stretched(Draws(1, 3, CPU), pose)
+    stretched = errors._scale_and_depth(Draws(1, 3, CPU), pose)
     ratio = (stretched / pose)[:, :, 1:]
     spread = ratio.flatten(1, 2).std(dim=1)
     assert spread.max() < 1e-3  # one factor a window and axis
@@ -98,7 +98,7 @@ def test_a_tilt_turns_the_whole_window_and_a_stretch_scales_its_axes():
 def test_a_smoother_is_the_recursive_filter():
     pose, errors = bodies(batch=5), errors_of()
     draws = Draws(4, 4, CPU)
-    smoothed = errors._smoothed(draws, pose)
+    smoothed = errors._smooth(draws, pose)
     # The same numbers are drawn in the same order: first the strength, then who has it.
     draws = Draws(4, 4, CPU)
     kept = errors._amount(draws, draws.uniform(5, high=systematic.SMOOTHER))
@@ -110,7 +110,7 @@ def test_a_smoother_is_the_recursive_filter():
 
 
 def test_a_body_is_sometimes_taken_for_its_mirror_image(monkeypatch):
-    for name in ("_defined_otherwise", "_moved", "_stretched", "_tilted", "_smoothed"):
+    for name in ("_redefine_joints", "_drift_and_tremble", "_scale_and_depth", "_tilt", "_smooth"):
         monkeypatch.setattr(SystematicErrors, name, lambda self, draws, pose: pose)
     pose = bodies(batch=400, frames=30)
     wrong = errors_of(frames=30).disturb(Draws(0, 0, CPU), pose)
