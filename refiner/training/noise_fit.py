@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoment
 from refiner.diffusion.temporal import TemporalMoments
 from refiner.errors import ConfigError, TrainingError
 from refiner.training.config import Config
-from refiner.training.windows import Sampler
+from refiner.training.windows import Lift, Sampler
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class FittedNoise:
         return {"error_scale": torch.tensor(self.error_scale, dtype=torch.float32), **tensors}
 
 
-def fit_noise(sampler: Sampler, lift: Any, config: Config) -> FittedNoise:
+def fit_noise(sampler: Sampler, lift: Lift, config: Config) -> FittedNoise:
     """Fit the conditional Gaussian, the error scale and the correlation over time on fresh training windows.
 
     The batches are numbered from 2^40, so that they differ from those of the training steps. Depending on

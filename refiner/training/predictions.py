@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +39,13 @@ class PredictedClip:
 
     Attributes:
         person: the person's name.
-        screen: 2D poses in image coordinates, ``(F, 17, 2)``.
+        pose_2d: 2D poses in image coordinates, ``(F, 17, 2)``.
         lifted: the predictions, ``(F, 17, 3)`` metres, root at 0.
         truth: the ground truth, ``(F, 17, 3)`` metres, root at 0.
     """
 
     person: str
-    screen: NDArray[np.float32]
+    pose_2d: NDArray[np.float32]
     lifted: NDArray[np.float32]
     truth: NDArray[np.float32]
 
@@ -132,10 +131,10 @@ class PredictionSampler:
 
     def __init__(self, predictions: Predictions, people: list[str], frames: int, batch: int, seed: int, flip: float):
         self.frames, self.size, self.seed, self.flip = frames, batch, seed, flip
-        self._clips = [clip for clip in predictions.of(people) if len(clip.screen) >= frames]
+        self._clips = [clip for clip in predictions.of(people) if len(clip.pose_2d) >= frames]
         if not self._clips:
             raise ConfigError(f"no clip of {', '.join(people) or 'anybody'} has {frames} frames")
-        share = np.array([len(clip.screen) - frames + 1.0 for clip in self._clips])
+        share = np.array([len(clip.pose_2d) - frames + 1.0 for clip in self._clips])
         owners = np.array([clip.person for clip in self._clips])
         for person in set(owners):
             share[owners == person] /= share[owners == person].sum()
@@ -145,14 +144,14 @@ class PredictionSampler:
         """The windows of one training step, with the estimator's poses."""
         rng = np.random.default_rng([self.seed, step])
         chosen = [self._clips[index] for index in rng.choice(len(self._clips), size=self.size, p=self._share)]
-        starts = [int(rng.integers(len(clip.screen) - self.frames + 1)) for clip in chosen]
+        starts = [int(rng.integers(len(clip.pose_2d) - self.frames + 1)) for clip in chosen]
         mirrored = rng.random(self.size) < self.flip
 
-        def cut(field: str) -> Any:
+        def cut(field: str) -> NDArray[np.float32]:
             pairs = zip(chosen, starts, strict=True)
             windows = np.stack([getattr(clip, field)[start : start + self.frames] for clip, start in pairs])
             windows[mirrored] = flip_pose(windows[mirrored])
             return windows
 
         subjects = np.array([clip.person for clip in chosen])
-        return Windows(cut("screen"), cut("truth"), subjects, cut("lifted"))
+        return Windows(cut("pose_2d"), cut("truth"), subjects, cut("lifted"))

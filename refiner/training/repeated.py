@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.training.windows import Sampler, Windows
-
-Lift = Callable[[Windows], NDArray[np.float32]]
+from refiner.training.windows import Lift, Sampler, Windows
 
 
 class RepeatedBatches:

@@ -31,7 +31,7 @@ from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
 from refiner.training.pool import EstimatorPool, frames_between, pool_length
 from refiner.training.predictions import Predictions, PredictionSampler
-from refiner.training.repeated import Lift, RepeatedBatches, stored_poses
+from refiner.training.repeated import RepeatedBatches, stored_poses
 from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
 from refiner.training.scenes import SceneSampler
@@ -39,23 +39,25 @@ from refiner.training.scenes.motion import MotionClip, synthetic_clips
 from refiner.training.schedule import TimeBox
 from refiner.training.smoothing import SmoothingTask
 from refiner.training.tasks import (
+    ClipPair,
     LifterTask,
+    Poses,
     RefinerTask,
     Task,
     ValidationClips,
     ValidationWindows,
     lift_sequences,
-    screen_and_truth,
+    poses_of_clips,
 )
 from refiner.training.text import complete_text, fill_text
 from refiner.training.unrolled_task import UnrolledRefinerTask, ValidatedEstimator
-from refiner.training.windows import Sampler, Windows, WindowSampler
+from refiner.training.windows import Lift, Sampler, Windows, WindowSampler
 
 LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedRun:
     """A run before its first step.
 
     Attributes:
@@ -101,11 +103,11 @@ def train_lifter(
     return _train(prepare_lifter(config, folder, without), output, quiet, box)
 
 
-def _train(run: Prepared, output: Path, quiet: bool, box: TimeBox) -> Path:
+def _train(run: PreparedRun, output: Path, quiet: bool, box: TimeBox) -> Path:
     return train(run.config, run.task, run.sampler, output, run.description, quiet, box)
 
 
-def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str] = ()) -> Prepared:
+def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str] = ()) -> PreparedRun:
     """Prepare the run of `train_lifter`.
 
     Raises:
@@ -128,7 +130,7 @@ def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str
         if isinstance(model, D3DP)
         else LifterTask(config, model, validation)
     )
-    return Prepared(config, task, sampler, description)
+    return PreparedRun(config, task, sampler, description)
 
 
 def _ray_lifter(
@@ -137,14 +139,14 @@ def _ray_lifter(
     people: Collection[str],
     without: Collection[str],
     description: dict[str, Any],
-) -> Prepared:
+) -> PreparedRun:
     """Prepare a lifter that sees rays, for any camera."""
     sampler = _scene_sampler(config, folder, people)
     validation = SceneWindows.of_clips(validation_clips(folder), config.frames, config.stride)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     start_from(model, config, without)
-    return Prepared(config, RayLifterTask(config, model, validation), sampler, description)
+    return PreparedRun(config, RayLifterTask(config, model, validation), sampler, description)
 
 
 def _scene_sampler(
@@ -202,7 +204,7 @@ def train_refiner(
     return _train(prepare_refiner(config, folder), output, quiet, box)
 
 
-def prepare_refiner(config: Config, folder: MotionFolder) -> Prepared:
+def prepare_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
     """Prepare the run of `train_refiner`.
 
     Raises:
@@ -219,17 +221,17 @@ def prepare_refiner(config: Config, folder: MotionFolder) -> Prepared:
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
-    validation = _validation(config, screen_and_truth(_validation_clips(config, folder)))
+    validation = _validation(config, poses_of_clips(_validation_clips(config, folder)))
     lifted = validation.each(lifter, validation.pose_2d)
     source: Sampler = sampler
     if config.training.distinct_batches:
         source, lift = RepeatedBatches(sampler, lift, config.training.distinct_batches), stored_poses
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
-    return Prepared(config, task, source, description)
+    return PreparedRun(config, task, source, description)
 
 
-def _ray_refiner(config: Config, folder: MotionFolder) -> Prepared:
+def _ray_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
     """Prepare a refiner that sees rays, trained on one lifter that sees rays."""
     if config.stride != 1 or config.training.window:
         raise ConfigError("a refiner that sees rays takes every frame: leave stride and training.window out")
@@ -242,10 +244,10 @@ def _ray_refiner(config: Config, folder: MotionFolder) -> Prepared:
     validation = _validation(config, clips)
     lifted = [lifter.lift_clip(features) for features, _ in clips]
     task = _refiner_task(config, sampler, stored_poses, validation, _validation_poses(config, lifted))
-    return Prepared(config, task, sampler, _describe(folder, people))
+    return PreparedRun(config, task, sampler, _describe(folder, people))
 
 
-def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
+def _unrolled(config: Config, folder: MotionFolder) -> PreparedRun:
     """Prepare a refiner for any camera and any estimator: it is trained on a pool of lifters and systematic errors."""
     _check_unrolled(config)
     lifters, held_out = _pool_of(config)
@@ -281,7 +283,7 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
         scale = load_checkpoint(config.start_from, "refiner").tensors["error_scale"]
         noise = dataclasses.replace(noise, error_scale=scale.double().numpy())
     task = UnrolledRefinerTask(config, model, noise, validation)
-    return Prepared(config, task, pool, _describe(folder, people))
+    return PreparedRun(config, task, pool, _describe(folder, people))
 
 
 def _parts(config: Config, *sequences: NDArray[np.float32]) -> list[list[NDArray[np.float32]]]:
@@ -352,25 +354,25 @@ def train_refiner_on_predictions(
         )
     sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
     own = predictions.of([validation_person])
-    validation = _validation(config, [(clip.screen, clip.truth) for clip in own])
+    validation = _validation(config, [(clip.pose_2d, clip.truth) for clip in own])
     lifted = _validation_poses(config, [clip.lifted for clip in own])
     description = {
         "name": predictions.name,
         "fps": predictions.fps,
         "train": people,
         "validation": [validation_person],
-        "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
+        "frames": {person: sum(len(clip.pose_2d) for clip in predictions.of([person])) for person in people},
     }
     task = _refiner_task(config, sampler, stored_poses, validation, lifted)
     return train(config, task, sampler, output, description, quiet, box)
 
 
-def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> ValidationWindows | ValidationClips:
+def _validation(config: Config, pairs: list[ClipPair]) -> ValidationWindows | ValidationClips:
     """The validation data of a refiner: whole clips for a causal refiner, which runs on them as on a stream."""
     return ValidationClips(pairs) if config.model.causal else ValidationWindows(pairs, config.frames)
 
 
-def _validation_poses(config: Config, poses: list[NDArray[np.float32]]) -> Any:
+def _validation_poses(config: Config, poses: list[NDArray[np.float32]]) -> Poses:
     """The lifted poses in the form and order of `_validation`: whole clips for a causal refiner, otherwise windows."""
     if config.model.causal:
         return [pose[None] for pose in poses]
@@ -378,7 +380,7 @@ def _validation_poses(config: Config, poses: list[NDArray[np.float32]]) -> Any:
 
 
 def _refiner_task(
-    config: Config, sampler: Sampler, lift: Lift, validation: ValidationWindows | ValidationClips, lifted: Any
+    config: Config, sampler: Sampler, lift: Lift, validation: ValidationWindows | ValidationClips, lifted: Poses
 ) -> Task:
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))

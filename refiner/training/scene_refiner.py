@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -148,5 +147,5 @@ def scene_length(frames: int, lifters: Sequence[RayLifter]) -> int:
 def canonical_clip(clip: CameraClip) -> tuple[Array, Array]:
     """Ray features ``(F, 17, 6)`` of a clip, and its true pose ``(F, 17, 3)`` in the axes of the virtual cameras."""
     features, rotation = canonical_pose(*(torch.from_numpy(array)[None] for array in keypoints_and_lens(clip)))
-    truth: Any = to_virtual_camera(torch.from_numpy(clip.pose_3d)[None], rotation)
+    truth = to_virtual_camera(torch.from_numpy(clip.pose_3d)[None], rotation)
     return features[0].numpy(), truth[0].numpy()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -149,7 +148,7 @@ def lift_scenes(model: nn.Module, windows: SceneWindows, batch: int = 64) -> NDA
     lifted = []
     for first in range(0, len(windows.camera), batch):
         rows = slice(first, first + batch)
-        inputs: Sequence[Any] = (windows.keypoints[rows], windows.camera[rows])
+        inputs = (windows.keypoints[rows], windows.camera[rows])
         seen, rotation = canonical_pose(*(torch.from_numpy(array).to(device) for array in inputs))
         pose = model(seen).float()
         lifted.append(from_virtual_camera(pose - pose[..., :1, :], rotation).cpu().numpy())

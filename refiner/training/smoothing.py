@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.models import SmoothNet
 from refiner.training.config import Config
-from refiner.training.tasks import ValidationWindows, lift_windows
-from refiner.training.windows import Windows
+from refiner.training.tasks import Poses, ValidationWindows, lift_windows
+from refiner.training.windows import Lift, Windows
 
 # Weight of the second differences beside the positions, as published.
 ACCELERATION_WEIGHT = 0.1
@@ -37,11 +34,13 @@ class SmoothingTask:
         self,
         config: Config,
         model: SmoothNet,
-        lift: Any,
+        lift: Lift,
         validation: ValidationWindows,
-        validation_lifted: NDArray[np.float32],
+        validation_lifted: Poses,
     ) -> None:
-        self.model, self.lift, self.validation, self._lifted = model, lift, validation, validation_lifted
+        self.model, self.lift, self.validation = model, lift, validation
+        assert isinstance(validation_lifted, np.ndarray)
+        self._lifted = validation_lifted
         self.device = torch.device(config.training.device)
         self._baseline = validation.mpjpe_mm(validation_lifted)
 

@@ -26,9 +26,13 @@ from refiner.models.unrolled import root_at_zero, scale_without_root
 from refiner.training.config import Config, DiffusionConfig
 from refiner.training.losses import lifter_loss
 from refiner.training.noise_fit import FittedNoise
-from refiner.training.windows import Windows
+from refiner.training.windows import Lift, Windows
 
 MILLIMETRES = 1000.0
+# Poses of `ValidationWindows`, one array with a row for each window, or of `ValidationClips`, one array for each clip.
+Poses = NDArray[np.float32] | list[NDArray[np.float32]]
+# The 2D poses (image coordinates or ray features) and the true poses of a clip.
+ClipPair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Task(Protocol):
@@ -62,7 +66,7 @@ class ValidationWindows:
 
     def __init__(
         self,
-        pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+        pairs: Iterable[ClipPair],
         frames: int,
         actions: Sequence[str] | None = None,
     ) -> None:
@@ -81,14 +85,15 @@ class ValidationWindows:
     def of_clips(cls, clips: Iterable[CameraClip], frames: int) -> ValidationWindows:
         """Cut the camera clips of an archive into windows."""
         chosen = list(clips)
-        return cls(screen_and_truth(chosen), frames, [clip.action for clip in chosen])
+        return cls(poses_of_clips(chosen), frames, [clip.action for clip in chosen])
 
-    def each(self, function: Callable[..., NDArray[np.float32]], *values: Any) -> Any:
+    def each(self, function: Callable[..., NDArray[np.float32]], *values: Poses) -> Poses:
         """Apply ``function`` to arrays with one row per window, such as `pose_2d`, in one call."""
         return function(*values)
 
-    def mpjpe_mm(self, predicted: NDArray[np.float32]) -> float:
+    def mpjpe_mm(self, predicted: Poses) -> float:
         """MPJPE in millimetres with the root at 0; every frame counts alike."""
+        assert isinstance(predicted, np.ndarray)
         return float(_frame_errors(predicted, self.pose_3d)[self.scored].mean() * MILLIMETRES)
 
 
@@ -99,22 +104,22 @@ class ValidationClips:
         pairs: as for `ValidationWindows`. Each clip becomes a batch of one: ``(1, F, 17, 2)`` and ``(1, F, 17, 3)``.
     """
 
-    def __init__(self, pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    def __init__(self, pairs: Iterable[ClipPair]) -> None:
         batches = [(screen[None].astype(np.float32), truth[None].astype(np.float32)) for screen, truth in pairs]
         self.pose_2d = [screen for screen, _ in batches]
         self.pose_3d = [truth for _, truth in batches]
 
-    def each(self, function: Callable[..., NDArray[np.float32]], *values: Any) -> Any:
+    def each(self, function: Callable[..., NDArray[np.float32]], *values: Poses) -> Poses:
         """Apply ``function`` clip by clip to lists with one array per clip; one result per clip."""
         return [function(*parts) for parts in zip(*values, strict=True)]
 
-    def mpjpe_mm(self, predicted: list[NDArray[np.float32]]) -> float:
+    def mpjpe_mm(self, predicted: Poses) -> float:
         """MPJPE in millimetres with the root at 0; every frame counts alike."""
         errors = [_frame_errors(*pair)[0] for pair in zip(predicted, self.pose_3d, strict=True)]
         return float(np.concatenate(errors).mean() * MILLIMETRES)
 
 
-def screen_and_truth(clips: Iterable[CameraClip]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def poses_of_clips(clips: Iterable[CameraClip]) -> list[ClipPair]:
     """For each camera clip of an archive: 2D poses in image coordinates, and true poses with the root at 0."""
     return [(normalise_screen(clip.pose_2d, clip.image_size), clip.pose_3d) for clip in clips]
 
@@ -224,10 +229,10 @@ class RefinerTask:
         self,
         config: Config,
         model: PoseDenoiser,
-        lift: Any,
+        lift: Lift,
         fitted: FittedNoise,
         validation: ValidationWindows | ValidationClips,
-        validation_lifted: Any,
+        validation_lifted: Poses,
     ) -> None:
         self.config, self.model, self.lift, self.fitted = config, model, lift, fitted
         self.noise = noise = fitted.gaussian

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from refiner.models.unrolled import apply_trust, scale_without_root
 from refiner.training.config import Config
 from refiner.training.noise_fit import FittedNoise
 from refiner.training.pool import Estimates
-from refiner.training.tasks import ValidationClips, ValidationWindows, refine_windows
+from refiner.training.tasks import Poses, ValidationClips, ValidationWindows, refine_windows
 from refiner.training.trust import Trust, best_trust
 
 # Windows of a validation batch.
@@ -37,7 +36,7 @@ class ValidatedEstimator:
 
     name: str
     windows: ValidationWindows | ValidationClips
-    lifted: Any
+    lifted: Poses
 
 
 class UnrolledRefinerTask:
@@ -113,15 +112,14 @@ class UnrolledRefinerTask:
         return {**self.fitted.to_tensors(), **trust}
 
 
-def choose_trust(estimators: Sequence[ValidatedEstimator], refined: Sequence[Any]) -> tuple[Trust, list[float]]:
+def choose_trust(estimators: Sequence[ValidatedEstimator], refined: Sequence[Poses]) -> tuple[Trust, list[float]]:
     """`refiner.training.trust.best_trust` on validation windows; ``refined`` holds the poses after the K steps."""
 
     def errors(trust: Trust) -> list[float]:
         results = []
         for entry, poses in zip(estimators, refined, strict=True):
             lifted, moved = (torch.from_numpy(np.asarray(array)) for array in (entry.lifted, poses))
-            windows: Any = entry.windows
-            results.append(windows.mpjpe_mm(apply_trust(lifted, moved, trust).numpy()))
+            results.append(entry.windows.mpjpe_mm(apply_trust(lifted, moved, trust).numpy()))
         return results
 
     return best_trust(errors)

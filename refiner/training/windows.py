@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,10 @@ class Windows:
     subjects: NDArray[np.str_]
     lifted: Array | None = None
     actions: NDArray[np.str_] | None = None
+
+
+# A lifter of windows: their root-relative poses ``(B, T, 17, 3)``, metres.
+Lift = Callable[[Windows], Array]
 
 
 class Sampler(Protocol):

@@ -101,7 +101,7 @@ def test_a_smoother_is_the_recursive_filter():
     smoothed = errors._smooth(draws, pose)
     # The same numbers are drawn in the same order: first the strength, then who has it.
     draws = Draws(4, 4, CPU)
-    kept = errors._amount(draws, draws.uniform(5, high=systematic.SMOOTHER))
+    kept = errors._strength(draws, draws.uniform(5, high=systematic.SMOOTHER))
     expected = [pose[:, 0]]
     for frame in range(1, pose.shape[1]):
         share = kept[:, None, None]
