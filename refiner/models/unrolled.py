@@ -297,7 +297,7 @@ class LiftingRefiner(nn.Module):
             )
         if lifter.rays != refiner.rays:
             raise ConfigError(
-                "one of lifter and refiner sees rays, the other image coordinates; one graph needs the same for both"
+                "one of lifter and refiner sees rays, the other image coordinates; one graph needs both alike"
             )
         self.lifter, self.refiner, self.rays = lifter, refiner, refiner.rays
         self.frames, self.config, self.steps = refiner.frames, refiner.config, refiner.steps
