@@ -1,1 +1,1 @@
-"""Files of models: checkpoints, and the networks that they describe."""
+"""Model files: checkpoints, and building the networks that they describe."""

@@ -17,7 +17,11 @@ from refiner.models.lifters import as_lifter, build_lifter, inputs_of
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
-    """The network that a checkpoint's configuration names, with fresh weights. Raises CheckpointError."""
+    """Build the network that a checkpoint's configuration describes, with fresh weights.
+
+    Raises:
+        CheckpointError: the configuration describes no model.
+    """
     try:
         spec = ModelSpec.of_config(config)
         if spec.kind == "lifter":
@@ -38,17 +42,34 @@ Runnable = UnrolledRefiner | LiftingModule | SmoothingModule
 
 
 def load_module(path: str | os.PathLike[str], steps: int | None = None, kind: str | None = None) -> Runnable:
-    """The runnable module of a checkpoint, in eval mode and float32; ``steps`` replaces the K of a refiner or of a
-    diffusion lifter."""
+    """Load the runnable module of a checkpoint, in eval mode and float32.
+
+    Args:
+        path: the checkpoint.
+        steps: K of a refiner or of a diffusion lifter, instead of the K of the checkpoint.
+        kind: "lifter" or "refiner", if the checkpoint must be of that kind.
+
+    Raises:
+        CheckpointError: see `load_checkpoint` and `module_of`.
+        ConfigError: see `module_of`.
+    """
     return module_of(load_checkpoint(path, kind), steps, str(path))
 
 
 def module_of(
     checkpoint: Checkpoint, steps: int | None = None, where: str = "checkpoint", hypotheses: int | None = None
 ) -> Runnable:
-    """`load_module` for a checkpoint that is already read; ``hypotheses`` replaces a diffusion lifter's H.
+    """`load_module` for a checkpoint that is already in memory.
 
-    Raises CheckpointError where it does not fit its configuration, ConfigError for steps that it has none of.
+    Args:
+        checkpoint: the checkpoint.
+        steps: see `load_module`.
+        where: the name of the checkpoint in error messages.
+        hypotheses: H of a diffusion lifter, instead of the H of the checkpoint.
+
+    Raises:
+        CheckpointError: the tensors do not fit the configuration.
+        ConfigError: ``steps`` or ``hypotheses`` is given for a model that is not sampled.
     """
     config = _with_sampling(checkpoint.config, steps, hypotheses)
     model, spec = build_model(config), ModelSpec.of_config(config)
@@ -72,18 +93,18 @@ def module_of(
 
 
 def _with_sampling(config: dict[str, Any], steps: int | None, hypotheses: int | None) -> dict[str, Any]:
-    """The configuration with other K and H of a diffusion lifter; a refiner's K is `UnrolledRefiner`'s business."""
-    given = {name: value for name, value in (("steps", steps), ("hypotheses", hypotheses)) if value is not None}
+    """The configuration with another K or H for a diffusion lifter. `UnrolledRefiner` handles the K of a refiner."""
+    changes = {name: value for name, value in (("steps", steps), ("hypotheses", hypotheses)) if value is not None}
     spec = ModelSpec.of_config(config)
     if spec.is_sampled_lifter:
-        return {**config, "sampling": {**config["sampling"], **given}} if given else config
+        return {**config, "sampling": {**config["sampling"], **changes}} if changes else config
     if hypotheses is not None or (steps is not None and not spec.is_denoiser):
-        raise ConfigError(f"this {spec.kind} is not sampled: it has no {' and no '.join(given)} to choose")
+        raise ConfigError(f"this {spec.kind} is not sampled: it has no {' and no '.join(changes)} to choose")
     return config
 
 
 def _expected_error(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Eq. 5 as gain and offset, where the refiner starts from the corrected pose."""
+    """Eq. 5 as (gain, offset) for a refiner that starts from the corrected pose; None for all others."""
     if checkpoint.config["diffusion"].get("start", "lifter") != "corrected":
         return None
     noise = noise_model_of(checkpoint)
@@ -92,7 +113,7 @@ def _expected_error(checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _trust(checkpoint: Checkpoint) -> tuple[float, float] | None:
-    """How much of a refinement is kept, where the training found that out; see `refiner.models.unrolled.trusted`."""
+    """The two distances of `refiner.models.unrolled.apply_trust`, if the checkpoint has them."""
     if "trust" not in checkpoint.tensors:
         return None
     low, high = (float(value) for value in checkpoint.tensors["trust"])

@@ -1,6 +1,6 @@
-"""Checkpoints: one ``.safetensors`` file with its configuration, metrics and data description inside.
+"""Checkpoints: one ``.safetensors`` file that holds the tensors and the configuration, metrics and data description.
 
-Nothing is unpickled. Bundled weights are stored in half precision and computed with in float32.
+Nothing is unpickled. The bundled checkpoints store weights in half precision; computation is in float32.
 """
 
 from __future__ import annotations
@@ -29,18 +29,23 @@ MODEL_PREFIX, NOISE_PREFIX, INPUTS_PREFIX = "model.", "noise.", "inputs."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """``config`` as written by `save_checkpoint`; ``tensors`` by their full names."""
+    """The content of a checkpoint file.
+
+    Attributes:
+        config: the configuration as `save_checkpoint` wrote it.
+        tensors: all tensors by their full names (with the prefixes ``model.``, ``noise.``, ``inputs.``).
+    """
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
 
     @property
     def spec(self) -> ModelSpec:
-        """What the configuration says of the network. Raises CheckpointError where it describes none."""
+        """The description of the network in the configuration. Raises CheckpointError if it describes none."""
         return ModelSpec.of_config(self.config)
 
     def state(self, prefix: str = MODEL_PREFIX) -> dict[str, Tensor]:
-        """The tensors under a prefix, without it; half precision brought back to float32."""
+        """The tensors whose names start with ``prefix``, without the prefix; half precision converted to float32."""
         return {
             name.removeprefix(prefix): tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
             for name, tensor in self.tensors.items()
@@ -51,7 +56,7 @@ class Checkpoint:
 def save_checkpoint(
     path: str | os.PathLike[str], config: Mapping[str, Any], tensors: Mapping[str, Tensor], half: bool = False
 ) -> None:
-    """Write a checkpoint atomically; ``half`` stores the model's weights (not the noise model) in float16."""
+    """Write a checkpoint atomically; ``half`` stores the model's weights (but not the noise model) in float16."""
     from safetensors.torch import save_file
 
     stored = {
@@ -64,9 +69,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Checkpoint:
-    """Read a checkpoint; ``kind`` ("lifter", "refiner") is what it must be.
+    """Read a checkpoint.
 
-    Raises CheckpointError for a file that is missing, truncated, foreign or of another kind.
+    Args:
+        path: a ``.safetensors`` file that `save_checkpoint` wrote.
+        kind: "lifter" or "refiner", if the checkpoint must be of that kind.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, of another program, format version or kind.
     """
     file = Path(path)
     if not file.is_file():
@@ -81,22 +91,22 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
         raise CheckpointError(f"{file} has version {metadata.get('version')!r}, this refiner reads {VERSION!r}")
     try:
         config = json.loads(metadata["config"])
-        found = config["kind"]
+        stored_kind = config["kind"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file} holds no usable configuration ({error!r})") from error
-    if kind is not None and found != kind:
-        raise CheckpointError(f"{file} holds a {found}, expected a {kind}")
+    if kind is not None and stored_kind != kind:
+        raise CheckpointError(f"{file} holds a {stored_kind}, expected a {kind}")
     return Checkpoint(config, tensors)
 
 
 def compress_checkpoint(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Write the checkpoint ``source`` again with its weights in half precision, as the bundled ones are."""
+    """Copy a checkpoint with its weights in half precision, like the bundled ones."""
     checkpoint = load_checkpoint(source)
     save_checkpoint(target, without_folders(checkpoint.config), checkpoint.tensors, half=True)
 
 
 def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with other checkpoints by file name alone: a checkpoint travels, its maker's folders do not."""
+    """The configuration with paths of other files shortened to file names: checkpoints must not carry folder names."""
     published = dict(config)
     for key in ("lifter", "start_from"):
         if key in config:
@@ -114,7 +124,7 @@ def without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def input_model_of(checkpoint: Checkpoint) -> InputModel | None:
-    """What a refiner's training inputs looked like; None for a lifter, or a refiner that was trained without."""
+    """The model of a refiner's training inputs; None for a lifter, or for a refiner that was trained without one."""
     tensors = checkpoint.state(INPUTS_PREFIX)
     if not tensors:
         return None
@@ -122,12 +132,12 @@ def input_model_of(checkpoint: Checkpoint) -> InputModel | None:
 
 
 def load_noise_model(path: str | os.PathLike[str]) -> ConditionalGaussian:
-    """The conditional Gaussian that a refiner was trained with."""
+    """Read the conditional Gaussian that a refiner was trained with."""
     return noise_model_of(load_checkpoint(path, "refiner"))
 
 
 def noise_model_of(checkpoint: Checkpoint) -> ConditionalGaussian:
-    """`load_noise_model` for a checkpoint that is already read."""
+    """`load_noise_model` for a checkpoint that is already in memory."""
     return ConditionalGaussian.from_tensors(
         {name: np.asarray(tensor.double()) for name, tensor in checkpoint.state(NOISE_PREFIX).items()}
     )

@@ -1,4 +1,4 @@
-"""The networks: PoseDenoiser (D3PRefiner) and the lifters, over the layers that they share. Needs PyTorch."""
+"""The networks: PoseDenoiser (D3PRefiner), the lifters, and the layers that they share. Needs PyTorch."""
 
 from __future__ import annotations
 

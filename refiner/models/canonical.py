@@ -1,13 +1,14 @@
-"""What a camera-aware network sees of a 2D pose: rays, turned to a virtual camera that looks at the person.
+"""The 2D input of a camera-aware network: rays in the axes of a virtual camera that looks at the person.
 
-Pixels depend on the resolution, the lens, the place in the image and the distance. Rays do not depend on the first two,
-and seen by a camera that looks straight at the body they do not depend on the third; divided by the body's own size
-they do not depend on the fourth. The size itself and the place are given apart. A network that lifts in the virtual
-camera's axes gives poses that are turned back to the real camera's.
+Pixels depend on the resolution, the lens, the person's position in the image and the distance. Rays do not depend on
+the resolution and the lens. Rays seen by a virtual camera that looks straight at the body do not depend on the position
+in the image. Divided by their own spread, they do not depend on the distance either. The network gets the
+position and the spread as separate features. It lifts in the axes of the virtual camera, and the pose is rotated back
+to the axes of the real camera.
 
-The idea is that of canonical domains (Canonical domain learning for 3D pose lifting, arXiv 2501.16146) and of Ray3D
-(Zhan et al., CVPR 2022); the features are ours. Every frame has a virtual camera of its own, so that a window and a
-live frame are seen alike.
+The idea comes from canonical domains (Canonical domain learning for 3D pose lifting, arXiv 2501.16146) and from Ray3D
+(Zhan et al., CVPR 2022); the features are our own. Every frame has its own virtual camera, so that a frame of a window
+and a frame of a live stream give the same features.
 """
 
 from __future__ import annotations
@@ -20,60 +21,70 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Columns of the features: the ray (2), where the person is seen (2), how large (1), how sure the detector is (1).
+# Columns of the features: the ray (2), the direction of the body's centre (2), the log of the spread (1), the
+# confidence of the detector (1).
 RAY_FEATURES = 6
 # Columns of a keypoint (x, y, confidence) and of a camera (width, height, focal length), all in pixels.
 KEYPOINT, CAMERA = 3, 3
-# Weight of a missing joint in the mean of a frame, so that a frame without any joint has a mean all the same.
+# Weight of a missing joint in the mean of a frame, so that the mean of a frame without any joint is defined.
 LEAST_WEIGHT = 1e-4
-# A ray that the virtual camera sees under more than 84 degrees is cut off there.
+# Rays at more than about 84 degrees to the axis of the virtual camera are clamped to this depth.
 LEAST_DEPTH = 0.1
-# The spread of a body that is seen from 30 m away; the features divide by the spread.
+# The spread of a body that is seen from 30 m away. It is a lower limit, since the features divide by the spread.
 LEAST_SPREAD = 1e-3
-# Mean logarithm of the spread over usual distances, taken off so that the feature lies around 0.
+# Mean logarithm of the spread over usual distances; it is subtracted so that the feature lies around 0.
 MEAN_LOG_SPREAD = -2.3
 
 
 class CanonicalPose(NamedTuple):
-    """``features`` ``(..., J, 6)``, which a network sees, and ``rotation`` ``(..., 3, 3)``, which takes camera axes to
-    the virtual camera's."""
+    """The result of `canonical_pose`.
+
+    Attributes:
+        features: what the network sees, ``(..., J, 6)``.
+        rotation: rotation from camera axes to the axes of the virtual camera, ``(..., 3, 3)``.
+    """
 
     features: Tensor
     rotation: Tensor
 
 
 def canonical_pose(keypoints: Tensor, camera: Tensor) -> CanonicalPose:
-    """Pixels and a lens -> features that do not depend on resolution, lens and place.
+    """Pixels and a lens -> features that do not depend on the resolution, the lens and the position in the image.
+
+    A missing joint is masked: its ray and its confidence are 0. If a whole frame is missing, x and y should be copied
+    from the frames around it, since the virtual camera looks at them.
 
     Args:
-        keypoints: ``(B, ..., J, 3)``: x and y in pixels, confidence from 0 (missing, x and y any finite numbers) to 1.
+        keypoints: ``(B, ..., J, 3)``: x and y in pixels, confidence from 0 to 1. 0 marks a missing joint, whose x and y
+            may be any finite numbers.
         camera: ``(B, 3)``: width, height and focal length in pixels. The principal point is the middle of the image and
-            the lens has no distortion; undo what is known first (`refiner.camera.Camera.to_ideal`).
+            the lens has no distortion; undo a known distortion first (`refiner.camera.Camera.to_ideal`).
 
-    A missing joint is a mask: its ray is 0 and so is its confidence. Where a whole frame is missing, x and y should be
-    those of the frames around it, since the virtual camera looks at them.
+    Returns:
+        The features and the rotation to the virtual camera of every frame.
     """
     lens = camera.reshape(camera.shape[0], *(1,) * (keypoints.dim() - 2), CAMERA)
     rays = (keypoints[..., :2] - 0.5 * lens[..., :2]) / lens[..., 2:]
     confidence = keypoints[..., 2:]
     weight = confidence + LEAST_WEIGHT
     weight = weight / weight.sum(dim=-2, keepdim=True)
-    # The mean of directions and not of points in the image, which would move with the place in the image.
-    near = weight * (1.0 + rays.square().sum(dim=-1, keepdim=True)).rsqrt()
-    middle = (near * rays).sum(dim=-2) / near.sum(dim=-2)  # [..., 2]
-    rotation = rotation_to(middle)
+    # The mean of unit directions. The mean of image points would not rotate with the camera.
+    share = weight * (1.0 + rays.square().sum(dim=-1, keepdim=True)).rsqrt()
+    centre = (share * rays).sum(dim=-2) / share.sum(dim=-2)  # [..., 2]
+    rotation = rotation_to(centre)
     x, y = rays[..., 0:1], rays[..., 1:2]
-    # The rows of the rotation times (x, y, 1), written out: engines fuse this, and a product of 3 x 3 is mostly calls.
+    # The rows of the rotation times (x, y, 1), written out: engines fuse these sums, whereas a product with a 3 x 3
+    # matrix costs little but calls.
     row = rotation[..., None, :, :]  # [..., 1, 3, 3]
-    turned = row[..., :, 0] * x + row[..., :, 1] * y + row[..., :, 2]  # [..., J, 3]
-    seen = turned[..., :2] / turned[..., 2:].clamp(min=LEAST_DEPTH)
+    rotated = row[..., :, 0] * x + row[..., :, 1] * y + row[..., :, 2]  # [..., J, 3]
+    seen = rotated[..., :2] / rotated[..., 2:].clamp(min=LEAST_DEPTH)
     spread = (weight * seen.square()).sum(dim=(-2, -1)).sqrt().clamp(min=LEAST_SPREAD)[..., None, None]  # [..., 1, 1]
-    there = (confidence > 0).to(rays.dtype)
+    visible = (confidence > 0).to(rays.dtype)
     whole = torch.ones_like(confidence)
     features = torch.cat(
         [
-            there * seen / spread,
-            middle[..., None, :] * whole,
+            visible * seen / spread,
+            centre[..., None, :] * whole,
             (spread.log() - MEAN_LOG_SPREAD) * whole,
             confidence,
         ],
@@ -85,41 +96,55 @@ def canonical_pose(keypoints: Tensor, camera: Tensor) -> CanonicalPose:
 def canonical_arrays(
     keypoints: NDArray[np.float32], pose_3d: NDArray[np.float32], camera: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A sequence of keypoints ``(F, J, 3)`` and root-relative poses ``(F, J, 3)`` by a camera ``(3,)`` -> its rays
-    ``(F, J, 2)`` and poses ``(F, J, 3)`` in the axes of the virtual cameras."""
+    """`canonical_pose` for the arrays of one sequence.
+
+    Args:
+        keypoints: ``(F, J, 3)``, x and y in pixels and confidence.
+        pose_3d: root-relative poses in camera axes, ``(F, J, 3)`` metres.
+        camera: width, height and focal length in pixels, ``(3,)``.
+
+    Returns:
+        The rays ``(F, J, 2)``, and the poses ``(F, J, 3)`` in the axes of the virtual cameras.
+    """
     seen, rotation = canonical_pose(*(torch.from_numpy(np.asarray(part))[None] for part in (keypoints, camera)))
-    poses = turned(torch.from_numpy(np.asarray(pose_3d))[None], rotation)
+    poses = to_virtual_camera(torch.from_numpy(np.asarray(pose_3d))[None], rotation)
     return seen[0, ..., :2].numpy(), poses[0].numpy()
 
 
-def rotation_to(middle: Tensor) -> Tensor:
-    """The smallest rotation that takes the ray through ``middle`` ``(..., 2)`` (X / Z, Y / Z) to the z axis,
-    ``(..., 3, 3)``: the columns of a camera that looks there, without a turn about its own axis."""
-    length = (1.0 + middle.square().sum(dim=-1, keepdim=True)).rsqrt()
-    x, y = (middle * length).unbind(dim=-1)
+def rotation_to(centre: Tensor) -> Tensor:
+    """The smallest rotation that takes a direction to the z axis; the virtual camera does not roll.
+
+    Args:
+        centre: the ray as X / Z and Y / Z, ``(..., 2)``.
+
+    Returns:
+        The rotation from camera axes to the axes of the virtual camera, ``(..., 3, 3)``.
+    """
+    length = (1.0 + centre.square().sum(dim=-1, keepdim=True)).rsqrt()
+    x, y = (centre * length).unbind(dim=-1)
     z = length[..., 0]
     fold = 1.0 / (1.0 + z)
     rows = [1.0 - x * x * fold, -x * y * fold, -x, -x * y * fold, 1.0 - y * y * fold, -y, x, y, z]
-    return torch.stack(rows, dim=-1).reshape(*middle.shape[:-1], 3, 3)
+    return torch.stack(rows, dim=-1).reshape(*centre.shape[:-1], 3, 3)
 
 
 def sees_rays(model: Mapping[str, Any]) -> bool:
-    """Whether a network sees these features instead of screen coordinates: ``model`` of its configuration."""
+    """Whether a network sees rays instead of image coordinates; ``model`` is that entry of its configuration."""
     return bool(model.get("input", "screen") == "rays")
 
 
-def place_of(features: Tensor) -> Tensor:
-    """The ``middle`` that `canonical_pose` put into its features, ``(..., J, 6)`` -> ``(..., 2)``."""
+def centre_of(features: Tensor) -> Tensor:
+    """The direction of the body's centre, read from the features: ``(..., J, 6)`` -> ``(..., 2)`` (X / Z, Y / Z)."""
     return features[..., 0, 2:4]
 
 
-def turned(pose_3d: Tensor, rotation: Tensor) -> Tensor:
-    """``(..., J, 3)`` in camera axes -> the virtual camera's axes."""
+def to_virtual_camera(pose_3d: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate a pose ``(..., J, 3)`` from camera axes to the axes of the virtual camera."""
     x, y, z = pose_3d[..., 0:1], pose_3d[..., 1:2], pose_3d[..., 2:3]
     row = rotation[..., None, :, :]
     return row[..., :, 0] * x + row[..., :, 1] * y + row[..., :, 2] * z
 
 
-def turned_back(pose_3d: Tensor, rotation: Tensor) -> Tensor:
-    """``(..., J, 3)`` in the virtual camera's axes -> camera axes: undoes `turned`."""
-    return turned(pose_3d, rotation.transpose(-1, -2))
+def from_virtual_camera(pose_3d: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate a pose ``(..., J, 3)`` from the axes of the virtual camera back to camera axes."""
+    return to_virtual_camera(pose_3d, rotation.transpose(-1, -2))

@@ -1,9 +1,9 @@
-"""The causal refiner frame by frame: each step costs one frame's work and gives what the pass over the stream gives.
+"""The causal refiner frame by frame: a step costs the work of one frame, and its result equals the full pass.
 
-What a frame needs of those before it is kept: the temporal keys and values of the last T - 1 frames in a ring, since a
-softmax has no order, and the values of the last two frames for the convolution. A module reads the rings and gives the
-new frame's entries; who runs it writes them (`refiner.causal_state`), so that no cache is ever copied.
-`CarriedStep` writes them itself, for engines that keep the state on a device.
+The state holds what a new frame needs of earlier frames: the temporal keys and values of the last T - 1 frames in a
+ring, in any order since a softmax has none, and the values of the last two frames for the convolution. `CausalStep`
+reads the rings and returns the new frame's entries; its caller writes them into the rings (`refiner.causal_state`), so
+that no cache is ever copied. `CarriedStep` writes them itself, for engines that keep the state on a device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from refiner.models.inference_form import InferenceSTCAttention, inference_form
 from refiner.models.pose_denoiser import DenoisingBlock
 from refiner.models.unrolled import UnrolledRefiner
 
-# Added to the scores of ring slots that hold no frame of the stream.
+# Added to the attention scores of ring slots that hold no frame of the stream.
 UNSEEN = -1e9
 
 
@@ -27,18 +27,13 @@ class CausalStep(nn.Module):
     """One frame of every stream through a causal `UnrolledRefiner`.
 
     Args:
-        refiner: with a causal denoiser.
-        streams: S, how many streams there are.
-        pipelined: run the K steps of K neighbouring frames in one pass over the weights: step k of the frame that came
-            k frames ago. A frame comes out K - 1 frames later, with the same numbers.
+        refiner: a refiner with a causal denoiser.
+        streams: S, the number of streams.
+        pipelined: run the K steps of K neighbouring frames in one pass over the weights: a pass runs step k for the
+            frame that arrived k frames ago. A frame's result comes K - 1 frames later, with the same numbers.
 
-    Raises ConfigError for a denoiser that is not causal.
-
-    ``forward(pose_2d, pose_3d, image_size, seen, *state)`` takes ``(S, J, 2)`` pixels, ``(S, J, 3)`` metres, (width,
-    height) ``(S, 2)``, ``seen`` ``(rows, T - 1)`` with 1 for ring slots that hold a frame of the stream and 0 for the
-    others, and the tensors of `refiner.causal_state.StateLayout.state`. Returns the refined ``(S, J, 3)`` and the
-    tensors of ``StateLayout.fresh``. A refiner that sees rays takes keypoints ``(S, J, 3)`` and cameras ``(S, 3)``
-    instead of pixels and sizes.
+    Raises:
+        ConfigError: the denoiser is not causal.
     """
 
     coefficients: Tensor
@@ -66,7 +61,7 @@ class CausalStep(nn.Module):
             pipelined=pipelined,
             rays=refiner.rays,
         )
-        # Of a pipelined pass, [4, rows, 1, 1].
+        # The DDIM coefficients of every row of a pipelined pass, [4, rows, 1, 1].
         steps = torch.tensor([step[1:] for step in refiner.schedule], dtype=torch.float32)
         self.register_buffer("coefficients", steps.T.repeat_interleave(streams, 1)[..., None, None], persistent=False)
         self.attentions = nn.ModuleList(
@@ -78,93 +73,112 @@ class CausalStep(nn.Module):
     def forward(
         self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor, seen: Tensor, *state: Tensor
     ) -> tuple[Tensor, ...]:
-        screen, root, start = self.refiner.begin(pose_2d, pose_3d, image_size)
+        """Refine one frame of every stream.
+
+        Args:
+            pose_2d: ``(S, J, 2)`` pixels. For a refiner that sees rays: keypoints ``(S, J, 3)``, pixels and confidence.
+            pose_3d: ``(S, J, 3)`` metres.
+            image_size: ``(S, 2)``, width and height. For a refiner that sees rays: cameras ``(S, 3)``.
+            seen: ``(rows, T - 1)``, 1 for ring slots that hold a frame of the stream, 0 for the others.
+            state: the tensors of `refiner.causal_state.StateLayout.state`, in its order.
+
+        Returns:
+            The refined poses ``(S, J, 3)`` and the tensors of ``StateLayout.fresh``, in its order.
+        """
+        inputs_2d, root, start = self.refiner.begin(pose_2d, pose_3d, image_size)
         unseen = ((1.0 - seen) * UNSEEN)[:, None, None, :]
         if self.layout.pipelined:
-            return self._pipelined(screen, root, start, unseen, state)
+            return self._pipelined(inputs_2d, root, start, unseen, state)
         entries: list[Tensor] = []
 
         def predict_error(noisy: Tensor, time: int) -> Tensor:
             first = 3 * len(entries)
             caches = state[first : first + 3 * len(self.attentions)]
-            error, fresh = self._denoise(noisy, screen, self._times(time), unseen, caches)
+            error, fresh = self._denoise(noisy, inputs_2d, self._times(time), unseen, caches)
             entries.extend(fresh)
             return error
 
         clean = run_ddim(predict_error, start, self.refiner.schedule)
-        return self.refiner.finish(clean, screen, root), *entries
+        return self.refiner.finish(clean, inputs_2d, root), *entries
 
     def _pipelined(
-        self, screen: Tensor, root: Tensor, start: Tensor, unseen: Tensor, state: tuple[Tensor, ...]
+        self, inputs_2d: Tensor, root: Tensor, start: Tensor, unseen: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """The rows are those of the K steps, one after the other, each of all streams."""
+        """One pipelined pass. The rows are ordered by step, then by stream."""
         pending_2d, pending_3d, pending_root, *caches = state
-        pose, screens = torch.cat([start, pending_3d]), torch.cat([screen, pending_2d])
-        of_steps = [self._times(step.time) for step in self.refiner.schedule]
+        pose, rows_2d = torch.cat([start, pending_3d]), torch.cat([inputs_2d, pending_2d])
+        times_of_steps = [self._times(step.time) for step in self.refiner.schedule]
         streams = self.layout.streams
         times = [
-            torch.cat([time.expand(streams, -1, -1, -1) for time in of_block])
-            for of_block in zip(*of_steps, strict=True)
+            torch.cat([time.expand(streams, -1, -1, -1) for time in times_of_block])
+            for times_of_block in zip(*times_of_steps, strict=True)
         ]
-        error, entries = self._denoise(pose, screens, times, unseen, tuple(caches))
-        # Of each row's own step; the last one's clean pose is what comes out.
+        error, entries = self._denoise(pose, rows_2d, times, unseen, tuple(caches))
+        # The coefficients of each row's own step. The rows of the last step give the refined poses.
         noise, scale, next_clean, next_noise = self.coefficients.unbind()
         clean = (pose - noise * error) * scale
         following = next_clean * clean + next_noise * error
         roots = torch.cat([root, pending_root])
         waiting = len(following) - streams
         return (
-            self.refiner.finish(following[waiting:], screens[waiting:], roots[waiting:]),
-            screens[:waiting],
+            self.refiner.finish(following[waiting:], rows_2d[waiting:], roots[waiting:]),
+            rows_2d[:waiting],
             following[:waiting],
             roots[:waiting],
             *entries,
         )
 
     def _denoise(
-        self, pose: Tensor, screen: Tensor, times: list[Tensor], unseen: Tensor, caches: tuple[Tensor, ...]
+        self, pose: Tensor, inputs_2d: Tensor, times: list[Tensor], unseen: Tensor, caches: tuple[Tensor, ...]
     ) -> tuple[Tensor, list[Tensor]]:
-        """The error of ``(rows, J, 3)`` poses in metres, and the entries of every module."""
+        """Predict the error of ``pose`` ``(rows, J, 3)``, and return it in metres with the entries of every module."""
         denoiser = self.refiner.denoiser
-        x = functional.linear(torch.cat([screen, pose], dim=-1), denoiser.pose_emb.weight)
+        x = functional.linear(torch.cat([inputs_2d, pose], dim=-1), denoiser.pose_emb.weight)
         if denoiser.joint_embedding is not None:
             x = x + denoiser.joint_embedding
         entries = []
         for index, (block, time) in enumerate(zip(denoiser.blocks, times, strict=True)):
             assert isinstance(block, DenoisingBlock)
-            for place in (2 * index, 2 * index + 1):
-                if place % 2:
+            for module in (2 * index, 2 * index + 1):
+                if module % 2:
                     if block.mlp_first is not None and block.layer_norm_first is not None:
                         x = x + block.mlp_first(block.layer_norm_first(x))
                     x = x + time[:, 0]
-                x, entry = self.attentions[place](x, *caches[3 * place : 3 * place + 3], unseen)
+                x, entry = self.attentions[module](x, *caches[3 * module : 3 * module + 3], unseen)
                 entries.append(entry)
             x = x + block.mlp(block.layer_norm(x))
         return denoiser.head(x) * self.refiner.error_scale, entries
 
     def _times(self, time: int) -> list[Tensor]:
-        """The time embeddings of a step, ``[1, 1, 1, C]`` for every block."""
+        """The time embeddings of one step: for every block ``[1, 1, 1, C]``."""
         return [getattr(self.refiner, f"time_{time}_{index}") for index in range(len(self.refiner.denoiser.blocks))]
 
 
 class StepAttention(nn.Module):
-    """One frame of a causal `InferenceSTCAttention`, whose weights it shares.
-
-    Takes ``x`` ``(N, J, C)``; ``keys`` and ``values`` ``(N, J heads, T - 1, width)``, the ring of the frames before;
-    ``recent`` ``(N, 2, J, C)``, the values of the two frames before, older first; ``unseen`` ``(N, 1, 1, T - 1)``, what
-    is added to the scores. Returns x and the frame's queries, keys and values ``(N J, 3 C)``, in the order of
-    `refiner.causal_state.StateLayout`.
-    """
+    """One frame of a causal `InferenceSTCAttention`, whose weights it shares."""
 
     def __init__(self, source: InferenceSTCAttention) -> None:
         super().__init__()
         self.source = source
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, recent: Tensor, unseen: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend from one frame of every row.
+
+        Args:
+            x: the current frame, ``(N, J, C)``.
+            keys: the ring of the earlier frames' temporal keys, ``(N, J heads, T - 1, width)``.
+            values: the ring of their temporal values, of the same shape.
+            recent: the values of the two frames before, older first, ``(N, 2, J, C)``.
+            unseen: added to the scores of the ring, ``(N, 1, 1, T - 1)``.
+
+        Returns:
+            The layer's output ``(N, J, C)``, and the frame's entry ``(N J, 3 C)``: its queries, keys and values in the
+            order of `refiner.causal_state.StateLayout`.
+        """
         source = self.source
         rows, joints, dim = x.shape
         heads, width, half = source.heads, source.width, source.dim // 2
-        # Two dimensions for the one product with a bias, which engines fuse there.
+        # Two-dimensional, since engines fuse a product and its bias only there.
         mixed = source.layer_norm(x).reshape(-1, dim) @ source.weight + source.bias
         spatial, *temporal = torch.split(mixed, [3 * half, half, half, half], dim=1)
         spatial = spatial.reshape(rows, joints, 3 * heads, width).transpose(1, 2)
@@ -185,12 +199,9 @@ class StepAttention(nn.Module):
 
 
 class CarriedStep(nn.Module):
-    """A `CausalStep` that gives the whole state back instead of entries: for engines that keep it on a device.
+    """A `CausalStep` that returns the whole new state instead of entries: for engines that keep the state on a device.
 
-    ``forward(pose_2d, pose_3d, image_size, seen, write, *state)``: as there, and ``write`` ``(rows, T - 1)``, 1 in the
-    slot that a row's frame goes to, and 0 everywhere for a row that keeps its state. Returns the refined poses and the
-    state, in the order of ``StateLayout.state``. What lies in a state before a stream's first frame is not read, as
-    long as it is finite.
+    The numbers in a state before a stream's first frame are not used, as long as they are finite.
     """
 
     def __init__(self, step: CausalStep) -> None:
@@ -201,21 +212,35 @@ class CarriedStep(nn.Module):
     def forward(
         self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor, seen: Tensor, write: Tensor, *state: Tensor
     ) -> tuple[Tensor, ...]:
+        """Refine one frame of every stream and update the state.
+
+        Args:
+            pose_2d: as for `CausalStep.forward`.
+            pose_3d: likewise.
+            image_size: likewise.
+            seen: likewise.
+            write: ``(rows, T - 1)``, 1 in the slot that the frame of a row goes to; a row of zeros leaves the row's
+                state unchanged.
+            state: the tensors of ``StateLayout.state``, in its order.
+
+        Returns:
+            The refined poses ``(S, J, 3)`` and the new state, in the order of ``StateLayout.state``.
+        """
         layout = self.layout
         waiting = len(PENDING) if layout.pipelined else 0
         pending, caches = list(state[:waiting]), list(state[waiting:])
-        # Slot n is first filled by frame n: the frame before is there where slot 0 is, the one before that where 1 is.
-        there = seen[:, :RECENT].flip(1)[..., None, None]
-        for place in range(2, len(caches), 3):
-            caches[place] = caches[place] * there
+        # Frame n fills slot n first. So the previous frame exists if slot 0 is filled, the one before it if slot 1 is.
+        exists = seen[:, :RECENT].flip(1)[..., None, None]
+        for index in range(2, len(caches), 3):
+            caches[index] = caches[index] * exists
         refined, *fresh = self.step(pose_2d, pose_3d, image_size, seen, *pending, *caches)
         active = write.sum(dim=-1) > 0
-        going_on = active[: len(active) - layout.streams, None, None]
-        kept = [torch.where(going_on, new, old) for new, old in zip(fresh[:waiting], pending, strict=True)]
+        pending_active = active[: len(active) - layout.streams, None, None]
+        new_state = [torch.where(pending_active, new, old) for new, old in zip(fresh[:waiting], pending, strict=True)]
         slot = write[:, None, :, None] > 0
         half = layout.dim // 2
-        for place, entry in enumerate(fresh[waiting:]):
-            keys, values, recent = caches[3 * place : 3 * place + 3]
+        for module, entry in enumerate(fresh[waiting:]):
+            keys, values, recent = caches[3 * module : 3 * module + 3]
             parts = entry.reshape(layout.rows, layout.joints, 3 * layout.dim)
 
             def in_ring(ring: Tensor, first: int, parts: Tensor = parts) -> Tensor:
@@ -224,9 +249,9 @@ class CarriedStep(nn.Module):
 
             now = parts[:, None, :, layout.values_at : layout.values_at + layout.dim]
             later = torch.cat([recent[:, 1:], now], dim=1)
-            kept += [
+            new_state += [
                 in_ring(keys, layout.keys_at),
                 in_ring(values, layout.values_at + half),
                 torch.where(active[:, None, None, None], later, recent),
             ]
-        return refined, *kept
+        return refined, *new_state

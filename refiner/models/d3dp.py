@@ -1,4 +1,4 @@
-"""D3DP (Shan et al., ICCV 2023): a lifter that denoises 3D poses, on MixSTE's blocks, in its published layout."""
+"""D3DP (Shan et al., ICCV 2023): a diffusion lifter on MixSTE's blocks, in its published layout."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ class TimestepEmbedding(nn.Module):
 
 
 class CleanPoseDenoiser(SpatioTemporalBlocks):
-    """D3DP's network: a noisy 3D pose, the 2D pose and the timestep -> the clean 3D pose.
+    """D3DP's network: it predicts the clean 3D pose from a noisy 3D pose, the 2D pose and the timestep.
 
-    Arguments as for `SpatioTemporalBlocks`, whose defaults are the published model.
+    Args:
+        dim: C, 512 as published.
+        sizes: other arguments of `SpatioTemporalBlocks`, whose defaults are the published model.
     """
 
     channels = 5
@@ -45,25 +47,35 @@ class CleanPoseDenoiser(SpatioTemporalBlocks):
         projected: Tensor = self.time_mlp(timesteps)
         return projected
 
-    def condition(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """What `denoise` takes beside the poses, one row a window: nothing here, of actions in FinePOSE.
+    def condition(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The extra inputs of `denoise`, one row per window. D3DP has none; FinePOSE's depend on the actions.
 
-        Raises UsageError where something is given that it has no use for.
+        Raises:
+            UsageError: the caller passes an input that the model cannot use.
         """
-        if given:
+        if inputs:
             raise UsageError("this diffusion lifter has no prompts: it cannot be told the action")
         return ()
 
     def denoise(self, noisy_pose_3d: Tensor, pose_2d: Tensor, time: Tensor, *condition: Tensor) -> Tensor:
-        """``[N, H, T, J, 3]`` metres, ``[N, T, J, 2]`` normalised, ``[N or 1, C]`` -> ``[N, H, T, J, 3]``.
+        """Predict the clean poses.
 
         The H noisy poses of a window share its 2D pose, its time and its condition.
+
+        Args:
+            noisy_pose_3d: ``[N, H, T, J, 3]`` metres.
+            pose_2d: image coordinates, ``[N, T, J, 2]``.
+            time: time embedding, ``[N, C]`` or ``[1, C]``.
+            condition: as returned by `condition`.
+
+        Returns:
+            The clean poses, ``[N, H, T, J, 3]`` metres.
         """
         pose = self.regress(self.embed_poses(noisy_pose_3d, pose_2d, time))
         return pose.reshape(noisy_pose_3d.shape)
 
     def embed_poses(self, noisy_pose_3d: Tensor, pose_2d: Tensor, time: Tensor) -> Tensor:
-        """The arguments of `denoise` -> tokens ``[N H, T, J, C]``."""
+        """Embed the arguments of `denoise` as tokens, ``[N H, T, J, C]``."""
         hypotheses = noisy_pose_3d.shape[1]
         joined = torch.cat([pose_2d[:, None].expand(-1, hypotheses, -1, -1, -1), noisy_pose_3d], dim=-1)
         tokens = self.embed(joined.flatten(0, 1)).unflatten(0, (-1, hypotheses))  # type: ignore[no-untyped-call]
@@ -72,12 +84,14 @@ class CleanPoseDenoiser(SpatioTemporalBlocks):
 
 
 class D3DP(nn.Module):
-    """The diffusion lifter: its denoiser, the forward process that trains it, and the sampler.
+    """The diffusion lifter: its denoiser, the forward process for training, and the sampler.
 
     Args:
         pose_estimator: the denoiser.
-        timesteps, offset: of the cosine schedule, 1000 and 0.008 as published.
-        limit: poses are kept within this distance, in metres and per coordinate; 1.1 as published.
+        timesteps: length of the cosine schedule, 1000 as published.
+        offset: offset of the cosine schedule, 0.008 as published.
+        limit: noisy and predicted poses are clipped to this absolute value per coordinate, in metres; 1.1 as
+            published.
     """
 
     signal: Tensor
@@ -98,7 +112,7 @@ class D3DP(nn.Module):
 
     @property
     def frames(self) -> int:
-        """T of the windows."""
+        """T, the length of the windows."""
         return self.pose_estimator.frames
 
     @property
@@ -106,35 +120,67 @@ class D3DP(nn.Module):
         """Length of the schedule."""
         return len(self.alphas_cumprod)
 
-    def forward(self, noisy_pose_3d: Tensor, pose_2d: Tensor, timesteps: Tensor, *given: Tensor) -> Tensor:
-        """One prediction of the clean pose: ``[B, T, J, 3]``, ``[B, T, J, 2]`` normalised, ``[B]`` -> ``[B, T, J, 3]``.
+    def forward(self, noisy_pose_3d: Tensor, pose_2d: Tensor, timesteps: Tensor, *inputs: Tensor) -> Tensor:
+        """Predict the clean pose once.
 
-        ``given``: what the denoiser's `condition` takes, with one row a window.
+        Args:
+            noisy_pose_3d: ``[B, T, J, 3]`` metres.
+            pose_2d: image coordinates, ``[B, T, J, 2]``.
+            timesteps: ``[B]``.
+            inputs: the arguments of the denoiser's `condition`, one row per window.
+
+        Returns:
+            The clean pose, ``[B, T, J, 3]`` metres.
         """
         time = self.pose_estimator.project_time(timesteps)
-        condition = self.pose_estimator.condition(*given)
+        condition = self.pose_estimator.condition(*inputs)
         return self.pose_estimator.denoise(noisy_pose_3d[:, None], pose_2d, time, *condition)[:, 0]
 
     def diffuse(self, pose_3d: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """The forward process, within the limit: clean ``[B, T, J, 3]``, ``[B]``, noise -> noisy ``[B, T, J, 3]``."""
+        """The forward process: diffuse clean poses to the given timesteps and clip them to the limit.
+
+        Args:
+            pose_3d: clean poses, ``[B, T, J, 3]`` metres.
+            timesteps: one for each window, ``[B]``.
+            noise: standard normal, of the shape of ``pose_3d``.
+
+        Returns:
+            The noisy poses, ``[B, T, J, 3]`` metres.
+        """
         signal, spread = (values[timesteps][:, None, None, None] for values in (self.signal, self.noise))
         return (signal * pose_3d + spread * noise).clip(-self.limit, self.limit)
 
-    def sample(self, pose_2d: Tensor, noises: Tensor, *given: Tensor, eta: float = 1.0, flip: bool = True) -> Tensor:
-        """`HypothesisSampler` for one batch: ``[B, T, J, 2]``, ``[K, B or 1, H, T, J, 3]`` -> ``[B, H, T, J, 3]``."""
+    def sample(self, pose_2d: Tensor, noises: Tensor, *inputs: Tensor, eta: float = 1.0, flip: bool = True) -> Tensor:
+        """Sample one batch with a new `HypothesisSampler`; K is the length of ``noises``.
+
+        Args:
+            pose_2d: image coordinates, ``[B, T, J, 2]``.
+            noises: standard normal, ``[K, B or 1, H, T, J, 3]``.
+            inputs: the arguments of the denoiser's `condition`.
+            eta: see `HypothesisSampler`.
+            flip: see `HypothesisSampler`.
+
+        Returns:
+            The hypotheses, ``[B, H, T, J, 3]`` metres.
+        """
         sampler = HypothesisSampler(self, len(noises), eta, flip)
-        poses: Tensor = sampler(pose_2d, noises, *self.pose_estimator.condition(*given))
+        poses: Tensor = sampler(pose_2d, noises, *self.pose_estimator.condition(*inputs))
         return poses
 
 
 class HypothesisSampler(nn.Module):
-    """K steps of a `D3DP` from noise, all hypotheses of a batch at once; its time embeddings are constants.
+    """K sampling steps of a `D3DP` from noise, for all hypotheses of a batch at once.
+
+    The time embeddings of the steps are constants of the module.
 
     Args:
         model: the diffusion lifter.
-        steps: K. Raises ConfigError outside of 1 to the schedule's length.
+        steps: K.
         eta: share of the noise that is drawn anew in every step; 1 as published.
-        flip: average every prediction with that of the mirrored poses, at twice the cost; as published.
+        flip: average every prediction with the prediction for the mirrored poses, at twice the cost; as published.
+
+    Raises:
+        ConfigError: K is below 1 or above the length of the schedule.
     """
 
     def __init__(self, model: D3DP, steps: int, eta: float = 1.0, flip: bool = True) -> None:
@@ -149,24 +195,30 @@ class HypothesisSampler(nn.Module):
                 self.register_buffer(f"time_{step.time}", embedded, persistent=False)
 
     def forward(self, pose_2d: Tensor, noises: Tensor, *condition: Tensor) -> Tensor:
-        """``[B, T, J, 2]`` normalised, ``[K, B or 1, H, T, J, 3]`` standard normal -> ``[B, H, T, J, 3]`` metres.
+        """Sample all hypotheses.
 
-        ``condition``: what the denoiser takes beside the poses, tensors of B rows.
+        Args:
+            pose_2d: image coordinates, ``[B, T, J, 2]``.
+            noises: standard normal, ``[K, B or 1, H, T, J, 3]``.
+            condition: the result of the denoiser's `condition`, tensors of B rows.
+
+        Returns:
+            The hypotheses, ``[B, H, T, J, 3]`` metres.
         """
-        screen, rows = pose_2d, condition
+        inputs_2d, rows = pose_2d, condition
         if self.flip:
-            screen = torch.cat([screen, self.mirror(screen)])
-            rows = tuple(torch.cat([given, given]) for given in condition)
+            inputs_2d = torch.cat([inputs_2d, self.mirror(inputs_2d)])
+            rows = tuple(torch.cat([value, value]) for value in condition)
 
         def predict(noisy: Tensor, time: int) -> Tensor:
             embedded = getattr(self, f"time_{time}")
             if not self.flip:
-                return self.model.pose_estimator.denoise(noisy, screen, embedded, *rows)
+                return self.model.pose_estimator.denoise(noisy, inputs_2d, embedded, *rows)
             both = torch.cat([noisy, self.mirror(noisy)])
-            clean = self.model.pose_estimator.denoise(both, screen, embedded, *rows)
-            # Slices, not chunks, whose length a tracer takes for a constant.
-            straight, turned = clean[: noisy.shape[0]], clean[noisy.shape[0] :]
-            mean: Tensor = 0.5 * (straight + self.mirror(turned))
+            clean = self.model.pose_estimator.denoise(both, inputs_2d, embedded, *rows)
+            # Slices instead of chunks: a tracer takes the length of a chunk for a constant.
+            straight, mirrored = clean[: noisy.shape[0]], clean[noisy.shape[0] :]
+            mean: Tensor = 0.5 * (straight + self.mirror(mirrored))
             return mean
 
         # Not len(), which would fix the batch in a traced graph.
@@ -176,16 +228,21 @@ class HypothesisSampler(nn.Module):
 
 
 class SampledLifter(nn.Module):
-    """A diffusion lifter as a lifter: the mean of H hypotheses (P-Agg) from noise that is part of the model.
+    """A diffusion lifter with the interface of a lifter: the mean of H hypotheses (P-Agg) from fixed noise.
 
-    The noise follows from ``seed`` and is the same for every window, so that a window gives the same pose in any batch
-    and in any engine.
+    The noise is part of the module. It follows from ``seed`` and is the same for every window, so that a window gives
+    the same pose in any batch and in any engine.
 
     Args:
         model: the trained diffusion lifter.
-        steps, hypotheses: K and H. Raises ConfigError for fewer than one of either.
-        eta, flip: see `HypothesisSampler`.
-        seed: of the noise.
+        steps: K.
+        hypotheses: H.
+        eta: see `HypothesisSampler`.
+        flip: see `HypothesisSampler`.
+        seed: seed of the noise.
+
+    Raises:
+        ConfigError: K or H is below 1, or K is above the length of the schedule.
     """
 
     noises: Tensor
@@ -202,12 +259,12 @@ class SampledLifter(nn.Module):
 
     @property
     def poses_per_window(self) -> int:
-        """How many poses pass the network at once for each window: what a batch costs."""
+        """How many poses the network processes for each window; this determines the cost of a batch."""
         return self.noises.shape[2] * (2 if self.sampler.flip else 1)
 
     @property
     def frames(self) -> int:
-        """T of the windows, the only one that it takes."""
+        """T, the only window length that the lifter takes."""
         return self.sampler.model.frames
 
     def hypotheses(self, pose_2d: Tensor, *condition: Tensor) -> Tensor:  # [B, T, J, 2] -> [B, H, T, J, 3]

@@ -1,5 +1,5 @@
-"""The baseline of Martinez et al. (A simple yet effective baseline for 3d human pose estimation, ICCV 2017): a network
-of two residual blocks that lifts every frame by itself."""
+"""The network of Martinez et al. (A simple yet effective baseline for 3d human pose estimation, ICCV 2017): two
+residual blocks that lift each frame separately."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ class ResidualBlock(nn.Module):
 class FrameMLP(nn.Module):
     """2D-to-3D lifter of single frames: ``(B, T, J, inputs)`` -> ``(B, T, J, 3)`` metres, root-relative.
 
-    Args:
-        dim: width, 1024 as published. blocks: residual blocks, 2 as published. dropout: 0.5 as published.
-        joints: 17. inputs: numbers that the network sees of a joint: 2 as published, or 6 of
-            `refiner.models.canonical`.
+    It differs from the published network in its norms: layer norms instead of batch norms, so that a checkpoint holds
+    nothing but trained weights.
 
-    It differs from the published network in its norms: layer norms in place of batch norms, so that what is trained
-    is all that a checkpoint holds.
+    Args:
+        dim: width, 1024 as published.
+        blocks: residual blocks, 2 as published.
+        dropout: 0.5 as published.
+        joints: 17.
+        inputs: numbers that the network sees of a joint: 2 as published, or the 6 ray features of
+            `refiner.models.canonical`.
     """
 
     def __init__(

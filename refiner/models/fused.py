@@ -1,9 +1,10 @@
-"""The attention kernels of the native extension as differentiable PyTorch operations (CPU, float32): STC attention,
-and the self-attention of rows of tokens that MixSTE is made of.
+"""The attention kernels of the native extension as differentiable PyTorch operations (CPU, float32).
 
-Training at the widths that a CPU can train is bound by thousands of 17 x 17 and 27 x 27 attention matrices with
-heads of 4 to 16 channels, for which batched matrix products are mostly overhead. The kernel keeps one channel of
-every head in one vector register and does attention, convolution and bias in one pass over memory.
+There are two: STC attention, and the self-attention over rows of tokens that MixSTE uses.
+
+At the widths that a CPU can train, training computes thousands of 17 x 17 and 27 x 27 attention matrices with heads of
+4 to 16 channels. Batched matrix products spend most of their time on overhead there. The kernel keeps one channel of
+every head in one vector register, and computes attention, convolution and bias in one pass over memory.
 """
 
 from __future__ import annotations
@@ -21,14 +22,20 @@ Backend = Literal["auto", "fused", "plain"]
 _backend: Backend = "auto"
 
 SUPPORTED_HEADS = (2, 4, 8, 16)
-SUPPORTED_WIDTHS = (2, 4, 6, 8, 12, 16)  # of a head's half
+# Channels of a head: in each half for STC attention.
+SUPPORTED_WIDTHS = (2, 4, 6, 8, 12, 16)
 
 
 def set_attention_backend(backend: Backend) -> None:
-    """Choose how the attention of every model of this process is computed.
+    """Choose how all models of this process compute attention.
 
-    "plain": PyTorch operations, any device, traceable. "fused": the native CPU kernels, forward and backward in
-    one pass each; raises where they do not apply. "auto" (default): the kernels where they apply.
+    Args:
+        backend: "plain" uses PyTorch operations: any device, traceable. "fused" uses the native CPU kernels, one pass
+            forward and one backward; models raise ConfigError where the kernels do not apply. "auto" (default) uses
+            the kernels where they apply, PyTorch elsewhere.
+
+    Raises:
+        ConfigError: ``backend`` has another value.
     """
     global _backend
     if backend not in ("auto", "fused", "plain"):
@@ -37,13 +44,13 @@ def set_attention_backend(backend: Backend) -> None:
 
 
 def attention_backend() -> Backend:
-    """The backend chosen by `set_attention_backend`."""
+    """The backend that `set_attention_backend` chose."""
     return _backend
 
 
 @contextmanager
 def attention_by(backend: Backend) -> Iterator[None]:
-    """`set_attention_backend` for a while."""
+    """Use an attention backend inside a ``with`` block."""
     before = _backend
     set_attention_backend(backend)
     try:
@@ -53,16 +60,22 @@ def attention_by(backend: Backend) -> Iterator[None]:
 
 
 def takes_kernel(x: Tensor, heads: int, width: int) -> bool:
-    """Whether attention over ``x`` goes to the kernels, by the chosen backend.
+    """Whether the chosen backend computes attention over ``x`` with the native kernels.
 
-    Raises ConfigError where that is "fused" and they do not apply.
+    Args:
+        x: the input of the layer.
+        heads: number of heads.
+        width: channels of a head; for STC attention, in each half.
+
+    Raises:
+        ConfigError: the backend is "fused", but the kernels do not apply.
     """
     if _backend != "plain" and fused_supported(x, heads, width):
         return True
     if _backend == "fused":
         raise ConfigError(
             f"the attention kernels take float32 CPU tensors, {_listed(SUPPORTED_HEADS)} heads and "
-            f"{_listed(SUPPORTED_WIDTHS)} channels a head (of STC attention: in each half); got {x.dtype} on "
+            f"{_listed(SUPPORTED_WIDTHS)} channels per head (for STC attention: in each half); got {x.dtype} on "
             f"{x.device}, {heads} heads of {width}"
         )
     return False
@@ -73,7 +86,7 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def fused_supported(x: Tensor, heads: int, head_dim: int) -> bool:
-    """Whether `fused_attention` takes this input: eager float32 on the CPU, with the native extension built."""
+    """Whether the kernels take this input: eager float32 on the CPU, supported sizes, and the extension is built."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -93,18 +106,28 @@ def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float
         convolution: ``[2, 9, width, heads]``, taps row by row over (frames, joints).
         bias: ``[2, J, width, heads]``.
         scale: factor of the scores.
-        band: frames that a frame sees, itself the last, with the taps' rows on t - 2, t - 1 and t; None: every frame of
-            the window sees every other, and the rows lie around t.
+        band: for causal attention, the number of frames that a frame sees, itself included; the rows of taps are then
+            for t - 2, t - 1 and t. None: every frame of the window sees every other, and the rows of taps are for
+            t - 1, t and t + 1.
 
-    Returns ``[B, T, J, 2 width heads]``.
+    Returns:
+        ``[B, T, J, 2 width heads]``.
     """
     result: Tensor = _FusedAttention.apply(qkv, convolution, bias, scale, band or 0)  # type: ignore[no-untyped-call]
     return result
 
 
 def fused_self_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
-    """Softmax attention of the tokens of a row to each other: ``[N, L, 3 width heads]``, ordered (q | k | v, width,
-    heads) -> ``[N, L, width heads]``. ``scale``: factor of the scores."""
+    """Softmax attention between the tokens of each row.
+
+    Args:
+        qkv: ``[N, L, 3 width heads]``, ordered (q | k | v, width, heads).
+        heads: number of heads.
+        scale: factor of the scores.
+
+    Returns:
+        ``[N, L, width heads]``.
+    """
     result: Tensor = _FusedSelfAttention.apply(qkv, heads, scale)  # type: ignore[no-untyped-call]
     return result
 

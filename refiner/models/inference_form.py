@@ -1,9 +1,9 @@
-"""The same networks laid out for inference: weights are reordered once, so that few activations are.
+"""The networks in a layout for inference: the weights are reordered once, so that activations rarely are.
 
-In the published layout (`refiner.models.stc`) queries, keys and values are interleaved row by row, every head's two
-halves lie side by side, and each half is convolved apart. Here all of that is moved into the weights: an attention
-module is left with two changes of layout for each of its halves, two for its one convolution and the transposed keys
-(which every engine folds into the product), and no tensor of more than four dimensions.
+In the published layout (`refiner.models.stc`) the rows of queries, keys and values are interleaved, the two halves of
+each head lie side by side, and each half has its own convolution. Here the weights absorb all of that. An attention
+module then changes the layout of its activations only twice for each half, twice for its one convolution, and once for
+the transposed keys (which every engine folds into the product). No tensor has more than four dimensions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def inference_form(module: ModuleT) -> ModuleT:
-    """A copy of ``module`` whose STC attentions compute the same in fewer operations; for inference alone."""
+    """Copy ``module`` and replace its STC layers by equivalent ones with fewer operations. Only for inference."""
     copied = copy.deepcopy(module).eval().requires_grad_(False)
     _replace(copied)
     return copied
 
 
 def branches(module: nn.Module) -> dict[str, nn.Module]:
-    """The modules of an inference form between a norm and a residual sum, by name: what `in_precision` may type."""
+    """The modules of an inference form that lie between a norm and a residual sum, by name.
+
+    These are the modules whose precision `in_precision` can change.
+    """
     return {
         name: child
         for name, child in module.named_modules()
@@ -38,10 +41,18 @@ def branches(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def in_precision(module: ModuleT, dtype: torch.dtype, but: Collection[str] = ()) -> ModuleT:
-    """An inference form with its hidden layers in ``dtype``, in place: what follows a norm, up to the residual sum.
+    """Set the precision of an inference form's hidden layers, in place.
 
-    Coordinates, first and last layer, norms, residual sums and the DDIM steps stay in float32, as in the typed graphs,
-    and so do the branches named in ``but``.
+    A hidden layer is everything after a norm, up to the residual sum (see `branches`). Coordinates, the first and the
+    last layer, norms, residual sums and the DDIM steps stay in float32, as in the exported graphs of that precision.
+
+    Args:
+        module: an inference form.
+        dtype: the type to compute in.
+        but: names of branches that stay in float32.
+
+    Returns:
+        ``module``.
     """
     for branch, child in branches(module).items():
         if branch not in but:
@@ -62,7 +73,7 @@ def _replace(module: nn.Module) -> None:
 
 
 class InferenceFeedForward(nn.Module):
-    """`FeedForward` with its weights as (in, out), which a product takes without a transpose of its own."""
+    """`FeedForward` with weights stored as (in, out), so that a product needs no transpose."""
 
     first: Tensor
     second: Tensor
@@ -81,9 +92,10 @@ class InferenceFeedForward(nn.Module):
 class InferenceSTCAttention(nn.Module):
     """`STCAttention` with its weights reordered: ``(B, T, J, C)`` -> ``(B, T, J, C)``.
 
-    The rows of ``qkv`` are ordered (spatial q, k, v | temporal v, k, q), each by head, so that either half and both
-    values are slices; the scale is inside the queries' rows. ``local`` convolves all values at once. The part
-    embedding, a constant of the joint, is inside the bias of ``proj``, ``(J, C)``.
+    The columns of ``weight`` are ordered (spatial q, k, v | temporal v, k, q), each by head, so that each half and the
+    values of both halves are slices. The weights of the queries contain the scale. ``local_weight`` convolves the
+    values of both halves at once. The bias ``proj_bias`` ``(J, C)`` contains the part embedding, a constant of the
+    joint.
     """
 
     weight: Tensor
@@ -110,11 +122,11 @@ class InferenceSTCAttention(nn.Module):
         for start in (0, 5 * half):  # the queries
             weight[start : start + half] *= source.scale
             bias[start : start + half] *= source.scale
-        self._keep("weight", weight.T)
-        self._keep("bias", bias)
-        self._keep("local_weight", torch.cat([source.sep2_s.weight, source.sep2_t.weight]))
+        self._store("weight", weight.T)
+        self._store("bias", bias)
+        self._store("local_weight", torch.cat([source.sep2_s.weight, source.sep2_t.weight]))
         assert source.sep2_s.bias is not None and source.sep2_t.bias is not None
-        self._keep("local_bias", torch.cat([source.sep2_s.bias, source.sep2_t.bias]))
+        self._store("local_bias", torch.cat([source.sep2_s.bias, source.sep2_t.bias]))
         # Published: (head, half, width). Here: (half, head, width).
         columns = torch.arange(dim).reshape(heads, 2, width).transpose(0, 1).flatten()
         proj = source.proj.weight.double()[:, columns]
@@ -122,10 +134,10 @@ class InferenceSTCAttention(nn.Module):
         constant = torch.cat(
             [PART_SCALE_SPATIAL * part.repeat(1, heads), PART_SCALE_TEMPORAL * part.repeat(1, heads)], 1
         )
-        self._keep("proj_weight", proj.T)
-        self._keep("proj_bias", source.proj.bias.double() + constant @ proj.T)
+        self._store("proj_weight", proj.T)
+        self._store("proj_bias", source.proj.bias.double() + constant @ proj.T)
 
-    def _keep(self, name: str, value: Tensor) -> None:
+    def _store(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.detach().float().contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
@@ -133,11 +145,11 @@ class InferenceSTCAttention(nn.Module):
         heads, width = self.heads, self.width
         half = 3 * dim // 2
         mixed = self.layer_norm(x).to(self.compute) @ self.weight + self.bias
-        # One change of layout for q, k and v together: [B T, 3 heads, J, width].
+        # q, k and v change their layout together: [B T, 3 heads, J, width].
         spatial = mixed[..., :half].reshape(batch * frames, joints, 3 * heads, width).transpose(1, 2)
         query, key, value = spatial.split(heads, dim=1)
         over_joints = _attend(query, key, value).transpose(1, 2).reshape(batch, frames, joints, dim // 2)
-        # [B, T, 3 heads J, width] -> [B, 3 heads J, T, width]: joints and heads stay together, four dimensions.
+        # [B, T, 3 heads J, width] -> [B, 3 heads J, T, width]: joints and heads share an axis, to keep four dimensions.
         temporal = mixed[..., half:].reshape(batch, frames, joints * 3 * heads, width).transpose(1, 2)
         value, key, query = temporal.reshape(batch * joints, 3 * heads, frames, width).split(heads, dim=1)
         if self.band is None:
@@ -148,7 +160,7 @@ class InferenceSTCAttention(nn.Module):
         over_frames = over_frames.reshape(batch, frames, joints, dim // 2)
         values = mixed[..., dim : 2 * dim].permute(0, 3, 1, 2)  # [B, C, T, J]
         padding = (1, 1)
-        if self.band is not None:  # zeros before the first frame alone
+        if self.band is not None:  # zeros only before the first frame
             values, padding = functional.pad(values, (0, 0, 2, 0)), (0, 1)
         local = functional.conv2d(values, self.local_weight, self.local_bias, padding=padding, groups=dim)
         joined = torch.cat([over_joints, over_frames], dim=-1) + local.permute(0, 2, 3, 1)

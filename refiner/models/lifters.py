@@ -1,4 +1,4 @@
-"""From a configuration to a lifter: the network that is trained, and the module that lifts with it."""
+"""Build lifters from configurations: the network for training, and the module that lifts with it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,19 @@ from refiner.models.mixste import MixSTE
 from refiner.models.stcformer import STCFormer
 from refiner.models.temporal_convolutions import TemporalConvolutions
 
-# Of CLIP's text tower.
+# Number of tokens in the vocabulary of CLIP's text tower.
 CLIP_VOCABULARY = 49408
 # Lifters without attention.
 CONVENTIONAL: dict[str, Callable[..., nn.Module]] = {"mlp": FrameMLP, "tcn": TemporalConvolutions}
 
 
 def build_lifter(config: Mapping[str, Any]) -> nn.Module:
-    """The network of a lifter's configuration, with fresh weights. Raises KeyError for one that lacks a part."""
+    """Build the network of a lifter's configuration, with fresh weights.
+
+    Raises:
+        KeyError: the configuration lacks a part.
+        ConfigError: the architecture is no lifter, or a diffusion lifter is configured to see rays.
+    """
     model = config["model"]
     architecture = model.get("architecture", "default")
     inputs = inputs_of(model)
@@ -74,15 +79,18 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
 
 
 def inputs_of(model: Mapping[str, Any]) -> int:
-    """Numbers that a network sees of a joint in 2D, by the ``model`` entry of its configuration."""
+    """How many numbers a network sees of a joint in 2D; ``model`` is that entry of its configuration."""
     return RAY_FEATURES if sees_rays(model) else 2
 
 
 def as_lifter(network: nn.Module, config: Mapping[str, Any]) -> nn.Module:
-    """What lifts with a trained network, ``(B, T, J, 2)`` normalised -> ``(B, T, J, 3)``: itself, or its sampler.
+    """The module that lifts with a trained network: the network itself or, for a diffusion lifter, its sampler.
 
-    A diffusion lifter is sampled with the steps, hypotheses and noise that ``config["sampling"]`` names, and gives the
-    mean of its hypotheses; the text of FinePOSE is baked in as it is now.
+    A sampler draws with the steps, hypotheses and noise in ``config["sampling"]`` and returns the mean of the
+    hypotheses. FinePOSE's text features are computed once, here, and become constants of the module.
+
+    Returns:
+        A module ``(B, T, J, inputs)`` -> ``(B, T, J, 3)`` metres.
     """
     if not isinstance(network, D3DP):
         return network
@@ -94,7 +102,10 @@ def as_lifter(network: nn.Module, config: Mapping[str, Any]) -> nn.Module:
 def build_text(text: Mapping[str, Any]) -> PromptedText | CachedText | None:
     """FinePOSE's text side as the ``text`` entry of a configuration describes it; None without prompts.
 
-    Of CLIP's tokens and of cached features it takes what `refiner.training.text` wrote into the configuration.
+    For CLIP's tokens and for cached features it reads ``text["tokens"]``, which `refiner.training.text` wrote.
+
+    Raises:
+        CheckpointError: the entry does not say where its cached texts end.
     """
     prompts, actions = PROMPT_SETS[text["prompts"]], text["actions"]
     if not prompts:
@@ -111,9 +122,9 @@ def build_text(text: Mapping[str, Any]) -> PromptedText | CachedText | None:
 
 
 def _build_finepose(sizes: Mapping[str, Any], process: Mapping[str, Any], text: Mapping[str, Any]) -> FinePOSE:
-    side = build_text(text)
+    text_side = build_text(text)
     denoiser = FinePoseDenoiser(
-        side,
+        text_side,
         encoder_layers=text["encoder_layers"],
         encoder_hidden=text["encoder_hidden"],
         encoder_heads=text["encoder_heads"],
@@ -122,13 +133,13 @@ def _build_finepose(sizes: Mapping[str, Any], process: Mapping[str, Any], text: 
         published=text["published"],
         **sizes,
     )
-    guessing = side is not None and text["classifier"] > 0
-    classifier = ActionClassifier(len(text["actions"]), text["classifier"]) if guessing else None
+    guesses_action = text_side is not None and text["classifier"] > 0
+    classifier = ActionClassifier(len(text["actions"]), text["classifier"]) if guesses_action else None
     return FinePOSE(denoiser, classifier, **process)
 
 
 def _empty_cache(text: Mapping[str, Any]) -> CachedText:
-    """Features to be filled in from the checkpoint; ``tokens`` says how many there are and where texts end."""
+    """Zero features, to be filled from the checkpoint; ``text["tokens"]`` holds their length and the texts' ends."""
     rows = dict(row.rpartition(":")[::2] for row in text["tokens"])
     try:
         length, *ends = (int(rows[name]) for name in ("length", *text["actions"], UNKNOWN_ACTION))

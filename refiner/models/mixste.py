@@ -16,7 +16,11 @@ BLOCK_EPS = 1e-6
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention ``(N, L, C)`` -> ``(N, L, C)``; the rows of ``qkv`` are ordered (q, k, v), each by head."""
+    """Multi-head attention ``(N, L, C)`` -> ``(N, L, C)``. The rows of ``qkv`` are ordered (q, k, v), each by head.
+
+    Raises:
+        ConfigError: ``dim`` is no multiple of ``heads``.
+    """
 
     _kernel_rows: Tensor
     _kernel_columns: Tensor
@@ -28,7 +32,7 @@ class SelfAttention(nn.Module):
         self.heads, self.width = heads, dim // heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        # Where the channels of the kernel stand: it wants heads innermost, so that one vector register holds one
+        # The channel order of the native kernel: it needs the heads innermost, so that one vector register holds one
         # channel of every head.
         columns = torch.arange(dim).reshape(heads, self.width).T.flatten()
         self.register_buffer("_kernel_columns", columns, persistent=False)
@@ -45,14 +49,14 @@ class SelfAttention(nn.Module):
         return projected
 
     def _fused(self, x: Tensor) -> Tensor:
-        """The same by the native kernel: all reordering is done on the weights, none on the activations."""
+        """`forward` with the native kernel: the weights are reordered to its layout, the activations are not."""
         qkv = functional.linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
         mixed = fused_self_attention(qkv, self.heads, self.width**-0.5)
         return functional.linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
 
 
 class BiasedFeedForward(nn.Module):
-    """Two linear layers with biases and a GELU between (MixSTE's ``mlp``)."""
+    """Two linear layers with biases and a GELU between them (MixSTE's ``mlp``)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -65,7 +69,10 @@ class BiasedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and MLP with residuals; in training a branch is left out of a row with ``drop_path``."""
+    """Pre-norm attention and MLP with residuals.
+
+    In training each branch is dropped with probability ``drop_path``, separately for every row of the batch.
+    """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
@@ -76,31 +83,39 @@ class TransformerBlock(nn.Module):
         self.mlp = BiasedFeedForward(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, L, C]
-        x = x + self._sometimes(self.attn(self.norm1(x)))
-        return x + self._sometimes(self.mlp(self.norm2(x)))
+        x = x + self._drop_path(self.attn(self.norm1(x)))
+        return x + self._drop_path(self.mlp(self.norm2(x)))
 
-    def _sometimes(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: 0 with probability ``drop_path``, else scaled up so that the mean stays."""
+    def _drop_path(self, branch: Tensor) -> Tensor:
+        """Stochastic depth: a row is 0 with probability ``drop_path``, otherwise scaled up so that the mean stays."""
         if not self.training or self.drop_path == 0.0:
             return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
-        return branch * kept / (1.0 - self.drop_path)
+        mask = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        return branch * mask / (1.0 - self.drop_path)
 
 
 class SpatioTemporalBlocks(nn.Module):
-    """Everything of MixSTE but its task: what the lifter and the denoisers of D3DP and FinePOSE are made of.
+    """The blocks of MixSTE, which its lifter and the denoisers of D3DP and FinePOSE share.
+
+    The positions of the frames are learnt, so the model takes only windows of ``frames`` frames.
 
     Args:
-        dim, depth, heads, mlp_ratio, frames: 512, 8, 8, 2 and 243 as published. ``depth`` counts pairs of a block
-            over joints and one over frames.
+        dim: C, 512 as published.
+        depth: number of pairs of a block over joints and a block over frames, 8 as published.
+        heads: 8 as published.
+        mlp_ratio: 2 as published.
+        frames: T, 243 as published.
         joints: 17.
-        drop_path: stochastic depth in training, rising from 0 in the first block to this; 0.1 as published.
-        inputs: numbers that the network sees of a joint, where it is not ``channels``.
+        drop_path: stochastic depth in training. The rate rises from 0 in the first block to this value in the last;
+            0.1 as published.
+        inputs: numbers that the network sees of a joint. None takes ``channels``.
 
-    The positions of the frames are learnt, so windows have ``frames`` frames: others raise ShapeError.
+    Raises:
+        ConfigError: ``depth``, ``drop_path`` or ``heads`` is out of range.
+        ShapeError: by `embed`, for windows of another length.
     """
 
-    # Coordinates of the input: the 2D pose, in the denoisers with the noisy 3D pose behind it.
+    # Coordinates of the input: the 2D pose; in the denoisers the 2D pose and the noisy 3D pose.
     channels = 2
 
     def __init__(
@@ -124,13 +139,13 @@ class SpatioTemporalBlocks(nn.Module):
         self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, frames, dim))
         self.STEblocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio, rate) for rate in rates)
         self.TTEblocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio, rate) for rate in rates)
-        # One norm for the blocks over joints of every depth, one for those over frames.
+        # All blocks over joints share one norm; all blocks over frames share the other.
         self.Spatial_norm = nn.LayerNorm(dim, eps=BLOCK_EPS)
         self.Temporal_norm = nn.LayerNorm(dim, eps=BLOCK_EPS)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
 
     def embed(self, x: Tensor) -> Tensor:
-        """``[B, T, J, channels]`` -> tokens ``[B, T, J, C]`` with the positions of the joints."""
+        """``[B, T, J, channels]`` -> tokens ``[B, T, J, C]`` with the position embeddings of the joints."""
         if x.shape[1] != self.frames:
             raise ShapeError(
                 f"this model has learnt the positions of {self.frames} frames; got a window of {x.shape[1]}: cut "
@@ -140,9 +155,14 @@ class SpatioTemporalBlocks(nn.Module):
         return tokens
 
     def regress(self, x: Tensor, after_first: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """All blocks and the head: tokens ``[B, T, J, C]`` -> ``[B, T, J, 3]``.
+        """Run all blocks and the head.
 
-        ``after_first`` changes the tokens between the first block over joints and the first one over frames.
+        Args:
+            x: tokens, ``[B, T, J, C]``.
+            after_first: changes the tokens between the first block over joints and the first block over frames.
+
+        Returns:
+            The pose, ``[B, T, J, 3]``.
         """
         for index, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
             x = self.Spatial_norm(_over_joints(spatial, x))
@@ -155,7 +175,7 @@ class SpatioTemporalBlocks(nn.Module):
 
 
 class MixSTE(SpatioTemporalBlocks):
-    """2D-to-3D lifter: ``(B, T, J, 2)`` normalised screen coordinates -> ``(B, T, J, 3)`` metres, root-relative.
+    """2D-to-3D lifter: ``(B, T, J, 2)`` image coordinates -> ``(B, T, J, 3)`` metres, root-relative.
 
     Arguments as for `SpatioTemporalBlocks`, whose defaults are the published model (33,783,811 parameters).
     """

@@ -15,9 +15,16 @@ from refiner.models.stc import FeedForward, STCAttention
 class DenoisingBlock(nn.Module):
     """Two STC modules and one MLP, each with pre-norm and residual.
 
-    The first module sees the sequence alone; the projected time embedding is added to the sequence before the
-    second ("the second also sees the projected time embedding"). One MLP of ratio 8 is the reading that fits the
-    paper's Table IV, with as many weights as two of ratio 4, one after each STC module (``mlps=2``).
+    The first module sees only the sequence. The block adds the projected time embedding to the sequence before the
+    second module ("the second also sees the projected time embedding"). One MLP of ratio 8 fits the parameter counts in
+    the paper's Table IV. It has as many weights as two MLPs of ratio 4, one after each STC module (``mlps=2``).
+
+    Args:
+        dim: C.
+        heads: attention heads, see `STCAttention`.
+        mlp_ratio: hidden width of an MLP in multiples of C.
+        mlps: 1 or 2.
+        band: see `STCAttention`.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int, mlps: int = 1, band: int | None = None) -> None:
@@ -44,20 +51,28 @@ class DenoisingBlock(nn.Module):
 
 
 class PoseDenoiser(nn.Module):
-    """e_theta(y_t, x, t): noisy 3D and 2D poses and a timestep -> normalised error, ``(B, T, J, 3)``.
+    """e_theta(y_t, x, t): noisy 3D poses, 2D poses and a timestep -> normalised error, ``(B, T, J, 3)``.
 
     Args:
         dim: C; 256 fits the paper's Table IV.
-        blocks: denoising blocks; depth = 2 x blocks. The paper's is 4 blocks, depth 8.
+        blocks: denoising blocks; the depth is 2 x blocks. The paper's model has 4 blocks, depth 8.
         heads: 8.
         mlp_ratio: 8 (see `DenoisingBlock`).
-        mlps: MLPs in a block, 1 or 2.
         joints: 17.
-        joint_embedding: learned embedding of the joint, as in `STCFormer`; off in the published reading.
-        band: frames that a frame sees, itself the last: a causal denoiser, which runs over any number of frames or,
-            with its state, frame by frame (`refiner.models.causal`). None: the frames of a window all see each other.
-            The parameters are the same, so either form starts from the other's weights.
-        inputs: numbers that the network sees of a joint in 2D: 2 as published, or 6 of `refiner.models.canonical`.
+        joint_embedding: add a learned embedding of the joint, as in `STCFormer`; off in the published reading.
+        mlps: MLPs in a block, 1 or 2.
+        band: for a causal denoiser, the number of frames that a frame sees: itself and the ``band - 1`` frames before
+            it. A causal denoiser runs over any number of frames or, with its state, frame by frame
+            (`refiner.models.causal`). None: all frames of a window see each other. The parameters are the same, so
+            that either form can start from the weights of the other.
+        inputs: numbers that the network sees of a joint in 2D: 2 as published, or the 6 ray features of
+            `refiner.models.canonical`.
+
+    Raises:
+        ConfigError: ``mlps`` is neither 1 nor 2.
+
+    Reference:
+        D3PRefiner, section III-D and Table IV.
     """
 
     def __init__(
@@ -85,16 +100,25 @@ class PoseDenoiser(nn.Module):
             nn.init.trunc_normal_(self.joint_embedding, std=0.02)
 
     def forward(self, noisy_pose_3d: Tensor, pose_2d: Tensor, timesteps: Tensor) -> Tensor:
-        """``[B, T, J, 3]`` root-relative metres, ``[B, T, J, inputs]``, ``[B]`` integers -> ``[B, T, J, 3]``."""
+        """Predict the error of a noisy pose.
+
+        Args:
+            noisy_pose_3d: y_t, root-relative, ``[B, T, J, 3]`` metres.
+            pose_2d: x, ``[B, T, J, inputs]``: image coordinates or ray features.
+            timesteps: t, integers, ``[B]``.
+
+        Returns:
+            The normalised error, ``[B, T, J, 3]``.
+        """
         return self.denoise(noisy_pose_3d, pose_2d, self.project_time(timesteps))
 
     def project_time(self, timesteps: Tensor) -> list[Tensor]:
-        """The time path: ``[B]`` -> one ``[B, 1, 1, C]`` a block. Constants, once K is fixed."""
+        """The time embedding for every block: ``[B]`` -> a list of ``[B, 1, 1, C]``. Constant once K is fixed."""
         embedded = self.time_mlp(timestep_embedding(timesteps, self.dim))
         return [block.project_time(embedded) for block in self.blocks]  # type: ignore[operator]
 
     def denoise(self, noisy_pose_3d: Tensor, pose_2d: Tensor, times: list[Tensor]) -> Tensor:
-        """`forward` with the time path already computed by `project_time`."""
+        """`forward`, with the time embeddings ``times`` already computed by `project_time`."""
         x = functional.linear(torch.cat([pose_2d, noisy_pose_3d], dim=-1), self.pose_emb.weight)
         if self.joint_embedding is not None:
             x = x + self.joint_embedding
@@ -105,7 +129,10 @@ class PoseDenoiser(nn.Module):
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
-    """Sinusoids of the timestep, ``[B]`` -> ``[B, dim]``: frequencies from 1 to 1e-4, sine then cosine (D3DP)."""
+    """Sinusoidal embedding of the timestep as in D3DP: ``[B]`` -> ``[B, dim]``.
+
+    The frequencies fall from 1 to 1e-4; the sines come first, then the cosines.
+    """
     half = dim // 2
     frequencies = torch.exp(torch.arange(half, device=timesteps.device) * (-math.log(1e4) / (half - 1)))
     angles = timesteps[:, None].to(frequencies.dtype) * frequencies

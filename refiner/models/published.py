@@ -1,4 +1,4 @@
-"""Checkpoints of the lifters' authors: read without running what a file asks for, sizes taken from the shapes."""
+"""Load the checkpoints that the authors of the lifters published. Model sizes follow from the tensor shapes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, FinePOSE, Fine
 from refiner.models.finepose.text_tower import tower_from_state
 from refiner.models.mixste import MixSTE
 from refiner.models.stcformer import STCFormer
-from refiner.models.weights import State, count_entries, load_exactly, read_weights, some
+from refiner.models.weights import State, count_entries, load_exactly, read_weights, shortened
 
 PUBLISHED_LIFTERS = ("stcformer", "mixste", "d3dp", "finepose")
-# As Human3.6M's archives name them.
+# The names in Human3.6M's archives.
 HUMAN36M_ACTIONS = (
     "Directions",
     "Discussion",
@@ -39,10 +39,11 @@ HUMAN36M_ACTIONS = (
     "Walking",
     "WalkTogether",
 )
-# What the training scripts of MixSTE, D3DP and FinePOSE call the model in their files, and nn.DataParallel's prefix.
+# The entry of the model in the files of the training scripts of MixSTE, D3DP and FinePOSE, and the prefix that
+# nn.DataParallel puts before names.
 MODEL_ENTRY, PARALLEL_PREFIX = "model_pos", "module."
 DENOISER_PREFIX = "pose_estimator."
-# D3DP's schedule, float64, follows from its length and is not stored here.
+# D3DP's schedule, float64. It follows from its length, so our models do not store it.
 SCHEDULE_BUFFERS = (
     "betas",
     "alphas_cumprod",
@@ -74,17 +75,21 @@ def from_published(
 
     Args:
         name: "stcformer", "mixste", "d3dp" or "finepose".
-        source: a state dict, the dict of a training script with its ``model_pos`` entry, or a file of either: ``.pth``,
-            ``.pt`` and ``.bin`` are read with ``weights_only=True``, ``.safetensors`` as it is.
-        heads: of all but STCFormer, which the shapes do not tell; 8 as published.
-        actions: FinePOSE's, in any order; Human3.6M's fifteen by default.
-        merges: FinePOSE's tokens: CLIP's ``bpe_simple_vocab_16e6.txt.gz`` or the ``merges.txt`` of its tokenizer, a
-            local file. vocabulary: instead of it.
-        clip: FinePOSE's text tower, a local file of CLIP's weights, where the checkpoint does not carry them.
-        published: FinePOSE as its authors run it, defects included: see `PromptedText` and `FinePoseDenoiser`.
+        source: a state dict, the dictionary of a training script with its ``model_pos`` entry, or a file with either.
+            ``.pth``, ``.pt`` and ``.bin`` files are read with ``weights_only=True``.
+        heads: the number of heads of any lifter but STCFormer, whose shapes show it; 8 as published.
+        actions: the actions that FinePOSE has prompts for, in any order; by default Human3.6M's fifteen.
+        merges: local file for FinePOSE's tokens: CLIP's ``bpe_simple_vocab_16e6.txt.gz`` or the ``merges.txt`` of its
+            tokenizer.
+        vocabulary: for FinePOSE, used instead of ``merges``.
+        clip: for FinePOSE's text tower, a local file of CLIP's weights; needed if the checkpoint does not contain them.
+        published: run FinePOSE exactly as its authors do, with the defects of their code: see `PromptedText` and
+            `FinePoseDenoiser`.
 
-    Raises UsageError for another name or missing tokens, CheckpointError for a file that cannot be read, for one that
-    asks for more than tensors, and for missing, unexpected or misshapen entries, which it names.
+    Raises:
+        UsageError: the name is unknown, or FinePOSE's tokens are missing.
+        CheckpointError: the file cannot be read or asks for more than tensors, or entries are missing, unexpected or of
+            another shape; the message names them.
     """
     if name not in PUBLISHED_LIFTERS:
         raise UsageError(f"there is no published lifter {name!r}; choose one of {', '.join(PUBLISHED_LIFTERS)}")
@@ -105,7 +110,7 @@ def from_published(
             model, state = _finepose(state, heads, actions, words, clip, published)
     except KeyError as error:
         raise CheckpointError(
-            f"{where} is no {name} checkpoint: it has no {error.args[0]!r}; it holds {some(sorted(state))}"
+            f"{where} is no {name} checkpoint: it has no {error.args[0]!r}; it holds {shortened(sorted(state))}"
         ) from error
     except (ValueError, IndexError) as error:
         raise CheckpointError(f"{where} is no {name} checkpoint: a tensor has an unexpected shape ({error})") from error
@@ -114,23 +119,27 @@ def from_published(
 
 
 def published_state(content: Mapping[str, Any], where: str) -> State:
-    """The state dict inside what was read, without prefixes, in float32. Raises CheckpointError where there is none."""
-    found = content.get(MODEL_ENTRY, content)
-    if not isinstance(found, Mapping) or not found:
-        raise CheckpointError(f"{where}: {MODEL_ENTRY} is a {type(found).__name__}, expected a state dict")
-    others = [str(n) for n, value in found.items() if not (isinstance(n, str) and isinstance(value, Tensor))]
+    """Extract the state dict from the content of a file, in float32 and without the DataParallel prefix.
+
+    Raises:
+        CheckpointError: the content holds no state dict.
+    """
+    entries = content.get(MODEL_ENTRY, content)
+    if not isinstance(entries, Mapping) or not entries:
+        raise CheckpointError(f"{where}: {MODEL_ENTRY} is a {type(entries).__name__}, expected a state dict")
+    others = [str(n) for n, value in entries.items() if not (isinstance(n, str) and isinstance(value, Tensor))]
     if others:
-        raise CheckpointError(f"{where} holds no state dict: {some(others)} are no tensors")
-    parallel = all(name.startswith(PARALLEL_PREFIX) for name in found)
-    names = {name: name.removeprefix(PARALLEL_PREFIX) if parallel else name for name in found}
-    return {names[name]: value.float() if value.is_floating_point() else value for name, value in found.items()}
+        raise CheckpointError(f"{where} holds no state dict: {shortened(others)} are no tensors")
+    parallel = all(name.startswith(PARALLEL_PREFIX) for name in entries)
+    names = {name: name.removeprefix(PARALLEL_PREFIX) if parallel else name for name in entries}
+    return {names[name]: value.float() if value.is_floating_point() else value for name, value in entries.items()}
 
 
 def _stcformer(state: State) -> STCFormer:
     dim = len(state["pose_emb.weight"])
     block = "stcformer.stc_block."
     mlp_ratio = len(state[f"{block}0.mlp.fc1.weight"]) // dim
-    # Its part embedding is as wide as half of a head.
+    # The part embedding is half as wide as a head.
     width = state[f"{block}0.stc_att.emb.weight"].shape[1]
     return STCFormer(dim=dim, layers=count_entries(state, block), heads=dim // (2 * width), mlp_ratio=mlp_ratio)
 
@@ -143,7 +152,7 @@ def _finepose(
     clip: str | os.PathLike[str] | None,
     published: bool,
 ) -> tuple[FinePOSE, State]:
-    """The model, and the state dict under its own names."""
+    """Build the model, and rename the state dict's entries to the names of the model."""
     if vocabulary is None:
         raise UsageError(
             "FinePOSE's prompts need CLIP's tokens: name a local bpe_simple_vocab_16e6.txt.gz (CLIP's repository holds "
@@ -158,8 +167,8 @@ def _finepose(
         )
     tower = tower_from_state(carried or read_weights(clip or ""), "the checkpoint" if carried else str(clip))
     context = {prompt.name: state.get(f"{DENOISER_PREFIX}ctx_{prompt.name}") for prompt in FULL_PROMPTS}
-    # The model for MPI-INF-3DHP, which has no actions, has no prompt for them either.
-    prompts = [replace(p, context=len(found)) for p in FULL_PROMPTS if (found := context[p.name]) is not None]
+    # The model for MPI-INF-3DHP has no prompt for the action, since that data set names no actions.
+    prompts = [replace(p, context=len(vectors)) for p in FULL_PROMPTS if (vectors := context[p.name]) is not None]
     text = PromptedText(tower, vocabulary, actions, prompts, published)
     layers = f"{DENOISER_PREFIX}textTransEncoder.layers."
     denoiser = FinePoseDenoiser(
@@ -182,14 +191,15 @@ def _own_name(name: str) -> str:
 
 
 def take_schedule(state: State) -> int:
-    """Remove the schedule's buffers from ``state``, in place; how many timesteps they have.
+    """Remove the buffers of the schedule from ``state``, in place, and return the number of timesteps.
 
-    Raises CheckpointError where they are not those of the cosine schedule.
+    Raises:
+        CheckpointError: the buffers are not those of the cosine schedule.
     """
-    found = {name: state.pop(name) for name in SCHEDULE_BUFFERS if name in state}
-    if "alphas_cumprod" not in found:
+    buffers = {name: state.pop(name) for name in SCHEDULE_BUFFERS if name in state}
+    if "alphas_cumprod" not in buffers:
         return TIMESTEPS
-    stored = found["alphas_cumprod"].double()
+    stored = buffers["alphas_cumprod"].double()
     expected = torch.from_numpy(cosine_schedule(len(stored)))
     if not torch.allclose(stored, expected, rtol=1e-4, atol=1e-7):
         raise CheckpointError("the checkpoint's schedule is not the cosine schedule with offset 0.008 that D3DP uses")

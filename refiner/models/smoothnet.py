@@ -1,6 +1,8 @@
-"""SmoothNet (Zeng et al., ECCV 2022): every coordinate by itself through layers over time, in its published layout.
+"""SmoothNet (Zeng et al., ECCV 2022): layers over time, applied to each coordinate separately, in the published
+layout.
 
-It sees neither the 2D pose nor another joint: what time alone can tell of a lifter's errors.
+The network sees neither the 2D pose nor the other joints: it corrects only the errors that one coordinate's course over
+time can show.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ ENCODER_SLOPE, BLOCK_SLOPE = 0.1, 0.2
 
 
 class SmoothingBlock(nn.Module):
-    """Two linear layers, each with dropout and a leaky ReLU behind it, and a residual."""
+    """Two linear layers, each followed by dropout and a leaky ReLU, with a residual around both: ``(..., C)``."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -33,12 +35,17 @@ class SmoothingBlock(nn.Module):
 
 
 class SmoothNet(nn.Module):
-    """Noisy 3D poses -> smoother ones: ``(B, T, J, 3)`` -> ``(B, T, J, 3)``, root-relative metres.
+    """Noisy 3D poses -> smoother 3D poses: ``(B, T, J, 3)`` -> ``(B, T, J, 3)``, root-relative metres.
 
     Args:
-        frames: T, the only length that it takes; published sizes are 8 to 100.
-        dim, hidden, blocks: 512, 256 and 3 as published in general (128 and 5 for Human3.6M).
-        dropout: in training; 0.5 (0.25).
+        frames: T, the only window length that the network takes; the published sizes are 8 to 100.
+        dim: width between the blocks, 512 as published (128 for Human3.6M).
+        hidden: width inside a block, 256 as published.
+        blocks: residual blocks, 3 as published (5 for Human3.6M).
+        dropout: rate in training, 0.5 as published (0.25 for Human3.6M).
+
+    Raises:
+        ShapeError: by `forward`, for windows of another length.
     """
 
     def __init__(self, frames: int, dim: int = 512, hidden: int = 256, blocks: int = 3, dropout: float = 0.5) -> None:
@@ -58,7 +65,7 @@ class SmoothNet(nn.Module):
 
 
 class SmoothingModule(nn.Module):
-    """A trained SmoothNet as a refiner: the root is kept where it is, the 2D poses are not looked at."""
+    """A trained SmoothNet as a refiner. It keeps the root where it is and ignores the 2D pose."""
 
     steps, rays = 1, False
 
@@ -70,5 +77,5 @@ class SmoothingModule(nn.Module):
         """``[B, T, J, 2]`` pixels, ``[B, T, J, 3]`` metres, ``[B, 2]`` -> ``[B, T, J, 3]``."""
         root = pose_3d[..., :1, :]
         smoothed = self.smoother(pose_3d - root)
-        with_root: Tensor = torch.cat([root, smoothed[..., 1:, :] + root], dim=-2)
-        return with_root
+        refined: Tensor = torch.cat([root, smoothed[..., 1:, :] + root], dim=-2)
+        return refined

@@ -1,14 +1,14 @@
-"""Spatio-temporal criss-cross (STC) attention: the layer that STCFormer and PoseDenoiser are made of.
+"""Spatio-temporal criss-cross (STC) attention: the layer of STCFormer and PoseDenoiser.
 
-Source: STCFormer (Tang et al., CVPR 2023), in the layout of its published state dict; D3PRefiner takes it over.
-Half of the channels attend over the joints of a frame, the other half over the frames of a joint; a depthwise
-3x3 convolution of the values over the (frames, joints) grid is added to each half.
+Source: STCFormer (Tang et al., CVPR 2023), in the layout of its published state dict; D3PRefiner uses the same layer.
+Half of the channels attend over the joints of a frame, the other half over the frames of a joint. Each half adds a
+depthwise 3x3 convolution of its values over the (frames, joints) grid.
 
-With a band N the layer is causal, so that frames can be refined as they come: frame t attends to the frames t - N + 1
-to t, and its convolution lies over t - 2, t - 1 and t, with zeros before the first frame. The parameters are the same.
+With a band N the layer is causal, so that frames can be refined as they arrive: frame t attends to the frames t - N + 1
+to t, and its convolution covers t - 2, t - 1 and t, with zeros before the first frame. The parameters are the same.
 
-Differences to the published module, which a state dict cannot show: its DropPath(0.5) on the part embedding is
-left out, because that term is scaled by 1e-4 and 1e-9 and so has no effect that could be measured.
+There is one difference from the published module that a state dict cannot show: the DropPath(0.5) on the part
+embedding is left out. That term is scaled by 1e-4 and 1e-9, so its dropout has no measurable effect.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ class STCAttention(nn.Module):
 
     Args:
         dim: C, a multiple of 2 x heads.
-        heads: heads in each half; a head is ``dim / (2 heads)`` wide, and scores are scaled by
+        heads: heads in each half. A head has ``dim / (2 heads)`` channels, and scores are scaled by
             ``(dim / 2) ** -0.5`` as published (not by the width of a head).
-        band: frames that a frame sees, itself the last (causal); None for windows whose frames all see each other.
+        band: for a causal layer, the number of frames that a frame sees: itself and the ``band - 1`` frames before it.
+            None: all frames of a window see each other.
+
+    Raises:
+        ConfigError: ``dim`` is no such multiple, or ``band`` is below 1.
     """
 
     part: Tensor
@@ -68,7 +72,7 @@ class STCAttention(nn.Module):
     def _plain(self, x: Tensor) -> Tensor:
         batch, frames, joints, _ = x.shape
         half, heads, width = self.dim // 2, self.heads, self.head_dim
-        # Published rows are interleaved: channel c has its query in row 3c, its key in 3c + 1, its value in 3c + 2.
+        # Published rows are interleaved: channel c has its query in row 3c, its key in 3c + 1 and its value in 3c + 2.
         weight = self.qkv.weight.reshape(self.dim, 3, self.dim).transpose(0, 1).flatten(0, 1)
         bias = self.qkv.bias.reshape(self.dim, 3).transpose(0, 1).flatten()
         query, key, value = functional.linear(x, weight, bias).chunk(3, dim=-1)
@@ -92,7 +96,7 @@ class STCAttention(nn.Module):
         part = self.emb(self.part)[:, None]  # [J, 1, width]
         spatial = spatial + local_s + PART_SCALE_SPATIAL * part
         temporal = temporal + local_t + PART_SCALE_TEMPORAL * part
-        joined = torch.cat([spatial, temporal], dim=-1).flatten(-2)  # per head: spatial, then temporal
+        joined = torch.cat([spatial, temporal], dim=-1).flatten(-2)  # [B, T, J, C]; per head: spatial, then temporal
         projected: Tensor = self.proj(joined)
         return projected
 
@@ -106,16 +110,16 @@ class STCAttention(nn.Module):
         half, shape = self.dim // 2, (self.heads, self.head_dim)
         grid = value.permute(0, 3, 1, 2)  # [B, C, T, J]
         if self.band is not None:
-            # Two frames of zeros before the first; the convolution's own, around both ends, give frames -1 and T,
-            # which are dropped.
+            # Pad two frames of zeros in front. The convolution pads one more at both ends; its outputs there
+            # (frames -1 and T) are dropped.
             grid = functional.pad(grid, (0, 0, 2, 0))
-        kept = slice(None) if self.band is None else slice(1, -1)
-        local_s = self.sep2_s(grid[:, :half])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, shape)
-        local_t = self.sep2_t(grid[:, half:])[:, :, kept].permute(0, 2, 3, 1).unflatten(-1, shape)
+        rows = slice(None) if self.band is None else slice(1, -1)
+        local_s = self.sep2_s(grid[:, :half])[:, :, rows].permute(0, 2, 3, 1).unflatten(-1, shape)
+        local_t = self.sep2_t(grid[:, half:])[:, :, rows].permute(0, 2, 3, 1).unflatten(-1, shape)
         return local_s, local_t
 
     def _shifted(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as nine shifted products each."""
+        """`_convolved` with each convolution as a sum of nine shifted products."""
         half, before = self.dim // 2, 1 if self.band is None else 2
         shape = (*value.shape[:-1], self.heads, self.head_dim)
         parts = []
@@ -126,7 +130,7 @@ class STCAttention(nn.Module):
         return parts[0], parts[1]
 
     def _fused(self, x: Tensor) -> Tensor:
-        """The same by the native kernel: all reordering is done on the weights, none on the activations."""
+        """`_plain` with the native kernel: the weights are reordered to its layout, the activations are not."""
         heads, width = self.heads, self.head_dim
         qkv = functional.linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
         convolution = torch.stack([self.sep2_s.weight, self.sep2_t.weight]).reshape(2, heads, width, 9)
@@ -143,9 +147,20 @@ class STCAttention(nn.Module):
 
 
 def attend_banded(query: Tensor, key: Tensor, value: Tensor, band: int, scale: float) -> Tensor:
-    """Softmax attention of ``[N, heads, T, width]``, in which frame t sees the frames t - band + 1 to t alone.
+    """Causal softmax attention in a band: frame t sees only the frames t - band + 1 to t.
 
-    Frames are taken in blocks of ``band``, each beside the one before it, so that time and memory grow with T.
+    The frames are cut into blocks of ``band``. Each block attends to itself and to the block before it, so that time
+    and memory grow linearly with T.
+
+    Args:
+        query: ``[N, heads, T, width]``.
+        key: likewise.
+        value: likewise.
+        band: number of frames that a frame sees, itself included.
+        scale: factor of the scores.
+
+    Returns:
+        ``[N, heads, T, width]``.
     """
     batch, heads, frames, width = query.shape
     attend = functional.scaled_dot_product_attention
@@ -158,22 +173,25 @@ def attend_banded(query: Tensor, key: Tensor, value: Tensor, band: int, scale: f
     def with_previous(part: Tensor) -> Tensor:  # [N, heads, blocks, 2 band, width]
         return torch.cat([functional.pad(part, (0, 0, 0, 0, 1, 0))[:, :, :-1], part], dim=3)
 
-    place = torch.arange(band, device=query.device)
+    position = torch.arange(band, device=query.device)
     other = torch.arange(2 * band, device=query.device) - band
-    age = place[:, None] - other
+    age = position[:, None] - other
     seen = (age >= 0) & (age < band)
     first = torch.arange(blocks, device=query.device) == 0
-    seen = seen & ~(first[:, None, None] & (other < 0))  # nothing lies before the first block
+    seen = seen & ~(first[:, None, None] & (other < 0))  # there is no block before the first one
     mixed = attend(query, with_previous(key), with_previous(value), attn_mask=seen, scale=scale)
     return mixed.reshape(batch, heads, blocks * band, width)[:, :, :frames]
 
 
 def _kernel_order(dim: int, heads: int) -> tuple[Tensor, Tensor]:
-    """Where the kernel's channels stand in the published layout.
+    """The channel order of the native kernel, as indices into the published layout.
 
-    The kernel wants heads innermost, so that one vector register holds one channel of every head: q, k and v as
-    (half, q|k|v, width, heads), its output as (half, width, heads). Returns the rows of ``qkv`` in that order and
-    the columns of ``proj``, whose published input order is (heads, half, width).
+    The kernel needs the heads innermost, so that one vector register holds one channel of every head: its input has
+    the order (half, q|k|v, width, heads), its output (half, width, heads).
+
+    Returns:
+        The rows of ``qkv`` in the kernel's order ``(3 C,)``, and the columns of ``proj`` ``(C,)``, whose published
+        input order is (heads, half, width).
     """
     half, width = dim // 2, dim // (2 * heads)
     channel = torch.arange(dim).reshape(2, heads, width).transpose(1, 2)  # [half, width, heads]
@@ -184,7 +202,7 @@ def _kernel_order(dim: int, heads: int) -> tuple[Tensor, Tensor]:
 
 
 class FeedForward(nn.Module):
-    """Two linear layers without biases and a GELU between (STCFormer's ``mlp``)."""
+    """Two linear layers without biases and a GELU between them (STCFormer's ``mlp``)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()

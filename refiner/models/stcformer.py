@@ -38,18 +38,21 @@ class _Blocks(nn.Module):
 
 
 class STCFormer(nn.Module):
-    """2D-to-3D lifter: ``(B, T, J, 2)`` normalised screen coordinates -> ``(B, T, J, 3)`` metres, root-relative.
+    """2D-to-3D lifter: ``(B, T, J, 2)`` image coordinates -> ``(B, T, J, 3)`` metres, root-relative.
+
+    The model runs with any number of frames, but is trained for one window length.
 
     Args:
-        dim, layers, heads: 256, 6 and 8 as published (4,748,000 parameters).
+        dim: C, 256 as published (4,748,000 parameters with the published sizes).
+        layers: STC blocks, 6 as published.
+        heads: 8 as published.
         mlp_ratio: 4 as published.
         joints: 17.
-        joint_embedding: add a learned embedding of the joint to the input. Not in the published model, whose
-            only trace of a joint's identity is the zero padding of its convolutions; small models learn faster
-            with it. Off by default, and a published state dict has no key for it.
-        inputs: numbers that the network sees of a joint: 2 as published, or 6 of `refiner.models.canonical`.
-
-    Any number of frames runs; a model is trained for one window length.
+        joint_embedding: add a learned embedding of the joint to the input. The published model has none: it can tell
+            joints apart only by the zero padding of its convolutions. Small models learn faster with the embedding.
+            It is off by default, and a published state dict has no key for it.
+        inputs: numbers that the network sees of a joint: 2 as published, or the 6 ray features of
+            `refiner.models.canonical`.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Frames of a convolution; dilations are its powers.
+# Frames that a convolution covers; the dilations are powers of it.
 WIDTH = 3
 
 
@@ -32,14 +32,17 @@ class TemporalBlock(nn.Module):
 class TemporalConvolutions(nn.Module):
     """2D-to-3D lifter: ``(B, T, J, inputs)`` -> ``(B, T, J, 3)`` metres, root-relative.
 
-    Args:
-        dim: channels, 1024 as published. blocks: dilations 3, 9, ...; 2 blocks see 27 frames, as published.
-        dropout: 0.25 as published. joints: 17.
-        inputs: numbers that the network sees of a joint: 2 as published, or 6 of `refiner.models.canonical`.
+    The model runs with any number of frames. It repeats the first and the last frame at the ends, as the authors' code
+    pads a video. It differs from the published network in its norms: layer norms instead of batch norms, so that a
+    checkpoint holds nothing but trained weights.
 
-    Any number of frames runs; before the first and after the last frame these are repeated, as the authors' code
-    pads a video. It differs from the published network in its norms: layer norms in place of batch norms, so that what
-    is trained is all that a checkpoint holds.
+    Args:
+        dim: channels, 1024 as published.
+        blocks: blocks with dilations 3, 9, ...; 2 blocks see 27 frames, as published.
+        dropout: 0.25 as published.
+        joints: 17.
+        inputs: numbers that the network sees of a joint: 2 as published, or the 6 ray features of
+            `refiner.models.canonical`.
     """
 
     def __init__(

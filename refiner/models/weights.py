@@ -1,4 +1,4 @@
-"""Files of weights read without running what they ask for, and state dicts loaded to the letter."""
+"""Read files of weights without running code from them, and load state dicts that must match exactly."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from refiner.errors import CheckpointError, MissingComponentError
 
 State = dict[str, Tensor]
 
-# Training scripts save NumPy numbers and the state of NumPy's generator beside the weights. The reader may meet these
-# names; what they make is thrown away.
+# Training scripts save NumPy numbers and the state of NumPy's generator beside the weights. The reader accepts these
+# names and discards the objects that they build.
 IGNORED_GLOBALS = (
     "numpy.random._pickle.__randomstate_ctor",
     "numpy.random._pickle.__bit_generator_ctor",
@@ -31,7 +31,18 @@ IGNORED_GLOBALS = (
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of weights holds; nothing in it is run. Raises CheckpointError."""
+    """Read a file of weights without running code from it.
+
+    Args:
+        path: a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file.
+
+    Returns:
+        The stored dictionary: a state dict, or a dictionary around it.
+
+    Raises:
+        CheckpointError: the file is missing, cannot be read, is a TorchScript archive, or asks for objects that are
+            no tensors.
+    """
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint at {file}; expected a .pth, .pt, .bin or .safetensors file")
@@ -43,11 +54,11 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
         with torch.serialization.safe_globals(ignored):  # type: ignore[arg-type]
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader raises many kinds without a common base
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked is not None:
+        requested = re.search(r"GLOBAL (\S+)", str(error))
+        if requested is not None:
             raise CheckpointError(
-                f"{file} asks for {asked[1]}, which is no tensor, and is not read; where you trust its maker, save the "
-                "state dict alone as .safetensors"
+                f"{file} asks for {requested[1]}, which is no tensor, and is not read; if you trust its author, save "
+                "the state dict alone as .safetensors"
             ) from error
         raise CheckpointError(f"{file} cannot be read as a PyTorch file; is it whole?") from error
     if not isinstance(content, dict):
@@ -56,7 +67,16 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_exactly(model: nn.Module, state: State, where: str) -> None:
-    """`load_state_dict` whose CheckpointError names what is missing, unexpected or of another shape."""
+    """`load_state_dict` with a readable error.
+
+    Args:
+        model: the model to fill.
+        state: its state dict.
+        where: the name of the source in the error message.
+
+    Raises:
+        CheckpointError: entries are missing, unexpected or of another shape; the message names them.
+    """
     own = model.state_dict()
     wrong = {name: value for name, value in state.items() if name in own and value.shape != own[name].shape}
     shapes = [f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}" for name, value in wrong.items()]
@@ -65,30 +85,35 @@ def load_exactly(model: nn.Module, state: State, where: str) -> None:
         "unexpected": [name for name in state if name not in own],
         "of another shape": shapes,
     }
-    problems = [f"{kind}: {some(names)}" for kind, names in parts.items() if names]
+    problems = [f"{kind}: {shortened(names)}" for kind, names in parts.items() if names]
     if problems:
         raise CheckpointError(f"{where} does not fit the model; {'; '.join(problems)}")
     model.load_state_dict(state)
 
 
 def count_entries(state: State, prefix: str) -> int:
-    """How many numbered entries there are below a prefix."""
+    """Count the entries ``{prefix}{number}.``, such as the layers of a module list."""
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _refuse_script(file: Path) -> None:
-    """Raises CheckpointError for a TorchScript archive, whose weights cannot be had without its program."""
+    """Raise CheckpointError for a TorchScript archive: its weights cannot be read without running its program."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
                 raise CheckpointError(
-                    f"{file} is a TorchScript archive, which is a program; where you trust its maker, save "
+                    f"{file} is a TorchScript archive, which is a program; if you trust its author, save "
                     "torch.jit.load(FILE).state_dict() as .safetensors"
                 )
 
 
 def read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
-    """The tensors of a file and its metadata. Raises CheckpointError where it is truncated or of another format."""
+    """Read a ``.safetensors`` file: its tensors by name, and its metadata.
+
+    Raises:
+        CheckpointError: the file is truncated or has another format.
+        MissingComponentError: safetensors is not installed.
+    """
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
@@ -103,12 +128,13 @@ def read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
         ) from error
 
 
-def some(names: list[str], most: int = 6) -> str:
+def shortened(names: list[str], most: int = 6) -> str:
+    """The first ``most`` names and the number of the others, for error messages."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class _Ignored:
-    """Stands for an object that a file holds beside the weights: takes everything and does nothing."""
+    """Replaces an object that a file holds beside the weights: it accepts any arguments and does nothing."""
 
     def __init__(self, *arguments: object) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Configurations: small TOML files whose every key is a field here, checked when they are read."""
+"""Configurations: small TOML files. Every key is a field of a dataclass here, and is checked when the file is read."""
 
 from __future__ import annotations
 
@@ -17,253 +17,306 @@ CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network; ``blocks`` counts STCFormer layers in a lifter, denoising blocks (depth / 2) in a refiner."""
+    """The network.
+
+    ``blocks`` counts STC blocks in an STCFormer, denoising blocks (half the depth) in a refiner, and pairs of blocks in
+    MixSTE, D3DP and FinePOSE.
+    """
 
     dim: int = 256
     blocks: int = 4
     heads: int = 8
     mlp_ratio: int = 8
-    # A refiner's blocks alone: one MLP (of ratio 8, which fits Table IV), or one after each STC module (of ratio 4).
+    # MLPs in a refiner's block: 1 (of ratio 8, which fits the paper's Table IV), or 2, one after each STC module (of
+    # ratio 4).
     mlps: int = 1
     joint_embedding: bool = False
-    # A refiner alone: each frame sees the last ``frames`` frames, itself among them, and none that come after it, so
-    # that a stream can be refined frame by frame.
+    # Only for a refiner. Each frame sees itself and the ``frames - 1`` frames before it, but no later frame. Such a
+    # refiner can run on a stream, frame by frame.
     causal: bool = False
-    # "default": STCFormer for a lifter, PoseDenoiser for a refiner. MixSTE, D3DP and FinePOSE count pairs of blocks.
-    # "mlp" is the frame-by-frame network of Martinez et al., "tcn" that of VideoPose3D.
+    # "default" is STCFormer for a lifter and PoseDenoiser for a refiner. "mlp" is the frame-by-frame network of
+    # Martinez et al., "tcn" the network of VideoPose3D.
     architecture: Literal[
         "default", "stcformer", "mixste", "d3dp", "finepose", "mlp", "tcn", "pose-denoiser", "smoothnet"
     ] = "default"
-    # Stochastic depth of MixSTE, D3DP and FinePOSE in training; 0.1 as published.
+    # Stochastic depth in the training of MixSTE, D3DP and FinePOSE; 0.1 as published.
     drop_path: float = 0.0
-    # How a lifter's root comes to 0, and whether the loss sees the root: "subtracted" and not, or "zeroed" and so.
+    # How a lifter's root comes to 0. "subtracted": the root is subtracted from all joints, and the loss ignores the
+    # root. "zeroed": the root is overwritten, and the loss contains its error.
     root: Literal["subtracted", "zeroed"] = "subtracted"
-    # What the network sees: screen coordinates, as published lifters do, or rays with their confidence (see
-    # `refiner.models.canonical`), for which the place in the image, the resolution and the lens make no difference.
+    # The 2D input of the network. "screen": image coordinates, as in published lifters. "rays": rays and their
+    # confidence (see `refiner.models.canonical`), which do not depend on the position in the image, the resolution
+    # and the lens.
     input: Literal["screen", "rays"] = "screen"
-    # SmoothNet's width inside a block; the dropout of SmoothNet, "mlp" and "tcn".
+    # Width inside a block of SmoothNet.
     hidden: int = 256
+    # Dropout rate of SmoothNet, "mlp" and "tcn".
     dropout: float = 0.0
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The paper's process: 50 timesteps and K = 2 [text], cosine offset 0.008 and terminal step [inferred]."""
+    """The diffusion process of a refiner.
+
+    The defaults are the paper's: 50 timesteps and K = 2 [text], cosine offset 0.008 and terminal step [inferred].
+    """
 
     timesteps: int = 50
     steps: int = 2
     offset: float = 0.008
     terminal: Literal["zero", "literal"] = "zero"
-    # "Output is normalised by its average value" [text]: e / mean |e| [inferred].
+    # The unit of the network's output. "Output is normalised by its average value" [text]: e / mean |e| [inferred].
     normalisation: Literal["none", "mean_abs", "per_dimension"] = "mean_abs"
-    # Where the K steps begin and what is diffused: the lifter's pose and its whole error (the paper's), or that pose
-    # less eq. 5's conditional mean, so that the denoiser learns only what the noise model cannot tell.
+    # The pose where the K steps start, which also defines the error that is diffused. "lifter": the lifter's pose, as
+    # in the paper. "corrected": the lifter's pose minus the conditional mean of its error (eq. 5), so that the
+    # denoiser learns only the part of the error that the noise model cannot predict.
     start: Literal["lifter", "corrected"] = "lifter"
-    # Eq. 7: the square of the difference [inferred], or its length joint by joint, which outliers sway less.
+    # The loss (eq. 7): the squared difference [inferred], or the distance joint by joint, which is less sensitive to
+    # outliers.
     loss: Literal["squared", "distance"] = "squared"
-    # Which t the windows are diffused to: any of them, or the K that the refiner will run (49 and 24 for K = 2). Near
-    # t = 0 the error can hardly be told from a nearly clean pose, and only costs capacity. "unrolled" trains through
-    # the K steps from an estimator's pose, with `estimators` (models that see rays alone).
+    # The timesteps t of the training. "all": any t. "inference": only the K timesteps at which the refiner will run
+    # (49 and 24 for K = 2). Near t = 0 the noisy pose is nearly clean and its error can hardly be predicted, so those
+    # timesteps cost capacity without a benefit. "unrolled": train through the K steps from an estimator's pose, with
+    # `estimators` (only for models that see rays).
     train_on: Literal["all", "inference", "unrolled"] = "all"
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What a lifter is trained by: distances of joints (MPJPE), and what MixSTE adds to them."""
+    """The loss of a lifter: distances of joints (MPJPE), and MixSTE's additional terms."""
 
-    # Weights of the joints: all alike, or MixSTE's, which are largest at hands and feet.
+    # Weights of the joints: "equal", or MixSTE's, which are largest at the hands and feet.
     joints: Literal["equal", "mixste"] = "equal"
-    # Times the mean weighted square of the prediction's own movement from frame to frame; MixSTE's is 0.5.
+    # Weight of a term for smooth motion: the mean weighted square of the predicted movement from frame to frame; 0.5
+    # in MixSTE.
     smoothness: float = 0.0
-    # Times the mean distance of predicted and true movement; MixSTE's is 2.
+    # Weight of a term for correct motion: the mean distance between the predicted and the true movement; 2 in MixSTE.
     velocity: float = 0.0
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a diffusion lifter (D3DP, FinePOSE) is diffused and sampled; defaults are published but for K and H."""
+    """How a diffusion lifter (D3DP, FinePOSE) is diffused and sampled. All defaults but K and H are as published."""
 
     timesteps: int = 1000
     offset: float = 0.008
-    # Metres: poses are kept within this distance of the root, coordinate by coordinate.
+    # Metres. Noisy and predicted poses are clipped to this absolute value per coordinate, relative to the root.
     limit: float = 1.1
-    # K and H. The published headline runs take 10 and 20; every pass costs K x H, and twice that with the flip.
+    # K and H. The published headline results use 10 and 20. A window costs K x H passes of the network, twice as many
+    # with the flip.
     steps: int = 1
     hypotheses: int = 1
+    # Share of the noise that is drawn anew in every step.
     eta: float = 1.0
+    # Average every prediction with the prediction for the mirrored input.
     flip: bool = True
-    # Of the noise, which is part of the model that runs.
+    # Seed of the noise. The noise is part of the model that runs.
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """FinePOSE's text side."""
+    """The text side of FinePOSE."""
 
-    # Which prompts: the poster's ablation, see `refiner.models.finepose.PROMPT_SETS`.
+    # The set of prompts, from the poster's ablation: see `refiner.models.finepose.PROMPT_SETS`.
     prompts: Literal["none", "M", "S", "C", "AL", "full"] = "full"
-    # "clip": frozen, weights from `file` and tokens from `merges`; "small": trained from scratch; "cached": features
-    # from `file`, no tower at all.
+    # "clip": CLIP's text tower, frozen, with weights from `file` and tokens from `merges`. "small": a tower that is
+    # trained from scratch. "cached": precomputed features from `file`, without a tower.
     tower: Literal["clip", "small", "cached"] = "small"
     file: str = ""
     merges: str = ""
-    # Of the tower; CLIP ViT-B/32's are 512, 12 and 8.
+    # Size of the text tower; CLIP ViT-B/32 has 512, 12 and 8.
     width: int = 512
     layers: int = 12
     heads: int = 8
-    # Of the transformer behind it.
+    # Size of the transformer after the tower.
     encoder_layers: int = 4
     encoder_hidden: int = 2048
     encoder_heads: int = 8
-    # The cross-attention and the stylisation.
+    # Use the cross-attention (FPC) and the stylisation (PTS).
     fpc: bool = True
     pts: bool = True
-    # As the authors' code is, defects included.
+    # Behave exactly like the authors' code, including its defects.
     published: bool = False
-    # The actions that have a prompt; by default those of the training people's clips.
+    # The actions that have a prompt. Empty: the actions in the clips of the training people.
     actions: tuple[str, ...] = ()
-    # Share of the windows whose action is called unknown, so that its prompt is learnt.
+    # Share of the windows whose action is given as unknown, so that the prompt for the unknown action is trained.
     unknown: float = 0.15
-    # Width of the classifier that guesses the action, 0 for none; it is trained beside the rest.
+    # Width of the classifier that guesses the action; 0 for no classifier. It is trained together with the rest.
     classifier: int = 64
-    # Written by the training, not by hand: the tokens of CLIP's texts, or where cached ones end.
+    # Filled in by the training, not by hand: the tokens of CLIP's texts, or where the cached texts end.
     tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What windows are drawn from."""
+    """How training windows of models of image coordinates are drawn and augmented."""
 
-    # Everybody counts alike and each of a person's actions alike (true), or every frame alike (false).
+    # true: an action of a person counts by the square root of its frames, so that long recordings do not dominate.
+    # false: every frame counts alike.
     balance: bool = True
     detections: Literal["simulated", "ground-truth"] = "simulated"
-    # Share of the windows with the archive's real detections, by the cameras that took them; the others are simulated.
-    # Of what changes motion or view below, they are reversed and flipped alone.
+    # Share of the windows with the archive's real detections, seen by the cameras that recorded them. The other windows
+    # have simulated detections. Only two of the augmentations below apply to real detections: `reverse` and `flip`.
     detected: float = 0.0
     # Share of the windows that come from the built-in synthetic motion.
     synthetic: float = 0.0
-    # Share of training windows turned about the vertical by a random angle: the same cameras from all around.
+    # Share of the windows whose motion is rotated about the vertical by a random angle, so that the fixed cameras see
+    # people from all sides.
     turn: float = 1.0
+    # Share of the windows that are mirrored.
     flip: float = 0.5
-    # Spread of the factor on the whole body and of one on each (symmetric) bone length, log-normal.
+    # Log-normal spread of a factor on the length of the whole body, and of a factor on each bone (the same for left and
+    # right).
     stature: float = 0.0
     bones: float = 0.0
-    # Share of the windows played backwards.
+    # Share of the windows that are played backwards.
     reverse: float = 0.0
-    # Share of the windows with the upper body of another window, be it another person's and action's, on their own hips
-    # and legs.
+    # Share of the windows that get the upper body of another window, possibly of another person and action, on their
+    # own hips and legs.
     recombine: float = 0.0
-    # Share of the windows seen by a camera of random place, direction and lens instead of one of the archive's.
+    # Share of the windows seen by a random camera (position, direction and lens) instead of a camera of the archive.
     new_cameras: float = 0.0
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What a camera-aware model (``model.input = "rays"``) is trained on: any camera, body and detector.
+    """The training scenes of a camera-aware model (``model.input = "rays"``): any camera, body and detector.
 
-    Shares and ranges of `refiner.training.scenes`; the validation person is seen by the archive's cameras and by random
-    ones. Lengths of the image are in units of its longer side.
+    The values are shares and ranges for `refiner.training.scenes`. The validation person is seen by the cameras of the
+    archive and by random ones. Lengths in the image are in units of its longer side.
     """
 
-    # Motion: share of windows played backwards, and with another window's upper body; and of those taken at any stride
-    # up to the model's instead of its own.
+    # Motion: share of the windows played backwards, and share with the upper body of another window.
     reverse: float = 0.3
     recombine: float = 0.35
+    # Share of the windows with a random stride, from 1 to the model's stride, instead of the model's stride.
     other_strides: float = 0.2
     # Share of the windows that come from the built-in synthetic motion.
     synthetic: float = 0.1
+    # Share of the windows that are mirrored.
     flip: float = 0.5
-    # Metres; and the log-normal spread of each bone's length, and of legs, trunk and arms as a whole.
+    # Range of the stature in metres.
     stature: tuple[float, ...] = (1.45, 2.0)
+    # Log-normal spread of the length of each bone, and of the legs, the trunk and the arms as a whole.
     bones: float = 0.06
-    # Share of the windows seen by the archive's own cameras, where it has some.
+    # Share of the windows seen by the cameras of the archive, where it has any.
     fixed_cameras: float = 0.25
+    # Range of the focal length, in units of the longer side of the image.
     focal_length: tuple[float, ...] = (0.5, 2.2)
+    # Range of the share of the image's height that the body takes.
     body_share: tuple[float, ...] = (0.1, 0.95)
-    # Share of the cameras that are too near for the legs, and of those whose pitch is drawn instead of their height.
+    # Share of the cameras that are so near that the legs are outside of the image.
     cropped: float = 0.08
+    # Share of the cameras with a random pitch instead of a random height.
     free_pitch: float = 0.15
+    # Range of the height of the camera above the floor, in metres.
     height: tuple[float, ...] = (0.3, 4.0)
-    pitch: tuple[float, ...] = (-30.0, 60.0)  # degrees, of the camera above the person
-    roll: tuple[float, ...] = (3.0, 14.0)  # degrees, of cameras held level and of those held anyhow
+    # Range of the camera's elevation above the person, in degrees.
+    pitch: tuple[float, ...] = (-30.0, 60.0)
+    # Standard deviations of the roll in degrees: of cameras that are held level, and of all others. Half of the cameras
+    # are of each kind.
+    roll: tuple[float, ...] = (3.0, 14.0)
+    # How far from the middle of the image the person may stand: 1 uses the whole image, 0 keeps the person in the
+    # middle.
     off_centre: float = 1.0
+    # Strength of the barrel distortion; half of the lenses have a distortion.
     barrel: float = 0.25
-    # What the user states: a wrong focal length by this log-normal spread, or the default of the image's size.
+    # The focal length that the user states. Share of the windows where it is wrong, and the log-normal spread of that
+    # error.
     wrong_focal: float = 0.25
     focal_error: float = 0.2
+    # Share of the windows where the stated focal length is the default, the longer side of the image.
     guessed_focal: float = 0.2
-    # Detectors: log-normal spread of how good they are; shares of windows with joints of another definition (metres),
-    # and with a trunk made up of hips and shoulders.
+    # Detectors. Log-normal spread of their error level.
     detector_spread: float = 0.4
+    # Share of the windows whose detector defines the joints differently, and the spread of that difference in metres.
     biased: float = 0.6
     joint_bias: float = 0.015
+    # Share of the windows whose detector computes the joints of the trunk from the hips and shoulders.
     by_rule: float = 0.35
-    # Shares of frames with left and right swapped, a limb frozen, a joint missing, nobody found; of windows with a part
-    # hidden.
+    # Shares of the frames with left and right swapped, with a frozen limb, with a missing joint, and without a person.
     swapped_body: float = 0.012
     frozen: float = 0.02
     missing: float = 0.02
     gaps: float = 0.01
+    # Share of the windows in which a part of the body is hidden.
     hidden: float = 0.06
 
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """What a refiner for unknown estimators is trained on, beside ``lifter`` (``diffusion.train_on = "unrolled"``)."""
+    """The estimators for a refiner that must work with unknown estimators (``diffusion.train_on = "unrolled"``).
 
-    # Checkpoints of further lifters that see rays, of any architecture and stage of training; and of those that choose
-    # the checkpoint, beside ``lifter``, and are not trained on.
+    They are added to the estimator that the setting ``lifter`` names.
+    """
+
+    # Checkpoints of further lifters to train on. They must see rays; architecture and stage of training are free.
     others: tuple[str, ...] = ()
+    # Checkpoints of lifters that are not trained on. Together with ``lifter`` they choose the best checkpoint.
     held_out: tuple[str, ...] = ()
-    # Share of the windows with errors drawn from the lifter's conditional Gaussian instead of its own; share with
-    # systematic errors (`refiner.training.systematic`), and how often such a window has each of them.
+    # Share of the windows whose errors are drawn from the conditional Gaussian of the lifter, instead of the lifter's
+    # own errors.
     drawn: float = 0.3
+    # Share of the windows with systematic errors (`refiner.training.systematic`), and the probability of each such
+    # error in one of these windows.
     systematic: float = 0.5
     each: float = 0.35
-    # Of a causal refiner: the lifters lift each frame from those before it, as in a stream, a window for every frame.
-    # Otherwise each of their phases is one window, whose frames know more or less of what comes.
+    # Only for a causal refiner. true: the lifters lift each frame from the frames before it, as in a stream, with one
+    # window for every frame. false: each phase of the lifter's stride is one window, in which some frames see
+    # more of the future than others.
     live: bool = False
 
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """``exponential`` multiplies the rate by ``decay`` every ``epoch_steps`` (the papers'); ``cosine`` falls to 1 %."""
+    """The optimiser and the schedule of its rate.
 
-    # "muon": the weight matrices by Muon, everything else by AdamW (see `refiner.training.optimiser`).
+    The schedule "exponential" multiplies the rate by ``decay`` every ``epoch_steps`` steps, as in the papers. "cosine"
+    lets it fall to 1 %.
+    """
+
+    # "muon": Muon for the weight matrices, AdamW for everything else (see `refiner.training.optimiser`).
     name: Literal["adam", "adamw", "muon"] = "adam"
     rate: float = 1e-3
-    # Muon's rate for the matrices, on AdamW's scale; it falls and rises with `rate`.
+    # Muon's rate for the matrices, on the scale of AdamW's rates. It follows the same schedule as `rate`.
     matrix_rate: float = 3e-3
     amsgrad: bool = False
     weight_decay: float = 0.0
     schedule: Literal["exponential", "cosine"] = "exponential"
     decay: float = 0.96
     epoch_steps: int = 1000
+    # Steps of linear warm-up.
     warmup: int = 0
+    # Largest norm of the gradient; 0 for no clipping.
     clip_norm: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length and bookkeeping of a run. Everything random follows from ``seed`` and the number of the step."""
+    """Length, device and bookkeeping of a run. All random numbers follow from ``seed`` and the number of the step."""
 
     steps: int = 20000
+    # Windows of a batch.
     batch: int = 12
-    # Length of the windows that are trained on, of a causal refiner: longer than ``frames``, so that frames whose past
-    # is whole are trained, too. 0: ``frames``.
+    # Length of the training windows of a causal refiner. A window longer than ``frames`` also trains frames that have
+    # all of their past frames. 0: ``frames``.
     window: int = 0
     seed: int = 0
-    # Of a refiner whose lifter is far dearer than itself, a diffusion lifter: so many batches are drawn and lifted, for
-    # the fit of the noise model too (noise.fit_frames must not ask for more), and come again and again with fresh
-    # noise. 0: every batch is a new one.
+    # For a refiner whose lifter costs far more than the refiner itself, such as a diffusion lifter: the number of
+    # batches that are drawn and lifted. The run repeats them with fresh noise, and the noise model is fitted on them,
+    # too (noise.fit_frames must not ask for more frames than they have). 0: every batch is new.
     distinct_batches: int = 0
+    # Decay of the moving average of the weights.
     ema: float = 0.999
     validate_every: int = 1000
-    threads: int = 0  # 0: PyTorch's default
+    # Threads on the CPU; 0 is PyTorch's default.
+    threads: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
-    # How a step runs: operation by operation; the network through torch.compile; the whole step as one CUDA graph; or
-    # the compiled network inside of such a graph. A run may go on another way, and on another device.
+    # How a step runs. "none": operation by operation. "compile": the network through torch.compile. "graph": the whole
+    # step as one CUDA graph. "compile-graph": the compiled network inside such a graph. A run may continue with
+    # another of these values, and on another device.
     compile: Literal["none", "compile", "graph", "compile-graph"] = "none"
 
 
@@ -271,24 +324,32 @@ class TrainingConfig:
 class NoiseConfig:
     """How a refiner's conditional noise model is fitted."""
 
-    # Lifters of the folds, each with the people that it never saw: see `refiner-train lifter --without`.
+    # Cross-fitting: checkpoints of lifters, each trained without some people (`refiner-train lifter --without`). The
+    # run lifts each person with a lifter that never saw this person.
     cross_fit: tuple[str, ...] = ()
     fit_frames: int = 400_000
-    # What the diffused errors are: draws given the 2D pose and the lifter's (the paper's), draws from the Gaussian of
-    # all errors alike, or the lifter's errors themselves.
+    # The errors that are diffused. "conditional": draws from the Gaussian conditioned on the 2D pose and the lifter's
+    # pose, as in the paper. "marginal": draws from one Gaussian for all errors. "observed": the lifter's own errors.
     errors: Literal["conditional", "marginal", "observed"] = "conditional"
-    # How the draws of a window's frames hang together: independent (the paper's reading), an AR(1) process, or with
-    # the whole measured correlation between frames.
+    # The correlation of the draws between the frames of a window. "white": independent, as we read the paper. "ar1": an
+    # AR(1) process. "full": the whole measured correlation.
     time: Literal["white", "ar1", "full"] = "white"
-    # Share of the variance that is drawn anew in every frame all the same, which teaches smoothing beside the rest.
+    # Share of the variance that stays independent in every frame, for "ar1" and "full". It teaches the refiner to
+    # smooth as well.
     white_share: float = 0.0
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run. ``lifter`` names the checkpoint that a refiner refines, ``start_from`` one of the same network
-    whose weights a run begins with; ``frames`` is T, the length of a window or what a causal refiner sees. ``stride``
-    is the paper's temporal downsampling: a window takes every so many frames, which lengthens its view at no cost."""
+    """The configuration of a run.
+
+    Attributes:
+        frames: T, the length of a window; for a causal refiner, the number of frames that a frame sees.
+        stride: the paper's temporal downsampling. A window takes every ``stride``-th frame, which covers more time at
+            the same cost.
+        lifter: the checkpoint of the lifter that a refiner refines.
+        start_from: a checkpoint of the same network, whose weights the run starts from.
+    """
 
     kind: Literal["lifter", "refiner"]
     frames: int = 27
@@ -309,14 +370,19 @@ class Config:
 
     @property
     def window(self) -> int:
-        """The length of the windows that are trained on."""
+        """The length of the training windows."""
         return self.training.window or self.frames
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a TOML file, or the bundled one of that name (``lifter-small``), with ``section.key=value`` changes.
+    """Read a configuration.
 
-    Raises ConfigError for a file that cannot be read, an unknown key or a value of the wrong type.
+    Args:
+        path: a TOML file, or the name of a bundled configuration, such as ``lifter-small``.
+        overrides: changes ``section.key=value``.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, or a value has the wrong type.
     """
     file = Path(path)
     if not file.suffix and not file.exists():
@@ -334,23 +400,23 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def config_from_dict(content: dict[str, Any], where: str = "configuration") -> Config:
-    """The inverse of `dataclasses.asdict`. Raises ConfigError."""
+    """Build a configuration from nested dictionaries, the inverse of `dataclasses.asdict`. Raises ConfigError."""
     return dataclass_from(Config, content, where)
 
 
 def same_configuration(stored: Mapping[str, Any], config: Config) -> bool:
-    """Whether a run or a checkpoint was made with ``config``.
+    """Whether a stored configuration, of a run or of a checkpoint, equals ``config``.
 
-    What the format has gained since counts with its default; what training fills in of the text side (actions, tokens)
-    does not count where ``config`` leaves it open.
+    A key that is newer than the stored configuration counts with its default. Training fills in the actions and tokens
+    of the text side; they are not compared where ``config`` leaves them empty.
     """
     known = {entry.name for entry in dataclasses.fields(Config)}
     try:
         before = config_from_dict({name: value for name, value in stored.items() if name in known})
     except ConfigError:
         return False
-    opened = {name: getattr(config.text, name) for name in ("actions", "tokens") if not getattr(config.text, name)}
-    return dataclasses.replace(before, text=dataclasses.replace(before.text, **opened)) == config
+    filled_in = {name: getattr(config.text, name) for name in ("actions", "tokens") if not getattr(config.text, name)}
+    return dataclasses.replace(before, text=dataclasses.replace(before.text, **filled_in)) == config
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

@@ -1,4 +1,4 @@
-"""Windows with real detections: what a detector made of the archive's own videos, beside the truth in 3D."""
+"""Windows with real detections: a detector's results on the archive's own videos, with the 3D ground truth."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ Array = NDArray[np.float32]
 
 
 def clip_shares(clips: Sequence[TrainingClip], frames: int, balance: bool) -> NDArray[np.float64]:
-    """How often a window is cut from each clip; the sum is 1.
+    """The probability that a window is cut from each clip; the sum is 1.
 
-    Every frame counts by its clip's weight, or (``balance``) every action of a person by the square root of its frames.
+    Args:
+        clips: the clips, each with a weight.
+        frames: T.
+        balance: false: every frame counts alike. true: every action of a person counts by the square root of its
+            frames. The clip's weight is a factor in both cases.
     """
     share = np.array([float(len(clip.positions) - frames + 1) for clip in clips])
     if balance:
@@ -37,7 +41,14 @@ def clip_shares(clips: Sequence[TrainingClip], frames: int, balance: bool) -> ND
 
 @dataclass(frozen=True)
 class DrawnWindows:
-    """``pose_2d`` ``(B, T, 17, 2)`` normalised, ``pose_3d`` ``(B, T, 17, 3)`` metres, root at 0; of which clips."""
+    """Windows before mirroring.
+
+    Attributes:
+        pose_2d: image coordinates, ``(B, T, 17, 2)``.
+        pose_3d: ``(B, T, 17, 3)`` metres, root at 0.
+        clips: the clip of each window.
+        mirrored: which windows are to be mirrored, ``(B,)``.
+    """
 
     pose_2d: Array
     pose_3d: Array
@@ -46,12 +57,14 @@ class DrawnWindows:
 
 
 class DetectedWindows:
-    """Draws windows from the clips that have real detections, each seen by one of the cameras that took it.
+    """Draws windows from the clips with real detections, each seen by one of the cameras that recorded it.
 
-    The 2D cannot follow a body or a view that is changed, so of the augmentations only those remain that keep both
-    together: played backwards (``data.reverse``), and mirrored about the middle of the image (``data.flip``, by the
-    caller). Turned, reshaped and recombined bodies and new cameras are for simulated detections. Raises ConfigError
-    where no clip has detections and enough frames.
+    If an augmentation changed the body or the view, the 2D detections would no longer match. So only two augmentations
+    apply: playing backwards (``data.reverse``), and mirroring about the middle of the image (``data.flip``, by the
+    caller). Rotation, other bodies, recombination and new cameras are for simulated detections only.
+
+    Raises:
+        ConfigError: no clip has detections and enough frames.
     """
 
     def __init__(self, clips: Sequence[TrainingClip], config: DataConfig, frames: int) -> None:
@@ -62,7 +75,7 @@ class DetectedWindows:
         self._share = clip_shares(self._clips, frames, config.balance)
 
     def draw(self, size: int, rng: np.random.Generator) -> DrawnWindows:
-        """``size`` windows; ``mirrored`` says which ones are to be mirrored."""
+        """Draw ``size`` windows; their ``mirrored`` says which ones the caller must mirror."""
         chosen = [self._clips[index] for index in rng.choice(len(self._clips), size=size, p=self._share)]
         pose_2d = np.empty((size, self.frames, 17, 2), dtype=np.float32)
         pose_3d = np.empty((size, self.frames, 17, 3), dtype=np.float32)
@@ -79,7 +92,7 @@ class DetectedWindows:
 
 
 def check_detected(config: DataConfig) -> None:
-    """Raises ConfigError where ``data.detected`` is no share, or does not go with ``data.detections``."""
+    """Raise ConfigError if ``data.detected`` is no share, or does not fit ``data.detections``."""
     if not 0.0 <= config.detected <= 1.0:
         raise ConfigError(f"data.detected is {config.detected:g}, expected a share of the windows from 0 to 1")
     if config.detected and config.detections == "ground-truth":

@@ -1,4 +1,4 @@
-"""What D3DP and FinePOSE are trained by: the clean pose, predicted from a noisy one at a random time (x0 loss)."""
+"""Training of D3DP and FinePOSE: predict the clean pose from a noisy one at a random timestep (x0 loss)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from refiner.training.windows import Windows
 
 
 class DiffusionLifterTask:
-    """Loss of the prediction of the clean pose; validation by the sampler that will run.
+    """Trains a diffusion lifter to predict the clean pose, and validates it with the sampler that will run.
 
-    FinePOSE is told the windows' actions, a share of them as unknown, and its classifier learns to guess them beside:
-    what the classifier learns touches nothing else.
+    FinePOSE gets the actions of the windows as input; for a share of the windows the action is given as unknown. Its
+    classifier learns at the same time to guess the actions. The classifier's loss does not affect the other weights.
     """
 
     def __init__(self, config: Config, model: D3DP, validation: ValidationWindows) -> None:
@@ -33,47 +33,48 @@ class DiffusionLifterTask:
         rng = np.random.default_rng([self.config.training.seed, step, 2])
         timesteps = torch.from_numpy(rng.integers(0, self.model.timesteps, len(windows.pose_3d))).to(self.device)
         drawn = rng.standard_normal(windows.pose_3d.shape, dtype=np.float32)
-        noise, target, screen = (
+        noise, target, inputs_2d = (
             torch.from_numpy(array).to(self.device) for array in (drawn, windows.pose_3d, windows.pose_2d)
         )
         noisy = self.model.diffuse(target, timesteps, noise)
-        given, extra = self._told(windows, screen, rng)
-        pose = self.model(noisy, screen, timesteps, *given).float()
+        action, extra = self._action_inputs(windows, inputs_2d, rng)
+        pose = self.model(noisy, inputs_2d, timesteps, *action).float()
         loss = lifter_loss(pose, target, self.config.loss, self.config.model.root)
         return loss if extra is None else loss + extra
 
-    def _told(
-        self, windows: Windows, screen: Tensor, rng: np.random.Generator
+    def _action_inputs(
+        self, windows: Windows, inputs_2d: Tensor, rng: np.random.Generator
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """What FinePOSE is told of each window's action, and the loss of guessing it where it learns to."""
+        """FinePOSE's action inputs, and the classifier's loss if there is a classifier."""
         if not isinstance(self.model, FinePOSE) or not self.model.actions:
             return (), None
         assert windows.actions is not None
         numbers = label_numbers(self.model.actions, windows.actions)
         hidden = rng.random(len(numbers)) < self.config.text.unknown
-        told = torch.from_numpy(np.where(hidden, len(self.model.actions), numbers)).to(self.device)
+        numbers_in = torch.from_numpy(np.where(hidden, len(self.model.actions), numbers)).to(self.device)
         known = torch.from_numpy(np.flatnonzero(numbers < len(self.model.actions))).to(self.device)
         if self.model.classifier is None or not len(known):
-            return (told,), None
+            return (numbers_in,), None
         labels = torch.from_numpy(numbers).to(self.device)
-        return (told,), functional.cross_entropy(self.model.classifier(screen[known]).float(), labels[known])
+        return (numbers_in,), functional.cross_entropy(self.model.classifier(inputs_2d[known]).float(), labels[known])
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """MPJPE of the sampled poses; of FinePOSE also with the true actions and with none, and what it guesses."""
+        """MPJPE of the sampled poses. For FinePOSE also the MPJPE with the true and with unknown actions, and the
+        share of correct guesses."""
         lifter = as_lifter(model, dataclasses.asdict(self.config))
-        screen, labels = self.validation.pose_2d, self.validation.actions
-        metrics = {"mpjpe_mm": self._scored(lift_windows(lifter, screen, root=self.config.model.root))}
+        inputs_2d, labels = self.validation.pose_2d, self.validation.actions
+        metrics = {"mpjpe_mm": self._scored(lift_windows(lifter, inputs_2d, root=self.config.model.root))}
         actions: tuple[str, ...] = getattr(model, "actions", ())
         if not actions or labels is None:
             return metrics
         numbers = label_numbers(actions, labels)
-        for name, given in (("label", numbers), ("unknown", np.full_like(numbers, len(actions)))):
+        for name, known_numbers in (("label", numbers), ("unknown", np.full_like(numbers, len(actions)))):
             metrics[f"{name}_mpjpe_mm"] = self._scored(
-                lift_windows(lifter, screen, actions=given, root=self.config.model.root)
+                lift_windows(lifter, inputs_2d, actions=known_numbers, root=self.config.model.root)
             )
         if isinstance(model, FinePOSE) and model.classifier is not None:
             with torch.no_grad():
-                guessed = model.classifier(torch.from_numpy(screen).to(self.device)).argmax(dim=-1).cpu().numpy()
+                guessed = model.classifier(torch.from_numpy(inputs_2d).to(self.device)).argmax(dim=-1).cpu().numpy()
             known = numbers < len(actions)
             metrics["guessed_right"] = float((guessed == numbers)[known].mean()) if known.any() else float("nan")
         return metrics
@@ -86,6 +87,6 @@ class DiffusionLifterTask:
 
 
 def label_numbers(actions: tuple[str, ...], labels: NDArray[np.str_]) -> NDArray[np.int64]:
-    """Names of actions -> their numbers; one that has no prompt of its own is an unknown one."""
-    place = {action: number for number, action in enumerate(actions)}
-    return np.array([place.get(str(label), len(actions)) for label in labels], dtype=np.int64)
+    """Convert names of actions to action numbers. An action without a prompt of its own counts as unknown."""
+    number_of = {action: number for number, action in enumerate(actions)}
+    return np.array([number_of.get(str(label), len(actions)) for label in labels], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The training loop: progress, validation, moving average, and a state on disk that a killed run resumes from."""
+"""The training loop: progress, validation, moving average, and a saved state that an interrupted run resumes from."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from refiner.training.windows import Sampler
 
 STATE_FILE, HISTORY_FILE = "state.safetensors", "history.json"
 BEST_FILE, LAST_FILE = "best.safetensors", "last.safetensors"
-# There once the first steps are done: whoever watches a run sees that it is past compilation.
+# This file appears once the first steps are done. It shows to an observer that the run is past compilation.
 BEGUN_FILE = "begun"
-# Steps of a run after which all is compiled and captured; a schedule that follows the clock starts then.
+# After this many steps everything is compiled and captured. A schedule that follows the clock starts then.
 SETTLING_STEPS = FIRST_STEPS + 2
-# Steps between two looks at whether the loss is still finite.
-LOOK_EVERY = 50
-# Settings under which a run may go on elsewhere: they change how a step is computed, not what.
+# Steps between two checks that the loss is finite.
+CHECK_EVERY = 50
+# Training settings that may change when a run continues elsewhere: they change how a step is computed, not its result.
 ELSEWHERE = ("device", "compile")
 
 
@@ -46,15 +46,26 @@ def train(
     quiet: bool = False,
     box: TimeBox | None = None,
 ) -> Path:
-    """Train ``task`` in ``folder`` and return the path of its best checkpoint (by validation MPJPE); the one at the
-    end of the schedule lies beside it.
+    """Train a task, and return the path of its best checkpoint by validation MPJPE.
 
-    A folder with a state of the same configuration is resumed; one of another configuration raises
-    TrainingError, as does a loss that is not finite. ``description`` of the data goes into the checkpoint, with the
-    digests of what the run starts from. When the time of ``box`` is over the run stops, validated and saved, at the
-    step that it has come to, and can go on later. At least one step is taken.
+    The folder also gets the checkpoint of the last step. If the folder holds the state of a run with the same
+    configuration, this run is resumed. When the time of ``box`` is over, the run validates, saves and stops, and can
+    be resumed later. It takes at least one step.
 
-    Raises ConfigError and MissingComponentError where the device cannot do what ``training`` asks for.
+    Args:
+        config: the configuration of the run.
+        task: the loss and the validation.
+        sampler: the source of the batches.
+        folder: the folder of the run.
+        description: a description of the data, stored in the checkpoint with the digests of the checkpoints that the
+            run uses.
+        quiet: show no progress bar.
+        box: limits the time of the run.
+
+    Raises:
+        TrainingError: the folder holds a run of another configuration or on other data, or the loss is not finite.
+        ConfigError: the device cannot run the steps as ``training.compile`` asks.
+        MissingComponentError: ``training.device`` is not available.
     """
     settings = config.training
     check_device(settings.device)
@@ -80,8 +91,8 @@ def train(
         if done == start + SETTLING_STEPS:
             box.begin()
             (folder / BEGUN_FILE).touch()
-        if seen % LOOK_EVERY == 0:
-            # The one place between validations where the host waits for the device, so that it cannot run far ahead.
+        if seen % CHECK_EVERY == 0:
+            # Only here does the host wait for the device between validations, so that it cannot run far ahead.
             _check_finite(running, done - seen, done, folder)
         stop = box.over()
         if done % settings.validate_every == 0 or done == settings.steps or stop:
@@ -97,14 +108,14 @@ def train(
             progress.write(f"step {done}: {progress.postfix}")
             began, seen, running = time.perf_counter(), 0, torch.zeros((), device=device)
         if stop and done < settings.steps:
-            progress.write(f"out of time at step {done} of {settings.steps}; the same command goes on from there")
+            progress.write(f"out of time at step {done} of {settings.steps}; the same command continues from there")
             break
     progress.close()
     return folder / BEST_FILE
 
 
 def _check_finite(running: Tensor, before: int, step: int, folder: Path) -> None:
-    """Raises TrainingError for a sum of losses that is not finite."""
+    """Raise TrainingError if the sum of the losses is not finite."""
     if not torch.isfinite(running):
         raise TrainingError(
             f"the loss was not finite between steps {before} and {step}; the last good state is in {folder}: lower "
@@ -123,7 +134,11 @@ def _machine(device: str) -> dict[str, Any]:
 
 
 def source_digests(config: Config) -> dict[str, Any]:
-    """SHA-256 of the checkpoints that a configuration names: what they are, wherever they lie."""
+    """SHA-256 of the checkpoints that a configuration names. They identify the checkpoints wherever the files lie.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read.
+    """
 
     def digest(path: str) -> str:
         try:
@@ -151,27 +166,34 @@ def refuse_other_run(
     config: Config,
     description: Mapping[str, Any],
 ) -> None:
-    """Raises TrainingError where what a run's folder holds was not made with ``config`` from what ``description`` says.
+    """Raise TrainingError if a folder holds a run of another configuration, or on other data.
 
-    Checkpoints that the configuration names may have moved: their content counts (`source_digests`, in the
-    description), not their folders. Nor do the device and how its steps ran. What an older run's description does not
-    say is not compared.
+    The files of checkpoints may have moved: the digests of their content are compared (`source_digests`, in the
+    description), not their folders. The device and the way its steps ran may differ. An entry that the stored
+    description lacks is not compared, so that runs of older versions can be resumed.
+
+    Args:
+        folder: the folder of the run, for the message.
+        stored: the configuration of the run in the folder.
+        stored_description: the description of its data.
+        config: the configuration of the new run.
+        description: the description of its data.
     """
     wanted = config_from_dict(without_folders(dataclasses.asdict(config)))
     settings = {name: getattr(wanted.training, name) for name in ELSEWHERE}
-    there = {**without_folders(stored), "training": {**stored.get("training", {}), **settings}}
-    if not same_configuration(there, wanted):
+    current = {**without_folders(stored), "training": {**stored.get("training", {}), **settings}}
+    if not same_configuration(current, wanted):
         raise TrainingError(f"{folder} holds a run with another configuration; choose another --output, or remove it")
-    other = [name for name, value in description.items() if stored_description.get(name, value) != value]
-    if other:
+    different = [name for name, value in description.items() if stored_description.get(name, value) != value]
+    if different:
         raise TrainingError(
-            f"{folder} holds a run on other data or from other checkpoints ({', '.join(other)}); choose another "
+            f"{folder} holds a run on other data or from other checkpoints ({', '.join(different)}); choose another "
             "--output, or remove it"
         )
 
 
 class _Run:
-    """What a run keeps in its folder."""
+    """The files of a run in its folder: checkpoints, history and state."""
 
     def __init__(self, config: Config, folder: Path, description: dict[str, Any]) -> None:
         self.config, self.folder, self.description = dataclasses.asdict(config), folder, description
@@ -190,7 +212,7 @@ class _Run:
         task: Task,
         average: MovingAverage,
     ) -> None:
-        """Add a point to the validation curve; write the checkpoint, and keep it apart if it is the best so far."""
+        """Extend the validation curve and write the last checkpoint, and the best one if this is the best so far."""
         self.history.append({"step": step, "loss": loss, "windows_per_s": speed, **metrics})
         wall = self.seconds + time.perf_counter() - self._began
         config = {
@@ -202,7 +224,7 @@ class _Run:
                 "step": step,
                 "wall_s": round(wall, 1),
                 "machine": _machine(self.config["training"]["device"]),
-                # Steps of such a run have rates that nobody can compute again.
+                # The rates of such a run depended on the clock and cannot be reproduced.
                 **({"rate_followed_clock": True} if self.followed_clock else {}),
             },
         }
@@ -214,7 +236,7 @@ class _Run:
     def save_state(
         self, step: int, model: nn.Module, optimiser: torch.optim.Optimizer | MuonWithAdamW, average: MovingAverage
     ) -> None:
-        """Everything that `resume` needs, written atomically, the history in the same file."""
+        """Write everything that `resume` needs atomically into one file, including the history."""
         from safetensors.torch import save_file
 
         tensors: dict[str, Tensor] = {f"model.{name}": value for name, value in model.named_parameters()}
@@ -239,7 +261,12 @@ class _Run:
         atomic_write_text(self.folder / HISTORY_FILE, json.dumps(self.history, indent=1))
 
     def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer | MuonWithAdamW, average: MovingAverage) -> int:
-        """Bring everything back to the last saved step, and return it; 0 in a new folder."""
+        """Restore the last saved step, and return its number; 0 in a new folder.
+
+        Raises:
+            CheckpointError: the state cannot be read.
+            TrainingError: the state belongs to another run (see `refuse_other_run`).
+        """
         file = self.folder / STATE_FILE
         if not file.exists():
             return 0

@@ -1,4 +1,4 @@
-"""What lifters are trained by."""
+"""The loss of lifters."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ MIXSTE_JOINT_WEIGHTS = (1.0, 1.0, 2.5, 2.5, 1.0, 2.5, 2.5, 1.0, 1.0, 1.0, 1.5, 1
 
 
 def lifter_loss(pose_3d: Tensor, target: Tensor, config: LossConfig, root: str) -> Tensor:
-    """Mean over windows, frames and joints of the weighted distance, in metres, and MixSTE's two terms of movement.
+    """The mean over windows, frames and joints of the weighted distance, plus MixSTE's two terms for movement.
 
     Args:
-        pose_3d, target: ``[B, T, J, 3]``, the target's root at 0.
-        config: the weights; all joints alike and no terms of movement is MPJPE.
-        root: "subtracted" compares poses relative to their own roots and leaves the root out, "zeroed" compares them
-            as they are, root included (see `refiner.models.unrolled.root_at_zero`).
+        pose_3d: predicted poses, ``[B, T, J, 3]`` metres.
+        target: true poses, ``[B, T, J, 3]`` metres, root at 0.
+        config: the weights. Equal weights without movement terms give the MPJPE.
+        root: "subtracted" compares poses relative to their own roots and leaves the root out. "zeroed" compares the
+            poses as they are, root included (see `refiner.models.unrolled.root_at_zero`).
     """
     weights = _joint_weights(config.joints, target.shape[-2], pose_3d.dtype, pose_3d.device)
     if root == "subtracted":
         pose_3d, target, weights = (pose_3d - pose_3d[..., :1, :])[..., 1:, :], target[..., 1:, :], weights[1:]
-    # Not divided by the sum of the weights, as published.
+    # As published, this is not divided by the sum of the weights.
     loss: Tensor = (weights * torch.linalg.vector_norm(pose_3d - target, dim=-1)).mean()
     if not (config.smoothness or config.velocity):
         return loss
@@ -37,5 +38,5 @@ def lifter_loss(pose_3d: Tensor, target: Tensor, config: LossConfig, root: str) 
 
 @lru_cache(maxsize=16)
 def _joint_weights(kind: str, joints: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Kept on the device: a step that copied them there would wait for it."""
+    """The weights on the device. They are cached, since a copy from the host would make every step wait."""
     return torch.tensor(MIXSTE_JOINT_WEIGHTS if kind == "mixste" else (1.0,) * joints, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""Muon for whole groups of matrices at once, with nothing that waits for the device: a CUDA graph can hold its step."""
+"""Muon for groups of matrices at once. It never waits for the device, so that a CUDA graph can hold its step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Keller Jordan's quintic iteration, as `torch.optim.Muon` has it.
+# Coefficients of Keller Jordan's quintic iteration, as in `torch.optim.Muon`.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 MOMENTUM = 0.95
@@ -19,11 +19,14 @@ LEAST_NORM = 1e-7
 class BatchedMuon(torch.optim.Optimizer):
     """`torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"``: the same update and the same state.
 
-    Matrices of one shape go through the iteration together, as one batched product, and the rate is a tensor: PyTorch's
-    own takes one matrix after another and reads a rate in a tensor back to the host, which a captured step must not.
+    Matrices of one shape go through the iteration together, as one batched product, and the rate is a tensor. PyTorch's
+    own class takes one matrix after another and copies a rate in a tensor to the host, which a captured step must not
+    do.
 
     Args:
-        params: groups of matrices. lr: the rate as a tensor of no dimensions, filled anew before each step.
+        params: matrices, or groups of matrices.
+        lr: the rate as a tensor without dimensions; the caller fills it before each step.
+        weight_decay: decoupled weight decay.
     """
 
     def __init__(self, params: Any, lr: Tensor, weight_decay: float) -> None:
@@ -31,7 +34,7 @@ class BatchedMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step; parameters without a gradient stay as they are."""
+        """Take one step. Parameters without a gradient stay unchanged."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for value in group["params"]:
@@ -47,7 +50,7 @@ class BatchedMuon(torch.optim.Optimizer):
                 self.state[value]["momentum_buffer"] = torch.zeros_like(gradient)
         buffers = [self.state[value]["momentum_buffer"] for value in matrices]
         torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
-        # Nesterov's look ahead.
+        # Nesterov momentum.
         ahead = torch.stack(torch._foreach_lerp(gradients, buffers, MOMENTUM))
         updates = (orthogonal(ahead) * (scale * rate)).unbind()
         torch._foreach_mul_(matrices, 1 - rate * weight_decay)
@@ -55,8 +58,10 @@ class BatchedMuon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Nearly the nearest orthogonal matrix of each of ``[N, R, C]``: five steps of the quintic iteration, in bfloat16
-    as published; float32 back."""
+    """Approximate the nearest orthogonal matrix of each of ``[N, R, C]`` by five steps of the quintic iteration.
+
+    The iteration runs in bfloat16, as published; the result is float32.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.bfloat16()

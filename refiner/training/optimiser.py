@@ -10,17 +10,20 @@ from torch import Tensor, nn
 from refiner.training.config import OptimiserConfig
 from refiner.training.muon import BatchedMuon
 
-# Below this many rows or columns a layer maps coordinates, not features (5 -> C, C -> 3): AdamW's.
+# A layer with fewer rows or columns maps coordinates, not features (5 -> C, C -> 3): AdamW trains it.
 LEAST_SIDE = 16
 
 
 def build_optimiser(
     model: nn.Module, config: OptimiserConfig, capturable: bool = False
 ) -> torch.optim.Optimizer | MuonWithAdamW:
-    """The optimiser of all parameters; `set_rate` gives it its rate at each step.
+    """Build the optimiser of all parameters. `set_rate` sets its rate before each step.
 
-    ``capturable``: with rates in tensors on the model's device, so that a CUDA graph can hold the step; the state is
-    the same either way.
+    Args:
+        model: the model to train.
+        config: names the optimiser and its settings.
+        capturable: hold the rates in tensors on the model's device, so that a CUDA graph can hold the step. The state
+            is the same in both cases.
     """
     if config.name == "muon":
         return MuonWithAdamW(model, config, capturable)
@@ -36,7 +39,10 @@ def build_optimiser(
 
 
 def set_rate(optimiser: torch.optim.Optimizer | MuonWithAdamW, rate: float) -> None:
-    """Every parameter's rate; the matrices' of `MuonWithAdamW` in proportion. Rates in tensors are filled in place."""
+    """Set the rate of every parameter. The matrices of `MuonWithAdamW` get a proportional rate.
+
+    Rates that are tensors are filled in place.
+    """
     for group in optimiser.param_groups:
         own = rate * group.get("share_of_rate", 1.0)
         if isinstance(group["lr"], Tensor):
@@ -52,12 +58,12 @@ def _rate_of(rate: float, model: nn.Module, capturable: bool) -> float | Tensor:
 class MuonWithAdamW:
     """Muon (Jordan et al., 2024) for the weights of linear layers between features, AdamW for everything else.
 
-    Muon turns the momentum of a weight matrix into the nearest orthogonal one, so that all of its directions move
-    alike; an update is scaled as AdamW's would be (Liu et al., arXiv 2502.16982, "match RMS"). 1,500 steps of the small
-    lifter ended at 94 mm on the validation person; in a run of 18,000 steps AdamW needed more than 3,000 for that.
+    Muon replaces the momentum of a weight matrix by the nearest orthogonal matrix, so that all directions of the matrix
+    change equally. The update is scaled like AdamW's (Liu et al., arXiv 2502.16982, "match RMS"). In 1,500 steps it
+    brought the small lifter to 94 mm on the validation person; AdamW, in a run of 18,000 steps, needed more than 3,000.
 
-    It takes the part of `torch.optim.Optimizer`'s interface that the training loop uses; parameters are numbered with
-    the matrices first.
+    The class has the part of the interface of `torch.optim.Optimizer` that the training loop uses. The numbering of the
+    parameters starts with the matrices.
     """
 
     def __init__(self, model: nn.Module, config: OptimiserConfig, capturable: bool = False) -> None:
@@ -66,8 +72,8 @@ class MuonWithAdamW:
             for module in model.modules()
             if isinstance(module, nn.Linear) and min(module.weight.shape) >= LEAST_SIDE
         ]
-        taken = {id(matrix) for matrix in matrices}
-        others = [value for value in model.parameters() if id(value) not in taken]
+        matrix_ids = {id(matrix) for matrix in matrices}
+        others = [value for value in model.parameters() if id(value) not in matrix_ids]
         groups = [{"params": matrices, "share_of_rate": config.matrix_rate / config.rate}]
         matrix_rate, rate = (_rate_of(rate, model, capturable) for rate in (config.matrix_rate, config.rate))
         self._muon: torch.optim.Optimizer
@@ -84,7 +90,7 @@ class MuonWithAdamW:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of both, to be changed in place."""
+        """The groups of both optimisers; changes in place take effect."""
         return [*self._muon.param_groups, *self._adamw.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:

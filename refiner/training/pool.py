@@ -1,7 +1,8 @@
-"""A pool of estimators: what a refiner for estimators that it never saw is trained on.
+"""A pool of estimators, to train a refiner for estimators that it never saw.
 
-Each step takes one lifter of the pool, lifts the scenes of the batch as the runtime would, draws for a share of the
-windows the errors anew from that lifter's conditional Gaussian (eq. 5 and 6), and adds systematic errors.
+Each step takes one lifter of the pool and lifts the scenes of the batch as the runtime would. For a share of the
+windows it replaces the errors by draws from the lifter's conditional Gaussian (eq. 5 and 6). Then it adds systematic
+errors.
 """
 
 from __future__ import annotations
@@ -17,28 +18,34 @@ from torch import Tensor
 
 from refiner.data.windows import blend_weights
 from refiner.errors import ConfigError
-from refiner.models.canonical import canonical_pose, turned
+from refiner.models.canonical import canonical_pose, to_virtual_camera
 from refiner.training.config import Config
-from refiner.training.kept import lifted_already
 from refiner.training.noise_fit import FittedNoise, fit_noise
+from refiner.training.repeated import stored_poses
 from refiner.training.scene_refiner import RayLifter
 from refiner.training.scenes import SceneBatch, SceneSampler
 from refiner.training.scenes.draws import Draws
 from refiner.training.systematic import SystematicErrors
 from refiner.training.windows import Windows
 
-# What the draws of the pool are seeded with beside the run's seed and the step.
+# Added to the run's seed for the draws of the pool.
 SEED_OF_POOL = 77
-# A window's errors are at least this share of what the Gaussian expects, and at most the inverse.
+# Lower limit of a window's error level, relative to the level that the Gaussian expects; its inverse is the upper
+# limit.
 LEAST_LEVEL = 0.2
-# Drawn errors are between this share of a window's own level and all of it.
+# Lower limit of the level of drawn errors, relative to the window's own level; the upper limit is 1.
 BETTER = 0.4
 
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """Windows on the device, everything in the axes of the virtual cameras: ``features`` ``(B, T, 17, 6)``, the
-    estimator's ``pose`` and the ``truth`` ``(B, T, 17, 3)`` metres, root at 0."""
+    """Windows with an estimator's poses, on the device. All poses are in the axes of the virtual cameras.
+
+    Attributes:
+        features: ray features, ``(B, T, 17, 6)``.
+        pose: the estimator's poses, ``(B, T, 17, 3)`` metres, root at 0.
+        truth: the true poses, ``(B, T, 17, 3)`` metres, root at 0.
+    """
 
     features: Tensor = field(repr=False)
     pose: Tensor = field(repr=False)
@@ -46,20 +53,22 @@ class Estimates:
 
 
 class DrawnErrors:
-    """A conditional Gaussian on the device: mean and spread of an estimator's errors given what was seen."""
+    """A lifter's conditional Gaussian on the device: mean and spread of its errors, given its 2D input and its pose."""
 
     def __init__(self, fitted: FittedNoise, device: torch.device) -> None:
-        def there(values: NDArray[Any]) -> Tensor:
+        def on_device(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values.astype(np.float32)).to(device)
 
         gaussian = fitted.gaussian
-        self._gain, self._factor = there(gaussian.gain), there(gaussian.factor)
-        self._offset = there(gaussian.mean_error - gaussian.gain @ gaussian.mean_condition)
+        self._gain, self._factor = on_device(gaussian.gain), on_device(gaussian.factor)
+        self._offset = on_device(gaussian.mean_error - gaussian.gain @ gaussian.mean_condition)
         self._spread = float(np.sqrt(np.trace(gaussian.covariance)))
-        self._time = there(np.linalg.cholesky(fitted.time_correlation + 1e-6 * np.eye(len(fitted.time_correlation))))
+        self._time = on_device(
+            np.linalg.cholesky(fitted.time_correlation + 1e-6 * np.eye(len(fitted.time_correlation)))
+        )
 
     def draw(self, draws: Draws, features: Tensor, pose: Tensor, truth: Tensor) -> Tensor:
-        """Errors ``(B, T, 17, 3)`` as those of ``pose`` might have been, at each window's own level."""
+        """Draw other errors for ``pose``, ``(B, T, 17, 3)`` metres, at about the error level of each window."""
         batch, frames = pose.shape[:2]
         condition = torch.cat([features[..., :2].flatten(-2), pose.flatten(-2)], dim=-1)  # [B, T, 85]
         mean = condition @ self._gain.T + self._offset
@@ -67,20 +76,23 @@ class DrawnErrors:
         drawn = torch.einsum("ts,bsd->btd", self._time, white) @ self._factor.T
         residual = (pose - truth).flatten(-2) - mean
         level = residual.square().sum(dim=-1).mean(dim=-1).sqrt() / self._spread
-        # Better estimators than any of the pool come, too.
+        # The level is reduced at random, since the refiner may meet better estimators than those of the pool.
         level = level.clamp(LEAST_LEVEL, 1.0 / LEAST_LEVEL) * draws.uniform(batch, low=BETTER, high=1.0)
         level = level[:, None, None]
         return (level * (mean + drawn)).reshape(pose.shape)
 
 
 class EstimatorPool:
-    """Batches of `Estimates` from a sampler of scenes.
+    """Draws batches of `Estimates` from a sampler of scenes.
 
     Args:
-        scenes: draws windows of `pool_length` frames. lifters: the pool; they see ``config.frames`` frames, all with
-        the same stride. config: of the run; its stride is that of the lifters or a multiple of it: a refiner that
-        looks at every ninth frame of what lifters made of every third.
-    Raises ConfigError for lifters of another window or stride.
+        scenes: draws windows of `pool_length` frames.
+        lifters: the pool. All lifters see ``config.frames`` frames with the same stride.
+        config: the configuration of the run. Its stride is the stride of the lifters or a multiple of it. For example,
+            a refiner takes every ninth frame of the poses that lifters computed for every third frame.
+
+    Raises:
+        ConfigError: a lifter has another window or stride.
     """
 
     def __init__(self, scenes: SceneSampler, lifters: Sequence[RayLifter], config: Config) -> None:
@@ -106,8 +118,8 @@ class EstimatorPool:
         return len(self._lifters)
 
     def fit(self, config: Config) -> list[FittedNoise]:
-        """Fit the conditional Gaussian of each lifter of the pool; its draws are part of the batches from here on."""
-        fitted = [fit_noise(_OfOne(self, place), lifted_already, config) for place in range(len(self))]
+        """Fit the conditional Gaussian of each lifter. From now on the batches contain errors drawn from it."""
+        fitted = [fit_noise(_SingleLifterSampler(self, index), stored_poses, config) for index in range(len(self))]
         device = torch.device(config.training.device)
         self._drawn = [DrawnErrors(one, device) for one in fitted]
         return fitted
@@ -117,12 +129,19 @@ class EstimatorPool:
         return self.estimates(self._scenes.batch(step), step % len(self), step)
 
     @torch.no_grad()
-    def estimates(self, scene: SceneBatch, place: int, step: int, plain: bool = False) -> Estimates:
-        """What the lifter at ``place`` makes of ``scene``; ``plain``: without drawn and systematic errors."""
+    def estimates(self, scene: SceneBatch, index: int, step: int, plain: bool = False) -> Estimates:
+        """The windows of ``scene`` with the poses of one lifter.
+
+        Args:
+            scene: the scenes of the batch.
+            index: the number of the lifter in the pool.
+            step: seeds the draws.
+            plain: leave out drawn and systematic errors.
+        """
         features, rotation = canonical_pose(scene.keypoints, scene.camera)
-        truth = turned(scene.pose_3d, rotation)
+        truth = to_virtual_camera(scene.pose_3d, rotation)
         if self._config.model.causal:
-            lifter = self._lifters[place]
+            lifter = self._lifters[index]
             window = self._config.window
             if self._live:
                 pose = lifter.lift_live(features[:, -(lifter.reach + window) :])
@@ -130,42 +149,46 @@ class EstimatorPool:
             else:
                 pose = lifter.lift(features)
         else:
-            lifted = self._blended(self._lifters[place], features)
+            lifted = self._blended(self._lifters[index], features)
             features, pose, truth = (self._middle(values) for values in (features, lifted, truth))
         if plain:
             return Estimates(features, pose, truth)
         draws = Draws(self._config.training.seed + SEED_OF_POOL, step, pose.device)
         if self._drawn:
-            drawn = truth + self._drawn[place].draw(draws, features, pose, truth)
+            drawn = truth + self._drawn[index].draw(draws, features, pose, truth)
             chosen = draws.chance(self._config.estimators.drawn, len(pose))
             pose = torch.where(chosen[:, None, None, None], drawn, pose)
         return Estimates(features, self._systematic.disturb(draws, pose), truth)
 
     def _middle(self, values: Tensor) -> Tensor:
-        """Scenes ``(B, length, ...)`` -> the refiner's windows ``(B x phases, T, ...)`` from their middle.
+        """Cut the refiner's windows from the middle of the scenes: ``(B, length, ...)`` -> ``(B x phases, T, ...)``.
 
-        Lifting a scene costs more than a step of a small refiner, so each of its phases becomes a window."""
+        To lift a scene costs more than a step of a small refiner, so every phase of the scene becomes a window.
+        """
         first, span = self._hop // 2, self._every * (self._config.frames - 1) + 1
         phases = [slice(first + phase, first + phase + span, self._every) for phase in range(self._every)]
         return torch.cat([values[:, phase] for phase in phases])
 
     def _blended(self, lifter: RayLifter, features: Tensor) -> Tensor:
-        """Windows that overlap by half, blended as the runtime blends them."""
+        """Lift scenes in windows that overlap by half, and blend them like the runtime."""
         frames, (batch, length) = self._config.frames, features.shape[:2]
         starts = range(0, length - frames + 1, self._hop)
         lifted = lifter.windows(torch.cat([features[:, start : start + frames] for start in starts]))
         total = torch.zeros(batch, length, 17, 3, device=features.device)
         weight = torch.zeros(length, 1, 1, device=features.device)
-        for place, start in enumerate(starts):
-            window = lifted[batch * place : batch * (place + 1)]
+        for index, start in enumerate(starts):
+            window = lifted[batch * index : batch * (index + 1)]
             total[:, start : start + frames] += self._weights * window
             weight[start : start + frames] += self._weights
         return total / weight
 
 
 def frames_between(config: Config, lifters: Sequence[RayLifter]) -> int:
-    """Frames of a pool's lifters from one frame of the refiner to the next: the ratio of their strides. Raises
-    ConfigError where it is no whole number."""
+    """The ratio of the refiner's stride to the stride of the lifters.
+
+    Raises:
+        ConfigError: the lifters have different strides, or the ratio is no whole number.
+    """
     strides = {lifter.stride for lifter in lifters}
     stride = min(strides)
     if len(strides) > 1 or config.stride % stride:
@@ -177,29 +200,34 @@ def frames_between(config: Config, lifters: Sequence[RayLifter]) -> int:
 
 
 def pool_length(config: Config, every: int = 1, reach: int = 0) -> int:
-    """Frames of a scene, in the stride of the lifters.
+    """The length of a scene, in frames of the lifters.
 
-    A refiner's frames are ``every`` frames of the lifters apart. A scene holds one window of the refiner, the
-    ``every - 1`` windows that begin one frame later each, and half an overlap of the lifters' windows on both sides. It
-    is as long as several windows of a lifter that overlap by half. A causal refiner needs the frames it is trained
-    on and, where they are lifted live, ``reach`` frames before them.
+    A scene holds one window of the refiner, whose frames are ``every`` frames of the lifters apart, and the
+    ``every - 1`` windows that begin one frame later each. On both sides it has half an overlap of the lifters' windows.
+    The length is rounded up to a whole number of lifters' windows that overlap by half. For a causal refiner the scene
+    has the frames of its training window and, if they are lifted live, ``reach`` frames before them.
+
+    Args:
+        config: the configuration of the run.
+        every: see `frames_between`.
+        reach: the largest `RayLifter.reach` of the pool, for ``estimators.live``.
     """
     if config.model.causal:
         return config.window + reach
     hop = max(1, config.frames // 2)
-    # Behind the first window there are those that begin with the next frames, and half an overlap.
+    # After the first window come the windows that begin with the next frames, and half an overlap.
     needed = hop // 2 + (config.frames - 1) * every + 1 + max(hop // 2, every - 1)
     overlaps = -(-(needed - config.frames) // hop)
     return config.frames + max(1, overlaps) * hop
 
 
-class _OfOne:
-    """One lifter of a pool as a sampler of `Windows`, for the fit of its noise model."""
+class _SingleLifterSampler:
+    """Samples `Windows` with the poses of one lifter of a pool, to fit its noise model."""
 
-    def __init__(self, pool: EstimatorPool, place: int) -> None:
-        self._pool, self._place = pool, place
+    def __init__(self, pool: EstimatorPool, index: int) -> None:
+        self._pool, self._index = pool, index
 
     def batch(self, step: int) -> Windows:
-        found = self._pool.estimates(self._pool._scenes.batch(step), self._place, step, plain=True)
-        features, pose, truth = (value.cpu().numpy() for value in (found.features, found.pose, found.truth))
+        batch = self._pool.estimates(self._pool._scenes.batch(step), self._index, step, plain=True)
+        features, pose, truth = (value.cpu().numpy() for value in (batch.features, batch.pose, batch.truth))
         return Windows(features, truth, np.full(len(pose), ""), lifted=pose)

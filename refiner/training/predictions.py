@@ -1,17 +1,17 @@
-"""A refiner for any estimator: training on a file of its predictions beside the ground truth.
+"""Read files of an estimator's predictions with the ground truth, to train a refiner for any estimator.
 
-The file is an ``.npz`` with one row a frame, clips one after the other:
+The file is an ``.npz`` with one row per frame, clip after clip:
 
-    pose_2d      (F, 17, 2)  what the estimator's 3D came from, pixels
-    pose_3d      (F, 17, 3)  its prediction, metres, camera axes; the root may lie anywhere
-    target_3d    (F, 17, 3)  the ground truth, likewise
-    clip         (F,)        a number or name, the same through one clip
-    person       (F,)        a number or name; at least two people, one of whom is kept for validation
+    pose_2d      (F, 17, 2)  the 2D input of the estimator, pixels
+    pose_3d      (F, 17, 3)  its prediction, metres, camera axes; the root may be anywhere
+    target_3d    (F, 17, 3)  the ground truth, in the same form
+    clip         (F,)        a number or name, the same for all frames of a clip
+    person       (F,)        a number or name; at least two people, one of whom is used for validation
     image_size   (2,) or (F, 2)  width and height in pixels
     fps          a number
 
-The predictions should be of people whom the estimator was not trained on: the errors on its own training people are
-smaller than those that it makes in use.
+The predictions should be for people whom the estimator was not trained on. Its errors on its own training people are
+smaller than its errors in use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,17 +35,24 @@ FIELDS = ("pose_2d", "pose_3d", "target_3d", "clip", "person", "image_size", "fp
 
 @dataclass(frozen=True, eq=False)
 class PredictedClip:
-    """One clip: normalised 2D ``(F, 17, 2)``, prediction and truth ``(F, 17, 3)``, both with their root at 0."""
+    """One clip of a file of predictions.
+
+    Attributes:
+        person: the person's name.
+        pose_2d: 2D poses in image coordinates, ``(F, 17, 2)``.
+        lifted: the predictions, ``(F, 17, 3)`` metres, root at 0.
+        truth: the ground truth, ``(F, 17, 3)`` metres, root at 0.
+    """
 
     person: str
-    screen: NDArray[np.float32]
+    pose_2d: NDArray[np.float32]
     lifted: NDArray[np.float32]
     truth: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a file holds; ``fps`` is that of every clip."""
+    """The content of a file of predictions; ``fps`` is the frame rate of every clip."""
 
     name: str
     fps: float
@@ -54,6 +60,7 @@ class Predictions:
 
     @property
     def people(self) -> list[str]:
+        """The names of all people, sorted."""
         return sorted({clip.person for clip in self.clips})
 
     def of(self, people: list[str]) -> list[PredictedClip]:
@@ -64,8 +71,10 @@ class Predictions:
 def load_predictions(path: str | os.PathLike[str]) -> Predictions:
     """Read and check a file of predictions.
 
-    Raises ArchiveError for a missing field or lengths that do not fit, and the InputError of `refiner.data.inputs` for
-    poses that cannot be what they should be (swapped, millimetres, NaN ...), naming the clip.
+    Raises:
+        ArchiveError: a field is missing, or the lengths of the fields differ.
+        InputError: `refiner.data.inputs` finds impossible poses (swapped arguments, millimetres, NaN and so on); the
+            message names the clip.
     """
     file = Path(path)
     arrays = load_npz(file)
@@ -78,15 +87,15 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
             raise ArchiveError(f"{file}: {name} has shape {np.shape(arrays[name])}, expected {frames} rows as pose_2d")
     sizes = np.broadcast_to(np.asarray(arrays["image_size"], dtype=np.float64), (frames, 2))
     names, people = (np.asarray(arrays[name]).astype(str) for name in ("clip", "person"))
-    kind = joint_set("h36m17")
+    joints = joint_set("h36m17")
     clips = []
     starts = np.flatnonzero(np.append(True, (names[1:] != names[:-1]) | (people[1:] != people[:-1])))
     for first, last in zip(starts, np.append(starts[1:], frames), strict=True):
         rows = slice(int(first), int(last))
         try:
             size = check_image_size(sizes[first])
-            pose_2d = check_pose_2d(arrays["pose_2d"][rows], size, kind)
-            lifted, truth = (check_pose_3d(arrays[name][rows], kind) for name in ("pose_3d", "target_3d"))
+            pose_2d = check_pose_2d(arrays["pose_2d"][rows], size, joints)
+            lifted, truth = (check_pose_3d(arrays[name][rows], joints) for name in ("pose_3d", "target_3d"))
         except InputError as error:
             raise type(error)(f"{file}, clip {names[first]} of {people[first]}: {error}") from error
         clips.append(
@@ -104,17 +113,28 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
 
 
 class PredictionSampler:
-    """Batches of windows of the given people, half of them mirrored, from the seed and the step alone.
+    """Draws batches of windows of the given people; every person counts alike.
 
-    Every person counts alike. Raises ConfigError where no clip of theirs is as long as a window.
+    A batch depends only on the seed and the step.
+
+    Args:
+        predictions: the content of the file.
+        people: the training people.
+        frames: T.
+        batch: windows of a batch.
+        seed: of the draws.
+        flip: share of the windows that are mirrored.
+
+    Raises:
+        ConfigError: no clip of these people is as long as a window.
     """
 
     def __init__(self, predictions: Predictions, people: list[str], frames: int, batch: int, seed: int, flip: float):
         self.frames, self.size, self.seed, self.flip = frames, batch, seed, flip
-        self._clips = [clip for clip in predictions.of(people) if len(clip.screen) >= frames]
+        self._clips = [clip for clip in predictions.of(people) if len(clip.pose_2d) >= frames]
         if not self._clips:
             raise ConfigError(f"no clip of {', '.join(people) or 'anybody'} has {frames} frames")
-        share = np.array([len(clip.screen) - frames + 1.0 for clip in self._clips])
+        share = np.array([len(clip.pose_2d) - frames + 1.0 for clip in self._clips])
         owners = np.array([clip.person for clip in self._clips])
         for person in set(owners):
             share[owners == person] /= share[owners == person].sum()
@@ -124,14 +144,14 @@ class PredictionSampler:
         """The windows of one training step, with the estimator's poses."""
         rng = np.random.default_rng([self.seed, step])
         chosen = [self._clips[index] for index in rng.choice(len(self._clips), size=self.size, p=self._share)]
-        starts = [int(rng.integers(len(clip.screen) - self.frames + 1)) for clip in chosen]
+        starts = [int(rng.integers(len(clip.pose_2d) - self.frames + 1)) for clip in chosen]
         mirrored = rng.random(self.size) < self.flip
 
-        def cut(field: str) -> Any:
+        def cut(field: str) -> NDArray[np.float32]:
             pairs = zip(chosen, starts, strict=True)
             windows = np.stack([getattr(clip, field)[start : start + self.frames] for clip, start in pairs])
             windows[mirrored] = flip_pose(windows[mirrored])
             return windows
 
         subjects = np.array([clip.person for clip in chosen])
-        return Windows(cut("screen"), cut("truth"), subjects, cut("lifted"))
+        return Windows(cut("pose_2d"), cut("truth"), subjects, cut("lifted"))

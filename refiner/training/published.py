@@ -1,4 +1,4 @@
-"""A checkpoint that a lifter's authors published as one of ours, which every command takes."""
+"""Convert a checkpoint that a lifter's authors published to our format, which every command accepts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from refiner.models.mixste import SpatioTemporalBlocks
 from refiner.models.published import HUMAN36M_ACTIONS
 from refiner.training.config import Config, apply_override, config_from_dict
 
-# All of them were trained on these people at this rate.
+# The training data of all published lifters.
 TRAINED_ON: Mapping[str, Any] = {
     "name": "Human3.6M (weights published by the authors)",
     "fps": 50.0,
@@ -40,15 +40,25 @@ def import_published(
     published: bool = False,
     overrides: Sequence[str] = (),
 ) -> Config:
-    """Read a published file and write it as a checkpoint; returns the configuration that is stored in it.
+    """Read a published file and write it as a checkpoint.
 
     Args:
-        name, source, merges, clip, published: see `from_published`.
-        frames: of STCFormer's windows, which its file does not tell; the others know theirs.
-        overrides: ``section.key=value``, like sampling.steps=10.
+        name: see `from_published`.
+        source: see `from_published`.
+        output: the checkpoint to write.
+        frames: the window length of an STCFormer, whose file does not contain it; the other files do.
+        merges: see `from_published`.
+        clip: see `from_published`.
+        published: see `from_published`.
+        overrides: changes of the configuration, such as ``sampling.steps=10``.
 
-    Raises UsageError where frames are missing or contradict the file, CheckpointError, and ConfigError for a
-    configuration that the weights do not fit.
+    Returns:
+        The configuration that the checkpoint stores.
+
+    Raises:
+        UsageError: ``frames`` is missing or contradicts the file.
+        CheckpointError: see `from_published`.
+        ConfigError: the weights do not fit the configuration, or it cannot be sampled.
     """
     model = from_published(name, source, merges=merges, clip=clip, published=published)
     content = {"kind": "lifter", "frames": _frames_of(model, frames), **_sections_of(model, published)}
@@ -65,7 +75,7 @@ def import_published(
             f"{source} does not have the parts that a configuration can name"
             + (f"; changed by {', '.join(overrides)}" if overrides else ", like a FinePOSE without one of its prompts")
         )
-    as_lifter(model, stored)  # refuses steps, hypotheses and seeds that cannot be sampled
+    as_lifter(model, stored)  # raises an error for steps, hypotheses and seeds that cannot be sampled
     tensors = {f"{MODEL_PREFIX}{n}": value for n, value in state.items()}
     description = {**TRAINED_ON, "file": Path(source).name}
     save_checkpoint(output, {**stored, "data_description": description}, tensors)
@@ -87,7 +97,7 @@ def _frames_of(model: nn.Module, frames: int | None) -> int:
 
 
 def _sections_of(model: nn.Module, published: bool) -> dict[str, Any]:
-    """The sizes of a model as the sections of a configuration."""
+    """Describe a model as sections of a configuration: architecture, sizes, sampling and text."""
     if isinstance(model, STCFormer):
         block: Any = model.stcformer.stc_block[0]
         shape = {"heads": block.stc_att.heads, "mlp_ratio": len(block.mlp.fc1.weight) // block.stc_att.dim}
@@ -114,7 +124,7 @@ def _sections_of(model: nn.Module, published: bool) -> dict[str, Any]:
     assert isinstance(text, PromptedText)
     layer: Any = denoiser.textTransEncoder.layers[0]
     tower: Any = text.clip_text.transformer.resblocks
-    told = {
+    text_section = {
         "prompts": "full",
         "tower": "clip",
         "width": text.width,
@@ -127,9 +137,9 @@ def _sections_of(model: nn.Module, published: bool) -> dict[str, Any]:
         "actions": list(text.actions),
         "classifier": 0,
     }
-    return {"model": {"architecture": "finepose", **sizes}, "sampling": sampling, "text": told}
+    return {"model": {"architecture": "finepose", **sizes}, "sampling": sampling, "text": text_section}
 
 
 def _token_rows(model: FinePOSE, merges: str | os.PathLike[str] | None) -> tuple[str, ...]:
-    assert merges is not None  # from_published would have refused
+    assert merges is not None  # otherwise from_published has raised an error
     return TokenTable.rows_of(ClipVocabulary.from_file(merges), texts_of(FULL_PROMPTS, HUMAN36M_ACTIONS))

@@ -1,4 +1,4 @@
-"""From a configuration to a trained checkpoint: what `refiner-train` calls."""
+"""Run a training, from a configuration to a trained checkpoint; `refiner-train` calls this module."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
 from refiner.models.canonical import sees_rays
 from refiner.training.config import Config
 from refiner.training.diffusion_lifter import DiffusionLifterTask
-from refiner.training.kept import KeptBatches, Lift, lifted_already
 from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
 from refiner.training.pool import EstimatorPool, frames_between, pool_length
 from refiner.training.predictions import Predictions, PredictionSampler
+from refiner.training.repeated import RepeatedBatches, stored_poses
 from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
 from refiner.training.scenes import SceneSampler
@@ -39,25 +39,33 @@ from refiner.training.scenes.motion import MotionClip, synthetic_clips
 from refiner.training.schedule import TimeBox
 from refiner.training.smoothing import SmoothingTask
 from refiner.training.tasks import (
+    ClipPair,
     LifterTask,
+    Poses,
     RefinerTask,
     Task,
     ValidationClips,
     ValidationWindows,
     lift_sequences,
-    screen_and_truth,
+    poses_of_clips,
 )
 from refiner.training.text import complete_text, fill_text
 from refiner.training.unrolled_task import UnrolledRefinerTask, ValidatedEstimator
-from refiner.training.windows import Sampler, Windows, WindowSampler
+from refiner.training.windows import Lift, Sampler, Windows, WindowSampler
 
 LiftPoses = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A run before its first step: the configuration as it is stored, the task, what its batches come from, and what
-    its checkpoints say of the data."""
+class PreparedRun:
+    """A run before its first step.
+
+    Attributes:
+        config: the configuration as the checkpoint stores it.
+        task: the loss and the validation.
+        sampler: the source of the batches.
+        description: the description of the data that the checkpoint stores.
+    """
 
     config: Config
     task: Task
@@ -74,20 +82,37 @@ def train_lifter(
     minutes: float | None = None,
     finish: bool = False,
 ) -> Path:
-    """Train a lifter on the training people, less those of ``without`` (for cross-fitting); see `train`.
+    """Train a lifter on the training people of a motion folder.
 
-    ``minutes`` from here, and ``finish``: see `TimeBox`.
+    Args:
+        config: the configuration of the run.
+        folder: the motion data.
+        output: the folder of the run.
+        without: people to leave out, for cross-fitting.
+        quiet: show no progress bar.
+        minutes: stop after this time, see `TimeBox`.
+        finish: let the schedule end with the time, see `TimeBox`.
+
+    Returns:
+        The path of the best checkpoint.
+
+    Raises:
+        ConfigError: see `prepare_lifter`. `train` lists the other errors.
     """
     box = TimeBox(minutes, finish)
     return _train(prepare_lifter(config, folder, without), output, quiet, box)
 
 
-def _train(run: Prepared, output: Path, quiet: bool, box: TimeBox) -> Path:
+def _train(run: PreparedRun, output: Path, quiet: bool, box: TimeBox) -> Path:
     return train(run.config, run.task, run.sampler, output, run.description, quiet, box)
 
 
-def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str] = ()) -> Prepared:
-    """What `train_lifter` trains. Raises ConfigError."""
+def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str] = ()) -> PreparedRun:
+    """Prepare the run of `train_lifter`.
+
+    Raises:
+        ConfigError: the configuration is not for a lifter, contradicts itself or does not fit the data.
+    """
     _prepare(config, "lifter")
     people = [person for person in folder.description.train if person not in without]
     description = _describe(folder, people) | {"without": sorted(without)}
@@ -105,7 +130,7 @@ def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str
         if isinstance(model, D3DP)
         else LifterTask(config, model, validation)
     )
-    return Prepared(config, task, sampler, description)
+    return PreparedRun(config, task, sampler, description)
 
 
 def _ray_lifter(
@@ -114,14 +139,14 @@ def _ray_lifter(
     people: Collection[str],
     without: Collection[str],
     description: dict[str, Any],
-) -> Prepared:
-    """A lifter for any camera."""
+) -> PreparedRun:
+    """Prepare a lifter that sees rays, for any camera."""
     sampler = _scene_sampler(config, folder, people)
     validation = SceneWindows.of_clips(validation_clips(folder), config.frames, config.stride)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     start_from(model, config, without)
-    return Prepared(config, RayLifterTask(config, model, validation), sampler, description)
+    return PreparedRun(config, RayLifterTask(config, model, validation), sampler, description)
 
 
 def _scene_sampler(
@@ -159,14 +184,32 @@ def train_refiner(
     minutes: float | None = None,
     finish: bool = False,
 ) -> Path:
-    """Train a refiner on the outputs of the lifter (or the cross-fitted lifters) that the configuration names; see
-    `train`."""
+    """Train a refiner on the outputs of the lifter, or of the cross-fitted lifters, that the configuration names.
+
+    Args:
+        config: the configuration of the run.
+        folder: the motion data.
+        output: the folder of the run.
+        quiet: show no progress bar.
+        minutes: stop after this time, see `TimeBox`.
+        finish: let the schedule end with the time, see `TimeBox`.
+
+    Returns:
+        The path of the best checkpoint.
+
+    Raises:
+        ConfigError: see `prepare_refiner`. `train` lists the other errors.
+    """
     box = TimeBox(minutes, finish)
     return _train(prepare_refiner(config, folder), output, quiet, box)
 
 
-def prepare_refiner(config: Config, folder: MotionFolder) -> Prepared:
-    """What `train_refiner` trains. Raises ConfigError."""
+def prepare_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
+    """Prepare the run of `train_refiner`.
+
+    Raises:
+        ConfigError: the configuration is not for a refiner, contradicts itself, or does not fit the data or the lifter.
+    """
     _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
@@ -178,18 +221,18 @@ def prepare_refiner(config: Config, folder: MotionFolder) -> Prepared:
     sampler = _sampler(config, folder, people)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
-    validation = _validation(config, screen_and_truth(_validation_clips(config, folder)))
+    validation = _validation(config, poses_of_clips(_validation_clips(config, folder)))
     lifted = validation.each(lifter, validation.pose_2d)
     source: Sampler = sampler
     if config.training.distinct_batches:
-        source, lift = KeptBatches(sampler, lift, config.training.distinct_batches), lifted_already
+        source, lift = RepeatedBatches(sampler, lift, config.training.distinct_batches), stored_poses
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
-    return Prepared(config, task, source, description)
+    return PreparedRun(config, task, source, description)
 
 
-def _ray_refiner(config: Config, folder: MotionFolder) -> Prepared:
-    """A refiner for any camera, on a lifter for any camera."""
+def _ray_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
+    """Prepare a refiner that sees rays, trained on one lifter that sees rays."""
     if config.stride != 1 or config.training.window:
         raise ConfigError("a refiner that sees rays takes every frame: leave stride and training.window out")
     people = list(folder.description.train)
@@ -199,13 +242,13 @@ def _ray_refiner(config: Config, folder: MotionFolder) -> Prepared:
     sampler = LiftedScenes(scenes, [lifter], config.frames)
     clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
     validation = _validation(config, clips)
-    kept = [lifter.lift_clip(features) for features, _ in clips]
-    task = _refiner_task(config, sampler, lifted_already, validation, _validated(config, kept))
-    return Prepared(config, task, sampler, _describe(folder, people))
+    lifted = [lifter.lift_clip(features) for features, _ in clips]
+    task = _refiner_task(config, sampler, stored_poses, validation, _validation_poses(config, lifted))
+    return PreparedRun(config, task, sampler, _describe(folder, people))
 
 
-def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
-    """A refiner for any camera and any estimator, on a pool of lifters and on systematic errors."""
+def _unrolled(config: Config, folder: MotionFolder) -> PreparedRun:
+    """Prepare a refiner for any camera and any estimator: it is trained on a pool of lifters and systematic errors."""
     _check_unrolled(config)
     lifters, held_out = _pool_of(config)
     people = list(folder.description.train)
@@ -214,7 +257,7 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
         raise ConfigError(
             f"training.batch is {config.training.batch}; expected a multiple of {every}, the windows of a scene"
         )
-    # Lifters of different reach take the same scenes, of which they lift more or fewer frames.
+    # Lifters of different reach get the same scenes; a lifter of smaller reach ignores the first frames.
     reach = max(lifter.reach for lifter in lifters) if config.estimators.live else 0
     length = pool_length(config, every, reach)
     scenes = _scene_sampler(config, folder, people, length, config.training.batch // every, config.stride // every)
@@ -226,25 +269,25 @@ def _unrolled(config: Config, folder: MotionFolder) -> Prepared:
     def validated(lifter: RayLifter, name: str) -> ValidatedEstimator:
         lift = lifter.lift_clip_live if config.estimators.live else lifter.lift_clip
         parts = [part for features, _ in clips for part in _parts(config, lift(features))[0]]
-        return ValidatedEstimator(name, windows, _validated(config, parts))
+        return ValidatedEstimator(name, windows, _validation_poses(config, parts))
 
     validation = [validated(lifters[0], "lifter")]
-    validation += [validated(lifter, f"held_out_{place}") for place, lifter in enumerate(held_out, 1)]
+    validation += [validated(lifter, f"held_out_{number}") for number, lifter in enumerate(held_out, 1)]
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     assert isinstance(model, PoseDenoiser)
     start_from(model, config)
-    kept = fitted[0]
+    noise = fitted[0]
     if config.start_from:
-        # What the network says is in this unit. The loss is in metres, so that any other unit would do, too.
+        # Keep the unit of the network's output from the first run. The loss is in metres, so any unit is possible.
         scale = load_checkpoint(config.start_from, "refiner").tensors["error_scale"]
-        kept = dataclasses.replace(kept, error_scale=scale.double().numpy())
-    task = UnrolledRefinerTask(config, model, kept, validation)
-    return Prepared(config, task, pool, _describe(folder, people))
+        noise = dataclasses.replace(noise, error_scale=scale.double().numpy())
+    task = UnrolledRefinerTask(config, model, noise, validation)
+    return PreparedRun(config, task, pool, _describe(folder, people))
 
 
 def _parts(config: Config, *sequences: NDArray[np.float32]) -> list[list[NDArray[np.float32]]]:
-    """Each sequence of a clip as its phases (temporal downsampling), one where the refiner takes every frame."""
+    """Split each sequence of a clip into its phases (temporal downsampling); one phase if the stride is 1."""
     stride = max(1, min(config.stride, len(sequences[0]) // config.frames))
     return [[sequence[phase] for phase in tds_phases(len(sequence), stride)] for sequence in sequences]
 
@@ -259,13 +302,13 @@ def _check_unrolled(config: Config) -> None:
 
 
 def _pool_of(config: Config) -> tuple[list[RayLifter], list[RayLifter]]:
-    """The lifters that a refiner is trained on, and those that choose its checkpoint beside the first of them."""
+    """Load the lifters to train the refiner on, and the held-out lifters."""
 
-    def opened(path: str) -> RayLifter:
+    def load(path: str) -> RayLifter:
         return RayLifter.of_checkpoint(load_checkpoint(path, "lifter"), config.training.device)
 
-    pool = [opened(path) for path in (config.lifter, *config.estimators.others)]
-    return pool, [opened(path) for path in config.estimators.held_out]
+    pool = [load(path) for path in (config.lifter, *config.estimators.others)]
+    return pool, [load(path) for path in config.estimators.held_out]
 
 
 def train_refiner_on_predictions(
@@ -277,9 +320,22 @@ def train_refiner_on_predictions(
     minutes: float | None = None,
     finish: bool = False,
 ) -> Path:
-    """Train a refiner for whatever made ``predictions``; ``validation_person`` is kept out of the training.
+    """Train a refiner for any estimator, on a file of its predictions.
 
-    ``minutes`` and ``finish``: see `TimeBox`. Raises ConfigError for a person who is not there, or alone.
+    Args:
+        config: the configuration of the run.
+        predictions: the predictions with the ground truth.
+        validation_person: a person of the file for the validation, not used for training.
+        output: the folder of the run.
+        quiet: show no progress bar.
+        minutes: stop after this time, see `TimeBox`.
+        finish: let the schedule end with the time, see `TimeBox`.
+
+    Returns:
+        The path of the best checkpoint.
+
+    Raises:
+        ConfigError: the file lacks that person or has nobody else, or the configuration needs a lifter that runs.
     """
     box = TimeBox(minutes, finish)
     _prepare(config, "refiner")
@@ -291,40 +347,40 @@ def train_refiner_on_predictions(
         )
     settings = config.training
     if settings.distinct_batches:
-        raise ConfigError("training.distinct_batches is for lifters that run: predictions are there already")
+        raise ConfigError("training.distinct_batches needs a lifter that runs: predictions are already computed")
     if config.data.recombine or config.data.reverse or config.data.detected:
         raise ConfigError(
-            "data.recombine, data.reverse and data.detected need a lifter that runs: predictions are there already"
+            "data.recombine, data.reverse and data.detected need a lifter that runs: predictions are already computed"
         )
     sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
-    kept = predictions.of([validation_person])
-    validation = _validation(config, [(clip.screen, clip.truth) for clip in kept])
-    lifted = _validated(config, [clip.lifted for clip in kept])
+    own = predictions.of([validation_person])
+    validation = _validation(config, [(clip.pose_2d, clip.truth) for clip in own])
+    lifted = _validation_poses(config, [clip.lifted for clip in own])
     description = {
         "name": predictions.name,
         "fps": predictions.fps,
         "train": people,
         "validation": [validation_person],
-        "frames": {person: sum(len(clip.screen) for clip in predictions.of([person])) for person in people},
+        "frames": {person: sum(len(clip.pose_2d) for clip in predictions.of([person])) for person in people},
     }
-    task = _refiner_task(config, sampler, lifted_already, validation, lifted)
+    task = _refiner_task(config, sampler, stored_poses, validation, lifted)
     return train(config, task, sampler, output, description, quiet, box)
 
 
-def _validation(config: Config, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> ValidationWindows | ValidationClips:
-    """What a refiner is validated on: a causal one on whole clips, by the pass that a stream gets."""
+def _validation(config: Config, pairs: list[ClipPair]) -> ValidationWindows | ValidationClips:
+    """The validation data of a refiner: whole clips for a causal refiner, which runs on them as on a stream."""
     return ValidationClips(pairs) if config.model.causal else ValidationWindows(pairs, config.frames)
 
 
-def _validated(config: Config, poses: list[NDArray[np.float32]]) -> Any:
-    """The lifted poses of what `_validation` gives, in its order: whole clips of a causal refiner, else windows."""
+def _validation_poses(config: Config, poses: list[NDArray[np.float32]]) -> Poses:
+    """The lifted poses in the form and order of `_validation`: whole clips for a causal refiner, otherwise windows."""
     if config.model.causal:
         return [pose[None] for pose in poses]
     return np.concatenate([split_windows(pose, config.frames) for pose in poses])
 
 
 def _refiner_task(
-    config: Config, sampler: Sampler, lift: Lift, validation: ValidationWindows | ValidationClips, lifted: Any
+    config: Config, sampler: Sampler, lift: Lift, validation: ValidationWindows | ValidationClips, lifted: Poses
 ) -> Task:
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
@@ -338,44 +394,59 @@ def _refiner_task(
 
 
 def start_from(model: nn.Module, config: Config, without: Collection[str] = ()) -> None:
-    """Take over the weights of the checkpoint that ``config`` starts from, if any.
+    """Load the weights of the checkpoint ``config.start_from`` into a model, if the configuration names one.
 
-    A windowed refiner starts from a causal one and the other way round. Raises CheckpointError for another network, and
-    ConfigError for one that knows people ``without`` whom this is to be trained.
+    A windowed refiner can start from a causal one and the other way round.
+
+    Args:
+        model: the fresh model.
+        config: the configuration of the run.
+        without: the people that the run leaves out.
+
+    Raises:
+        CheckpointError: the checkpoint holds another network.
+        ConfigError: the checkpoint was trained on people that this run leaves out.
     """
     if not config.start_from:
         return
     checkpoint = load_checkpoint(config.start_from, config.kind)
     seen = sorted(set(without) - set(checkpoint.spec.left_out))
     if seen:
-        raise ConfigError(f"{config.start_from} has been trained on {', '.join(seen)}, to be left out here")
+        raise ConfigError(f"{config.start_from} was trained on {', '.join(seen)}, to be left out in this run")
     try:
         model.load_state_dict(checkpoint.state())
     except RuntimeError as error:
         raise CheckpointError(
-            f"a run cannot start from {config.start_from}, whose network is another than the configuration's: {error}"
+            f"a run cannot start from {config.start_from}, whose network is not the configuration's: {error}"
         ) from error
 
 
 def cross_fitted_lift(config: Config, people: Collection[str]) -> Lift:
-    """Lift every person by a lifter that never saw that person.
+    """Build a function that lifts every person with a lifter that never saw this person.
 
-    Each checkpoint of ``noise.cross_fit`` says in its data description whom it was trained without. Synthetic
-    people take the first. Raises ConfigError when somebody has no such lifter.
+    The data description of each checkpoint in ``noise.cross_fit`` names the people that it was trained without.
+    The first lifter lifts the synthetic people.
+
+    Args:
+        config: the configuration of the run.
+        people: the training people.
+
+    Raises:
+        ConfigError: there is no such lifter for one of the people.
     """
-    lifters, of_person = [], {"synthetic": 0}
+    lifters, lifter_of_person = [], {"synthetic": 0}
     for index, path in enumerate(config.noise.cross_fit):
         checkpoint = load_checkpoint(path, "lifter")
         lifters.append(_lifter_of(checkpoint, config))
         for person in checkpoint.spec.left_out:
-            of_person.setdefault(person, index)
-    missing = [person for person in people if person not in of_person]
+            lifter_of_person.setdefault(person, index)
+    missing = [person for person in people if person not in lifter_of_person]
     if missing:
         raise ConfigError(f"no lifter of noise.cross_fit was trained without {', '.join(missing)}")
 
     def lift(windows: Windows) -> NDArray[np.float32]:
         lifted = np.empty_like(windows.pose_3d)
-        chosen = np.array([of_person[str(subject)] for subject in windows.subjects])
+        chosen = np.array([lifter_of_person[str(subject)] for subject in windows.subjects])
         for index in np.unique(chosen):
             rows = chosen == index
             lifted[rows] = lifters[index](windows.pose_2d[rows])
@@ -400,7 +471,7 @@ def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> W
 
 
 def _validation_clips(config: Config, folder: MotionFolder) -> list[CameraClip]:
-    """Those of the validation people; with real detections where such are trained on, checked as those are."""
+    """The clips of the validation people. If the run trains on real detections, they are checked here, too."""
     people = folder.description.validation
     if not people:
         raise ConfigError(f"{folder.description.name} names nobody for validation; refiner-train --validation-person")
@@ -434,14 +505,14 @@ def _prepare(config: Config, kind: str) -> None:
             "never saw one of them, and with finepose, whose prompts name the action"
         )
     if kind == "lifter" and config.model.causal:
-        raise ConfigError("model.causal is of refiners: a lifter's configuration does not have it")
-    kept = config.training.distinct_batches
-    if kept < 0 or (kept and kind == "lifter"):
-        raise ConfigError(f"training.distinct_batches is {kept}; expected 0, or for a refiner a number of batches")
-    frames = kept * config.training.batch * config.window
+        raise ConfigError("model.causal is of refiners: leave it out of a lifter's configuration")
+    batches = config.training.distinct_batches
+    if batches < 0 or (batches and kind == "lifter"):
+        raise ConfigError(f"training.distinct_batches is {batches}; expected 0, or for a refiner a number of batches")
+    frames = batches * config.training.batch * config.window
     if 0 < frames < config.noise.fit_frames and ModelSpec.of_config(dataclasses.asdict(config)).is_denoiser:
         raise ConfigError(
-            f"training.distinct_batches = {kept} are {frames:,} frames, and noise.fit_frames asks for "
+            f"training.distinct_batches = {batches} are {frames:,} frames, and noise.fit_frames asks for "
             f"{config.noise.fit_frames:,}: take more batches, or a fit on fewer frames"
         )
     if config.window < config.frames or (config.window > config.frames and not config.model.causal):
@@ -455,10 +526,10 @@ def _prepare(config: Config, kind: str) -> None:
 
 
 def keep_large_blocks() -> None:
-    """Let the C library keep freed memory, on Linux with glibc; does nothing elsewhere.
+    """Let the C library keep freed memory, on Linux with glibc. Does nothing elsewhere.
 
-    By default blocks above 128 kB to 32 MB are given back to the system and faulted in again at every step,
-    which costs a third of a training step on the CPU.
+    By default the library returns blocks above a threshold of 128 kB to 32 MB to the system, and the system must map
+    them again at every step. This costs a third of a training step on the CPU.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,41 +1,46 @@
-"""What SmoothNet is trained by: a lifter's poses against the true ones, in place and in acceleration."""
+"""Training of SmoothNet on a lifter's poses, with a loss on positions and accelerations."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.models import SmoothNet
 from refiner.training.config import Config
-from refiner.training.tasks import ValidationWindows, lift_windows
-from refiner.training.windows import Windows
+from refiner.training.tasks import Poses, ValidationWindows, lift_windows
+from refiner.training.windows import Lift, Windows
 
 # Weight of the second differences beside the positions, as published.
 ACCELERATION_WEIGHT = 0.1
 
 
 class SmoothingTask:
-    """The published loss: mean absolute error of coordinates, and a tenth of that of their second differences.
+    """Trains SmoothNet with the published loss.
+
+    The loss is the mean absolute error of the coordinates, plus a tenth of the mean absolute error of their second
+    differences over time.
 
     Args:
-        lift: ``(windows) -> y_est``: the lifter's root-relative poses.
-        validation_lifted: those of the validation windows.
+        config: the configuration of the run.
+        model: the network.
+        lift: ``(windows) -> y_est``, the lifter's root-relative poses.
+        validation: the validation windows.
+        validation_lifted: the lifter's poses for them, ``(N, T, 17, 3)`` metres.
     """
 
     def __init__(
         self,
         config: Config,
         model: SmoothNet,
-        lift: Any,
+        lift: Lift,
         validation: ValidationWindows,
-        validation_lifted: NDArray[np.float32],
+        validation_lifted: Poses,
     ) -> None:
-        self.model, self.lift, self.validation, self._lifted = model, lift, validation, validation_lifted
+        self.model, self.lift, self.validation = model, lift, validation
+        assert isinstance(validation_lifted, np.ndarray)
+        self._lifted = validation_lifted
         self.device = torch.device(config.training.device)
         self._baseline = validation.mpjpe_mm(validation_lifted)
 
@@ -46,7 +51,7 @@ class SmoothingTask:
         return functional.l1_loss(smoothed, target) + ACCELERATION_WEIGHT * functional.l1_loss(acceleration, expected)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        # A lifter's windows hold 2D poses, these 3D ones; they run alike.
+        # `lift_windows` usually gets 2D poses; here it runs the network on 3D poses.
         smoothed = lift_windows(model, self._lifted, root="zeroed")  # as SmoothingModule does
         return {"mpjpe_mm": self.validation.mpjpe_mm(smoothed), "lifter_mpjpe_mm": self._baseline}
 

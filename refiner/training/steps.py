@@ -1,6 +1,6 @@
 """One training step: operation by operation, with the network compiled, or as one CUDA graph.
 
-None of them waits for the device: the loss stays there, and so does whether it is finite.
+No kind of step waits for the device. The loss stays on the device, and so does the question whether it is finite.
 """
 
 from __future__ import annotations
@@ -21,38 +21,41 @@ from refiner.training.tasks import LifterTask, Task
 from refiner.training.windows import Windows
 
 Optimiser = torch.optim.Optimizer | MuonWithAdamW
-# Steps that run before a step is captured, on a stream of their own, in which libraries allocate and choose algorithms.
-# They are steps of the run like any other.
+# A step is captured after this many ordinary steps of the run. They run on a stream of their own, and in them libraries
+# allocate memory and choose algorithms.
 FIRST_STEPS = 3
 
 
 class Step(Protocol):
-    """Trains on a batch; returns its loss, a tensor of no dimensions on the device. ``gone``: see `learning_rate`."""
+    """Trains on a batch and returns its loss, a tensor without dimensions on the device.
+
+    ``gone`` is the share of the time that is over, see `learning_rate`.
+    """
 
     def __call__(self, step: int, windows: Windows, gone: float = 0.0) -> Tensor: ...
 
 
 @runtime_checkable
 class CapturableTask(Protocol):
-    """A task whose loss a CUDA graph can hold.
+    """A task whose loss a CUDA graph can hold."""
 
-    ``prepare`` does what needs the host (draws, copies) and returns tensors on the device, of the same shapes at every
-    step; ``loss_of`` takes them and uses nothing else that changes from step to step.
-    """
+    def prepare(self, windows: Windows, step: int) -> tuple[Tensor, ...]:
+        """Do everything that needs the host (draws, copies); return device tensors, of the same shapes each time."""
+        ...
 
-    def prepare(self, windows: Windows, step: int) -> tuple[Tensor, ...]: ...
-
-    def loss_of(self, *inputs: Tensor) -> Tensor: ...
+    def loss_of(self, *inputs: Tensor) -> Tensor:
+        """The loss for the tensors of `prepare`. Nothing else that it uses may change from step to step."""
+        ...
 
 
 class Recorder(Protocol):
-    """Records ``run`` without running it, and returns what replays it."""
+    """Records ``run`` without running it, and returns a function that replays it."""
 
     def __call__(self, run: Callable[[], None]) -> Callable[[], None]: ...
 
 
 def captures(config: Config) -> bool:
-    """Whether the steps of a run are CUDA graphs. Raises ConfigError where there can be none."""
+    """Whether the steps of a run are CUDA graphs. Raises ConfigError if they should be, but the device has none."""
     settings = config.training
     if not settings.compile.endswith("graph"):
         return False
@@ -65,7 +68,7 @@ def captures(config: Config) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raises MissingComponentError for a CUDA device that is not there."""
+    """Raise MissingComponentError if the configured CUDA device is not available."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise MissingComponentError(
             f'training.device is "{device}" and PyTorch sees no CUDA device here; take training.device=cpu, or install '
@@ -74,10 +77,10 @@ def check_device(device: str) -> None:
 
 
 def build_step(config: Config, task: Task, optimiser: Optimiser, average: MovingAverage) -> Step:
-    """The step that ``training.compile`` names. Raises ConfigError where task or device cannot have it."""
+    """Build the step that ``training.compile`` names. Raises ConfigError if task or device do not allow it."""
     graph = captures(config)
     if config.training.compile.startswith("compile"):
-        # In place: names of parameters stay as they are.
+        # This compiles in place, so that the names of the parameters do not change.
         task.model.compile()
     if graph:
         return GraphStep(config, task, optimiser, average)
@@ -85,7 +88,7 @@ def build_step(config: Config, task: Task, optimiser: Optimiser, average: Moving
 
 
 class EagerStep:
-    """Operation by operation."""
+    """Runs a step operation by operation."""
 
     def __init__(self, config: Config, task: Task, optimiser: Optimiser, average: MovingAverage) -> None:
         self._config, self._task, self._optimiser, self._average = config, task, optimiser, average
@@ -106,10 +109,20 @@ class EagerStep:
 
 
 class GraphStep:
-    """Forward, backward, clipping, optimiser and moving average as one CUDA graph.
+    """Runs forward, backward, clipping, optimiser and moving average as one CUDA graph.
 
-    What changes from step to step lies in tensors that a replay reads: the batch, the rates, the share of the moving
-    average. ``record``: how a step is recorded; `record_cuda_graph`, or a stand-in.
+    All values that change from step to step lie in tensors that the graph reads: the batch, the rates, and the share of
+    the moving average.
+
+    Args:
+        config: the configuration of the run.
+        task: a `CapturableTask` or a `LifterTask`.
+        optimiser: built with ``capturable``.
+        average: the moving average.
+        record: records a step; `record_cuda_graph` by default.
+
+    Raises:
+        ConfigError: a graph cannot hold the loss of the task.
     """
 
     def __init__(
@@ -139,14 +152,14 @@ class GraphStep:
             self._optimiser.zero_grad(set_to_none=True)
             self._replay = self._record(self._run)
         if self._replay is None:
-            _beside(self._run, self._loss.device)
+            _on_side_stream(self._run, self._loss.device)
         else:
             self._replay()
         self._taken += 1
         return self._loss
 
     def _hold(self, tensors: tuple[Tensor, ...]) -> None:
-        """Copy a batch to where the graph reads it. Raises ConfigError for one of another shape."""
+        """Copy a batch to the tensors that the graph reads. Raises ConfigError if its shapes differ."""
         if not self._inputs:
             self._inputs = tuple(value.clone() for value in tensors)
             return
@@ -171,7 +184,7 @@ class GraphStep:
 
 
 def record_cuda_graph(run: Callable[[], None]) -> Callable[[], None]:
-    """Capture ``run`` on the current CUDA device; nothing is computed before the first replay."""
+    """Capture ``run`` on the current CUDA device. The capture computes nothing; the returned function replays it."""
     cuda: Any = torch.cuda
     cuda.synchronize()
     graph = cuda.CUDAGraph()
@@ -182,8 +195,7 @@ def record_cuda_graph(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def on_device(value: Any, device: torch.device) -> Tensor:
-    """An array or a tensor as a tensor on ``device``. The host does not wait for the copy: it is made from pinned
-    memory."""
+    """Copy an array or a tensor to ``device``, from pinned memory, so that the host does not wait for the copy."""
     tensor = torch.as_tensor(value)
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -191,7 +203,7 @@ def on_device(value: Any, device: torch.device) -> Tensor:
 
 
 def seed_of_step(config: Config, step: int) -> None:
-    """Whatever a network draws in training (dropout, stochastic depth) follows from the seed and the step too."""
+    """Seed PyTorch from the seed and the step: dropout and stochastic depth use its generator."""
     torch.manual_seed(int(np.random.SeedSequence([config.training.seed, step]).generate_state(1)[0]))
 
 
@@ -200,8 +212,8 @@ def _autocast(config: Config) -> torch.autocast:
     return torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bfloat16")
 
 
-def _beside(run: Callable[[], None], device: torch.device) -> None:
-    """Run on a stream of its own, as what is captured later must have been."""
+def _on_side_stream(run: Callable[[], None], device: torch.device) -> None:
+    """Run on a separate stream, as CUDA graphs require before a capture."""
     if device.type != "cuda":
         run()
         return
@@ -225,7 +237,7 @@ def _capturable(task: Task, config: Config) -> CapturableTask:
 
 
 class _LifterLoss:
-    """A lifter's loss in its two parts."""
+    """The loss of a `LifterTask` as a `CapturableTask`."""
 
     def __init__(self, task: LifterTask) -> None:
         self._task = task

@@ -1,4 +1,4 @@
-"""What is trained: the loss of a batch and the validation error of a lifter and of a refiner."""
+"""Training tasks: the loss of a batch and the validation error, for a lifter and for a refiner."""
 
 from __future__ import annotations
 
@@ -22,41 +22,51 @@ from refiner.diffusion.schedule import cosine_schedule
 from refiner.diffusion.temporal import correlate_in_time, temporal_factor
 from refiner.errors import TrainingError
 from refiner.models import PoseDenoiser
-from refiner.models.unrolled import root_at_zero, without_root
+from refiner.models.unrolled import root_at_zero, scale_without_root
 from refiner.training.config import Config, DiffusionConfig
 from refiner.training.losses import lifter_loss
 from refiner.training.noise_fit import FittedNoise
-from refiner.training.windows import Windows
+from refiner.training.windows import Lift, Windows
 
 MILLIMETRES = 1000.0
+# Poses of `ValidationWindows`, one array with a row for each window, or of `ValidationClips`, one array for each clip.
+Poses = NDArray[np.float32] | list[NDArray[np.float32]]
+# The 2D poses (image coordinates or ray features) and the true poses of a clip.
+ClipPair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Task(Protocol):
-    """One kind of training for the loop."""
+    """One kind of training, as the training loop sees it."""
 
     @property
     def model(self) -> nn.Module: ...
 
     def loss(self, windows: Any, step: int) -> Tensor:
-        """Of a batch of the run's sampler: `Windows`, or `refiner.training.scenes.SceneBatch`."""
+        """The loss of a batch of the run's sampler, such as `Windows` or `refiner.training.scenes.SceneBatch`."""
         ...
 
-    def validate(self, model: nn.Module) -> dict[str, float]: ...
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of ``model`` on the validation data; ``mpjpe_mm`` chooses the best checkpoint."""
+        ...
 
-    def extra_tensors(self) -> dict[str, Tensor]: ...
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """Tensors that the checkpoint stores beside the weights."""
+        ...
 
 
 class ValidationWindows:
-    """The validation person's clips as windows, every frame scored once.
+    """The clips of the validation person as windows; every frame is scored once.
 
     Args:
-        pairs: of every clip the normalised 2D poses ``(F, 17, 2)`` and the true ones ``(F, 17, 3)``, root at 0.
-        actions: what is done in every clip, where the data says it.
+        pairs: for each clip the 2D poses ``(F, 17, 2)`` in image coordinates (or ray features ``(F, 17, 6)``) and the
+            true poses ``(F, 17, 3)`` in metres, root at 0.
+        frames: T.
+        actions: the action of each clip, if the data names it.
     """
 
     def __init__(
         self,
-        pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]],
+        pairs: Iterable[ClipPair],
         frames: int,
         actions: Sequence[str] | None = None,
     ) -> None:
@@ -68,53 +78,54 @@ class ValidationWindows:
         self.pose_2d: NDArray[np.float32] = np.concatenate(pose_2d).astype(np.float32)
         self.pose_3d: NDArray[np.float32] = np.concatenate(pose_3d).astype(np.float32)
         self.scored: NDArray[np.bool_] = np.concatenate(scored)
-        # One name a window.
+        # One name per window.
         self.actions = None if actions is None else np.repeat(np.array(actions), [len(part) for part in pose_2d])
 
     @classmethod
     def of_clips(cls, clips: Iterable[CameraClip], frames: int) -> ValidationWindows:
-        """Those of an archive's camera clips."""
+        """Cut the camera clips of an archive into windows."""
         chosen = list(clips)
-        return cls(screen_and_truth(chosen), frames, [clip.action for clip in chosen])
+        return cls(poses_of_clips(chosen), frames, [clip.action for clip in chosen])
 
-    def each(self, function: Callable[..., NDArray[np.float32]], *values: Any) -> Any:
-        """``function`` of what belongs to the windows, such as `pose_2d`: of all of them at once."""
+    def each(self, function: Callable[..., NDArray[np.float32]], *values: Poses) -> Poses:
+        """Apply ``function`` to arrays with one row per window, such as `pose_2d`, in one call."""
         return function(*values)
 
-    def mpjpe_mm(self, predicted: NDArray[np.float32]) -> float:
-        """Frame-weighted MPJPE, root at 0, in millimetres."""
+    def mpjpe_mm(self, predicted: Poses) -> float:
+        """MPJPE in millimetres with the root at 0; every frame counts alike."""
+        assert isinstance(predicted, np.ndarray)
         return float(_frame_errors(predicted, self.pose_3d)[self.scored].mean() * MILLIMETRES)
 
 
 class ValidationClips:
-    """The validation person's clips whole, one after the other: what a causal refiner makes of a stream.
+    """The clips of the validation person as whole sequences, on which a causal refiner runs as on a stream.
 
     Args:
-        pairs: as for `ValidationWindows`; kept as ``(1, F, 17, 2)`` and ``(1, F, 17, 3)``, a batch of one each.
+        pairs: as for `ValidationWindows`. Each clip becomes a batch of one: ``(1, F, 17, 2)`` and ``(1, F, 17, 3)``.
     """
 
-    def __init__(self, pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> None:
-        kept = [(screen[None].astype(np.float32), truth[None].astype(np.float32)) for screen, truth in pairs]
-        self.pose_2d = [screen for screen, _ in kept]
-        self.pose_3d = [truth for _, truth in kept]
+    def __init__(self, pairs: Iterable[ClipPair]) -> None:
+        batches = [(screen[None].astype(np.float32), truth[None].astype(np.float32)) for screen, truth in pairs]
+        self.pose_2d = [screen for screen, _ in batches]
+        self.pose_3d = [truth for _, truth in batches]
 
-    def each(self, function: Callable[..., NDArray[np.float32]], *values: Any) -> Any:
-        """``function`` of what belongs to a clip, clip by clip: one result for each."""
+    def each(self, function: Callable[..., NDArray[np.float32]], *values: Poses) -> Poses:
+        """Apply ``function`` clip by clip to lists with one array per clip; one result per clip."""
         return [function(*parts) for parts in zip(*values, strict=True)]
 
-    def mpjpe_mm(self, predicted: list[NDArray[np.float32]]) -> float:
-        """Frame-weighted MPJPE, root at 0, in millimetres."""
+    def mpjpe_mm(self, predicted: Poses) -> float:
+        """MPJPE in millimetres with the root at 0; every frame counts alike."""
         errors = [_frame_errors(*pair)[0] for pair in zip(predicted, self.pose_3d, strict=True)]
         return float(np.concatenate(errors).mean() * MILLIMETRES)
 
 
-def screen_and_truth(clips: Iterable[CameraClip]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """What is validated on, of an archive's camera clips: normalised 2D poses and true ones, root at 0."""
+def poses_of_clips(clips: Iterable[CameraClip]) -> list[ClipPair]:
+    """For each camera clip of an archive: 2D poses in image coordinates, and true poses with the root at 0."""
     return [(normalise_screen(clip.pose_2d, clip.image_size), clip.pose_3d) for clip in clips]
 
 
 def _frame_errors(predicted: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean distance of a frame's joints with the predicted root at 0, metres."""
+    """Mean distance over the joints of each frame, in metres, with the predicted root moved to 0."""
     error: NDArray[np.float32] = np.linalg.norm((predicted - predicted[..., :1, :]) - truth, axis=-1).mean(axis=-1)
     return error
 
@@ -127,18 +138,26 @@ def lift_windows(
     actions: NDArray[np.int64] | None = None,
     root: str = "subtracted",
 ) -> NDArray[np.float32]:
-    """Run a lifter over ``(N, T, 17, 2)`` normalised windows -> ``(N, T, 17, 3)`` with the root at 0.
+    """Run a lifter over windows of its own length.
 
-    ``actions`` ``(N,)``: their numbers, for a lifter that takes them; ``root``: see `root_at_zero`.
+    Args:
+        model: the lifter.
+        pose_2d: image coordinates, ``(N, T, 17, 2)``.
+        batch: windows of a batch; fewer for a diffusion lifter, which processes many poses for each window.
+        actions: action numbers ``(N,)``, for a lifter that takes them.
+        root: see `root_at_zero`.
+
+    Returns:
+        The poses ``(N, T, 17, 3)``, root at 0.
     """
     device = next(model.parameters()).device
-    # A diffusion lifter makes many poses of one window.
+    # A diffusion lifter processes many poses for each window.
     batch = max(1, batch // getattr(model, "poses_per_window", 1))
     lifted = []
     for start in range(0, len(pose_2d), batch):
         rows = slice(start, start + batch)
-        given = () if actions is None else (torch.from_numpy(actions[rows]).to(device),)
-        pose = model(torch.from_numpy(pose_2d[rows]).to(device), *given)
+        inputs = () if actions is None else (torch.from_numpy(actions[rows]).to(device),)
+        pose = model(torch.from_numpy(pose_2d[rows]).to(device), *inputs)
         lifted.append(root_at_zero(pose, root).float().cpu().numpy())
     return np.concatenate(lifted) if lifted else np.zeros((*pose_2d.shape[:-1], 3), np.float32)
 
@@ -146,14 +165,28 @@ def lift_windows(
 def lift_sequences(
     model: nn.Module, frames: int, pose_2d: NDArray[np.float32], root: str = "subtracted"
 ) -> NDArray[np.float32]:
-    """A lifter of windows of ``frames`` over ``(N, T, 17, 2)`` windows of another length, as the runtime lifts clips:
-    in windows that overlap by half, blended -> ``(N, T, 17, 3)``."""
+    """Run a lifter over sequences that may be longer than its windows, as the runtime lifts clips.
+
+    Longer sequences are cut into windows that overlap by half, and the results are blended.
+
+    Args:
+        model: the lifter.
+        frames: the length of its windows.
+        pose_2d: image coordinates, ``(N, T, 17, 2)``.
+        root: see `root_at_zero`.
+
+    Returns:
+        The poses ``(N, T, 17, 3)``, root at 0.
+
+    Raises:
+        TrainingError: T is less than ``frames``.
+    """
     if pose_2d.shape[1] == frames:
         return lift_windows(model, pose_2d, root=root)
     if pose_2d.shape[1] < frames:
         raise TrainingError(f"windows of {pose_2d.shape[1]} frames are shorter than the lifter's {frames}")
     starts = window_starts(pose_2d.shape[1], frames, max(1, frames // 2))
-    # [N, windows, frames, ...] -> the lifter -> [windows, frames, N, ...], which the merge takes for one sequence.
+    # [N, windows, frames, ...] -> the lifter -> [windows, frames, N, ...], which the merge treats as one sequence.
     cut = pose_2d[:, window_indices(starts, frames, pose_2d.shape[1])]
     lifted = lift_windows(model, cut.reshape(-1, *cut.shape[2:]), root=root).reshape(*cut.shape[:-1], 3)
     merged: NDArray[np.float32] = merge_windows(np.moveaxis(lifted, 0, 2), starts, pose_2d.shape[1])
@@ -161,7 +194,7 @@ def lift_sequences(
 
 
 class LifterTask:
-    """The loss of `refiner.training.losses`: by default MPJPE of the root-relative pose (STCFormer's)."""
+    """Trains a lifter with the loss of `refiner.training.losses`: by default the root-relative MPJPE, as STCFormer."""
 
     def __init__(self, config: Config, model: nn.Module, validation: ValidationWindows) -> None:
         self.config, self.model, self.validation = config, model, validation
@@ -181,22 +214,25 @@ class LifterTask:
 
 
 class RefinerTask:
-    """Eq. 7: mean squared difference of the drawn and the predicted error, both normalised.
+    """Trains a refiner with eq. 7: the mean squared difference of the drawn and the predicted error, both normalised.
 
     Args:
-        lift: ``(windows) -> y_est``: the lifter's root-relative poses, cross-fitted or not.
+        config: the configuration of the run.
+        model: the denoiser.
+        lift: ``(windows) -> y_est``, the lifter's root-relative poses, cross-fitted or not.
         fitted: the conditional Gaussian, the error scale and the correlation over time.
-        validation: windows, or whole clips for a causal refiner; ``validation_lifted`` what the lifter makes of them.
+        validation: windows, or whole clips for a causal refiner.
+        validation_lifted: the lifter's poses for ``validation``.
     """
 
     def __init__(
         self,
         config: Config,
         model: PoseDenoiser,
-        lift: Any,
+        lift: Lift,
         fitted: FittedNoise,
         validation: ValidationWindows | ValidationClips,
-        validation_lifted: Any,
+        validation_lifted: Poses,
     ) -> None:
         self.config, self.model, self.lift, self.fitted = config, model, lift, fitted
         self.noise = noise = fitted.gaussian
@@ -238,7 +274,7 @@ class RefinerTask:
             torch.from_numpy(timesteps).to(self.device),
         ).float()
         target = torch.from_numpy(error.reshape(shape)).to(self.device) / self._scale
-        # The root's error is 0 by definition: nothing to learn there.
+        # The root's error is 0 by definition, so the loss leaves it out.
         difference = (predicted - target)[..., 1:, :]
         if self.config.diffusion.loss == "distance":
             distance: Tensor = torch.linalg.vector_norm(difference, dim=-1).mean()
@@ -249,24 +285,27 @@ class RefinerTask:
     def _diffuse(
         self, windows: Windows, timesteps: NDArray[np.int64], first_frame: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Eq. 8: (y_t, e), each ``(batch * frames, 51)``. One frame takes one number of the counter-based generator,
-        from ``first_frame`` on, whatever the batch around it."""
+        """Eq. 8: the noisy poses y_t and the errors e, each ``(batch * frames, 51)``.
+
+        Each frame uses one number of the counter-based generator, from ``first_frame`` on. So its noise does not depend
+        on the size of the batch.
+        """
         batch, frames = windows.pose_3d.shape[:2]
         lifted = self.lift(windows)
         clean = windows.pose_3d.reshape(batch * frames, -1)
         clean_factor = np.repeat(self._clean_factor[timesteps], frames).astype(np.float32)
         noise_factor = np.repeat(self._noise_factor[timesteps], frames).astype(np.float32)
         noise, seed = self.config.noise, self.config.training.seed
-        # Of features (`refiner.models.canonical`) the rays alone are part of the condition.
+        # The condition uses only the first two numbers of a joint: its image coordinates or its ray.
         seen_2d = windows.pose_2d[..., :2]
         condition = condition_vectors(seen_2d, lifted, np.float32)
         if noise.errors != "observed" and noise.time == "white":
-            drawn: tuple[NDArray[np.float32], NDArray[np.float32]] = native.diffuse(
+            diffused: tuple[NDArray[np.float32], NDArray[np.float32]] = native.diffuse(
                 condition, clean, clean_factor, noise_factor, **self._kernel, seed=seed, first_frame=first_frame
             )
-            return drawn
+            return diffused
         if noise.errors == "observed":
-            # Of the corrected start: `drawn` is centred, so the noise model's mean is taken off here.
+            # For the corrected start `drawn` is centred, so the mean of the noise model is subtracted here.
             expected = self.noise.mean(seen_2d, lifted) - self.drawn.mean(seen_2d, lifted)
             error = (lifted - expected).astype(np.float32).reshape(clean.shape) - clean
         else:
@@ -294,15 +333,27 @@ def refine_windows(
     start: NDArray[np.float32],
     batch: int = 64,
 ) -> NDArray[np.float32]:
-    """K DDIM steps from ``start`` ``(N, T, 17, 3)``, root-relative, with the ``(N, T, 17, 2)`` normalised 2D poses."""
-    device, scale = error_scale.device, without_root(error_scale)
+    """Run the K DDIM steps on validation windows.
+
+    Args:
+        model: the denoiser.
+        error_scale: metres per unit of its output, ``(17, 3)``.
+        diffusion: names K, the timesteps and the schedule.
+        pose_2d: image coordinates or ray features, ``(N, T, 17, 2 or 6)``.
+        start: root-relative poses, ``(N, T, 17, 3)`` metres.
+        batch: windows of a batch.
+
+    Returns:
+        The refined poses, ``(N, T, 17, 3)`` metres.
+    """
+    device, scale = error_scale.device, scale_without_root(error_scale)
     alphas = cosine_schedule(diffusion.timesteps, diffusion.offset)
     refined = []
     for first in range(0, len(pose_2d), batch):
-        screen = torch.from_numpy(pose_2d[first : first + batch]).to(device)
+        inputs_2d = torch.from_numpy(pose_2d[first : first + batch]).to(device)
 
-        def predict_error(noisy: Tensor, time: int, screen: Tensor = screen) -> Tensor:
-            predicted: Tensor = model(noisy, screen, torch.full((len(noisy),), time, device=device)) * scale
+        def predict_error(noisy: Tensor, time: int, inputs_2d: Tensor = inputs_2d) -> Tensor:
+            predicted: Tensor = model(noisy, inputs_2d, torch.full((len(noisy),), time, device=device)) * scale
             return predicted
 
         noisy = torch.from_numpy(start[first : first + batch]).to(device)

@@ -1,4 +1,4 @@
-"""FinePOSE's text side before training: which actions there are, CLIP's weights and tokens, cached features."""
+"""Prepare FinePOSE's text side for training: its actions, CLIP's weights and tokens, and cached features."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ from refiner.training.config import Config
 
 
 def complete_text(config: Config, actions: Iterable[str]) -> Config:
-    """The configuration with everything that building FinePOSE needs: its actions (``actions`` where it names none),
-    and of CLIP's vocabulary or of cached features what a checkpoint must know without the files.
+    """Complete the configuration of a FinePOSE, so that its checkpoint works without other files.
 
-    Unchanged for other models. Raises ConfigError for a missing file's name, CheckpointError for a file that is none.
+    The function fills in the actions, if the configuration names none, and ``text.tokens``: the tokens of CLIP's texts,
+    or the length and the ends of cached texts. Configurations of other models stay unchanged.
+
+    Args:
+        config: the configuration of the run.
+        actions: the actions of the training clips.
+
+    Raises:
+        ConfigError: the configuration does not name a file that it needs.
+        CheckpointError: a file cannot be read.
     """
     text = config.text
     if config.model.architecture != "finepose" or text.prompts == "none":
@@ -52,12 +60,14 @@ def complete_text(config: Config, actions: Iterable[str]) -> Config:
 
 
 def fill_text(model: nn.Module, config: Config) -> None:
-    """Put the weights of CLIP's text tower, or cached features, into a fresh FinePOSE. Does nothing to other models."""
+    """Load the weights of CLIP's text tower, or cached features, into a fresh FinePOSE. Other models stay unchanged."""
     if not isinstance(model, FinePOSE):
         return
-    side = model.pose_estimator.text
-    if isinstance(side, PromptedText) and config.text.tower == "clip":
+    text_side = model.pose_estimator.text
+    if isinstance(text_side, PromptedText) and config.text.tower == "clip":
         tower = tower_from_state(read_weights(config.text.file), config.text.file)
-        load_exactly(side.clip_text, tower.state_dict(), f"{config.text.file}, read with text.width, layers and heads")
-    elif isinstance(side, CachedText):
-        side.load_state_dict(CachedText.load(config.text.file).state_dict())
+        load_exactly(
+            text_side.clip_text, tower.state_dict(), f"{config.text.file}, read with text.width, layers and heads"
+        )
+    elif isinstance(text_side, CachedText):
+        text_side.load_state_dict(CachedText.load(config.text.file).state_dict())

@@ -1,8 +1,9 @@
-"""A run that goes on at another machine: its weights as a checkpoint in half precision, and its state in small files.
+"""Move a run to another machine: its weights as a checkpoint in half precision, and its state in small files.
 
-The moving average travels once, as the checkpoint. The optimiser's moments travel in bfloat16, which keeps their range
-and 8 bits: the rate of each weight is then off by up to 0.4 % until the moments have been renewed, within a few hundred
-steps. The weights travel in float32, or in float16 where that is asked for: an error of up to 0.05 % of each, once.
+The checkpoint contains the moving average, so the state does not. The moments of the optimiser are stored in bfloat16,
+which has the same range and 8 bits of precision. So the update of each weight is off by up to 0.4 % until the moments
+are renewed, within a few hundred steps. The trained weights are stored in float32 or, on request, in float16, which
+changes each of them once by up to 0.05 %.
 """
 
 from __future__ import annotations
@@ -37,14 +38,20 @@ def split_state(
     weights: Literal["float32", "float16"] = "float32",
     limit: int = LIMIT,
 ) -> list[Path]:
-    """Write the state of the run in ``run`` as ``NAME.safetensors`` and ``NAME.state-1-of-N`` into ``folder``.
+    """Write the state of a run as ``NAME.safetensors`` and the files ``NAME.state-1-of-N`` to ``NAME.state-N-of-N``.
 
     Args:
-        weights: the type in which the weights that are trained travel.
-        limit: bytes of a file, at most.
+        run: the folder of the run.
+        folder: the folder to write to.
+        name: NAME.
+        weights: the type of the trained weights in the files.
+        limit: largest size of a file in bytes.
 
-    Returns the files, the checkpoint first. Raises CheckpointError for a folder without a state, or where the
-    checkpoint alone is larger than ``limit``.
+    Returns:
+        The files, the checkpoint first.
+
+    Raises:
+        CheckpointError: the folder holds no state, or the checkpoint alone is larger than ``limit``.
     """
     state, last = run / STATE_FILE, run / LAST_FILE
     if not state.is_file():
@@ -56,17 +63,25 @@ def split_state(
         raise CheckpointError(f"{checkpoint} has {checkpoint.stat().st_size:,} bytes, more than the limit of {limit:,}")
     tensors, metadata = read_safetensors(state)
     packed = {key: _packed(key, value, weights) for key, value in tensors.items() if not key.startswith(_AVERAGE)}
-    told = {"run": metadata["run"], "checkpoint_sha256": sha256_of(checkpoint)}
+    header = {"run": metadata["run"], "checkpoint_sha256": sha256_of(checkpoint)}
     for old in _parts_of(folder, name):
         old.unlink()
-    return [checkpoint, *_write_parts(packed, told, folder, name, limit)]
+    return [checkpoint, *_write_parts(packed, header, folder, name, limit)]
 
 
 def join_state(folders: Sequence[Path], name: str, run: Path) -> int:
-    """Bring back what `split_state` wrote: ``run`` becomes the folder of a run, which the usual command goes on with.
+    """Restore the folder of a run from the files of `split_state`, so that the usual command can resume it.
 
-    ``folders`` are looked through from the last to the first. Returns the step. Raises CheckpointError where files are
-    missing, damaged, or do not belong together.
+    Args:
+        folders: folders that may hold the files; the last folder with them is used.
+        name: NAME of the files.
+        run: the folder to write.
+
+    Returns:
+        The step of the run.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or do not belong together.
     """
     folder = next((folder for folder in reversed(folders) if _parts_of(folder, name)), None)
     if folder is None:
@@ -76,11 +91,11 @@ def join_state(folders: Sequence[Path], name: str, run: Path) -> int:
     with atomic_path(run / "joined.safetensors") as whole:
         _join_parts(_parts_of(folder, name), whole)
         tensors, metadata = read_safetensors(whole)
-        found = load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint)
         if sha256_of(checkpoint) != metadata["checkpoint_sha256"]:
             raise CheckpointError(f"{checkpoint} is not the checkpoint that the state beside it was written with")
         tensors = {key: value.float() for key, value in tensors.items()}
-        tensors |= {f"{_AVERAGE}{key}": value.contiguous() for key, value in found.state(MODEL_PREFIX).items()}
+        tensors |= {f"{_AVERAGE}{key}": value.contiguous() for key, value in loaded.state(MODEL_PREFIX).items()}
         _save(tensors, {"run": metadata["run"]}, run / STATE_FILE)
     (run / "joined.safetensors").unlink(missing_ok=True)
     header = json.loads(metadata["run"])
@@ -91,32 +106,42 @@ def join_state(folders: Sequence[Path], name: str, run: Path) -> int:
 
 
 def has_state(folder: Path, name: str) -> bool:
-    """Whether ``folder`` holds parts of a state of that name, whole or not."""
+    """Whether ``folder`` holds files of a state of that name, complete or not."""
     return bool(_parts_of(folder, name))
 
 
 def restart_from_weights(checkpoint: Path, run: Path) -> int:
-    """Where a state is lost: ``run`` becomes the folder of a run that goes on from a checkpoint's weights.
+    """Create the folder of a run from a checkpoint alone, after the state of the run was lost.
 
-    The weights that are trained begin as the moving average, the moments of the optimiser as nothing; the schedule goes
-    on from the checkpoint's step, which is returned. Raises CheckpointError for a file that is no checkpoint of a run.
+    The trained weights start as the moving average, and the optimiser starts without moments. The schedule continues
+    from the step of the checkpoint.
+
+    Args:
+        checkpoint: a checkpoint of the lost run.
+        run: the folder to write.
+
+    Returns:
+        The step of the run.
+
+    Raises:
+        CheckpointError: the file is no checkpoint of a run.
     """
-    found = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint)
     try:
-        description, metrics = found.config["data_description"], found.config["metrics"]
+        description, metrics = loaded.config["data_description"], loaded.config["metrics"]
         step, curve = int(metrics["step"]), metrics["validation_curve"]
         history = [{"step": point, "mpjpe_mm": error} for point, error in curve]
         seconds = float(metrics["wall_s"])
         followed = bool(metrics.get("rate_followed_clock", False))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint} does not say how far it was trained ({error!r})") from error
-    config = {key: value for key, value in found.config.items() if key not in ("data_description", "metrics")}
+    config = {key: value for key, value in loaded.config.items() if key not in ("data_description", "metrics")}
     header = {"config": config, "description": description, "step": step, "updates": step}
     header |= {"history": history, "seconds": seconds, "rate_followed_clock": followed}
     tensors = {
         f"{prefix}{key}": value.float().clone(memory_format=torch.contiguous_format)
         for prefix in (_AVERAGE, _MODEL)
-        for key, value in found.state(MODEL_PREFIX).items()
+        for key, value in loaded.state(MODEL_PREFIX).items()
     }
     run.mkdir(parents=True, exist_ok=True)
     _save(tensors, {"run": json.dumps(header)}, run / STATE_FILE)
@@ -127,16 +152,24 @@ def restart_from_weights(checkpoint: Path, run: Path) -> int:
 
 
 def adopt_state(run: Path, config: Config) -> int:
-    """Let the run in ``run`` go on under ``config`` and on whatever data it is given next; returns its step.
+    """Let a run continue with another configuration and other data; only the network must be the same.
 
-    Everything but the network may differ. Raises CheckpointError for a state of another network.
+    Args:
+        run: the folder of the run.
+        config: the new configuration.
+
+    Returns:
+        The step of the run.
+
+    Raises:
+        CheckpointError: the state belongs to another network.
     """
     tensors, metadata = read_safetensors(run / STATE_FILE)
     header = json.loads(metadata["run"])
     wanted = dataclasses.asdict(config)
     stored = config_from_dict(header["config"])
     if (stored.kind, stored.frames, stored.model) != (config.kind, config.frames, config.model):
-        raise CheckpointError(f"{run} holds a run of another network than the configuration's; begin anew")
+        raise CheckpointError(f"{run} holds a run of another network than the configuration's; start a new run")
     _save(tensors, {"run": json.dumps({**header, "config": wanted, "description": {}})}, run / STATE_FILE)
     return int(header["step"])
 
@@ -156,10 +189,12 @@ def _save(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> N
         save_file(tensors, temporary, metadata)
 
 
-def _write_parts(tensors: dict[str, Tensor], told: dict[str, str], folder: Path, name: str, limit: int) -> list[Path]:
-    """Each part is a line that says which it is and what the whole is, then bytes of the whole."""
+def _write_parts(
+    tensors: dict[str, Tensor], metadata: dict[str, str], folder: Path, name: str, limit: int
+) -> list[Path]:
+    """Write a state in parts. A part is a line (its number, the number of parts, the digest of the whole) and bytes."""
     with atomic_path(folder / f"{name}.whole") as whole:
-        _save(tensors, told, whole)
+        _save(tensors, metadata, whole)
         content = whole.read_bytes()
     (folder / f"{name}.whole").unlink(missing_ok=True)
     room = limit - 256
@@ -176,8 +211,8 @@ def _write_parts(tensors: dict[str, Tensor], told: dict[str, str], folder: Path,
 
 
 def _parts_of(folder: Path, name: str) -> list[Path]:
-    found = {path: match for path in folder.glob(f"{name}.state-*") if (match := _PART.fullmatch(path.name))}
-    return sorted(found, key=lambda path: int(found[path]["number"]))
+    matches = {path: match for path in folder.glob(f"{name}.state-*") if (match := _PART.fullmatch(path.name))}
+    return sorted(matches, key=lambda path: int(matches[path]["number"]))
 
 
 def _join_parts(parts: Sequence[Path], whole: Path) -> None:
@@ -202,7 +237,7 @@ def _join_parts(parts: Sequence[Path], whole: Path) -> None:
 
 
 def bytes_of_state(run: Path, weights: Literal["float32", "float16"]) -> int:
-    """What `split_state` would write beside the checkpoint, without headers."""
+    """The bytes that `split_state` would write beside the checkpoint, without headers."""
     tensors, _ = read_safetensors(run / STATE_FILE)
-    kept = (_packed(key, value, weights) for key, value in tensors.items() if not key.startswith(_AVERAGE))
-    return sum(value.numel() * value.element_size() for value in kept if isinstance(value, torch.Tensor))
+    stored = (_packed(key, value, weights) for key, value in tensors.items() if not key.startswith(_AVERAGE))
+    return sum(value.numel() * value.element_size() for value in stored if isinstance(value, torch.Tensor))

@@ -1,8 +1,8 @@
-"""Training windows, drawn on the fly: another view, body and detector error for each, from (seed, step) alone."""
+"""Draw training windows of models of image coordinates; view, body and detection errors are new for every window."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,11 +26,14 @@ SYNTHETIC_SEED = 1000
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch: ``pose_2d`` ``(B, T, 17, 2)`` normalised, ``pose_3d`` ``(B, T, 17, 3)`` metres, root at 0.
+    """A batch of windows.
 
-    ``subjects`` ``(B,)`` says whose they are, which cross-fitting needs. ``lifted`` ``(B, T, 17, 3)``: the poses to
-    refine, where they come with the windows instead of from a lifter. ``actions`` ``(B,)``: what is done, where the
-    data says it.
+    Attributes:
+        pose_2d: image coordinates ``(B, T, 17, 2)``, or ray features ``(B, T, 17, 6)``.
+        pose_3d: the true poses, ``(B, T, 17, 3)`` metres, root at 0.
+        subjects: the person of each window ``(B,)``, for cross-fitting.
+        lifted: the poses to refine ``(B, T, 17, 3)``, if they come with the windows instead of from a lifter.
+        actions: the action of each window ``(B,)``, if the data names it.
     """
 
     pose_2d: Array
@@ -40,8 +43,12 @@ class Windows:
     actions: NDArray[np.str_] | None = None
 
 
+# A lifter of windows: their root-relative poses ``(B, T, 17, 3)``, metres.
+Lift = Callable[[Windows], Array]
+
+
 class Sampler(Protocol):
-    """Where the batches of a run come from: a function of the step alone."""
+    """The source of a run's batches: a function of the step alone."""
 
     def batch(self, step: int) -> Any: ...
 
@@ -49,14 +56,25 @@ class Sampler(Protocol):
 class WindowSampler:
     """Draws batches of windows from the training people of a motion folder.
 
-    Windows are seen by the fixed cameras of their clip, or by random ones where it has none (or ``data.new_cameras``
-    says so), and by a simulated detector. A share ``data.detected`` of them has real detections instead: these are
-    played backwards and mirrored as the others are, but never turned, reshaped, recombined or seen by new cameras,
-    which 2D poses from a video cannot follow.
+    A window is seen by one of the fixed cameras of its clip, or by a random camera if the clip has none (or if
+    ``data.new_cameras`` says so). Its 2D detections are simulated. A share ``data.detected`` of the windows has real
+    detections instead. They are played backwards and mirrored like the others, but never rotated, reshaped, recombined
+    or seen by new cameras, since the 2D poses from a video would not match.
 
-    ``batch(step)`` depends on the seed and the step alone, so that a resumed run sees what it would have seen.
-    Raises ConfigError when no clip is left, and ArchiveError or LengthError where detections do not fit
-    (`refiner.data.training_set.check_detections`).
+    ``batch(step)`` depends only on the seed and the step, so that a resumed run sees the same windows.
+
+    Args:
+        folder: the motion data.
+        config: shares and spreads of the augmentations.
+        frames: T.
+        batch: windows of a batch.
+        seed: of the draws.
+        subjects: the training people.
+
+    Raises:
+        ConfigError: no clip is long enough, or ``data.detected`` is wrong.
+        ArchiveError: the detections do not fit the motion (`refiner.data.training_set.check_detections`).
+        LengthError: a sequence of detections has another length than its motion (likewise).
     """
 
     def __init__(
@@ -111,7 +129,7 @@ class WindowSampler:
         """Windows with simulated detections."""
         chosen = rng.choice(len(self._clips), size=size, p=self._share)
         world = self._cut(chosen, rng)
-        # Draws nothing where it is not asked for, so that runs from before it was there see what they saw.
+        # An unused augmentation draws no random numbers, so that runs of older versions get the same windows.
         if self.config.reverse > 0:
             world = augment.reverse(world, self.config.reverse, rng)
         if self.config.recombine > 0:
@@ -133,7 +151,7 @@ class WindowSampler:
             points = camera.to_camera(world[row])
             pose_3d[row] = points - points[:, :1]
             pixels[row] = camera.project(points)
-        # Drawn before the detections, so that both kinds of 2D see the same poses.
+        # Drawn before the detections, so that simulated and true 2D poses get the same mirroring.
         mirrored = rng.random(size) < self.config.flip
         if simulated:
             pixels = self.detector.detect(pixels, rng)
@@ -142,7 +160,7 @@ class WindowSampler:
         return DrawnWindows(pose_2d, pose_3d, clips, mirrored)
 
     def _cut(self, chosen: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.float64]:
-        """A window from any place of each chosen clip."""
+        """Cut a window from a random position of each chosen clip, ``(B, T, 17, 3)``."""
         world = np.empty((len(chosen), self.frames, 17, 3), dtype=np.float64)
         for row, index in enumerate(chosen):
             clip = self._clips[index].positions
@@ -152,7 +170,7 @@ class WindowSampler:
 
 
 def _finish(drawn: DrawnWindows) -> Windows:
-    """The windows, mirrored where they are to be."""
+    """Mirror the windows that must be mirrored, in place, and build the batch."""
     rows = drawn.mirrored
     drawn.pose_2d[rows], drawn.pose_3d[rows] = flip_pose(drawn.pose_2d[rows]), flip_pose(drawn.pose_3d[rows])
     owners, actions = zip(*((clip.subject, clip.action) for clip in drawn.clips), strict=True)

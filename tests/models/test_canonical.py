@@ -10,10 +10,10 @@ from refiner.camera import look_at_camera
 from refiner.models.canonical import (
     MEAN_LOG_SPREAD,
     canonical_pose,
-    place_of,
+    centre_of,
+    from_virtual_camera,
     rotation_to,
-    turned,
-    turned_back,
+    to_virtual_camera,
 )
 
 FRAMES = 5
@@ -56,7 +56,7 @@ def test_features_and_pose_do_not_depend_on_resolution_lens_and_place() -> None:
         other = seen_by(world, focal, width, height, aim)
         features, rotation = canonical_pose(*first[:2])
         moved, other_rotation = canonical_pose(*other[:2])
-        pose, other_pose = turned(first[2], rotation), turned(other[2], other_rotation)
+        pose, other_pose = to_virtual_camera(first[2], rotation), to_virtual_camera(other[2], other_rotation)
         # A look at another point turns the virtual camera about its axis: undo that by the rays themselves.
         a, b = features[0, ..., :2], moved[0, ..., :2]
         angle = torch.atan2((a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).sum(-1), (a * b).sum((-1, -2)))
@@ -91,7 +91,7 @@ def test_formula_in_plain_numpy() -> None:
         np.testing.assert_allclose(features[row, frame, :, 4], np.log(spread) - MEAN_LOG_SPREAD, atol=1e-12)
         np.testing.assert_allclose(features[row, frame, :, 5], keypoints[row, frame, :, 2], atol=1e-15)
     assert (features[0, 2, 4, :2] == 0).all()
-    np.testing.assert_allclose(np.asarray(place_of(torch.from_numpy(features))), features[..., 0, 2:4])
+    np.testing.assert_allclose(np.asarray(centre_of(torch.from_numpy(features))), features[..., 0, 2:4])
 
 
 @pytest.mark.parametrize("kind", ["all missing", "one joint", "far outside", "all at one point"])
@@ -116,5 +116,7 @@ def test_turning_back_undoes_turning() -> None:
     rng = np.random.default_rng(5)
     pose = torch.from_numpy(rng.normal(0, 1, (3, FRAMES, 17, 3)))
     rotation = rotation_to(torch.from_numpy(rng.normal(0, 0.5, (3, FRAMES, 2))))
-    torch.testing.assert_close(turned_back(turned(pose, rotation), rotation), pose, atol=1e-12, rtol=0)
-    torch.testing.assert_close(turned(pose, rotation).norm(dim=-1), pose.norm(dim=-1))
+    torch.testing.assert_close(
+        from_virtual_camera(to_virtual_camera(pose, rotation), rotation), pose, atol=1e-12, rtol=0
+    )
+    torch.testing.assert_close(to_virtual_camera(pose, rotation).norm(dim=-1), pose.norm(dim=-1))

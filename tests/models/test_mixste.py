@@ -53,12 +53,12 @@ def test_stochastic_depth_keeps_the_mean_and_is_for_training_alone():
     model = MixSTE(dim=16, depth=3, heads=2, frames=3, drop_path=0.4)
     assert [block.drop_path for block in model.STEblocks] == pytest.approx([0.0, 0.2, 0.4])
     block, branch = model.STEblocks[2], 1.0 + torch.rand(20_000, 1, 1)
-    thinned = block.train()._sometimes(branch)
+    thinned = block.train()._drop_path(branch)
     dropped = (thinned == 0).float().mean()
     assert abs(dropped - 0.4) < 0.02
     torch.testing.assert_close(thinned[thinned != 0], (branch / 0.6)[thinned != 0])
     assert abs(thinned.mean() - branch.mean()) < 0.03
-    assert torch.equal(block.eval()._sometimes(branch), branch)
+    assert torch.equal(block.eval()._drop_path(branch), branch)
 
 
 @pytest.mark.parametrize("backend", ["plain", "fused"])

@@ -14,8 +14,8 @@ from refiner.errors import ConfigError, TrainingError
 from refiner.model_files.build import build_model, module_of
 from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
 from refiner.models import fused
-from refiner.models.canonical import canonical_pose, turned
-from refiner.models.unrolled import trusted
+from refiner.models.canonical import canonical_pose, to_virtual_camera
+from refiner.models.unrolled import apply_trust
 from refiner.runtime import Lifter, Refiner, StreamingRefiner
 from refiner.skeleton import H36M17
 from refiner.training import pool as pool_module
@@ -80,13 +80,13 @@ def test_systematic_errors_leave_the_root_and_the_other_windows_alone():
 
 def test_a_tilt_turns_the_whole_window_and_a_stretch_scales_its_axes():
     pose, errors = bodies(), errors_of()
-    tilted = errors._tilted(Draws(1, 3, CPU), pose)
+    tilted = errors._tilt(Draws(1, 3, CPU), pose)
     torch.testing.assert_close(tilted.norm(dim=-1), pose.norm(dim=-1), atol=1e-5, rtol=1e-5)
     gram = torch.einsum("btkc,btjc->bkj", pose, pose)
     torch.testing.assert_close(torch.einsum("btkc,btjc->bkj", tilted, tilted), gram, atol=1e-3, rtol=1e-3)
     moved = (tilted - pose).norm(dim=-1).mean()
     assert 0.02 < moved < 0.2
-    stretched = errors._stretched(Draws(1, 3, CPU), pose)
+    stretched = errors._scale_and_depth(Draws(1, 3, CPU), pose)
     ratio = (stretched / pose)[:, :, 1:]
     spread = ratio.flatten(1, 2).std(dim=1)
     assert spread.max() < 1e-3  # one factor a window and axis
@@ -98,10 +98,10 @@ def test_a_tilt_turns_the_whole_window_and_a_stretch_scales_its_axes():
 def test_a_smoother_is_the_recursive_filter():
     pose, errors = bodies(batch=5), errors_of()
     draws = Draws(4, 4, CPU)
-    smoothed = errors._smoothed(draws, pose)
+    smoothed = errors._smooth(draws, pose)
     # The same numbers are drawn in the same order: first the strength, then who has it.
     draws = Draws(4, 4, CPU)
-    kept = errors._amount(draws, draws.uniform(5, high=systematic.SMOOTHER))
+    kept = errors._strength(draws, draws.uniform(5, high=systematic.SMOOTHER))
     expected = [pose[:, 0]]
     for frame in range(1, pose.shape[1]):
         share = kept[:, None, None]
@@ -110,7 +110,7 @@ def test_a_smoother_is_the_recursive_filter():
 
 
 def test_a_body_is_sometimes_taken_for_its_mirror_image(monkeypatch):
-    for name in ("_defined_otherwise", "_moved", "_stretched", "_tilted", "_smoothed"):
+    for name in ("_redefine_joints", "_drift_and_tremble", "_scale_and_depth", "_tilt", "_smooth"):
         monkeypatch.setattr(SystematicErrors, name, lambda self, draws, pose: pose)
     pose = bodies(batch=400, frames=30)
     wrong = errors_of(frames=30).disturb(Draws(0, 0, CPU), pose)
@@ -241,7 +241,9 @@ def test_a_causal_refiner_can_be_trained_on_what_a_stream_lifts(people, tiny, li
         torch.cat(given, dim=-1)[None], torch.tensor([[*clip.image_size, lens["focal_length"]]])
     )
     np.testing.assert_allclose(
-        lifter.lift_clip_live(features), turned(torch.from_numpy(lifted)[None], rotation)[0].numpy(), atol=1e-4
+        lifter.lift_clip_live(features),
+        to_virtual_camera(torch.from_numpy(lifted)[None], rotation)[0].numpy(),
+        atol=1e-4,
     )
     assert train_refiner(config, people, tmp_path / "run", quiet=True).is_file()
     with pytest.raises(ConfigError, match="is of causal refiners"):
@@ -371,7 +373,7 @@ def test_the_further_a_frame_is_moved_the_more_is_kept():
     refined[2] = given[2] + torch.tensor([0.0, 0.0, 0.5])
     refined[3] = given[3]
     refined[:, :, 0] = 0.0
-    found = trusted(given, refined, (0.01, 0.03))
+    found = apply_trust(given, refined, (0.01, 0.03))
     torch.testing.assert_close(found[0], given[0])
     torch.testing.assert_close(found[1], 0.5 * (given[1] + refined[1]), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(found[2], refined[2])
@@ -407,7 +409,7 @@ def test_what_runs_keeps_what_it_trusts(people, tiny, lifters):
     whole = module_of(Checkpoint(dataclasses.asdict(config), tensors | task.extra_tensors()))(*given)
     task.trust = (0.0, 2.0)
     kept = module_of(Checkpoint(dataclasses.asdict(config), tensors | task.extra_tensors()))(*given)
-    torch.testing.assert_close(kept, trusted(given[1], whole, (0.0, 2.0)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(kept, apply_trust(given[1], whole, (0.0, 2.0)), atol=1e-5, rtol=1e-4)
     assert (kept - whole).abs().max() > 1e-3
     causal = dataclasses.replace(config, stride=1, model=dataclasses.replace(config.model, causal=True))
     with pytest.raises(ConfigError, match="trust is for windowed refiners"):

@@ -82,7 +82,7 @@ def test_a_refiner_learns_what_the_estimator_does_wrong(write, tiny, tmp_path, c
     assert (stored["train"], stored["validation"], stored["name"]) == (["S1", "S2"], ["S5"], "mine.npz")
     clip = load_predictions(file).clips[0]
     refined = Refiner.load(output / "best.safetensors").refine(
-        (clip.screen + 1.0) * 500, clip.lifted, image_size=(1000, 1000)
+        (clip.pose_2d + 1.0) * 500, clip.lifted, image_size=(1000, 1000)
     )
     assert np.isfinite(refined).all() and refined.shape == clip.lifted.shape
 

@@ -10,7 +10,7 @@ import torch
 
 from refiner.errors import ConfigError
 from refiner.model_files.checkpoint import load_checkpoint
-from refiner.models.canonical import canonical_pose, turned, turned_back
+from refiner.models.canonical import canonical_pose, from_virtual_camera, to_virtual_camera
 from refiner.runtime import Lifter, Refiner
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
@@ -62,7 +62,7 @@ def test_the_loss_is_the_distance_in_camera_axes(people, tiny):
     model = Still()
     task = RayLifterTask(config, model, None)
     _, rotation = canonical_pose(batch.keypoints, batch.camera)
-    said = turned_back((model.pose - model.pose[:1]).expand(4, 9, 17, 3), rotation)
+    said = from_virtual_camera((model.pose - model.pose[:1]).expand(4, 9, 17, 3), rotation)
     expected = (said - batch.pose_3d).norm(dim=-1).mean()
     torch.testing.assert_close(task.loss(batch, 0), expected, atol=1e-5, rtol=1e-5)
 
@@ -92,7 +92,7 @@ def test_errors_in_canonical_axes_are_those_in_camera_axes(people):
     rng = np.random.default_rng(0)
     said = clip.pose_3d + rng.normal(0, 0.05, clip.pose_3d.shape).astype(np.float32)
     in_camera = np.linalg.norm((said - said[:, :1]) - clip.pose_3d, axis=-1).mean() * 1000
-    canonical = turned(torch.from_numpy(said)[None], rotation)[0].numpy()
+    canonical = to_virtual_camera(torch.from_numpy(said)[None], rotation)[0].numpy()
     windows = ValidationWindows([(features, truth)], clip.frames)
     assert windows.mpjpe_mm(canonical[None]) == pytest.approx(in_camera, rel=1e-4)
 
@@ -108,7 +108,7 @@ def test_scenes_are_lifted_phase_by_phase_and_cut(people, tiny, lifter):
     assert windows.pose_2d.shape == (6, 9, 17, 6) and windows.lifted.shape == windows.pose_3d.shape == (6, 9, 17, 3)
     features, rotation = canonical_pose(scenes.batch(5).keypoints, scenes.batch(5).camera)
     np.testing.assert_allclose(windows.pose_2d.reshape(2, 27, 17, 6), features.numpy())
-    truth = turned(scenes.batch(5).pose_3d, rotation).numpy()
+    truth = to_virtual_camera(scenes.batch(5).pose_3d, rotation).numpy()
     np.testing.assert_allclose(windows.pose_3d.reshape(2, 27, 17, 3), truth, atol=1e-6)
     whole = windows.lifted.reshape(2, 27, 17, 3)
     for phase in range(STRIDE):

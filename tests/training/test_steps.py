@@ -18,7 +18,7 @@ from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import fused
 from refiner.training import loop, schedule, steps
-from refiner.training.loop import BEGUN_FILE, LAST_FILE, LOOK_EVERY, SETTLING_STEPS
+from refiner.training.loop import BEGUN_FILE, CHECK_EVERY, LAST_FILE, SETTLING_STEPS
 from refiner.training.muon import BatchedMuon, orthogonal
 from refiner.training.optimiser import build_optimiser
 from refiner.training.runs import train_lifter
@@ -276,8 +276,8 @@ def test_a_loss_that_is_not_finite_is_seen_between_validations(people, tiny, tmp
         return dataclasses.replace(windows, pose_3d=np.full_like(windows.pose_3d, np.inf)) if step == 3 else windows
 
     monkeypatch.setattr(WindowSampler, "batch", spoil)
-    config = tiny("lifter", training={"steps": 4 * LOOK_EVERY, "validate_every": 4 * LOOK_EVERY})
-    with pytest.raises(TrainingError, match=rf"between steps 0 and {LOOK_EVERY}\b"):
+    config = tiny("lifter", training={"steps": 4 * CHECK_EVERY, "validate_every": 4 * CHECK_EVERY})
+    with pytest.raises(TrainingError, match=rf"between steps 0 and {CHECK_EVERY}\b"):
         train_lifter(config, people, tmp_path, quiet=True)
 
 

@@ -22,7 +22,7 @@ from refiner.cli.train import configuration_of, open_folders
 from refiner.data import MotionFolder
 from refiner.files import atomic_write_text
 from refiner.training.optimiser import build_optimiser
-from refiner.training.runs import Prepared, prepare_lifter, prepare_refiner
+from refiner.training.runs import PreparedRun, prepare_lifter, prepare_refiner
 from refiner.training.schedule import MovingAverage
 from refiner.training.steps import build_step, check_device
 
@@ -60,7 +60,7 @@ def _command(arguments: argparse.Namespace) -> int:
     plans: dict[str, list[str]] = json.loads(arguments.plans.read_text(encoding="utf-8"))
     found: dict[str, dict[str, Any]] = {name: {} for name in plans}
     folders: dict[str, MotionFolder] = {}
-    prepared: dict[str, Prepared] = {}
+    prepared: dict[str, PreparedRun] = {}
     for way in WAYS if arguments.compiled else WAYS[:1]:
         for name, words in plans.items():
             if until - time.monotonic() < LEAST_SECONDS[way]:
@@ -84,7 +84,7 @@ def _out_of_time() -> None:
     os._exit(0)
 
 
-def _prepared(words: Sequence[str], folders: dict[str, MotionFolder]) -> Prepared:
+def _prepared(words: Sequence[str], folders: dict[str, MotionFolder]) -> PreparedRun:
     """What ``refiner-train`` with these words would train. Folders are read once."""
     arguments = train_parser().parse_args(words)
     config = configuration_of(arguments)
@@ -97,12 +97,12 @@ def _prepared(words: Sequence[str], folders: dict[str, MotionFolder]) -> Prepare
     return prepare_refiner(config, folders[key])
 
 
-def _by_way(prepared: Prepared, way: str) -> Prepared:
+def _by_way(prepared: PreparedRun, way: str) -> PreparedRun:
     training = dataclasses.replace(prepared.config.training, compile=way)  # type: ignore[arg-type]
     return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, training=training))
 
 
-def profiled(name: str, prepared: Prepared) -> dict[str, Any]:
+def profiled(name: str, prepared: PreparedRun) -> dict[str, Any]:
     """Milliseconds of a step and of its batch, and the kernels that take most of them.
 
     ``wall_ms``: of a whole step, the batch included, without the profiler. ``host_ms``: until the host is done with

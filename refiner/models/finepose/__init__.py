@@ -1,4 +1,4 @@
-"""FinePOSE: the diffusion lifter that is told in words what it sees."""
+"""FinePOSE: the diffusion lifter with text prompts for the action."""
 
 from refiner.models.finepose.actions import ActionClassifier
 from refiner.models.finepose.model import FinePOSE, FinePoseDenoiser, PromptedLifter

@@ -1,4 +1,4 @@
-"""Which action a window of 2D poses shows: what FinePOSE's prompts need where nobody says it."""
+"""Classify the action of a window of 2D poses: FinePOSE's prompts need an action, also where nobody names one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ KERNEL, STRIDE = 5, 2
 
 
 class ActionClassifier(nn.Module):
-    """``(B, T, J, 2)`` normalised screen coordinates -> scores of the actions ``(B, A)``.
+    """``(B, T, J, 2)`` image coordinates -> scores of the actions ``(B, A)``.
 
-    The pose is taken relative to the root and in units of its own spread over the window, beside its movement from
-    frame to frame: where somebody stands and how large they appear says little of what they do. Two convolutions over
-    time, the mean over time, one linear layer.
+    The input is the pose relative to the root, divided by its own spread over the window, and its movement from frame
+    to frame: the position and size of a person in the image say little about the action. The network is two
+    convolutions over time, the mean over time, and one linear layer.
+
+    Args:
+        actions: A.
+        width: channels of the convolutions.
+        joints: 17.
     """
 
     def __init__(self, actions: int, width: int = 64, joints: int = H36M17.joints) -> None:
@@ -30,7 +35,7 @@ class ActionClassifier(nn.Module):
         spread = body.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
         body = (body / (spread + 1e-6)).flatten(2)  # [B, T, 2 J]
         movement = torch.cat([torch.zeros_like(body[:, :1]), body[:, 1:] - body[:, :-1]], dim=1)
-        # Movements are a tenth of the pose in size.
+        # Movements are about a tenth as large as the pose.
         hidden = functional.gelu(self.first(torch.cat([body, 10.0 * movement], dim=-1).transpose(1, 2)))
         hidden = functional.gelu(self.second(hidden))
         scores: Tensor = self.head(hidden.mean(dim=-1))

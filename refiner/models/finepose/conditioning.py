@@ -1,4 +1,4 @@
-"""How text reaches the poses in FinePOSE: FPC, a cross-attention, and PTS, a stylisation by time and text."""
+"""How text conditions the pose in FinePOSE: FPC, a cross-attention, and PTS, a stylisation by time and text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from refiner.errors import ConfigError
 
 
 class Stylisation(nn.Module):
-    """PTS: LN(h) (1 + scale) + shift, SiLU, linear; scale and shift are made of the time and the text.
+    """PTS: LN(h) (1 + scale) + shift, then SiLU and a linear layer; time and text give the scale and the shift.
 
-    The last layer starts at 0, so that text changes nothing before anything was learnt. Without an embedding the norm's
-    output is neither scaled nor shifted.
+    The last layer starts at 0, so that the text changes nothing before training. Without an embedding the output of the
+    norm is neither scaled nor shifted.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
         self.norm = nn.LayerNorm(dim)
-        # Between the two stands a dropout in the published module, with rate 0.
+        # The identity replaces a dropout of rate 0 in the published module, so that the layers keep their numbers.
         self.out_layers = nn.Sequential(nn.SiLU(), nn.Identity(), nn.Linear(dim, dim))
         for parameter in self.out_layers[2].parameters():
             nn.init.zeros_(parameter)
@@ -35,10 +35,15 @@ class Stylisation(nn.Module):
 
 
 class TextCrossAttention(nn.Module):
-    """FPC: the tokens of the pose ask, those of the text answer; the result is stylised and added.
+    """FPC: the tokens of the pose attend to the tokens of the text; the result is stylised and added.
 
     Args:
-        dim: C of the pose's tokens. text_width: W of the text's. heads: 8 as published.
+        dim: C, channels of the pose tokens.
+        text_width: W, channels of the text tokens.
+        heads: 8 as published.
+
+    Raises:
+        ConfigError: ``dim`` is no multiple of ``heads``.
     """
 
     def __init__(self, dim: int, text_width: int, heads: int) -> None:
@@ -54,13 +59,23 @@ class TextCrossAttention(nn.Module):
         self.proj_out = Stylisation(dim)
 
     def keys_and_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Text features ``[N, L, W]`` -> ``[N, L, C]`` twice: constants of an action, once the model is trained."""
+        """Keys and values of text features ``[N, L, W]``, each ``[N, L, C]``: constants of an action after training."""
         normed = self.text_norm(text)
         return self.key(normed), self.value(normed)
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, embedding: Tensor | None) -> Tensor:
-        """``[N, Q, C]``, ``[N, L, C]`` twice, ``[N, C]`` -> ``[N, Q, C]``: row by row."""
-        query, key, value = (self._split(given) for given in (self.query(self.norm(x)), keys, values))
+        """Attend to the text of the same row.
+
+        Args:
+            x: pose tokens, ``[N, Q, C]``.
+            keys: ``[N, L, C]``.
+            values: ``[N, L, C]``.
+            embedding: of time and text, ``[N, C]``; None for no stylisation.
+
+        Returns:
+            ``[N, Q, C]``.
+        """
+        query, key, value = (self._split(tokens) for tokens in (self.query(self.norm(x)), keys, values))
         mixed = functional.scaled_dot_product_attention(query, key, value, scale=self.head_width**-0.5)
         joined = mixed.transpose(1, 2).reshape(x.shape)
         styled: Tensor = self.proj_out(joined, embedding)
@@ -70,10 +85,10 @@ class TextCrossAttention(nn.Module):
         return tokens.reshape(*tokens.shape[:2], self.heads, self.head_width).transpose(1, 2)
 
 
-def tiled_rows(given: Tensor, repeats: int) -> Tensor:
-    """The published pairing of poses and texts: ``[N, ...]`` -> ``[N repeats, ...]``, all rows again and again.
+def tiled_rows(rows: Tensor, repeats: int) -> Tensor:
+    """The published pairing of poses and texts: repeat the whole batch, ``[N, ...]`` -> ``[N repeats, ...]``.
 
-    The poses that belong to it lie side by side for each row, so that in a batch of several actions most of them get
-    another one's text; with one action in the batch there is no difference.
+    The poses of each window lie side by side, however. So in a batch of several actions most poses get the text of
+    another action. With one action in the batch the order makes no difference.
     """
-    return torch.cat([given] * repeats)
+    return torch.cat([rows] * repeats)

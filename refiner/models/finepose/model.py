@@ -1,6 +1,6 @@
 """FinePOSE (Xu et al., CVPR 2024): D3DP with prompts (FPP), attention to their text (FPC) and stylisation (PTS).
 
-Keys and shapes are the published ones, but for the text side: ``ctx_*`` and ``clip_text.`` lie below ``text.`` here.
+Names and shapes of the tensors are the published ones, but ``ctx_*`` and ``clip_text.`` lie below ``text.`` here.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from refiner.models.finepose.prompts import TextConditioner
 
 
 class FinePoseDenoiser(CleanPoseDenoiser):
-    """A noisy 3D pose, the 2D pose, the timestep and an action -> the clean 3D pose.
+    """FinePOSE's network: it predicts the clean 3D pose from a noisy 3D pose, the 2D pose, the timestep and an action.
 
     Args:
-        text: `PromptedText` or `CachedText`; None is D3DP's denoiser.
-        encoder_layers, encoder_hidden, encoder_heads: of the post-norm transformer behind the text tower; 4, 2048
-            and 8 as published.
-        fpc: let the tokens of the pose attend to those of the text, behind the first block over joints.
-        pts: add the text to the time embedding, and stylise what the text answers by both.
-        published: pair poses and texts as the published code does in batches of several actions (see `tiled_rows`).
-        sizes: of `SpatioTemporalBlocks`.
+        text: `PromptedText` or `CachedText`; None gives D3DP's denoiser.
+        dim: C, 512 as published.
+        heads: 8 as published.
+        encoder_layers: layers of the post-norm transformer after the text tower, 4 as published.
+        encoder_hidden: its hidden width, 2048 as published.
+        encoder_heads: its heads, 8 as published.
+        fpc: let the pose tokens attend to the text tokens, after the first block over joints.
+        pts: add the text to the time embedding, and stylise the result of that attention by both.
+        published: in batches of several actions, pair poses and texts as the published code does (see `tiled_rows`).
+        sizes: other arguments of `SpatioTemporalBlocks`.
     """
 
     def __init__(
@@ -60,34 +63,38 @@ class FinePoseDenoiser(CleanPoseDenoiser):
         if fpc:
             self.temporal_cross_attn = TextCrossAttention(dim, text.width, heads)
 
-    def condition(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """Action numbers ``[N]`` -> the projected text ``[N, C]`` and, with FPC, keys and values ``[N, L, C]``.
+    def condition(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The text inputs of `denoise`, computed once for every unique action of the batch.
 
-        Every action of a batch is read once. Without a text side nothing may be given and nothing comes out.
+        Args:
+            inputs: action numbers ``[N]``; nothing without a text side.
+
+        Returns:
+            The projected text ``[N, C]`` and, with FPC, keys and values ``[N, L, C]``. Nothing without a text side.
         """
         if self.text is None:
-            return super().condition(*given)
-        (actions,) = given
-        different, rows = torch.unique(actions, return_inverse=True)
-        features = self.text_ln(self.textTransEncoder(self.text.features(different)))
-        whole = features[torch.arange(len(different), device=features.device), self.text.ends(different)]
-        constants = [self.text_proj(whole)]
+            return super().condition(*inputs)
+        (actions,) = inputs
+        unique, rows = torch.unique(actions, return_inverse=True)
+        features = self.text_ln(self.textTransEncoder(self.text.features(unique)))
+        summary = features[torch.arange(len(unique), device=features.device), self.text.ends(unique)]
+        constants = [self.text_proj(summary)]
         if self.temporal_cross_attn is not None:
             constants += self.temporal_cross_attn.keys_and_values(features)
         return tuple(constant[rows] for constant in constants)
 
     def denoise(self, noisy_pose_3d: Tensor, pose_2d: Tensor, time: Tensor, *condition: Tensor) -> Tensor:
-        """As D3DP's, with what `condition` gave."""
+        """Like D3DP's `denoise`, but with the result of `condition`."""
         if not condition:
             return super().denoise(noisy_pose_3d, pose_2d, time)
         projected, *keys_and_values = condition
         embedding = time + projected if self.pts else time.expand(projected.shape[0], -1)
         tokens = self.embed_poses(noisy_pose_3d, pose_2d, embedding)
 
-        def answer(x: Tensor) -> Tensor:
+        def attend(x: Tensor) -> Tensor:
             return self._attend_to_text(x, pose_2d.shape[0], embedding if self.pts else None, *keys_and_values)
 
-        pose = self.regress(tokens, answer if self.temporal_cross_attn is not None else None)
+        pose = self.regress(tokens, attend if self.temporal_cross_attn is not None else None)
         return pose.reshape(noisy_pose_3d.shape)
 
     def _attend_to_text(
@@ -95,23 +102,24 @@ class FinePoseDenoiser(CleanPoseDenoiser):
     ) -> Tensor:  # [N H, T, J, C], [N, C], [N, L, C] twice
         assert self.temporal_cross_attn is not None
         if not self.published:
-            answered = self.temporal_cross_attn(x.reshape(windows, -1, x.shape[-1]), keys, values, embedding)
-            return answered.reshape(x.shape)  # type: ignore[no-any-return]
+            attended = self.temporal_cross_attn(x.reshape(windows, -1, x.shape[-1]), keys, values, embedding)
+            return attended.reshape(x.shape)  # type: ignore[no-any-return]
         poses, frames, joints, dim = x.shape
         by_joint = x.transpose(1, 2).reshape(poses * joints, frames, dim)
-        keys, values = (tiled_rows(given, by_joint.shape[0] // windows) for given in (keys, values))
+        keys, values = (tiled_rows(part, by_joint.shape[0] // windows) for part in (keys, values))
         styles = None if embedding is None else embedding.repeat_interleave(by_joint.shape[0] // windows, 0)
-        answered = self.temporal_cross_attn(by_joint, keys, values, styles)
-        return answered.reshape(poses, joints, frames, dim).transpose(1, 2)  # type: ignore[no-any-return]
+        attended = self.temporal_cross_attn(by_joint, keys, values, styles)
+        return attended.reshape(poses, joints, frames, dim).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class FinePOSE(D3DP):
-    """The diffusion lifter with prompts. ``given`` of its methods are action numbers ``[B]``, see `action_number`.
+    """The diffusion lifter with prompts. The extra ``inputs`` of its methods are action numbers ``[B]``.
 
     Args:
         pose_estimator: the denoiser.
-        classifier: guesses the action from the 2D poses where it is not given; None: it is then unknown.
-        options: of `D3DP`.
+        classifier: guesses the action from the 2D poses where the caller does not name it. None: such an action counts
+            as unknown.
+        options: other arguments of `D3DP`.
     """
 
     pose_estimator: FinePoseDenoiser
@@ -124,20 +132,27 @@ class FinePOSE(D3DP):
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """The names of the actions that it knows; none without a text side."""
+        """The names of the actions that the model knows; empty without a text side."""
         text = self.pose_estimator.text
         return () if text is None else text.actions
 
     def numbers(self, actions: Sequence[str], device: torch.device | None = None) -> Tensor:
-        """Names -> action numbers. Raises UsageError for a name that is not among `actions` and not "unknown"."""
+        """Convert names to action numbers.
+
+        Raises:
+            UsageError: a name is neither among `actions` nor "unknown".
+        """
         return torch.tensor([action_number(self.actions, action) for action in actions], device=device)
 
 
 class PromptedLifter(SampledLifter):
-    """FinePOSE as a lifter: `SampledLifter` with the text of every action baked in, so that no text tower runs.
+    """FinePOSE with the interface of a lifter: the text of every action is a constant, so that no text tower runs.
 
     Args:
-        model: a trained FinePOSE; it is copied, without its text side. others: see `SampledLifter`.
+        model: a trained FinePOSE; the lifter copies it without its text side.
+        steps: see `SampledLifter`.
+        hypotheses: see `SampledLifter`.
+        options: other arguments of `SampledLifter`.
     """
 
     def __init__(self, model: FinePOSE, steps: int, hypotheses: int, **options: Any) -> None:
@@ -154,21 +169,29 @@ class PromptedLifter(SampledLifter):
         for name, constant in zip(self._constants, constants, strict=True):
             self.register_buffer(name, constant, persistent=False)
 
-    def hypotheses(self, pose_2d: Tensor, *given: Tensor) -> Tensor:
-        """``[B, T, J, 2]`` and action numbers ``[B]`` -> ``[B, H, T, J, 3]``.
+    def hypotheses(self, pose_2d: Tensor, *inputs: Tensor) -> Tensor:
+        """Sample all hypotheses.
 
-        Without numbers, and where one is below 0, the action is guessed from the 2D poses, or unknown where the model
-        was trained without a classifier.
+        The lifter guesses the action from the 2D poses where its number is missing or negative. If the model was
+        trained without a classifier, such an action counts as unknown.
+
+        Args:
+            pose_2d: image coordinates, ``[B, T, J, 2]``.
+            inputs: action numbers ``[B]``, or nothing.
+
+        Returns:
+            ``[B, H, T, J, 3]`` metres.
         """
         if not self._constants:
             return super().hypotheses(pose_2d)
         numbers = self.guess(pose_2d)
-        if given:
-            (named,) = given
+        if inputs:
+            (named,) = inputs
             numbers = torch.where(named < 0, numbers, named)
         return super().hypotheses(pose_2d, *(getattr(self, name)[numbers] for name in self._constants))
 
-    def guess(self, pose_2d: Tensor) -> Tensor:  # [B, T, J, 2] -> [B]
+    def guess(self, pose_2d: Tensor) -> Tensor:
+        """The most likely action numbers ``[B]`` of windows ``[B, T, J, 2]``; without a classifier, the unknown one."""
         if self.classifier is None:
             return torch.full_like(pose_2d[:, 0, 0, 0], len(self.actions)).long()
         numbers: Tensor = self.classifier(pose_2d).argmax(dim=-1)
@@ -176,9 +199,10 @@ class PromptedLifter(SampledLifter):
 
 
 def _without_text(model: FinePOSE) -> FinePOSE:
-    """A copy that keeps what runs beside the baked constants."""
+    """A copy without the parts whose results are constants."""
     denoiser = model.pose_estimator
-    kept = {"text", "textTransEncoder", "text_ln", "text_proj"}
-    # The parts of the text are not copied at all: CLIP's tower alone is twice as large as the denoiser.
-    memo: dict[int, Any] = {id(part): None for name, part in denoiser.named_children() if name in kept}
+    text_parts = {"text", "textTransEncoder", "text_ln", "text_proj"}
+    # deepcopy puts None in place of these parts, so that it does not copy them: CLIP's tower alone is twice as large as
+    # the denoiser.
+    memo: dict[int, Any] = {id(part): None for name, part in denoiser.named_children() if name in text_parts}
     return copy.deepcopy(model, memo)

@@ -1,7 +1,7 @@
-"""FPP, the fine-grained part-aware prompts of FinePOSE: texts with learnable context in front, through a text tower.
+"""FPP, the fine-grained part-aware prompts of FinePOSE: texts with learnable context vectors, through a text tower.
 
-A prompt is some learnable vectors and then the first tokens of a text. All prompts of an action follow each other in
-one sequence, which the tower reads at once.
+A prompt is a number of learnable vectors followed by the first tokens of a text. All prompts of an action form one
+sequence, which the tower reads at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from refiner.models.finepose.vocabulary import Vocabulary
 from refiner.models.weights import read_safetensors
 
 ACTION = "{action}"
-# What a prompt says of an action that nobody knows.
+# The text for an unknown action.
 UNKNOWN_TEXT = "moving"
 CONTEXT_SPREAD = 0.02
 
@@ -36,9 +36,13 @@ PromptSet = Literal["none", "M", "S", "C", "AL", "full"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """``context`` learnable vectors, then the first ``tokens`` tokens of ``text`` with its marks, padded.
+    """One prompt of the sequence.
 
-    A text that is longer loses its end. ``{action}`` stands for the first word of the action.
+    Attributes:
+        name: name of its context vectors in a state dict.
+        context: number of learnable vectors in front of the text.
+        text: ``{action}`` in it stands for the first word of the action.
+        tokens: number of text tokens, start and end marks included. A shorter text is padded, a longer one is cut.
     """
 
     name: str
@@ -57,7 +61,7 @@ FULL_PROMPTS = (
     Prompt("arm", 10, "arm"),
     Prompt("leg", 10, "leg"),
 )
-# The poster's ablation names its rows and does not define them; this is our reading.
+# The ablation on the poster names its rows but does not define them; this is our reading.
 PROMPT_SETS: dict[str, tuple[Prompt, ...]] = {
     "none": (),
     "M": tuple(replace(prompt, context=0) for prompt in FULL_PROMPTS),
@@ -69,28 +73,31 @@ PROMPT_SETS: dict[str, tuple[Prompt, ...]] = {
 
 
 def action_text(action: str) -> str:
-    """What a prompt says of an action: its first word, as in the published code (``Walking 1`` -> ``Walking``)."""
+    """The text for an action: its first word, as in the published code (``Walking 1`` -> ``Walking``)."""
     return UNKNOWN_TEXT if action == UNKNOWN_ACTION else action.split(" ")[0]
 
 
 def texts_of(prompts: Sequence[Prompt], actions: Sequence[str]) -> list[str]:
-    """Every text that these prompts make of these actions and of the unknown one."""
+    """All texts of these prompts for these actions and for the unknown action, each once."""
     every = (*actions, UNKNOWN_ACTION)
     return list(dict.fromkeys(prompt.text.replace(ACTION, action_text(a)) for prompt in prompts for a in every))
 
 
 class TextConditioner(Protocol):
-    """What turns actions into text features. Action numbers are places in ``actions``; the one behind is unknown."""
+    """Converts action numbers to text features.
+
+    An action number is an index into ``actions``; ``len(actions)`` stands for the unknown action.
+    """
 
     actions: tuple[str, ...]
     width: int
 
     def features(self, actions: Tensor) -> Tensor:
-        """``[N]`` action numbers -> ``[N, L, W]``."""
+        """Action numbers ``[N]`` -> features of their prompts ``[N, L, W]``."""
         ...
 
     def ends(self, actions: Tensor) -> Tensor:
-        """``[N]`` -> which of the L stands for the whole text, ``[N]``."""
+        """Action numbers ``[N]`` -> the index (of L) of the feature that represents the whole text, ``[N]``."""
         ...
 
 
@@ -98,16 +105,19 @@ class PromptedText(nn.Module):
     """Prompts through a text tower (FPP).
 
     Args:
-        tower: CLIP's, frozen, or a small one that is trained too.
-        vocabulary: what the tower's numbers mean.
+        tower: CLIP's, frozen, or a small one that is trained with the rest.
+        vocabulary: the vocabulary of the tower.
         actions: names; the unknown action follows them.
         prompts: see `PROMPT_SETS`.
-        published: as in the published code, the context gets no gradient, and the whole text is said to stand where
-            the action's own text ends, which among all prompts is a learnable vector of the first. By default the
-            gradient passes through the tower, and the whole text stands at the last end of a text (without texts at
-            the last vector): the tower looks back only, so that alone has seen every prompt.
+        published: behave like the published code. There the context vectors get no gradient, and the feature of the
+            whole text is read at the end of the action's own text, which in the sequence of all prompts is a
+            learnable vector of the first prompt. By default the gradient passes through the tower, and the whole text
+            is read at the last end of a text (without texts, at the last vector): since the tower only looks back,
+            only that position has seen every prompt.
 
-    Raises ConfigError for prompts that the tower is too short for, UsageError for words without tokens.
+    Raises:
+        ConfigError: the prompts are longer than the tower allows, or too short for the published behaviour.
+        UsageError: the vocabulary has no tokens for a word.
     """
 
     tokens: Tensor
@@ -148,20 +158,20 @@ class PromptedText(nn.Module):
     def _end(self, vocabulary: Vocabulary, row: NDArray[np.int64], action: str) -> int:
         if self.published:
             verb = [prompt for prompt in self.prompts if ACTION in prompt.text and prompt.tokens]
-            # The start of the text, its tokens, its end; without a verb the published code takes the last.
+            # The end comes after the start and the tokens. Without a verb the published code takes the last position.
             return 1 + len(vocabulary.encode(action_text(action))) if verb else self.length - 1
-        places, at, taken = [], 0, 0
+        ends, position, taken = [], 0, 0
         for prompt in self.prompts:
             text = row[taken : taken + prompt.tokens]
-            places += [at + prompt.context + int(place) for place in np.flatnonzero(text == vocabulary.end)]
-            at, taken = at + prompt.context + prompt.tokens, taken + prompt.tokens
-        return places[-1] if places else self.length - 1
+            ends += [position + prompt.context + int(index) for index in np.flatnonzero(text == vocabulary.end)]
+            position, taken = position + prompt.context + prompt.tokens, taken + prompt.tokens
+        return ends[-1] if ends else self.length - 1
 
     def features(self, actions: Tensor) -> Tensor:
         return self.read(self.clip_text.token_embedding(self.tokens[actions]))
 
     def read(self, embedded: Tensor) -> Tensor:
-        """The texts' token embeddings ``[N, tokens, W]`` -> ``[N, L, W]``, the context put in between."""
+        """Add the context vectors to token embeddings ``[N, tokens, W]`` and run the tower -> ``[N, L, W]``."""
         parts, taken = [], 0
         for prompt in self.prompts:
             if prompt.context:
@@ -177,12 +187,15 @@ class PromptedText(nn.Module):
 
 
 class CachedText(nn.Module):
-    """Text features that were computed before, so that no tower is needed; they are not trained.
+    """Text features that were computed before, so that no tower is needed; training does not change them.
 
     Args:
-        table: ``[actions + 1, L, W]``, the unknown action last. ends: ``[actions + 1]``. actions: their names.
+        table: ``[actions + 1, L, W]``, the unknown action last.
+        ends: ``[actions + 1]``, see `TextConditioner.ends`.
+        actions: names of the actions.
 
-    Raises ConfigError where the three do not fit.
+    Raises:
+        ConfigError: the three do not fit together.
     """
 
     end_of: Tensor
@@ -201,14 +214,14 @@ class CachedText(nn.Module):
 
     @classmethod
     def of(cls, text: TextConditioner) -> CachedText:
-        """What another conditioner gives now."""
+        """The current features of another conditioner."""
         every = torch.arange(len(text.actions) + 1)
         with torch.no_grad():
             return cls(text.features(every), text.ends(every), text.actions)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CachedText:
-        """What `save` wrote. Raises CheckpointError for another file."""
+        """Read a file that `save` wrote. Raises CheckpointError for any other file."""
         file = Path(path)
         if not file.is_file():
             raise CheckpointError(f"there are no cached texts at {file}; CachedText.of(...).save(FILE) writes them")
@@ -234,7 +247,7 @@ class CachedText(nn.Module):
 
 
 def prompt_tokens(prompts: Sequence[Prompt], vocabulary: Vocabulary, action: str) -> list[int]:
-    """The tokens of all texts, one prompt's behind the other's, without the context."""
+    """The tokens of the texts of all prompts in order, without the context vectors."""
     tokens: list[int] = []
     for prompt in prompts:
         text = prompt.text.replace(ACTION, action_text(action))

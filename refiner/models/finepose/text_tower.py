@@ -8,21 +8,21 @@ from torch import Tensor, nn
 from refiner.errors import CheckpointError
 from refiner.models.weights import State, count_entries, load_exactly
 
-# A head of CLIP's towers is 64 wide.
+# Channels of a head in CLIP's towers.
 HEAD_WIDTH = 64
-# What CLIP's file holds beside the text tower.
+# Other entries of CLIP's file, beside the text tower.
 OTHER_PARTS = ("visual.", "text_projection", "logit_scale", "input_resolution", "context_length", "vocab_size")
 
 
 class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), which CLIP was trained with."""
+    """x sigmoid(1.702 x), the activation that CLIP was trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 class ResidualBlock(nn.Module):
-    """Pre-norm attention and MLP of ratio 4, in CLIP's names."""
+    """Pre-norm attention and MLP of ratio 4, with CLIP's tensor names."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -55,10 +55,14 @@ class _Blocks(nn.Module):
 
 
 class TextTower(nn.Module):
-    """Token embeddings -> contextual embeddings; a token sees itself and those before it.
+    """Token embeddings -> contextual embeddings. A token attends to itself and to the tokens before it.
 
     Args:
-        vocabulary, width, layers, heads, length: 49,408, 512, 12, 8 and 77 in ViT-B/32's.
+        vocabulary: number of tokens, 49,408 in CLIP ViT-B/32.
+        width: W, 512 in CLIP ViT-B/32.
+        layers: 12 in CLIP ViT-B/32.
+        heads: 8 in CLIP ViT-B/32.
+        length: most tokens of a sequence, 77 in CLIP ViT-B/32.
     """
 
     mask: Tensor
@@ -85,8 +89,15 @@ class TextTower(nn.Module):
 
 
 def tower_from_state(state: State, where: str) -> TextTower:
-    """A frozen tower with these weights: CLIP's own layout, or that of the transformers library; other parts of CLIP
-    are passed over. Raises CheckpointError for what is no CLIP."""
+    """Build a frozen tower from CLIP's weights; entries of other parts of CLIP are ignored.
+
+    Args:
+        state: a state dict in CLIP's own layout or in the layout of the transformers library.
+        where: the name of the source in error messages.
+
+    Raises:
+        CheckpointError: the state dict holds no CLIP text tower.
+    """
     text = {name: value for name, value in state.items() if not name.startswith(OTHER_PARTS)}
     if any(name.startswith("text_model.") for name in text):
         text = _own_names(state, where)
@@ -102,7 +113,7 @@ def tower_from_state(state: State, where: str) -> TextTower:
 
 
 def _own_names(state: State, where: str) -> State:
-    """The transformers library's names as CLIP's own; its three projections are one matrix there."""
+    """Rename entries of the transformers library to CLIP's own names; CLIP stores the q, k and v projections as one."""
     prefix, layers = "text_model.encoder.layers.", "transformer.resblocks."
     plain = {
         "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
@@ -112,15 +123,15 @@ def _own_names(state: State, where: str) -> State:
     }
     parts = {"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2"}
     parts |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
-    found: State = {new: state[old] for old, new in plain.items() if old in state}
+    renamed: State = {new: state[old] for old, new in plain.items() if old in state}
     indices = {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
     try:
         for index in indices:
             for kind in ("weight", "bias"):
                 for old, new in parts.items():
-                    found[f"{layers}{index}.{new}.{kind}"] = state[f"{prefix}{index}.{old}.{kind}"]
+                    renamed[f"{layers}{index}.{new}.{kind}"] = state[f"{prefix}{index}.{old}.{kind}"]
                 three = [state[f"{prefix}{index}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-                found[f"{layers}{index}.attn.in_proj_{kind}"] = torch.cat(three)
+                renamed[f"{layers}{index}.attn.in_proj_{kind}"] = torch.cat(three)
     except KeyError as error:
         raise CheckpointError(f"the text tower of {where} lacks {error.args[0]!r}") from error
-    return found
+    return renamed

@@ -13,15 +13,15 @@ from typing import Protocol
 
 from refiner.errors import CheckpointError, UsageError
 
-# Of CLIP: 256 bytes, the same at the end of a word, the merges, the two marks.
+# CLIP's 49,408 tokens are the 256 bytes, the 256 bytes at the end of a word, the merges and the two marks.
 CLIP_MERGES = 49152 - 256 - 2
-# A longer file of merges than this is something else.
+# Bytes. A longer file is no file of merges.
 LONGEST_MERGES_FILE = 32 << 20
 _WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
 class Vocabulary(Protocol):
-    """Numbers of tokens; ``start`` and ``end`` mark a text, ``pad`` fills up behind it."""
+    """Token numbers of texts; ``start`` and ``end`` mark a text, ``pad`` fills the positions after it."""
 
     @property
     def size(self) -> int: ...
@@ -36,7 +36,7 @@ class Vocabulary(Protocol):
     def pad(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text without its marks."""
+        """The tokens of a text, without the start and end marks."""
         ...
 
 
@@ -44,7 +44,7 @@ class ClipVocabulary:
     """CLIP's byte-pair encoding.
 
     Args:
-        merges: pairs of symbols, the ones to be joined first in front.
+        merges: pairs of symbols, in the order of their priority.
     """
 
     pad = 0
@@ -59,9 +59,10 @@ class ClipVocabulary:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> ClipVocabulary:
-        """Read CLIP's ``bpe_simple_vocab_16e6.txt.gz``, or a ``merges.txt``: a heading and one pair a line.
+        """Read CLIP's ``bpe_simple_vocab_16e6.txt.gz``, or a ``merges.txt``: one heading, then one pair per line.
 
-        Raises CheckpointError for a file that is missing, unreadable or too short.
+        Raises:
+            CheckpointError: the file is missing, unreadable or too short.
         """
         file = Path(path)
         try:
@@ -72,7 +73,7 @@ class ClipVocabulary:
         merges = [tuple(line.split()) for line in lines[1 : 1 + CLIP_MERGES]]
         if len(merges) < CLIP_MERGES or any(len(pair) != 2 for pair in merges):
             raise CheckpointError(
-                f"{file} holds no {CLIP_MERGES} pairs behind its first line; expected CLIP's "
+                f"{file} holds no {CLIP_MERGES} pairs after its first line; expected CLIP's "
                 "bpe_simple_vocab_16e6.txt.gz or the merges.txt of its tokenizer"
             )
         return cls(merges)  # type: ignore[arg-type]
@@ -86,7 +87,7 @@ class ClipVocabulary:
         return numbers
 
     def _join(self, parts: list[str]) -> list[str]:
-        """The pair that comes first among the merges is joined wherever it stands, until no pair is among them."""
+        """Join the pair of highest priority wherever it occurs, and repeat until no pair is left to join."""
         while len(parts) > 1:
             pairs = set(pairwise(parts))
             best = min(pairs, key=lambda pair: self._rank.get(pair, len(self._rank)))
@@ -102,31 +103,34 @@ class ClipVocabulary:
 
 
 class WordVocabulary:
-    """The words of some texts, numbered in the order of the alphabet; for a tower that is trained from scratch."""
+    """The words of the given texts, numbered alphabetically; for a tower that is trained from scratch."""
 
     pad = 0
 
     def __init__(self, texts: Iterable[str]) -> None:
         words = sorted({word for text in texts for word in _WORD.findall(text.lower())})
         self._number = {word: number for number, word in enumerate(words, start=1)}
-        # The end has the highest number, as in CLIP's.
+        # The end mark has the highest number, as in CLIP's vocabulary.
         self.start, self.end, self.size = len(words) + 1, len(words) + 2, len(words) + 3
 
     def encode(self, text: str) -> list[int]:
-        """Raises UsageError for a word that it was not made of."""
+        """The tokens of a text. Raises UsageError for a word outside of the vocabulary."""
         words = _WORD.findall(text.lower())
-        strange = [word for word in words if word not in self._number]
-        if strange:
-            raise UsageError(f"the model's vocabulary has no {', '.join(strange)}; it has {', '.join(self._number)}")
+        unknown = [word for word in words if word not in self._number]
+        if unknown:
+            raise UsageError(f"the model's vocabulary has no {', '.join(unknown)}; it has {', '.join(self._number)}")
         return [self._number[word] for word in words]
 
 
 class TokenTable:
-    """Texts whose tokens are known: what a checkpoint keeps of a vocabulary. Made of another one by `of`.
+    """A table of texts and their tokens, the part of a vocabulary that a checkpoint stores; `rows_of` writes it.
 
     Args:
-        rows: ``text: number number ...``, one a text.
-        size: of the vocabulary; the start and the end are its last two numbers.
+        rows: ``text: number number ...``, one row per text.
+        size: size of the vocabulary; its last two numbers are the start and the end mark.
+
+    Raises:
+        CheckpointError: a row has another format.
     """
 
     pad = 0
@@ -143,18 +147,21 @@ class TokenTable:
 
     @staticmethod
     def rows_of(vocabulary: Vocabulary, texts: Iterable[str]) -> tuple[str, ...]:
-        """The rows of these texts."""
+        """The rows of these texts in a vocabulary, each text once."""
         return tuple(f"{text}: {' '.join(map(str, vocabulary.encode(text)))}" for text in dict.fromkeys(texts))
 
     def encode(self, text: str) -> list[int]:
-        """Raises UsageError for a text that is not in the table."""
+        """The tokens of a text. Raises UsageError for a text that is not in the table."""
         if text not in self._tokens:
             raise UsageError(f"the checkpoint has no tokens of {text!r}; it has those of {', '.join(self._tokens)}")
         return self._tokens[text]
 
 
 def _byte_symbols() -> dict[int, str]:
-    """A printable character for each byte, in the order of CLIP's numbers: itself where it is one, else from 256 on."""
+    """A printable character for each byte, in the order of CLIP's numbers.
+
+    A printable byte stands for itself; the others take characters from 256 on.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""Training scenes drawn in batches on any device: motion, bodies, cameras and what a detector makes of them."""
+"""Training scenes, drawn in batches on any device: motion, bodies, cameras and simulated detections."""
 
 from refiner.training.scenes.sampler import SceneBatch, SceneSampler
 

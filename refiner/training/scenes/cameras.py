@@ -1,4 +1,4 @@
-"""Cameras for training in batches: any place, direction, lens and image, and an archive's own among them."""
+"""Cameras for training, in batches: random position, direction, lens and image, or the archive's own cameras."""
 
 from __future__ import annotations
 
@@ -16,20 +16,29 @@ from refiner.camera import Camera
 from refiner.training.config import SceneConfig
 from refiner.training.scenes.draws import Draws
 
-# Images as (width, height) over the longer side: webcams and films, old webcams, squares, and both upright.
+# Width and height of images in units of the longer side: 16:9, 4:3, square, and the first two upright.
 SHAPES = ((1.0, 0.5625), (1.0, 0.75), (1.0, 1.0), (0.75, 1.0), (0.5625, 1.0))
-# The longer side in pixels. All sizes below are of such an image; other resolutions look the same to the network.
+# The longer side in pixels. All sizes below refer to such an image, since rays do not depend on the resolution.
 LONGER_SIDE = 1000.0
-# The lens is inverted or bent only inside of 45 degrees, as in `refiner.camera.Camera`.
+# Largest |x / z| and |y / z|: the lens distortion is defined up to 45 degrees, as in `refiner.camera.Camera`.
 WIDEST = 1.0
-# Nothing comes nearer to the lens than this, metres.
+# Smallest distance of the body to the lens, metres.
 NEAREST = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """Cameras of a batch: ``rotation`` ``(B, 3, 3)`` and ``eye`` ``(B, 3)`` metres in the world; ``size``, ``focal``
-    and ``centre`` ``(B, 2)`` pixels; ``radial`` ``(B, 3)``, ``tangential`` ``(B, 2)``."""
+    """The cameras of a batch.
+
+    Attributes:
+        rotation: from world axes to camera axes, ``(B, 3, 3)``.
+        eye: position in the world, ``(B, 3)`` metres.
+        size: width and height of the image, ``(B, 2)`` pixels.
+        focal: focal lengths, ``(B, 2)`` pixels.
+        centre: principal point, ``(B, 2)`` pixels.
+        radial: coefficients of the radial distortion, ``(B, 3)``.
+        tangential: coefficients of the tangential distortion, ``(B, 2)``.
+    """
 
     rotation: Tensor
     eye: Tensor
@@ -40,55 +49,67 @@ class Views:
     tangential: Tensor
 
     def to_camera(self, world: Tensor) -> Tensor:
-        """``(B, T, J, 3)`` metres in the world -> camera axes."""
+        """Transform points ``(B, T, J, 3)`` from the world to camera axes, metres."""
         return torch.einsum("bij,btkj->btki", self.rotation, world - self.eye[:, None, None])
 
     def project(self, points: Tensor) -> Tensor:
-        """Camera points ``(B, T, J, 3)`` -> pixels ``(B, T, J, 2)``, as `refiner.camera.Camera.project`."""
+        """Project camera points ``(B, T, J, 3)`` to pixels ``(B, T, J, 2)``, like `refiner.camera.Camera.project`."""
         x = (points[..., :2] / points[..., 2:].clamp(min=0.1)).clamp(-WIDEST, WIDEST)
         r2 = x.square().sum(dim=-1, keepdim=True)
         k1, k2, k3 = (self.radial[:, None, None, None, index] for index in range(3))
         tilt = (self.tangential[:, None, None] * x).sum(dim=-1, keepdim=True)
         factor = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + tilt
-        bent = x * factor + self.tangential[:, None, None] * r2
-        return self.focal[:, None, None] * bent + self.centre[:, None, None]
+        distorted = x * factor + self.tangential[:, None, None] * r2
+        return self.focal[:, None, None] * distorted + self.centre[:, None, None]
 
     def where(self, chosen: Tensor, other: Views) -> Views:
-        """These cameras where ``chosen`` ``(B,)``, the other ones elsewhere."""
+        """Choose these cameras where ``chosen`` ``(B,)`` is true, the other cameras elsewhere."""
         pairs = zip(self.fields(), other.fields(), strict=True)
         return Views(*(torch.where(chosen.reshape(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in pairs))
 
     def fields(self) -> tuple[Tensor, ...]:
-        """All tensors, in their order."""
+        """All tensors in the order of the attributes."""
         return (self.rotation, self.eye, self.size, self.focal, self.centre, self.radial, self.tangential)
 
 
 class Rigs:
-    """The fixed cameras before every clip ``rigs``; a clip may have none."""
+    """The fixed cameras of every clip; a clip may have none.
+
+    Args:
+        rigs: the cameras of each clip.
+        device: the device of the tensors.
+    """
 
     def __init__(self, rigs: Sequence[Sequence[Camera]], device: torch.device) -> None:
         # Clips of a person share one rig: each camera is stored once.
-        places: dict[int, int] = {}
+        indices: dict[int, int] = {}
         cameras: list[Camera] = []
         for camera in (camera for rig in rigs for camera in rig):
-            if id(camera) not in places:
-                places[id(camera)] = len(cameras)
+            if id(camera) not in indices:
+                indices[id(camera)] = len(cameras)
                 cameras.append(camera)
         most = max((len(rig) for rig in rigs), default=0)
-        table = [[places[id(camera)] for camera in rig] + [0] * (most - len(rig)) for rig in rigs]
+        table = [[indices[id(camera)] for camera in rig] + [0] * (most - len(rig)) for rig in rigs]
         self._table = torch.tensor(table, dtype=torch.long, device=device).reshape(len(rigs), most)
         self._numbers = torch.tensor([len(rig) for rig in rigs], device=device)
         self._views = _views_of(cameras, device) if cameras else None
 
     def draw(self, draws: Draws, clips: Tensor) -> tuple[Tensor, Views] | None:
-        """For each window one of its clip's cameras, ``clips`` ``(B,)``: which windows have one ``(B,)``, and the
-        cameras. None where no clip has any."""
+        """Draw one of the clip's cameras for each window.
+
+        Args:
+            draws: the random numbers.
+            clips: the index of each window's clip, ``(B,)``.
+
+        Returns:
+            Which windows have a camera ``(B,)``, and the cameras. None if no clip has any.
+        """
         if self._views is None:
             return None
         number = self._numbers[clips]
-        place = (draws.uniform(len(clips)) * number).long().clamp(min=0)
-        place = torch.minimum(place, (number - 1).clamp(min=0))
-        chosen = self._table[clips, place]
+        index = (draws.uniform(len(clips)) * number).long().clamp(min=0)
+        index = torch.minimum(index, (number - 1).clamp(min=0))
+        chosen = self._table[clips, index]
         return number > 0, Views(*(field[chosen] for field in self._views.fields()))
 
 
@@ -109,16 +130,22 @@ def _views_of(cameras: Sequence[Camera], device: torch.device) -> Views:
 
 @lru_cache(maxsize=8)
 def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """`SHAPES` and the vertical on the device, made once: a copy from the host waits for what the device does."""
+    """`SHAPES` and the vertical on the device. They are cached, since a copy from the host waits for the device."""
     return torch.tensor(SHAPES, device=device), torch.tensor([0.0, 0.0, 1.0], device=device)
 
 
 def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:
-    """A camera of its own for each window ``(B, T, 17, 3)``.
+    """Draw a random camera for each window of poses.
 
-    Log-uniform: focal length. Uniform: how much of the image's height the body takes, direction, height above the floor
-    (or, for a share of them, the pitch), and where in the image the person stands. A share of the cameras is so
-    near that the image ends at the knees or the hips. The roll has two spreads: held level, and held anyhow.
+    The focal length is log-uniform. Uniform are the share of the image's height that the body takes, the direction, the
+    height above the floor (or, for a share of the cameras, the pitch) and the person's position in the image. A share
+    of the cameras is so near that the image ends at the knees or hips. The roll has two spreads: one for cameras that
+    are held level, and one for all others.
+
+    Args:
+        draws: the random numbers.
+        world: poses in the world, ``(B, T, 17, 3)`` metres.
+        config: the shares and ranges.
     """
     batch = len(world)
     shapes, up = _constants(world.device)
@@ -145,14 +172,14 @@ def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:
     level = (1 - sine.square()).sqrt()
     toward = torch.stack([level * azimuth.cos(), level * azimuth.sin(), sine], dim=-1)
     eye = aim + distance[:, None] * toward
-    # What is left of the image beside the body is where the person may stand.
+    # The person may be anywhere in the image as long as the body is inside.
     extent_px = (focal * 2 * radius / distance)[:, None]
-    spare = ((size - extent_px).clamp(min=0.0) / 2 + 0.02 * size) * config.off_centre
-    offset = spare * (2 * draws.uniform(batch, 2) - 1) / focal[:, None]
+    room = ((size - extent_px).clamp(min=0.0) / 2 + 0.02 * size) * config.off_centre
+    offset = room * (2 * draws.uniform(batch, 2) - 1) / focal[:, None]
     spread = torch.where(draws.chance(0.5, batch), config.roll[0], config.roll[1])
-    rotation = _looking(-toward, offset, torch.deg2rad(spread * draws.normal(batch)))
-    bent = draws.chance(0.5, batch)
-    barrel = torch.where(bent, draws.uniform(batch, low=-config.barrel, high=0.2 * config.barrel), 0.0)
+    rotation = _rotations_towards(-toward, offset, torch.deg2rad(spread * draws.normal(batch)))
+    has_distortion = draws.chance(0.5, batch)
+    barrel = torch.where(has_distortion, draws.uniform(batch, low=-config.barrel, high=0.2 * config.barrel), 0.0)
     zero = torch.zeros_like(barrel)
     decentred = torch.where(draws.chance(0.3, batch), 0.015, 0.0)[:, None] * draws.normal(batch, 2)
     return Views(
@@ -166,9 +193,14 @@ def random_views(draws: Draws, world: Tensor, config: SceneConfig) -> Views:
     )
 
 
-def _looking(forward: Tensor, offset: Tensor, roll: Tensor) -> Tensor:
-    """Rotations ``(B, 3, 3)`` of cameras that see the direction ``forward`` at the ray ``offset`` ``(B, 2)``, turned by
-    ``roll`` about their axis."""
+def _rotations_towards(forward: Tensor, offset: Tensor, roll: Tensor) -> Tensor:
+    """Rotations from world to camera axes, ``(B, 3, 3)``.
+
+    Args:
+        forward: the direction in the world ``(B, 3)`` that the camera sees at ``offset``.
+        offset: the ray x / z, y / z of that direction, ``(B, 2)``.
+        roll: rotation about the camera's axis, ``(B,)`` radians.
+    """
     _, up = _constants(forward.device)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up.expand_as(forward)), dim=-1)
     down = torch.linalg.cross(forward, right)
@@ -180,7 +212,7 @@ def _looking(forward: Tensor, offset: Tensor, roll: Tensor) -> Tensor:
 
 
 def stated_focal_length(draws: Draws, views: Views, config: SceneConfig) -> Tensor:
-    """The focal length ``(B,)`` that the user states: the true one, a wrong one, or the default of the image's size."""
+    """The focal length that the user states, ``(B,)`` pixels: the true one, a wrong one, or the longer side."""
     batch = len(views.size)
     true = views.focal.mean(dim=-1)
     wrong = true * (config.focal_error * draws.normal(batch)).exp()

@@ -1,8 +1,8 @@
-"""What 2D detectors make of a person, in batches: errors, swaps, frozen and missing joints, confidence.
+"""Simulated 2D detections, in batches: errors, swaps, frozen and missing joints, confidence.
 
-The errors of the bundled detector model (`refiner.data.detector`) with what it leaves out: they grow with the person in
-the image, a detector has its own idea of where a joint is, takes left for right for stretches of frames, freezes limbs,
-loses joints and whole parts of the body, and says more or less truly how sure it is.
+The errors are those of the bundled detector model (`refiner.data.detector`), with additions: they grow with the size of
+the person in the image. A detector has its own definition of the joints. It swaps left and right for stretches of
+frames, freezes limbs, and misses joints and whole parts of the body. Its confidence is more or less honest.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ from refiner.training.scenes.cameras import Views
 from refiner.training.scenes.draws import Draws
 from refiner.training.scenes.motion import moved_in_body
 
-# Root mean square distance of the joints from their middle, over the people and cameras that the bundled model's
-# pixels belong to: its errors are shares of this.
+# Root mean square distance of the joints from their mean, in pixels, over the people and cameras that the bundled
+# model was measured on. The model's errors are scaled relative to it.
 MODEL_SPREAD = 103.0
-# Never better than this on an image whose longer side is 1000 pixels: detectors work on grids.
+# Smallest error in pixels on an image whose longer side is 1000 pixels: detectors work on grids.
 FINEST = 0.6
-# What a detector may freeze, lose or have hidden at a time.
+# Groups of joints that a detector freezes or misses together, or that are hidden together.
 LIMBS = ((1, 2, 3), (4, 5, 6), (11, 12, 13), (14, 15, 16), (2, 3), (5, 6), (12, 13), (15, 16), (3,), (6,), (13,), (16,))
 LEGS, TRUNK_BY_RULE = (2, 3, 5, 6), (0, 7, 8)
 
 
 class SceneDetector:
-    """Draws keypoints ``(B, T, 17, 3)``, pixels and confidence, from camera points and their views."""
+    """Draws keypoints ``(B, T, 17, 3)``, pixels and confidence, from points in camera axes.
+
+    Args:
+        model: the model of the errors.
+        config: the shares and spreads.
+        frames: T.
+        device: the device of the points.
+    """
 
     def __init__(self, model: DetectorModel, config: SceneConfig, frames: int, device: torch.device) -> None:
         def on_device(values: object) -> Tensor:
@@ -43,7 +50,7 @@ class SceneDetector:
         steps = torch.arange(frames, device=device)
         self._age = (steps[:, None] - steps).clamp(min=0).float()
         self._past = (steps[:, None] >= steps).float()
-        # Times the person's size: the same for a joint and its twin.
+        # Each left joint takes the index of its right counterpart, so that both get the same offset.
         pairs = torch.arange(17)
         pairs[list(LEFT)] = torch.tensor(list(RIGHT))
         self._pairs = pairs.to(device)
@@ -63,17 +70,27 @@ class SceneDetector:
         below = torch.zeros(2, 17, dtype=torch.bool)
         below[0, list(LEGS)] = True
         below[1, [0, 1, 4, *LEGS]] = True
-        # What a desk hides: the legs, and the hips with them.
+        # The joints that a desk hides: the legs without or with the hips.
         self._below = below.to(device)
 
     def detect(self, draws: Draws, points: Tensor, views: Views, stride: Tensor) -> Tensor:
-        """Keypoints of camera points ``(B, T, 17, 3)`` in metres; ``stride`` ``(B,)``: frames from one to the next."""
+        """Draw the keypoints.
+
+        Args:
+            draws: the random numbers.
+            points: points in camera axes, ``(B, T, 17, 3)`` metres.
+            views: the cameras.
+            stride: frames of the clip from one frame of the window to the next, ``(B,)``.
+
+        Returns:
+            Keypoints ``(B, T, 17, 3)``: pixels and confidence.
+        """
         config, (batch, frames) = self.config, points.shape[:2]
         rate = stride.float()[:, None, None]
         clean = views.project(self._own_joints(draws, points))
         clean = self._by_rule(draws, clean)
         spread = (clean - clean.mean(dim=2, keepdim=True)).square().sum(dim=-1).mean(dim=(1, 2)).sqrt()
-        # Half of the detectors err by the person's size, as those that crop do, half by the image's.
+        # Half of the detectors err in proportion to the person, like those that crop; the others to the image.
         by_person = draws.chance(0.5, batch)
         scale = torch.where(by_person, spread / MODEL_SPREAD, torch.ones_like(spread))
         level = (config.detector_spread * draws.normal(batch)).exp()
@@ -98,19 +115,19 @@ class SceneDetector:
         lost = self._limb_episodes(draws, config.missing, 8.0, batch, frames)
         alone = draws.episodes(torch.full((17, 1), config.missing, device=self.device), 6.0, batch, 17, frames)
         lost = lost | alone.transpose(1, 2) | self._hidden_part(draws, batch, frames)
-        # Some detectors say where a joint outside of the image would be, with little confidence; others say nothing.
+        # Some detectors guess joints outside of the image, with low confidence; others give no position.
         guesses = draws.chance(0.3, batch)[:, None, None]
         lost = lost | (~inside & ~guesses)
         gone = draws.episodes(torch.full((1,), config.gaps, device=self.device), 5.0, batch, frames)
         confidence = self._confidence(draws, error.norm(dim=-1) / spread[:, None, None], frozen, inside)
         confidence = torch.where(lost, 0.0, confidence)
-        # A frame without anybody: no confidence, and the place of the frames before it, as the runtime fills it.
+        # A frame without a person: confidence 0, and the positions of the frame before, as the runtime fills them in.
         confidence = torch.where(gone[..., None], 0.0, confidence)
         pixels = torch.where(gone[..., None, None], self._held(pixels, gone[..., None].expand_as(lost)), pixels)
         return torch.cat([pixels, confidence[..., None]], dim=-1)
 
     def _own_joints(self, draws: Draws, points: Tensor) -> Tensor:
-        """Where a detector sees joints: each off by some centimetres in the body's own axes, left and right alike."""
+        """Apply a detector's own joint definitions: offsets of centimetres in body axes, alike for left and right."""
         batch = len(points)
         biased = draws.chance(self.config.biased, batch)
         amount = self.config.joint_bias * draws.normal(batch, 17, 3)
@@ -120,17 +137,19 @@ class SceneDetector:
         return moved_in_body(points, offset)
 
     def _by_rule(self, draws: Draws, pixels: Tensor) -> Tensor:
-        """For a share of the detectors hip, spine and thorax as `refiner.skeleton.to_h36m17` makes them up of a set
-        without a trunk, COCO's or MediaPipe's."""
+        """For a share of the detectors, compute hip, spine and thorax from hips and shoulders.
+
+        `refiner.skeleton.to_h36m17` does the same for joint sets without a trunk, such as COCO's or MediaPipe's.
+        """
         by_rule = draws.chance(self.config.by_rule, len(pixels))[:, None, None]
         hip = 0.5 * (pixels[:, :, 1] + pixels[:, :, 4])
         thorax = 0.5 * (pixels[:, :, 11] + pixels[:, :, 14])
-        made_up = pixels.clone()
-        made_up[:, :, 0], made_up[:, :, 7], made_up[:, :, 8] = hip, 0.5 * (hip + thorax), thorax
-        return torch.where(by_rule[..., None], made_up, pixels)
+        computed = pixels.clone()
+        computed[:, :, 0], computed[:, :, 7], computed[:, :, 8] = hip, 0.5 * (hip + thorax), thorax
+        return torch.where(by_rule[..., None], computed, pixels)
 
     def _swapped(self, draws: Draws, pixels: Tensor, rate: Tensor) -> Tensor:
-        """Left and right taken for each other: legs or arms for a moment, the whole body for a stretch."""
+        """Swap left and right: legs or arms for a moment, the whole body for longer."""
         batch, frames = pixels.shape[:2]
         limbs = draws.episodes(
             torch.full((batch, 2, 1), self._swap_share, device=self.device), self._swap_length, batch, 2, frames
@@ -141,7 +160,7 @@ class SceneDetector:
         return torch.where(swap[..., None], pixels[:, :, self._mirrored], pixels)
 
     def _drift(self, draws: Draws, batch: int, frames: int, stride: Tensor) -> Tensor:
-        """An AR(1) process of unit variance for each joint and axis: one product with its factor over time."""
+        """An AR(1) process of unit variance for each joint and axis, as one product with its factor over time."""
         rho = (self._rho ** stride.float())[:, None, None]  # [B, 1, 1]
         factor = rho**self._age * self._past
         first = torch.ones(frames, device=self.device)
@@ -150,13 +169,13 @@ class SceneDetector:
         return torch.einsum("bts,bsjc->btjc", factor * scale, draws.normal(batch, frames, 17, 2))
 
     def _limb_episodes(self, draws: Draws, share: float, length: float, batch: int, frames: int) -> Tensor:
-        """Stretches in which one limb, or a part of it, is affected, ``(B, T, 17)`` bool."""
+        """Episodes that affect one limb or a part of it, ``(B, T, 17)`` bool."""
         active = draws.episodes(torch.full((1,), share, device=self.device), length, batch, frames)
         limb = (draws.uniform(batch) * len(LIMBS)).long().clamp(max=len(LIMBS) - 1)
         return active[..., None] & self._limbs[limb][:, None]
 
     def _hidden_part(self, draws: Draws, batch: int, frames: int) -> Tensor:
-        """A desk, a bar or another person in front: legs (with or without hips), or one side, in the whole window."""
+        """The joints behind a desk or another person, in the whole window: legs, legs and hips, or one limb."""
         hidden = draws.chance(self.config.hidden, batch)
         kind = draws.uniform(batch)
         part = torch.zeros(batch, 17, dtype=torch.bool, device=self.device)
@@ -168,18 +187,25 @@ class SceneDetector:
         return (hidden[:, None] & part)[:, None].expand(batch, frames, 17)
 
     def _held(self, values: Tensor, held: Tensor) -> Tensor:
-        """``values`` ``(B, T, 17, 2)`` with those of ``held`` frames ``(B, T, 17)`` as they were in the last frame
-        before; of a window that begins so, in its first."""
+        """Hold positions: replace the values of ``held`` frames by the values of the last frame that is not held.
+
+        Args:
+            values: ``(B, T, 17, 2)``.
+            held: ``(B, T, 17)`` bool. If a window starts with held frames, they take the values of its first frame.
+        """
         frames = torch.arange(values.shape[1], device=values.device)[:, None]
         last = torch.where(held, torch.zeros_like(frames), frames).cummax(dim=1).values
         return values.gather(1, last[..., None].expand_as(values))
 
     def _confidence(self, draws: Draws, error: Tensor, frozen: Tensor, inside: Tensor) -> Tensor:
-        """What the detector says of itself: 1 always, or less where it errs; ``error`` in spreads of the body."""
+        """The confidence of the detections, ``(B, T, 17)``: always 1, or lower where the errors are larger.
+
+        ``error`` ``(B, T, 17)`` is in units of the body's spread in the image.
+        """
         batch, frames = error.shape[:2]
         best = draws.uniform(batch, low=0.6, high=1.0)[:, None, None]
         honesty = draws.uniform(batch, high=4.0)[:, None, None]
-        spoken = best - honesty * error * draws.uniform(batch, frames, 17) - 0.1 * draws.uniform(batch, 1, 17)
-        spoken = torch.where(frozen | ~inside, 0.6 * spoken, spoken).clamp(0.05, 1.0)
-        silent = draws.chance(0.35, batch)[:, None, None]
-        return torch.where(silent, torch.ones_like(spoken), spoken)
+        stated = best - honesty * error * draws.uniform(batch, frames, 17) - 0.1 * draws.uniform(batch, 1, 17)
+        stated = torch.where(frozen | ~inside, 0.6 * stated, stated).clamp(0.05, 1.0)
+        always_one = draws.chance(0.35, batch)[:, None, None]
+        return torch.where(always_one, torch.ones_like(stated), stated)

@@ -1,4 +1,4 @@
-"""Random numbers of a batch, from (seed, step) alone, on the device where the batch is made."""
+"""Random numbers for a batch. They depend only on (seed, step), and are drawn on the device of the batch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def seed_of_draws(seed: int, step: int) -> int:
-    """What the generator of a step is seeded with."""
+    """The seed of a step's generator."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Draws:
     """Random tensors of one training step.
 
-    A step gives the same numbers whatever came before it, so that a resumed run sees what it would have seen; a CPU and
-    a GPU give different ones.
+    A step gives the same numbers whatever steps ran before, so that a resumed run sees the same data. A CPU and a GPU
+    give different numbers.
     """
 
     def __init__(self, seed: int, step: int, device: torch.device) -> None:
@@ -26,7 +26,7 @@ class Draws:
 
     @classmethod
     def of(cls, generator: torch.Generator) -> Draws:
-        """Draws of a generator that somebody has seeded with `seed_of_draws`."""
+        """Draws from a generator that the caller has seeded with `seed_of_draws`."""
         draws = cls.__new__(cls)
         draws.device, draws._generator = generator.device, generator
         return draws
@@ -44,20 +44,27 @@ class Draws:
         return self.uniform(*shape, low=float(np.log(low)), high=float(np.log(high))).exp()
 
     def chance(self, probability: float, *shape: int) -> Tensor:
-        """True with a probability."""
+        """Booleans that are true with a probability."""
         return torch.rand(shape, generator=self._generator, device=self.device) < probability
 
     def choice(self, cumulative: Tensor, number: int) -> Tensor:
-        """``number`` places drawn by the probabilities whose running sum is ``cumulative`` (its last entry is 1)."""
+        """Draw ``number`` indices; ``cumulative`` is the running sum of their probabilities (its last entry is 1)."""
         drawn = torch.rand(number, generator=self._generator, device=self.device, dtype=torch.float64)
         return torch.searchsorted(cumulative, drawn).clamp(max=len(cumulative) - 1)
 
     def episodes(self, share: Tensor, length: float, *shape: int) -> Tensor:
-        """Stretches of frames, the last axis: each frame lies in one with the probability ``share`` (which broadcasts
-        to ``shape``), and one lasts ``length`` frames on average. Bool, of ``shape``.
+        """Draw episodes, stretches of consecutive frames (the last axis of ``shape``).
 
-        One uniform number a frame sets the state, clears it or leaves it as it is, as in
-        `refiner.data.detector.DetectorModel`: no loop over frames.
+        There is no loop over frames: one uniform number per frame starts an episode, ends it, or leaves the state as it
+        is, as in `refiner.data.detector.DetectorModel`.
+
+        Args:
+            share: the probability that a frame lies in an episode; broadcasts to ``shape``.
+            length: mean length of an episode in frames.
+            shape: the shape of the result.
+
+        Returns:
+            Whether each frame lies in an episode, bool.
         """
         stop = 1.0 / length
         start = (share * stop / (1.0 - share).clamp(min=1e-3)).clamp(max=1.0 - stop)

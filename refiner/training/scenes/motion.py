@@ -1,6 +1,6 @@
-"""Windows of motion from many clips, in batches: cut, reversed, recombined, given other bodies, turned.
+"""Windows of motion from many clips, in batches: cut, reversed, recombined, with other bodies, rotated.
 
-All poses here are ``(B, T, 17, 3)`` metres in the world, z up, floor at 0.
+All poses here are ``(B, T, 17, 3)`` metres in the world, with z up and the floor at 0.
 """
 
 from __future__ import annotations
@@ -24,17 +24,24 @@ from refiner.training.scenes.draws import Draws
 
 LEFT_HIP, RIGHT_HIP, THORAX = 4, 1, 8
 FIRST_OF_UPPER_BODY = 7
-# The bones from floor to crown, by the joint at their end: shin, thigh, trunk, neck and head.
+# The bones that add up to the stature, by the joint at their end: shin, thigh, trunk, neck and head.
 STANDING = (3, 2, 7, 8, 9, 10)
-# Joints are not soles and hair: what stature has above the joints' height when standing.
+# Metres from the ankle to the sole and from the head joint to the crown, which the stature includes.
 SOLE_AND_CROWN = 0.09
 SYNTHETIC_PEOPLE, SYNTHETIC_SEED, SYNTHETIC_FRAMES = 24, 1000, 400
 
 
 @dataclass(frozen=True, eq=False)
 class MotionClip:
-    """One continuous clip: whose it is, what is done, ``world`` ``(F, 17, 3)``, how often it is drawn beside those of
-    other archives, and the fixed ``cameras`` before this person, which may be none."""
+    """One continuous clip.
+
+    Attributes:
+        subject: the person.
+        action: the action.
+        world: poses in the world, ``(F, 17, 3)`` metres.
+        weight: how often the clip is drawn, relative to clips of other archives.
+        cameras: the fixed cameras that recorded this person; may be empty.
+    """
 
     subject: str
     action: str
@@ -46,13 +53,17 @@ class MotionClip:
 class MotionBank:
     """All clips of a training set on one device.
 
-    Args:
-        clips: what windows are cut from. Raises ConfigError where none is long enough.
-        frames: T. stride: windows take every so many frames; a clip too short for that is taken at a smaller one.
-        device: where the poses live.
+    A subject's action counts by the square root of its frames, times its weight. So the 22,000 frames of one person's
+    salsa do not outweigh eight other people, and 200 frames of walking are not repeated as often as those.
 
-    A subject's action counts by the square root of its frames, times its weight: one person's 22,000 frames of salsa
-    must not outweigh eight others, nor 200 frames of walking be seen as often as each of them.
+    Args:
+        clips: the clips that windows are cut from.
+        frames: T.
+        stride: a window takes every ``stride``-th frame. If a clip is too short for that, a smaller stride is used.
+        device: the device of the poses.
+
+    Raises:
+        ConfigError: no clip has ``frames`` frames.
     """
 
     def __init__(self, clips: Sequence[MotionClip], frames: int, stride: int, device: torch.device | str) -> None:
@@ -72,12 +83,20 @@ class MotionBank:
 
     @property
     def rigs(self) -> Rigs:
-        """The fixed cameras before every clip."""
+        """The fixed cameras of every clip."""
         return self._rigs
 
     def draw(self, draws: Draws, batch: int, config: SceneConfig) -> tuple[Tensor, Tensor, Tensor]:
-        """Windows of one step: poses ``(B, T, 17, 3)``, the places of their clips ``(B,)``, and the stride of each
-        ``(B,)``."""
+        """Draw the windows of a step.
+
+        Args:
+            draws: the random numbers.
+            batch: B.
+            config: shares and ranges.
+
+        Returns:
+            Poses ``(B, T, 17, 3)``, the index of each window's clip ``(B,)``, and its stride ``(B,)``.
+        """
         world, chosen, stride = self._cut(draws, batch, config.other_strides)
         backwards = draws.chance(config.reverse, batch)[:, None, None, None]
         world = torch.where(backwards, world.flip(1), world)
@@ -95,43 +114,45 @@ class MotionBank:
 
     def _cut(self, draws: Draws, batch: int, other_strides: float) -> tuple[Tensor, Tensor, Tensor]:
         chosen = draws.choice(self._cumulative, batch)
-        another = 1 + (draws.uniform(batch) * self.stride).long().clamp(max=self.stride - 1)
-        stride = torch.where(draws.chance(other_strides, batch), another, torch.full_like(another, self.stride))
-        # A clip too short for the stride is taken at the longest stride that fits.
+        random_stride = 1 + (draws.uniform(batch) * self.stride).long().clamp(max=self.stride - 1)
+        stride = torch.where(
+            draws.chance(other_strides, batch), random_stride, torch.full_like(random_stride, self.stride)
+        )
+        # A clip that is too short for the stride gets the longest stride that fits.
         longest = torch.div(self._lengths[chosen] - 1, max(self.frames - 1, 1), rounding_mode="floor").clamp(min=1)
         stride = torch.minimum(stride, longest)
         room = self._lengths[chosen] - (self.frames - 1) * stride
         start = self._starts[chosen] + (draws.uniform(batch) * room).long().clamp(min=0)
         start = torch.minimum(start, self._starts[chosen] + room - 1)
-        places = start[:, None] + stride[:, None] * torch.arange(self.frames, device=self.device)
-        return self._poses[places], chosen, stride
+        indices = start[:, None] + stride[:, None] * torch.arange(self.frames, device=self.device)
+        return self._poses[indices], chosen, stride
 
 
 class Skeleton:
-    """Joints as bones and back, by one product each."""
+    """Converts joints to bones and back, each with one product."""
 
     def __init__(self, device: torch.device) -> None:
         parents = torch.tensor([max(parent, 0) for parent in PARENTS], device=device)
         self._parents = parents
-        # [17, 17]: 1 where the bone that ends in the column's joint lies on the way from the root to the row's joint.
+        # [17, 17]: 1 where the bone that ends at the column's joint lies between the root and the row's joint.
         chain = np.zeros((17, 17), np.float32)
         for joint in range(17):
-            at = joint
-            while at != 0:
-                chain[joint, at] = 1.0
-                at = PARENTS[at]
+            ancestor = joint
+            while ancestor != 0:
+                chain[joint, ancestor] = 1.0
+                ancestor = PARENTS[ancestor]
         self._chain = torch.from_numpy(chain).to(device)
         pairs = np.arange(17)
         pairs[list(LEFT)] = list(RIGHT)
-        # For each joint the one whose factor its bone takes, so that left and right bones stay alike.
+        # For each joint, the joint whose factor its bone takes; left and right bones so have equal lengths.
         self._pairs = torch.from_numpy(pairs).to(device)
-        # Legs, trunk (with the root) or arms, by the joint at the end of a bone.
+        # The limb of each bone, by the joint at its end: 0 legs, 1 trunk (with the root), 2 arms.
         self._limb = torch.tensor([1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2], device=device)
         self._standing = torch.tensor(STANDING, device=device)
         assert all(parent < joint for parent, joint in H36M17.bones)
 
     def bones_of(self, world: Tensor) -> Tensor:
-        """``(..., 17, 3)`` joints -> the vector from each joint's parent to it; the root's is 0."""
+        """Joints ``(..., 17, 3)`` -> the vectors to each joint from its parent; the root's vector is 0."""
         return world - world[..., self._parents, :]
 
     def joints_of(self, root: Tensor, bones: Tensor) -> Tensor:
@@ -139,10 +160,21 @@ class Skeleton:
         return root[..., None, :] + torch.einsum("jk,...kc->...jc", self._chain, bones)
 
     def upper_body_of(self, donors: Tensor, world: Tensor, bones: Tensor) -> Tensor:
-        """``bones`` with the donors' spine, head and arms on their own hips and legs, in their own lengths.
+        """Replace the spine, head and arms of ``bones`` by the donors', scaled to the person's own bone lengths.
 
-        The donor's bones keep their directions relative to the donor's heading, frame by frame; after the crossover of
-        Li et al., Cascaded deep monocular 3D human pose estimation with evolutionary training data (CVPR 2020).
+        The donor's bones keep their directions relative to the donor's heading, frame by frame.
+
+        Args:
+            donors: poses of the donors, ``(B, T, 17, 3)`` metres.
+            world: the person's own poses, of the same shape.
+            bones: the person's own bones, of the same shape.
+
+        Returns:
+            The new bones, ``(B, T, 17, 3)`` metres.
+
+        Reference:
+            The crossover of Li et al., Cascaded deep monocular 3D human pose estimation with evolutionary training data
+            (CVPR 2020).
         """
         borrowed = turn(self.bones_of(donors), heading(world) - heading(donors))
         length = bones.norm(dim=-1, keepdim=True)
@@ -150,7 +182,7 @@ class Skeleton:
         return torch.cat([bones[..., :FIRST_OF_UPPER_BODY, :], scaled[..., FIRST_OF_UPPER_BODY:, :]], dim=-2)
 
     def body_factors(self, draws: Draws, bones: Tensor, config: SceneConfig) -> Tensor:
-        """Factors of the bone lengths ``(B, 17)``: another stature, other proportions, left and right alike."""
+        """Draw factors of the bone lengths ``(B, 17)``: a new stature and new proportions, alike for left and right."""
         batch = len(bones)
         low, high = config.stature
         wanted = (0.5 * (low + high) + 0.25 * (high - low) * draws.normal(batch)).clamp(low, high)
@@ -164,8 +196,15 @@ class Skeleton:
 
 
 def moved_in_body(points: Tensor, offset: Tensor) -> Tensor:
-    """Joints ``(B, T, 17, 3)`` moved by ``(B, 17, 3)``, which is told in the body's own axes: to its left, up along the
-    trunk, and square to both."""
+    """Move joints by offsets in the body's own axes.
+
+    Args:
+        points: joints, ``(B, T, 17, 3)``.
+        offset: ``(B, 17, 3)``: to the body's left, up along the trunk, and perpendicular to both.
+
+    Returns:
+        The moved joints, ``(B, T, 17, 3)``.
+    """
     left = torch.nn.functional.normalize(points[:, :, LEFT_HIP] - points[:, :, RIGHT_HIP], dim=-1)
     up = points[:, :, THORAX] - points[:, :, 0]
     up = torch.nn.functional.normalize(up - (up * left).sum(dim=-1, keepdim=True) * left, dim=-1)
@@ -174,13 +213,13 @@ def moved_in_body(points: Tensor, offset: Tensor) -> Tensor:
 
 
 def heading(world: Tensor) -> Tensor:
-    """``(B, T)``: the direction of the hips' axis in the horizontal plane, radians."""
+    """The direction of the hips' axis in the horizontal plane, ``(B, T)`` radians."""
     axis = world[:, :, LEFT_HIP] - world[:, :, RIGHT_HIP]
     return torch.atan2(axis[..., 1], axis[..., 0])
 
 
 def turn(world: Tensor, angle: Tensor) -> Tensor:
-    """Turned by ``angle``, ``(B,)`` or ``(B, T)`` radians, about the world's z axis."""
+    """Rotate by ``angle``, ``(B,)`` or ``(B, T)`` radians, about the world's z axis."""
     angle = angle.reshape(*angle.shape, *(1,) * (world.dim() - 1 - angle.dim()))
     cos, sin = angle.cos(), angle.sin()
     x, y, z = world.unbind(dim=-1)
@@ -188,21 +227,24 @@ def turn(world: Tensor, angle: Tensor) -> Tensor:
 
 
 def synthetic_clips(others: Sequence[MotionClip], share: float) -> list[MotionClip]:
-    """Clips of the built-in synthetic motion that take about ``share`` of the windows beside the ``others``."""
+    """Clips of the built-in synthetic motion, weighted to make up about ``share`` of the windows with ``others``."""
     from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 
-    made = [
+    synthetic = [
         MotionClip(f"synthetic {person}", action, synthetic_motion(SYNTHETIC_SEED + person, action, SYNTHETIC_FRAMES))
         for person in range(SYNTHETIC_PEOPLE)
         for action in SYNTHETIC_ACTIONS
     ]
-    weight = share / (1.0 - share) * group_share(others).sum() / group_share(made).sum()
-    return [replace(clip, weight=float(weight)) for clip in made]
+    weight = share / (1.0 - share) * group_share(others).sum() / group_share(synthetic).sum()
+    return [replace(clip, weight=float(weight)) for clip in synthetic]
 
 
 def group_share(clips: Sequence[MotionClip]) -> NDArray[np.float64]:
-    """How often each clip is drawn, not normalised: the square root of the frames of its subject's action, times its
-    part of them and its weight."""
+    """How often each clip is drawn, not normalised.
+
+    A subject's action counts by the square root of its frames. Each of its clips gets its part of that, times its own
+    weight.
+    """
     frames: dict[tuple[str, str], float] = defaultdict(float)
     for clip in clips:
         frames[clip.subject, clip.action] += len(clip.world)

@@ -1,4 +1,4 @@
-"""Batches of scenes: what people do, seen by any camera through any detector."""
+"""Batches of scenes: people in motion, seen by any camera and any detector."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from refiner.training.scenes.motion import MotionBank, MotionClip
 
 @dataclass(frozen=True, eq=False)
 class SceneBatch:
-    """Windows on the sampler's device, float32.
+    """A batch of windows on the sampler's device, float32.
 
-    ``keypoints`` ``(B, T, 17, 3)``: pixels and confidence. ``camera`` ``(B, 3)``: width, height and the stated focal
-    length, pixels. ``pose_3d`` ``(B, T, 17, 3)``: metres in camera axes, root at 0.
+    Attributes:
+        keypoints: pixels and confidence, ``(B, T, 17, 3)``.
+        camera: width, height and the stated focal length, ``(B, 3)`` pixels.
+        pose_3d: true poses in camera axes, ``(B, T, 17, 3)`` metres, root at 0.
     """
 
     keypoints: Tensor
@@ -31,15 +33,23 @@ class SceneBatch:
 
 
 class SceneSampler:
-    """Draws batches of windows as cameras and detectors of any kind see them.
+    """Draws batches of windows, seen by cameras and detectors of any kind.
 
-    ``batch(step)`` depends on the seed and the step alone (and on the kind of device), and everything in it is computed
-    on the device: nothing is copied there, nothing waits for it.
+    ``batch(step)`` depends only on the seed, the step and the kind of device. Everything is computed on the device:
+    nothing is copied to it, and the host does not wait for it.
 
     Args:
-        clips: the motion, see `MotionClip`.
-        detector: the model whose errors are drawn. config: the shares and ranges of everything.
-        frames, batch: T and B; stride: frames from one to the next. Raises ConfigError where no clip is long enough.
+        clips: the motion.
+        detector: the model of the detection errors.
+        config: all shares and ranges.
+        frames: T.
+        batch: B.
+        seed: of the draws.
+        device: the device of the batches.
+        stride: a window takes every ``stride``-th frame of a clip.
+
+    Raises:
+        ConfigError: no clip has ``frames`` frames.
     """
 
     def __init__(
@@ -64,7 +74,7 @@ class SceneSampler:
 
     @torch.no_grad()
     def drawn(self, draws: Draws) -> SceneBatch:
-        """The windows that ``draws`` make."""
+        """The windows for given random numbers."""
         world, chosen, stride = self._bank.draw(draws, self.size, self.config)
         views = random_views(draws, world, self.config)
         fixed = self._bank.rigs.draw(draws, chosen)
@@ -81,7 +91,7 @@ class SceneSampler:
         return SceneBatch(keypoints, torch.cat([views.size, focal[:, None]], dim=-1), pose_3d)
 
     def _mirrored(self, values: Tensor, width: Tensor | None) -> Tensor:
-        """The mirror image of keypoints in an image of ``width`` ``(B,)``, or of 3D poses."""
+        """Mirror keypoints in images of ``width`` ``(B,)``, or 3D poses if there is no width."""
         flipped = values[..., self._flip_order, :].clone()
         flipped[..., 0] = -flipped[..., 0] if width is None else width[:, None, None] - flipped[..., 0]
         return flipped

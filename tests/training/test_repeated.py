@@ -10,7 +10,7 @@ from refiner.errors import ConfigError
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.training import runs
 from refiner.training.config import DataConfig
-from refiner.training.kept import KeptBatches, lifted_already
+from refiner.training.repeated import RepeatedBatches, stored_poses
 from refiner.training.runs import train_lifter, train_refiner
 from refiner.training.windows import WindowSampler
 
@@ -23,12 +23,12 @@ def test_every_batch_is_lifted_once_and_comes_again(people):
         lifts.append(windows)
         return windows.pose_3d + np.float32(0.01)
 
-    kept = KeptBatches(sampler, lift, 3)
+    kept = RepeatedBatches(sampler, lift, 3)
     first = [kept.batch(step) for step in (2, 0, 1)]
     assert len(lifts) == 3
     for step, windows in zip((2, 0, 1), first, strict=True):
         np.testing.assert_array_equal(windows.pose_2d, sampler.batch(step).pose_2d)
-        np.testing.assert_array_equal(lifted_already(windows), windows.pose_3d + np.float32(0.01))
+        np.testing.assert_array_equal(stored_poses(windows), windows.pose_3d + np.float32(0.01))
         assert kept.batch(step + 300) is windows and kept.batch(2**40 // 3 * 3 + step) is windows
     assert len(lifts) == 3
 
@@ -55,17 +55,17 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(people, tiny, t
     settings = {"distinct_batches": 12, "steps": 24, "validate_every": 12}
     config = tiny("refiner", lifter=str(lifter), training=settings)
     whole = load_checkpoint(train_refiner(config, people, tmp_path / "whole", quiet=True).with_name("last.safetensors"))
-    batch = KeptBatches.batch
+    batch = RepeatedBatches.batch
 
     def interrupted(self, step):
         if step == 15:
             raise KeyboardInterrupt
         return batch(self, step)
 
-    monkeypatch.setattr(KeptBatches, "batch", interrupted)
+    monkeypatch.setattr(RepeatedBatches, "batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_refiner(config, people, tmp_path / "parts", quiet=True)
-    monkeypatch.setattr(KeptBatches, "batch", batch)
+    monkeypatch.setattr(RepeatedBatches, "batch", batch)
     parts = load_checkpoint(train_refiner(config, people, tmp_path / "parts", quiet=True).with_name("last.safetensors"))
     assert whole.tensors.keys() == parts.tensors.keys()
     assert all(torch.equal(whole.tensors[name], parts.tensors[name]) for name in whole.tensors)
