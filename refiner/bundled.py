@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "checkpoints"
@@ -37,6 +38,30 @@ def default_refiner(with_lifter: bool) -> Path:
 def checkpoint(name: str) -> Path:
     """The file of the bundled checkpoint of that name; it need not be there."""
     return FOLDER / f"{name}.safetensors"
+
+
+def graph_of(checkpoint: Path) -> Path:
+    """The ONNX graph of a bundled checkpoint, for machines without PyTorch; it need not be there."""
+    return checkpoint.with_suffix(".onnx")
+
+
+def with_graphs() -> list[Path]:
+    """The bundled checkpoints that have a graph: all defaults but the large refiner for other estimators."""
+    return [default_checkpoint(role) for role in DEFAULTS if role != "refiner-of-other-estimators"]
+
+
+def runnable(checkpoint: Path, engine: str | None) -> Path:
+    """The file of a bundled model that runs here.
+
+    Args:
+        checkpoint: the model's checkpoint, or any other file, which is returned as it is.
+        engine: the engine that was asked for; None takes PyTorch where it is installed, else ONNX Runtime.
+    """
+    if checkpoint.parent != FOLDER or checkpoint.suffix != ".safetensors":
+        return checkpoint
+    wants_graph = engine == "onnx" or (engine is None and find_spec("torch") is None)
+    graph = graph_of(checkpoint)
+    return graph if wants_graph and graph.is_file() else checkpoint
 
 
 def by_name(path: Path) -> Path:

@@ -203,6 +203,114 @@ MEDIAPIPE33 = JointSet(
 """BlazePose's landmarks, as MediaPipe gives them. Its 3D ("world landmarks") is in metres about the middle of the hips;
 its 2D is a share of the image: multiply by (width, height) for pixels."""
 
+BODY25 = JointSet(
+    name="body25",
+    joint_names=(
+        "nose",
+        "neck",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "mid_hip",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "right_eye",
+        "left_eye",
+        "right_ear",
+        "left_ear",
+        "left_big_toe",
+        "left_small_toe",
+        "left_heel",
+        "right_big_toe",
+        "right_small_toe",
+        "right_heel",
+    ),
+    parents=(1, 8, 1, 2, 3, 1, 5, 6, -1, 8, 9, 10, 8, 12, 13, 0, 0, 15, 16, 14, 19, 14, 11, 22, 11),
+    left=(5, 6, 7, 12, 13, 14, 16, 18, 19, 20, 21),
+    right=(2, 3, 4, 9, 10, 11, 15, 17, 22, 23, 24),
+)
+"""OpenPose's BODY_25; its neck lies between the shoulders."""
+
+COCO18 = JointSet(
+    name="coco18",
+    joint_names=(
+        "nose",
+        "neck",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "right_eye",
+        "left_eye",
+        "right_ear",
+        "left_ear",
+    ),
+    parents=(1, -1, 1, 2, 3, 1, 5, 6, 1, 8, 9, 1, 11, 12, 0, 0, 14, 15),
+    left=(5, 6, 7, 11, 12, 13, 15, 17),
+    right=(2, 3, 4, 8, 9, 10, 14, 16),
+)
+"""OpenPose's COCO model: COCO's keypoints in another order, and the neck."""
+
+H36M32 = JointSet(
+    name="h36m32",
+    joint_names=(
+        "Hip",
+        "RHip",
+        "RKnee",
+        "RFoot",
+        "RToe",
+        "RToeEnd",
+        "LHip",
+        "LKnee",
+        "LFoot",
+        "LToe",
+        "LToeEnd",
+        "SpineBase",
+        "Spine",
+        "Thorax",
+        "Neck/Nose",
+        "Head",
+        "LClavicle",
+        "LShoulder",
+        "LElbow",
+        "LWrist",
+        "LWristCopy",
+        "LThumb",
+        "LHandEnd",
+        "LHandEndCopy",
+        "RClavicle",
+        "RShoulder",
+        "RElbow",
+        "RWrist",
+        "RWristCopy",
+        "RThumb",
+        "RHandEnd",
+        "RHandEndCopy",
+    ),
+    parents=(
+        *(-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 13, 14, 12, 16, 17, 18, 19, 20, 19, 22, 12, 24, 25, 26, 27, 28),
+        *(27, 30),
+    ),
+    left=(6, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 22, 23),
+    right=(1, 2, 3, 4, 5, 24, 25, 26, 27, 28, 29, 30, 31),
+)
+"""All joints of Human3.6M's skeleton, of which lifters use 17 (`H36M_32_TO_17`)."""
+
 JOINT_NAMES = H36M17.joint_names
 PARENTS = list(H36M17.parents)
 LEFT = list(H36M17.left)
@@ -213,7 +321,9 @@ H36M_32_TO_17 = [joint for joint in range(32) if joint not in _REMOVED_FROM_32]
 """The raw joints that VideoPose3D keeps. In the raw tree the shoulders hang from joints that are removed
 (16 and 24, copies of the thorax); in `PARENTS` they hang from the thorax, as in VideoPose3D."""
 
-JOINT_SETS = {joints.name: joints for joints in (H36M17, COCO17, MPI_INF_3DHP, HALPE26, MEDIAPIPE33)}
+JOINT_SETS = {
+    joints.name: joints for joints in (H36M17, COCO17, MPI_INF_3DHP, HALPE26, MEDIAPIPE33, BODY25, COCO18, H36M32)
+}
 
 # How far the top of the head lies above the ears, in units of ears above shoulder joints. From means of the
 # US Army's survey of 1988 (men): stature 1.756 m, acromion height 1.443 m, ear to crown 0.131 m; the shoulder
@@ -261,6 +371,21 @@ _HALPE_TO_H36M: Recipe = (
     _mean(19, 18),
     *_same(18, 0, 17, 5, 7, 9, 6, 8, 10),
 )
+_BODY25_TO_H36M: Recipe = (
+    *_same(8, 9, 10, 11, 12, 13, 14),
+    _mean(8, 1),
+    *_same(1, 0),
+    ((17, (1 + _CROWN) / 2), (18, (1 + _CROWN) / 2), (2, -_CROWN / 2), (5, -_CROWN / 2)),
+    *_same(5, 6, 7, 2, 3, 4),
+)
+_COCO18_TO_H36M = _from_face(
+    hips=(8, 11),
+    shoulders=(2, 5),
+    ears=(16, 17),
+    nose=0,
+    legs=_same(8, 9, 10, 11, 12, 13),
+    arms=_same(5, 6, 7, 2, 3, 4),
+)
 # The middle between the ears undoes the rule for Head; the middle between the eyes is put half-way from
 # there to the nose.
 _EARS = ((10, 1 / (1 + _CROWN)), (11, _CROWN / (2 * (1 + _CROWN))), (14, _CROWN / (2 * (1 + _CROWN))))
@@ -280,6 +405,9 @@ _TO_H36M = {
     "3dhp": _same(*_3DHP_ORDER),
     "halpe26": _HALPE_TO_H36M,
     "mediapipe33": _MEDIAPIPE_TO_H36M,
+    "body25": _BODY25_TO_H36M,
+    "coco18": _COCO18_TO_H36M,
+    "h36m32": _same(*H36M_32_TO_17),
 }
 _FROM_H36M = {
     "h36m17": _same(*range(17)),

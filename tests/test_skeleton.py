@@ -81,13 +81,16 @@ def test_named_joints_keep_their_places(name, coordinates):
             "LKnee": "left_knee",
         },
         "mediapipe33": {"Neck/Nose": "nose", "LFoot": "left_ankle", "RElbow": "right_elbow", "RHip": "right_hip"},
+        "body25": {"Hip": "mid_hip", "Thorax": "neck", "Neck/Nose": "nose", "LFoot": "left_ankle", "RHip": "right_hip"},
+        "coco18": {"Neck/Nose": "nose", "LWrist": "left_wrist", "RKnee": "right_knee", "LHip": "left_hip"},
+        "h36m32": {joint: joint for joint in JOINT_NAMES},
     }[name]
     source = joint_set(name).joint_names
     for joint, origin in same.items():
         np.testing.assert_array_equal(converted[..., JOINT_NAMES.index(joint), :], pose[..., source.index(origin), :])
 
 
-@pytest.mark.parametrize("name", ["coco17", "mediapipe33"])
+@pytest.mark.parametrize("name", ["coco17", "coco18", "mediapipe33"])
 def test_joints_that_are_made_up(name):
     joints = joint_set(name)
     pose = random_pose(2, joints.joints)
@@ -134,7 +137,7 @@ def test_conversions_commute_with_similarities_and_the_mirror(name):
     shift = rng.normal(size=3)
     source = joint_set(name)
     for convert, joints in ((to_h36m17, source.joints), (from_h36m17, 17)):
-        if convert is from_h36m17 and name in ("halpe26", "mediapipe33"):
+        if convert is from_h36m17 and name not in ("h36m17", "coco17", "3dhp"):
             continue  # see test_what_is_refused
         pose = random_pose(7, joints)
         moved = convert(1.7 * pose @ rotation.T + shift, name)
@@ -184,7 +187,7 @@ def test_what_is_refused():
         to_h36m17(np.ones((3, 17, 2), complex), H36M17)
     with pytest.raises(UsageError, match="choose among"):
         from_h36m17(np.ones((3, 17, 3)), "smpl24")
-    for name in ("halpe26", "mediapipe33"):
+    for name in ("halpe26", "mediapipe33", "body25", "coco18", "h36m32"):
         with pytest.raises(UsageError, match="has joints that Human3"):
             from_h36m17(np.ones((3, 17, 3)), name)
 

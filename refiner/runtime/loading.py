@@ -87,6 +87,7 @@ def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Pat
     """The file and the engine that its name and the options name. Raises the errors of options that cannot be."""
     options.check()
     file = bundled.default_checkpoint(role) if path is None else bundled.by_name(Path(path))
+    file = bundled.runnable(file, options.engine)
     suffixes = dict.fromkeys(spec.suffix for spec in ENGINES.values())
     if path is None and not file.exists():
         named = role.replace("-", " ")

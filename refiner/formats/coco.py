@@ -1,0 +1,129 @@
+"""JSON with COCO's keypoints: COCO's annotations and results, AlphaPose's results."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from refiner.errors import ArchiveError
+from refiner.formats.detections import Detections, Person, person_of
+from refiner.formats.json_files import entry, triples, whole_number
+from refiner.skeleton import COCO17, HALPE26, JointSet
+
+SETS = {17: COCO17, 26: HALPE26}
+# Annotations mark a joint as absent (0), hidden (1) or visible (2).
+VISIBLE = 2.0
+LONGEST_GAP = 100_000
+
+
+def is_results(content: Any) -> bool:
+    """Whether the content of a JSON file is a list of people with keypoints and an image each."""
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and all(isinstance(person, dict) and "keypoints" in person and "image_id" in person for person in content[:10])
+    )
+
+
+def is_annotations(content: Any) -> bool:
+    """Whether the content of a JSON file is a data set in COCO's layout."""
+    return isinstance(content, dict) and isinstance(content.get("annotations"), list) and "images" in content
+
+
+def read_results(content: Any, file: Path) -> Detections:
+    """Results as COCO's evaluation takes them and as AlphaPose writes them: one entry for each person and image.
+
+    Frames are ordered by the number in their image's name.
+
+    Raises:
+        ArchiveError: an entry is no person, or the people have different joint sets.
+    """
+    by_frame: defaultdict[int, list[Person]] = defaultdict(list)
+    joints: JointSet | None = None
+    for index, person in enumerate(content):
+        where = f"{file}, entry {index}"
+        points, scores = triples(entry(person, "keypoints", list, where), where)
+        joints = _joints_of(points, joints, where)
+        frame = _frame_number(entry(person, "image_id", (int, str), where), where)
+        track = whole_number(person.get("idx", person.get("track_id")))
+        by_frame[frame].append(person_of(points, scores, joints, where, track))
+    assert joints is not None  # `is_results` has seen an entry
+    return Detections(_in_order(by_frame, file), joints, "AlphaPose or COCO results")
+
+
+def read_annotations(content: Any, file: Path) -> Detections:
+    """A data set in COCO's layout, whose images are the frames of one video in the order of their numbers.
+
+    Raises:
+        ArchiveError: the file lacks something, or its images have different sizes.
+    """
+    images = entry(content, "images", list, str(file))
+    numbers, sizes = {}, set()
+    for index, image in enumerate(images):
+        where = f"{file}, image {index}"
+        identity = entry(image, "id", (int, str), where)
+        numbers[identity] = _frame_number(image.get("file_name", identity), where)
+        if "width" in image and "height" in image:
+            sizes.add(
+                (float(entry(image, "width", (int, float), where)), float(entry(image, "height", (int, float), where)))
+            )
+    if len(sizes) > 1:
+        raise ArchiveError(f"{file} has images of {len(sizes)} sizes; expected the frames of one video")
+    by_frame: defaultdict[int, list[Person]] = defaultdict(list)
+    for number in numbers.values():
+        by_frame[number] = []
+    joints: JointSet | None = None
+    for index, person in enumerate(content["annotations"]):
+        where = f"{file}, annotation {index}"
+        points, marks = triples(entry(person, "keypoints", list, where), where)
+        joints = _joints_of(points, joints, where)
+        identity = entry(person, "image_id", (int, str), where)
+        if identity not in numbers:
+            raise ArchiveError(f"{where}: there is no image {identity!r}")
+        sure = [_number(mark, where) / VISIBLE for mark in marks]
+        track = whole_number(person.get("track_id", person.get("instance_id")))
+        by_frame[numbers[identity]].append(person_of(points, sure, joints, where, track))
+    if joints is None:
+        raise ArchiveError(f"{file} has no annotation with keypoints")
+    _check_names(content, joints, file)
+    return Detections(_in_order(by_frame, file), joints, "COCO annotations", next(iter(sizes), None))
+
+
+def _joints_of(points: list[list[float]], joints: JointSet | None, where: str) -> JointSet:
+    found = SETS.get(len(points))
+    if found is None or (joints is not None and found is not joints):
+        expected = "17 (COCO) or 26 (Halpe)" if joints is None else f"{joints.joints}, as before"
+        raise ArchiveError(f"{where}: {len(points)} joints, expected {expected}")
+    return found
+
+
+def _check_names(content: Any, joints: JointSet, file: Path) -> None:
+    """Raises ArchiveError where the file names its keypoints and they are others."""
+    for category in content.get("categories", ()):
+        names = category.get("keypoints") if isinstance(category, dict) else None
+        if isinstance(names, list) and names and [str(name).lower() for name in names] != list(joints.joint_names):
+            raise ArchiveError(f"{file} has the keypoints {', '.join(map(str, names))}; expected COCO's in their order")
+
+
+def _frame_number(value: int | str, where: str) -> int:
+    """The last number in an image's name, or the number itself."""
+    digits = re.findall(r"\d{1,18}", Path(str(value)).stem)
+    if not digits:
+        raise ArchiveError(f"{where}: the image {value!r} has no number that would order the frames")
+    return int(digits[-1])
+
+
+def _number(value: Any, where: str) -> float:
+    if not isinstance(value, int | float):
+        raise ArchiveError(f"{where}: expected numbers, got {value!r}")
+    return float(value)
+
+
+def _in_order(by_frame: dict[int, list[Person]], file: Path) -> tuple[tuple[Person, ...], ...]:
+    """All frames from the first to the last; those without an entry have no people."""
+    first, last = min(by_frame), max(by_frame)
+    if last - first - len(by_frame) > LONGEST_GAP:
+        raise ArchiveError(f"{file} has {len(by_frame)} frames with numbers from {first} to {last}")
+    return tuple(tuple(by_frame.get(frame, ())) for frame in range(first, last + 1))

@@ -1,0 +1,114 @@
+"""2D poses of the people in every frame of a video, as a detector wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import ArchiveError, UnitError
+from refiner.skeleton import JointSet
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One person in one frame.
+
+    Attributes:
+        keypoints: ``(J, 2)`` pixels, NaN where the detector found no joint.
+        confidence: ``(J,)`` from 0 (missing) to 1.
+        track: the number that the detector or its tracker gave to the person; None where it gave none.
+    """
+
+    keypoints: Array
+    confidence: Array
+    track: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The people in every frame.
+
+    Attributes:
+        frames: for each frame of the video in order, its people; empty where the detector saw nobody.
+        joints: the joint set of the keypoints.
+        image_size: (width, height) in pixels, None where the file does not say.
+        fps: frames/s, None where the file does not say.
+        shares: the keypoints are shares of the image from 0 to 1, not pixels; `in_pixels` makes pixels of them.
+        source: the program whose layout the file has.
+    """
+
+    frames: tuple[tuple[Person, ...], ...]
+    joints: JointSet
+    source: str
+    image_size: tuple[float, float] | None = None
+    fps: float | None = None
+    shares: bool = False
+
+    def in_pixels(self, image_size: tuple[float, float] | None = None) -> Detections:
+        """The same with keypoints in pixels.
+
+        Args:
+            image_size: (width, height) in pixels; None takes the size that the file states.
+
+        Raises:
+            UnitError: the keypoints are shares of the image and nobody states its size, or the file states another one.
+        """
+        size = self.image_size if image_size is None else image_size
+        if self.image_size is not None and image_size is not None and tuple(image_size) != tuple(self.image_size):
+            raise UnitError(
+                f"the file says that its images have {_size_text(self.image_size)} pixels, not {_size_text(image_size)}"
+            )
+        if not self.shares:
+            return replace(self, image_size=size)
+        if size is None:
+            raise UnitError(f"{self.source} writes shares of the image: give the image's size in pixels")
+        frames = tuple(
+            tuple(replace(person, keypoints=person.keypoints * np.asarray(size)) for person in people)
+            for people in self.frames
+        )
+        return replace(self, frames=frames, image_size=size, shares=False)
+
+
+def _size_text(size: tuple[float, float]) -> str:
+    return f"{size[0]:g} x {size[1]:g}"
+
+
+def person_of(
+    keypoints: Sequence[Sequence[float]],
+    scores: Sequence[float],
+    joints: JointSet,
+    where: str,
+    track: int | None = None,
+) -> Person:
+    """A person from lists of numbers.
+
+    Args:
+        keypoints: ``J`` pairs x, y. A pair of exact zeros, or of minus ones, is a joint that was not found.
+        scores: ``J`` confidences; above 1 they are cut to 1.
+        joints: the joint set.
+        where: the place in the file, for messages.
+        track: the person's number.
+
+    Raises:
+        ArchiveError: the numbers do not fit the joint set.
+    """
+    points, confidence = _numbers(keypoints, (joints.joints, 2), where), _numbers(scores, (joints.joints,), where)
+    lost = ~np.isfinite(points).all(axis=-1) | (points == 0).all(axis=-1) | (points == -1).all(axis=-1)
+    lost |= ~(confidence > 0)
+    points[lost] = np.nan
+    return Person(points, np.where(lost, 0.0, np.minimum(confidence, 1.0)), track)
+
+
+def _numbers(values: object, shape: tuple[int, ...], where: str) -> Array:
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ArchiveError(f"{where}: expected numbers, {error}") from error
+    if array.shape != shape:
+        raise ArchiveError(f"{where}: numbers of shape {array.shape}, expected {shape}")
+    return array

@@ -1,0 +1,60 @@
+"""A detector's file or folder, recognised by its content."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from refiner.data.safe_npz import load_npz
+from refiner.errors import ArchiveError
+from refiner.formats import coco, mediapipe, mmpose, openpose, videopose3d
+from refiner.formats.detections import Detections
+from refiner.formats.json_files import read_json
+
+KNOWN = (
+    "a folder of OpenPose's frames, AlphaPose's or COCO's results, COCO annotations, MMPose's predictions, MediaPipe's "
+    "landmarks (all .json), or VideoPose3D's custom detections (.npz)"
+)
+
+
+def read_detections(path: str | os.PathLike[str], video: str | None = None) -> Detections:
+    """2D poses of people from a detector's file.
+
+    Args:
+        path: a folder of OpenPose's JSON files, or a .json or .npz file. The content decides what it is, not the name.
+        video: which video of VideoPose3D's file, where it holds several.
+
+    Returns:
+        The people of every frame. Joints that the detector did not find are NaN with confidence 0.
+
+    Raises:
+        ArchiveError: the path does not exist, or its content is none of the known layouts or is damaged.
+        UsageError: ``video`` is missing or is not in the file.
+    """
+    source = Path(path)
+    if source.is_dir():
+        return openpose.read_folder(source)
+    if not source.is_file():
+        raise ArchiveError(f"there is no file or folder {source}; expected {KNOWN}")
+    with source.open("rb") as opened:
+        is_zip = opened.read(2) == b"PK"
+    if is_zip:
+        content = load_npz(source)
+        if videopose3d.is_custom(content):
+            return videopose3d.read_custom(content, source, video)
+        raise ArchiveError(f"{source} holds {', '.join(content) or 'nothing'}; expected {KNOWN}")
+    return _of_json(read_json(source), source)
+
+
+def _of_json(content: object, file: Path) -> Detections:
+    if openpose.is_openpose(content):
+        return openpose.read_frames([file])
+    if coco.is_annotations(content):
+        return coco.read_annotations(content, file)
+    if coco.is_results(content):
+        return coco.read_results(content, file)
+    if mmpose.is_mmpose(content):
+        return mmpose.read_predictions(content, file)
+    if mediapipe.is_mediapipe(content):
+        return mediapipe.read_landmarks(content, file)
+    raise ArchiveError(f"{file} has the layout of no detector that is known; expected {KNOWN}")

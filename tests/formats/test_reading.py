@@ -1,0 +1,215 @@
+"""Files of detectors: each layout is recognised by its content, and what is malformed is refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from refiner.errors import ArchiveError, UnitError, UsageError
+from refiner.formats import read_detections
+
+FRAMES = 6
+
+
+def pose(joints, frame=0, seed=0):
+    """(J, 2) pixels and (J,) confidences that differ for every frame."""
+    rng = np.random.default_rng([seed, frame])
+    return rng.uniform(10, 900, (joints, 2)).round(3), rng.uniform(0.2, 1.0, joints).round(3)
+
+
+def flat(joints, frame=0, seed=0):
+    points, sure = pose(joints, frame, seed)
+    return [float(value) for value in np.concatenate([points, sure[:, None]], axis=1).ravel()]
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def openpose_folder(folder, joints=25):
+    folder.mkdir()
+    for frame in range(FRAMES):
+        people = [{"person_id": [-1], "pose_keypoints_2d": flat(joints, frame)}] if frame != 2 else []
+        write(folder / f"walk_{frame:012d}_keypoints.json", {"version": 1.3, "people": people})
+    return folder
+
+
+def results(joints=17):
+    people = [
+        {"image_id": f"{frame}.jpg", "category_id": 1, "keypoints": flat(joints, frame), "score": 2.0, "idx": [3]}
+        for frame in range(FRAMES)
+        if frame != 2
+    ]
+    return people[::-1]  # the order of the entries is not that of the frames
+
+
+def annotations():
+    images = [{"id": 7 + f, "file_name": f"x_{f:04d}.png", "width": 640, "height": 480} for f in range(FRAMES)]
+    people = []
+    for frame in range(FRAMES):
+        if frame != 2:
+            points, _ = pose(17, frame)
+            marks = np.full(17, 2.0)
+            people.append({"image_id": 7 + frame, "keypoints": np.c_[points, marks].ravel().tolist(), "track_id": 3})
+    return {"images": images, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
+
+
+def mmpose(headed=True):
+    frames = []
+    for frame in range(FRAMES):
+        points, sure = pose(17, frame)
+        instance = {"keypoints": points.tolist(), "keypoint_scores": sure.tolist(), "track_id": 3}
+        frames.append({"frame_id": frame, "instances": [instance] if frame != 2 else []})
+    return {"meta_info": {"dataset_name": "coco"}, "instance_info": frames} if headed else frames
+
+
+def mediapipe():
+    frames = []
+    for frame in range(FRAMES):
+        points, sure = pose(33, frame)
+        landmarks = [
+            {"x": x / 1000, "y": y / 1000, "z": 0.1, "visibility": c} for (x, y), c in zip(points, sure, strict=True)
+        ]
+        frames.append({"pose_landmarks": {"landmark": landmarks}} if frame != 2 else {"pose_landmarks": None})
+    return frames
+
+
+def custom(path, layout="coco", videos=("walk.mp4",)):
+    poses = np.stack([pose(17, frame)[0] for frame in range(FRAMES)])
+    metadata = {
+        "layout_name": layout,
+        "num_joints": 17,
+        "video_metadata": {name: {"w": 640, "h": 480} for name in videos},
+    }
+    np.savez(path, positions_2d={name: {"custom": [poses]} for name in videos}, metadata=metadata)
+    return path
+
+
+CASES = {
+    "OpenPose, BODY_25": (lambda tmp: openpose_folder(tmp / "frames"), "body25", None, False),
+    "OpenPose, COCO": (lambda tmp: openpose_folder(tmp / "frames", 18), "coco18", None, False),
+    "AlphaPose, COCO": (lambda tmp: write(tmp / "a.json", results()), "coco17", None, False),
+    "AlphaPose, Halpe": (lambda tmp: write(tmp / "a.json", results(26)), "halpe26", None, False),
+    "COCO annotations": (lambda tmp: write(tmp / "a.json", annotations()), "coco17", (640.0, 480.0), False),
+    "MMPose": (lambda tmp: write(tmp / "a.json", mmpose()), "coco17", None, False),
+    "MMPose, no header": (lambda tmp: write(tmp / "a.json", mmpose(headed=False)), "coco17", None, False),
+    "MediaPipe": (lambda tmp: write(tmp / "a.json", mediapipe()), "mediapipe33", None, True),
+    "VideoPose3D": (lambda tmp: custom(tmp / "a.npz"), "coco17", (640.0, 480.0), False),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_layout_is_recognised_by_its_content(tmp_path, case):
+    make, joints, size, shares = CASES[case]
+    path = make(tmp_path)
+    if path.is_file():  # the name says nothing
+        path = path.rename(tmp_path / "poses.dat")
+    found = read_detections(path)
+    assert (found.joints.name, found.image_size, found.shares) == (joints, size, shares)
+    assert len(found.frames) == FRAMES
+    for frame, people in enumerate(found.frames):
+        if frame == 2 and case != "VideoPose3D":
+            assert people == ()
+            continue
+        (person,) = people
+        points, sure = pose(found.joints.joints, frame)
+        np.testing.assert_allclose(person.keypoints, points / (1000 if shares else 1))
+        if case not in ("COCO annotations", "VideoPose3D"):
+            np.testing.assert_allclose(person.confidence, sure)
+        if not case.startswith("OpenPose"):
+            assert person.track in (0, 3)
+
+
+def test_joints_that_were_not_found_are_missing(tmp_path):
+    values = flat(25)
+    values[:3], values[3:6], values[6:9] = [0.0, 0.0, 0.0], [-1.0, -1.0, 0.4], [5.0, 6.0, 0.0]
+    content = {"version": 1.3, "people": [{"pose_keypoints_2d": values}]}
+    (person,) = read_detections(write(tmp_path / "a.json", content)).frames[0]
+    assert np.isnan(person.keypoints[:3]).all() and (person.confidence[:3] == 0).all()
+    assert np.isfinite(person.keypoints[3:]).all() and (person.confidence[3:] > 0).all()
+
+
+def test_shares_become_pixels_by_the_size_of_the_image(tmp_path):
+    found = read_detections(write(tmp_path / "a.json", mediapipe()))
+    pixels = found.in_pixels((640, 480))
+    points, _ = pose(33, 1)
+    np.testing.assert_allclose(pixels.frames[1][0].keypoints, points / 1000 * [640, 480])
+    assert pixels.image_size == (640, 480) and not pixels.shares
+    with pytest.raises(UnitError, match="give the image's size"):
+        found.in_pixels()
+    with pytest.raises(UnitError, match="640 x 480 pixels, not 480 x 640"):
+        read_detections(write(tmp_path / "b.json", annotations())).in_pixels((480, 640))
+
+
+def test_a_video_is_chosen_by_its_name(tmp_path):
+    path = custom(tmp_path / "a.npz", videos=("one.mp4", "two.mp4"))
+    with pytest.raises(UsageError, match=r"one\.mp4, two\.mp4"):
+        read_detections(path)
+    assert len(read_detections(path, "two.mp4").frames) == FRAMES
+
+
+def broken_annotation():
+    content = annotations()
+    content["annotations"][1]["image_id"] = 99
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "layout of no detector"),
+        ([], "layout of no detector"),
+        ([1, 2, 3], "layout of no detector"),
+        ({"version": 1.3, "people": []}, "saw nobody"),
+        ({"version": 1.3, "people": [{"pose_keypoints_2d": [1.0] * 30}]}, "10 joints, expected 25"),
+        ({"version": 1.3, "people": [{"pose_keypoints_2d": ["a"] * 75}]}, "expected numbers"),
+        ({"version": 1.3, "people": [{}]}, "person 0: there is no 'pose_keypoints_2d'"),
+        ({"version": 1.3, "people": [7]}, "person 0: there is no"),
+        ([{"image_id": "a.jpg", "keypoints": [1.0] * 51}], "no number that would order"),
+        ([{"image_id": 1, "keypoints": [1.0] * 50}], "x, y, confidence"),
+        ([{"image_id": 1, "keypoints": [1.0] * 30}], "10 joints, expected 17"),
+        ([{"image_id": 1, "keypoints": [1.0] * 51}, {"image_id": 2, "keypoints": [1.0] * 78}], "as before"),
+        ([{"image_id": 1, "keypoints": [1.0] * 51}, {"image_id": 10**9, "keypoints": [1.0] * 51}], "numbers from 1 to"),
+        ({"meta_info": {"dataset_name": "ap10k"}, "instance_info": [{"instances": []}]}, "keypoints of ap10k"),
+        ([{"instances": [{"keypoints": [[1.0, 2.0]] * 17, "keypoint_scores": [1.0] * 16}]}], r"shape \(16,\)"),
+        ([{"instances": []}], "shows nobody"),
+        (broken_annotation(), "no image 99"),
+    ],
+)
+def test_what_is_malformed_is_refused_by_name(tmp_path, content, message):
+    path = write(tmp_path / "broken.json", content)
+    with pytest.raises(ArchiveError, match=message):
+        read_detections(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 5000 + b"]"])
+def test_what_is_no_json_is_refused(tmp_path, content):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(ArchiveError, match="is no JSON"):
+        read_detections(path)
+
+
+def test_other_names_of_keypoints_are_refused(tmp_path):
+    content = annotations() | {"categories": [{"keypoints": ["tail"] * 17}]}
+    with pytest.raises(ArchiveError, match="has the keypoints tail"):
+        read_detections(write(tmp_path / "a.json", content))
+
+
+def test_folders_and_archives_of_something_else(tmp_path):
+    with pytest.raises(ArchiveError, match="there is no file or folder"):
+        read_detections(tmp_path / "none")
+    with pytest.raises(ArchiveError, match="holds no NAME_"):
+        read_detections(tmp_path)
+    folder = openpose_folder(tmp_path / "frames")
+    write(folder / "jump_000000000000_keypoints.json", {"version": 1.3, "people": []})
+    with pytest.raises(ArchiveError, match="several videos: jump, walk"):
+        read_detections(folder)
+    np.savez(tmp_path / "a.npz", poses=np.zeros(3))
+    with pytest.raises(ArchiveError, match="holds poses; expected"):
+        read_detections(tmp_path / "a.npz")
+    with pytest.raises(ArchiveError, match="layout 'openpose'"):
+        read_detections(custom(tmp_path / "b.npz", "openpose"))
