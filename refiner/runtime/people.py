@@ -1,0 +1,171 @@
+"""All people of a detector's file, lifted and refined, one after the other."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.errors import InputWarning, UnitError, UsageError
+from refiner.files import atomic_path
+from refiner.formats.bvh import write_bvh
+from refiner.formats.detections import Detections
+from refiner.formats.tracking import Track, follow
+from refiner.formats.trc import write_trc
+from refiner.runtime.lifter import Lifter
+from refiner.runtime.refiner import Refiner
+from refiner.skeleton import JointSet, confidence_to_h36m17, to_h36m17
+
+Array = NDArray[np.float32]
+
+# A person may be out of sight for this long; the poses in between are guessed. After longer gaps a new part begins.
+LONGEST_GAP_S = 0.5
+# Joints that a frame must show to count as a sight of the person.
+LEAST_JOINTS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedPerson:
+    """One person over the F frames of a file.
+
+    Attributes:
+        number: the person's place in the order of `refiner.formats.follow`, the one who is seen longest first.
+        pose_2d: ``(F, J, 2)`` pixels in the detector's joints, NaN where a joint is not seen.
+        lifted: ``(F, 17, 3)`` metres in camera axes, root at 0; NaN in frames that do not show the person.
+        refined: the same, refined.
+        seen: ``(F,)``: the frames that show the person.
+        guessed: ``(F, 17)``: the joints that the detector did not find, in frames that have a pose.
+        parts: the stretches ``(begin, end)`` of frames that have poses.
+    """
+
+    number: int
+    pose_2d: NDArray[np.float64] = field(repr=False)
+    lifted: Array = field(repr=False)
+    refined: Array = field(repr=False)
+    seen: NDArray[np.bool_] = field(repr=False)
+    guessed: NDArray[np.bool_] = field(repr=False)
+    parts: tuple[tuple[int, int], ...] = ()
+
+
+def refine_people(
+    detections: Detections,
+    lifter: Lifter,
+    refiner: Refiner,
+    fps: float | None = None,
+    image_size: tuple[float, float] | None = None,
+    focal_length: Any = None,
+    people: Sequence[int] | None = None,
+) -> Iterator[RefinedPerson]:
+    """Tell the people apart, then lift and refine each of them.
+
+    Args:
+        detections: of one video.
+        lifter: makes 3D poses.
+        refiner: refines them.
+        fps: frames/s; None takes those of the file, or the model's.
+        image_size: (width, height) in pixels; None takes that of the file.
+        focal_length: in pixels, as for `Lifter.lift`.
+        people: the numbers of those who are wanted; None takes everybody.
+
+    Yields:
+        The people, the one who is seen longest first. People who never show 6 joints are left out, with a warning.
+
+    Raises:
+        UnitError: nobody states the size of the image.
+        UsageError: a number that nobody has.
+        InputError: as `Lifter.lift`.
+    """
+    detections = detections.in_pixels(image_size)
+    size = detections.image_size
+    if size is None:
+        raise UnitError(f"{detections.source} does not write the size of the image: give it in pixels")
+    rate = fps if fps is not None else detections.fps
+    tracks = follow(detections)
+    unknown = sorted(set(people or ()) - set(range(len(tracks))))
+    if unknown:
+        raise UsageError(f"there is no person {unknown[0]}; the file shows {len(tracks)}: 0 to {len(tracks) - 1}")
+    for track in tracks:
+        if people is not None and track.number not in people:
+            continue
+        parts = _parts(track, LONGEST_GAP_S * (rate if rate is not None else lifter.fps))
+        if not parts:
+            warnings.warn(f"person {track.number} never shows {LEAST_JOINTS} joints, and is left out", InputWarning, 2)
+            continue
+        options = {"fps": rate, "image_size": size}
+        yield _refined(track, parts, detections.joints, lifter, refiner, options, focal_length)
+
+
+def _refined(
+    track: Track,
+    parts: tuple[tuple[int, int], ...],
+    joints: JointSet,
+    lifter: Lifter,
+    refiner: Refiner,
+    options: dict[str, Any],
+    focal_length: Any,
+) -> RefinedPerson:
+    frames = len(track.keypoints)
+    lifted, refined = (np.full((frames, 17, 3), np.nan, np.float32) for _ in range(2))
+    guessed = np.zeros((frames, 17), dtype=bool)
+    for begin, end in parts:
+        part = slice(begin, end)
+        # Human3.6M's joints, which the lifter's poses have.
+        pose_2d = to_h36m17(track.keypoints[part], joints)
+        confidence = confidence_to_h36m17(track.confidence[part], joints)
+        given = {**options, "confidence": confidence, "focal_length": focal_length}
+        lifted[part] = lifter.lift(pose_2d, **given)
+        refined[part] = refiner.refine(pose_2d, lifted[part], **given)
+        guessed[part] = confidence <= 0
+    return RefinedPerson(track.number, track.keypoints, lifted, refined, track.seen, guessed, parts)
+
+
+def _parts(track: Track, longest_gap: float) -> tuple[tuple[int, int], ...]:
+    """The stretches of frames between gaps that are longer than ``longest_gap`` frames."""
+    sights = np.flatnonzero((track.confidence > 0).sum(axis=1) >= LEAST_JOINTS)
+    if not len(sights):
+        return ()
+    splits = np.flatnonzero(np.diff(sights) > longest_gap + 1) + 1
+    return tuple((int(part[0]), int(part[-1]) + 1) for part in np.split(sights, splits))
+
+
+def save_person(
+    person: RefinedPerson, folder: Path, fps: float, image_size: tuple[float, float], joints: str
+) -> list[Path]:
+    """Write a person as npz, TRC and BVH; returns the files.
+
+    The npz and the TRC have all frames; the BVH, which cannot leave a frame out, has the longest part.
+    """
+    stem = folder / f"person{person.number}"
+    files = [stem.with_suffix(suffix) for suffix in (".npz", ".trc", ".bvh")]
+    with atomic_path(files[0]) as temporary, open(temporary, "wb") as opened:
+        np.savez(
+            opened,
+            pose_2d=person.pose_2d,
+            lifted_pose_3d=person.lifted,
+            refined_pose_3d=person.refined,
+            seen=person.seen,
+            guessed=person.guessed,
+            parts=np.array(person.parts),
+            fps=fps,
+            image_size=image_size,
+            joints=joints,
+        )
+    write_trc(files[1], person.refined, fps)
+    begin, end = max(person.parts, key=lambda part: part[1] - part[0])
+    write_bvh(files[2], person.refined[begin:end], fps)
+    return files
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder for results, made where it is missing. Raises UsageError for a file."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: is a file, expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
