@@ -121,7 +121,7 @@ def pool_together(poses: Sequence[NDArray[np.float32]], people: Sequence[Hashabl
         raise InputError(f"expected a name for each of {len(poses)} sequences, got {people!r}")
     for pose in poses:
         if pose.ndim != 3 or pose.shape[1:] != (17, 3) or not len(pose):
-            raise InputError(f"expected sequences of shape (frames, 17, 3) in metres, got one of shape {pose.shape}")
+            raise InputError(f"expected sequences of (frames, 17, 3) metres, got one of shape {pose.shape}")
     members: dict[Hashable, list[NDArray[np.float32]]] = {}
     for pose, person in zip(poses, people, strict=True):
         members.setdefault(person, []).append(pose)
