@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from refiner.errors import InputError, ShapeError
 
 Array = NDArray[Any]
+# A NumPy array or a PyTorch tensor.
+PoseT = TypeVar("PoseT")
 _BUNDLED = Path(__file__).parent / "data" / "human36m_cameras.json"
 _ROTATION_TOLERANCE = 1e-5
 # A fixed-point iteration inverts the lens distortion. After this many iterations the error is below a billionth of the
@@ -273,7 +275,7 @@ def default_focal_length(image_size: tuple[float, float]) -> float:
     return float(max(image_size))
 
 
-def normalise_screen(pose_2d: Any, image_size: Any) -> Any:
+def normalise_screen(pose_2d: PoseT, image_size: object) -> PoseT:
     """Normalise pixels to VideoPose3D's image coordinates: ``x / w * 2 - [1, h / w]``, so that x lies in [-1, 1].
 
     Args:
@@ -289,14 +291,16 @@ def normalise_screen(pose_2d: Any, image_size: Any) -> Any:
     """
     pose, size = _pose_and_size(pose_2d, image_size)
     width = size[..., :1]
-    return pose / width * 2 - size / width
+    normalised: PoseT = pose / width * 2 - size / width
+    return normalised
 
 
-def denormalise_screen(pose_2d: Any, image_size: Any) -> Any:
+def denormalise_screen(pose_2d: PoseT, image_size: object) -> PoseT:
     """Convert normalised image coordinates to pixels. This is the inverse of `normalise_screen`, with its arguments."""
     pose, size = _pose_and_size(pose_2d, image_size)
     width = size[..., :1]
-    return (pose + size / width) * width / 2
+    pixels: PoseT = (pose + size / width) * width / 2
+    return pixels
 
 
 def _pose_and_size(pose_2d: Any, image_size: Any) -> tuple[Any, Any]:
@@ -322,7 +326,7 @@ def _floating(values: ArrayLike, last: int) -> Array:
     return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
-def _parse_cameras(content: Any, source: str) -> list[Camera] | dict[str, list[Camera]]:
+def _parse_cameras(content: object, source: str) -> list[Camera] | dict[str, list[Camera]]:
     if isinstance(content, Mapping) and "cameras" in content:
         content = content["cameras"]
     if isinstance(content, Mapping):
@@ -334,7 +338,7 @@ def _parse_cameras(content: Any, source: str) -> list[Camera] | dict[str, list[C
     raise InputError(f"{source} holds no cameras: expected a list of cameras, or a list per subject")
 
 
-def _parse_camera(row: Any, source: str) -> Camera:
+def _parse_camera(row: object, source: str) -> Camera:
     if not isinstance(row, Mapping):
         raise InputError(f"{source}: a camera is a {type(row).__name__}, expected an object with R, t, center ...")
     try:

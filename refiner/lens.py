@@ -60,7 +60,12 @@ class Lens:
         return np.asarray((points - centre) * np.array([1.0, self.aspect]) + centre).astype(points.dtype)
 
 
-def check_lens(image_size: Any, focal_length: Any = None, camera: Camera | None = None, quiet: bool = False) -> Lens:
+def check_lens(
+    image_size: ArrayLike | None,
+    focal_length: ArrayLike | None = None,
+    camera: Camera | None = None,
+    quiet: bool = False,
+) -> Lens:
     """Check a user's description of a camera and make a lens from it.
 
     Args:

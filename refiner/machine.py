@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -20,6 +19,6 @@ def processor_name() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-def this_machine() -> dict[str, Any]:
+def this_machine() -> dict[str, str | int | None]:
     """Return ``processor`` and ``logical_processors``, which a report states beside a wall time."""
     return {"processor": processor_name(), "logical_processors": os.cpu_count()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,6 @@ class ModelSpec:
         return self.kind == "lifter" and self.architecture in SAMPLED_LIFTERS
 
 
-def _point(entry: Any) -> tuple[int, float]:
+def _point(entry: Sequence[float]) -> tuple[int, float]:
     step, error = entry
     return int(step), float(error)

@@ -9,14 +9,20 @@ are not copied. There is no slower fallback: without the compiled module, a call
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import DTypeError, InputError, MissingComponentError, ShapeError
 
-_native: Any
+# A NumPy array, a PyTorch tensor, a CuPy array or another object with DLPack. There is no common type, and CuPy may be
+# absent, so the functions check their arguments at run time.
+AnyArray: TypeAlias = Any
+# The compiled module, or a function of it; pybind11 modules have no type hints.
+Compiled: TypeAlias = Any
+
+_native: Compiled
 try:
     _native = import_module("refiner._native")
 except ImportError as _failure:
@@ -26,7 +32,14 @@ else:
     _reason = ""
 
 
-def p_mpjpe(pred: Any, target: Any, scale: bool = True, threads: int = 0, weights: Any = None, out: Any = None) -> Any:
+def p_mpjpe(
+    pred: AnyArray,
+    target: AnyArray,
+    scale: bool = True,
+    threads: int = 0,
+    weights: AnyArray = None,
+    out: AnyArray = None,
+) -> AnyArray:
     """Compute P-MPJPE: the mean joint error after the optimal similarity alignment of each pose.
 
     The alignment never uses a reflection. If all joints of a prediction coincide, its scale is undefined and it aligns
@@ -63,8 +76,13 @@ def p_mpjpe(pred: Any, target: Any, scale: bool = True, threads: int = 0, weight
 
 
 def procrustes_align(
-    pred: Any, target: Any, scale: bool = True, threads: int = 0, weights: Any = None, out: Any = None
-) -> Any:
+    pred: AnyArray,
+    target: AnyArray,
+    scale: bool = True,
+    threads: int = 0,
+    weights: AnyArray = None,
+    out: AnyArray = None,
+) -> AnyArray:
     """Rotate, translate and scale each pose of ``pred`` onto ``target``: ``(N, J, 3)``.
 
     The arguments and errors are the same as for `p_mpjpe`.
@@ -73,17 +91,17 @@ def procrustes_align(
 
 
 def sample_conditional(
-    condition: Any,
-    mean_error: Any,
-    mean_condition: Any,
-    gain: Any,
-    cholesky: Any,
+    condition: AnyArray,
+    mean_error: AnyArray,
+    mean_condition: AnyArray,
+    gain: AnyArray,
+    cholesky: AnyArray,
     seed: int = 0,
     first_frame: int = 0,
     threads: int = 0,
-    frame_ids: Any = None,
-    out: Any = None,
-) -> Any:
+    frame_ids: AnyArray = None,
+    out: AnyArray = None,
+) -> AnyArray:
     """Draw e ~ N(mean_error + gain (c - mean_condition), L L^T) for each frame, in one pass.
 
     The draw of row i depends only on (seed, first_frame + i), by the generator Philox 4x32-10. The bits are the same
@@ -128,19 +146,19 @@ def sample_conditional(
 
 
 def diffuse(
-    condition: Any,
-    clean: Any,
-    clean_factor: Any,
-    noise_factor: Any,
-    mean_error: Any,
-    mean_condition: Any,
-    gain: Any,
-    cholesky: Any,
+    condition: AnyArray,
+    clean: AnyArray,
+    clean_factor: AnyArray,
+    noise_factor: AnyArray,
+    mean_error: AnyArray,
+    mean_condition: AnyArray,
+    gain: AnyArray,
+    cholesky: AnyArray,
     seed: int = 0,
     first_frame: int = 0,
     threads: int = 0,
-    frame_ids: Any = None,
-) -> tuple[Any, Any]:
+    frame_ids: AnyArray = None,
+) -> tuple[AnyArray, AnyArray]:
     """Draw e like `sample_conditional` and apply the forward diffusion process, in one pass.
 
     y_t = clean_factor y0 + noise_factor e.
@@ -180,7 +198,7 @@ def philox_normal(seed: int, first_frame: int, frames: int, dims: int, threads: 
     return normal
 
 
-def features() -> dict[str, Any]:
+def features() -> dict[str, bool | int | str]:
     """Describe the compiled module on this machine.
 
     Returns:
@@ -199,7 +217,7 @@ def features() -> dict[str, Any]:
     }
 
 
-def _module() -> Any:
+def _module() -> Compiled:
     if _native is None:
         raise MissingComponentError(
             f"the compiled module refiner._native is missing ({_reason}); build it with a C++17 compiler: "
@@ -213,22 +231,22 @@ def _word(value: int) -> int:
     return int(value) % 2**64
 
 
-def _is_cuda_tensor(value: Any) -> bool:
+def _is_cuda_tensor(value: AnyArray) -> bool:
     return bool(getattr(value, "is_cuda", False))
 
 
-def _dlpack_device(value: Any) -> int:
+def _dlpack_device(value: AnyArray) -> int:
     """The DLPack device type of an array of another library: 1 is the CPU, 2 is CUDA. 0 for all other objects."""
     if isinstance(value, np.ndarray) or hasattr(value, "detach") or not hasattr(value, "__dlpack_device__"):
         return 0
     return int(value.__dlpack_device__()[0])
 
 
-def _is_foreign_cuda(value: Any) -> bool:
+def _is_foreign_cuda(value: AnyArray) -> bool:
     return _dlpack_device(value) == 2
 
 
-def _cuda_tensor(value: Any) -> Any:
+def _cuda_tensor(value: AnyArray) -> AnyArray:
     """Convert a CUDA array of another library to a PyTorch tensor on the same memory."""
     if not _is_foreign_cuda(value):
         return value
@@ -241,7 +259,7 @@ def _cuda_tensor(value: Any) -> Any:
     return dlpack.from_dlpack(value)
 
 
-def _as_foreign(example: Any, tensor: Any) -> Any:
+def _as_foreign(example: AnyArray, tensor: AnyArray) -> AnyArray:
     """Convert a CUDA tensor to an array of the example's library, on the same memory.
 
     Returns the tensor itself if that library has no function ``from_dlpack``.
@@ -253,7 +271,7 @@ def _as_foreign(example: Any, tensor: Any) -> Any:
     return tensor if read is None else read(tensor)
 
 
-def _like(example: Any, array: NDArray[Any]) -> Any:
+def _like(example: AnyArray, array: NDArray[Any]) -> AnyArray:
     if hasattr(example, "detach"):
         import torch
 
@@ -261,7 +279,7 @@ def _like(example: Any, array: NDArray[Any]) -> Any:
     return array
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _array(value: AnyArray) -> NDArray[Any]:
     if hasattr(value, "detach"):
         value = value.detach()
         if value.device.type != "cpu":
@@ -284,9 +302,9 @@ def _is_float(kind: np.dtype[Any]) -> bool:
     return kind.kind == "f" and kind.itemsize <= 8
 
 
-def _floats(value: Any, name: str, shape: tuple[int, ...], like: Any) -> Any:
+def _floats(value: AnyArray, name: str, shape: tuple[int, ...], like: AnyArray) -> AnyArray:
     """Convert ``value`` to contiguous float32: a CUDA tensor if ``like`` is one, otherwise a NumPy array."""
-    array: Any
+    array: AnyArray
     if _is_cuda_tensor(like):
         import torch
 
@@ -301,7 +319,7 @@ def _floats(value: Any, name: str, shape: tuple[int, ...], like: Any) -> Any:
     return array
 
 
-def _frame_ids(value: Any, frames: int, like: Any) -> Any:
+def _frame_ids(value: AnyArray, frames: int, like: AnyArray) -> AnyArray:
     if value is None:
         return None
     if _is_cuda_tensor(value):
@@ -319,7 +337,9 @@ def _frame_ids(value: Any, frames: int, like: Any) -> Any:
     return ids
 
 
-def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain: Any, cholesky: Any) -> list[Any]:
+def _gaussian_arrays(
+    condition: AnyArray, mean_error: AnyArray, mean_condition: AnyArray, gain: AnyArray, cholesky: AnyArray
+) -> list[AnyArray]:
     if _is_foreign_cuda(condition):
         raise DTypeError(
             f"on CUDA, sampling takes PyTorch tensors; convert the {type(condition).__name__} through DLPack"
@@ -341,13 +361,15 @@ def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain:
     return [_floats(value, name, shapes[name], condition) for name, value in zip(shapes, values, strict=True)]
 
 
-def _check_poses(pred: Any, target: Any) -> None:
+def _check_poses(pred: AnyArray, target: AnyArray) -> None:
     shapes = tuple(np.shape(pred)), tuple(np.shape(target))
     if len(shapes[0]) != 3 or shapes[0] != shapes[1] or shapes[0][2] != 3 or shapes[0][1] == 0:
         raise ShapeError(f"expected two arrays (poses, joints, 3) of one shape, got {shapes[0]} and {shapes[1]}")
 
 
-def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int, weights: Any, out: Any) -> Any:
+def _align_call(
+    name: str, pred: AnyArray, target: AnyArray, scale: bool, threads: int, weights: AnyArray, out: AnyArray
+) -> AnyArray:
     if _is_foreign_cuda(pred) or _is_foreign_cuda(target):
         tensor_out = None if out is None else _cuda_tensor(out)
         result = _align_call(name, _cuda_tensor(pred), _cuda_tensor(target), scale, threads, weights, tensor_out)
@@ -369,7 +391,7 @@ def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int, we
     return _like(pred, result) if out is None else out
 
 
-def _joint_weights(weights: Any, joints: int) -> NDArray[np.float64] | None:
+def _joint_weights(weights: AnyArray, joints: int) -> NDArray[np.float64] | None:
     """Scale the weights to a mean of 1. Raises ShapeError or InputError if they cannot be weights."""
     if weights is None:
         return None
@@ -382,7 +404,7 @@ def _joint_weights(weights: Any, joints: int) -> NDArray[np.float64] | None:
     return normalised
 
 
-def _output(out: Any, shape: tuple[int, ...], kind: np.dtype[Any], inputs: list[NDArray[Any]]) -> NDArray[Any]:
+def _output(out: AnyArray, shape: tuple[int, ...], kind: np.dtype[Any], inputs: list[NDArray[Any]]) -> NDArray[Any]:
     """Return ``out`` as a NumPy array on the same memory. Raises an InputError subclass if it cannot be used."""
     array = _array(out)
     if array.dtype != kind:
@@ -396,7 +418,7 @@ def _output(out: Any, shape: tuple[int, ...], kind: np.dtype[Any], inputs: list[
     return array
 
 
-def _cuda_module() -> Any:
+def _cuda_module() -> Compiled:
     module = _module()
     if not module.with_cuda:
         raise MissingComponentError(
@@ -407,7 +429,7 @@ def _cuda_module() -> Any:
     return module
 
 
-def _launch(kernel: Any, *arguments: Any) -> None:
+def _launch(kernel: Compiled, *arguments: object) -> None:
     try:
         kernel(*arguments)
     except RuntimeError as failure:
@@ -416,7 +438,9 @@ def _launch(kernel: Any, *arguments: Any) -> None:
         ) from failure
 
 
-def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool, weights: Any, out: Any) -> Any:
+def _align_on_cuda(
+    name: str, pred: AnyArray, target: AnyArray, scale: bool, weights: AnyArray, out: AnyArray
+) -> AnyArray:
     import torch
 
     module = _cuda_module()
@@ -451,8 +475,8 @@ def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool, weights: Any,
 
 
 def _sample_on_cuda(
-    arrays: list[Any], seed: int, first_frame: int, ids: Any, forward: list[Any] | None = None
-) -> tuple[Any, Any]:
+    arrays: list[AnyArray], seed: int, first_frame: int, ids: AnyArray, forward: list[AnyArray] | None = None
+) -> tuple[AnyArray, AnyArray]:
     """Return (y_t, e). ``forward`` holds the clean poses and the two factors; without it, y_t is None."""
     import torch
 

@@ -152,7 +152,7 @@ def _subjects(
     }, content
 
 
-def _clip_3d(poses: Any, where: str) -> NDArray[np.float32]:
+def _clip_3d(poses: object, where: str) -> NDArray[np.float32]:
     clip = _clip(poses, 3, (JOINTS, _RAW_HUMAN36M_JOINTS), where)
     if clip.shape[1] == _RAW_HUMAN36M_JOINTS:
         from refiner.skeleton import H36M_32_TO_17
@@ -164,7 +164,7 @@ def _clip_3d(poses: Any, where: str) -> NDArray[np.float32]:
     return clip
 
 
-def _clip(poses: Any, coordinates: int, joints: tuple[int, ...], where: str) -> NDArray[np.float32]:
+def _clip(poses: object, coordinates: int, joints: tuple[int, ...], where: str) -> NDArray[np.float32]:
     if not isinstance(poses, np.ndarray) or poses.dtype.kind not in "fiu":
         kind = poses.dtype if isinstance(poses, np.ndarray) else type(poses).__name__
         raise ArchiveError(f"{where} holds {kind}, expected an array of numbers")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -369,7 +369,9 @@ def data_folder_from_env() -> Path | None:
     return Path(folder) if folder else None
 
 
-def motion_folder_from_env(**options: Any) -> MotionFolder:
+def motion_folder_from_env(
+    *, dataset: str | None = None, validation: str | Collection[str] | None = "default", detections: str | None = None
+) -> MotionFolder:
     """Open the folder that the environment variable REFINER_DATA names, with the options of `open_motion_folder`.
 
     Raises MissingComponentError if the variable is unset.
@@ -379,7 +381,7 @@ def motion_folder_from_env(**options: Any) -> MotionFolder:
         raise MissingComponentError(
             f"the environment variable {DATA_VARIABLE} is not set; set it to a folder with a data_3d_*.npz"
         )
-    return open_motion_folder(folder, **options)
+    return open_motion_folder(folder, dataset=dataset, validation=validation, detections=detections)
 
 
 def _require_person(archive_3d: Positions3D, subject: str) -> None:

@@ -189,9 +189,9 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return content
 
 
-def _use(name: str, entry: Any, path: str | os.PathLike[str]) -> ArchiveUse:
+def _use(name: str, entry: object, path: str | os.PathLike[str]) -> ArchiveUse:
     unknown = sorted(set(entry) - {"cameras", "weight"}) if isinstance(entry, Mapping) else [repr(entry)]
-    if unknown:
+    if unknown or not isinstance(entry, Mapping):
         raise ArchiveError(f"{path}: archives.{name} holds {', '.join(unknown)}; expected cameras and weight")
     cameras = entry.get("cameras", "random" if _is_free(name) else "fixed")
     if cameras not in ("fixed", "random"):
@@ -206,7 +206,7 @@ def _is_free(name: str) -> bool:
     return Path(name).stem.endswith(FREE_SUFFIX)
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ArchiveError(f"{where} is {value!r}, expected a number")
     return float(value)

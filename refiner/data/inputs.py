@@ -34,7 +34,7 @@ SMALLEST_IMAGE, LARGEST_IMAGE = 8, 100_000
 LOWEST_FPS, HIGHEST_FPS = 1.0, 1000.0
 
 
-def check_image_size(image_size: Any) -> tuple[float, float]:
+def check_image_size(image_size: object) -> tuple[float, float]:
     """Check (width, height) in pixels. Raises InputError if the size is not plausible."""
     expected = f"expected (width, height) in pixels, both from {SMALLEST_IMAGE} to {LARGEST_IMAGE}"
     try:
@@ -59,7 +59,7 @@ def check_fps(fps: float | None, model_fps: float) -> float:
     return rate
 
 
-def check_pose_2d(pose_2d: Any, image_size: tuple[float, float], joints: JointSet) -> NDArray[np.float32]:
+def check_pose_2d(pose_2d: object, image_size: tuple[float, float], joints: JointSet) -> NDArray[np.float32]:
     """Check 2D poses and return a float32 copy.
 
     Args:
@@ -88,7 +88,7 @@ def check_pose_2d(pose_2d: Any, image_size: tuple[float, float], joints: JointSe
     return array.astype(np.float32)
 
 
-def check_pose_3d(pose_3d: Any, joints: JointSet) -> NDArray[np.float32]:
+def check_pose_3d(pose_3d: object, joints: JointSet) -> NDArray[np.float32]:
     """Check 3D poses and return a float32 copy.
 
     Args:
@@ -138,7 +138,7 @@ def check_lengths(pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> None:
         )
 
 
-def as_array(value: Any, name: str, expected: str) -> NDArray[Any]:
+def as_array(value: object, name: str, expected: str) -> NDArray[Any]:
     """Convert lists, arrays and PyTorch tensors to a NumPy array. Raises ShapeError for ragged lists."""
     if hasattr(value, "detach"):  # a PyTorch tensor
         value = value.detach().cpu().numpy()
@@ -148,7 +148,7 @@ def as_array(value: Any, name: str, expected: str) -> NDArray[Any]:
         raise ShapeError(f"{name} cannot be read as an array ({error}); {expected}") from error
 
 
-def check_sequence(value: Any, name: str, coordinates: int, joints: JointSet, finite: bool = True) -> NDArray[Any]:
+def check_sequence(value: object, name: str, coordinates: int, joints: JointSet, finite: bool = True) -> NDArray[Any]:
     """Check that a value is a sequence of poses.
 
     Args:

@@ -85,7 +85,7 @@ def camera_of(sequence: Sequence3dhp) -> Camera:
     points = sequence.pose_3d.reshape(-1, 3).astype(np.float64)
     pixels = sequence.pose_2d.reshape(-1, 2).astype(np.float64)
     if not (points[:, 2] > 0).all():
-        raise ArchiveError(f"{sequence.name}: its 3D poses do not lie before a camera, so its lens cannot be fitted")
+        raise ArchiveError(f"{sequence.name}: its 3D poses do not lie before a camera, so that its lens is not known")
     focal, centre, misfit = np.empty(2), np.empty(2), 0.0
     for axis in range(2):
         columns = np.stack([points[:, axis] / points[:, 2], np.ones(len(points))], axis=1)

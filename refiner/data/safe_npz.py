@@ -168,13 +168,13 @@ def _read_npy(content: bytes, source: str) -> NDArray[Any]:
         if not isinstance(values, np.ndarray) or values.dtype != object or values.size != count:
             raise ArchiveError(f"{source} declares an object array of shape {shape} and holds something else")
         return values.reshape(shape)
-    left = len(content) - file.tell()
-    if count * dtype.itemsize != left:
+    remaining = len(content) - file.tell()
+    if count * dtype.itemsize != remaining:
         raise ArchiveError(
-            f"{source} declares {count} values of {dtype.itemsize} bytes (shape {shape}) and holds {left} "
+            f"{source} declares {count} values of {dtype.itemsize} bytes (shape {shape}) and holds {remaining} "
             "bytes; is the file whole?"
         )
-    if left == 0:
+    if remaining == 0:
         return np.empty(shape, dtype) if count == 0 else np.zeros(shape, dtype)
     # Copy the array: a view would keep the whole member in memory and would be read-only.
     values = np.frombuffer(content, dtype=dtype, count=count, offset=file.tell()).copy()

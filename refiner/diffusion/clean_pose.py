@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.diffusion.ddim import ddim_timesteps
+from refiner.diffusion.ddim import PoseT, ddim_timesteps
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import ConfigError
 
@@ -49,7 +49,7 @@ def clean_pose_schedule(
         ConfigError: K or eta is out of range.
     """
     if not 0.0 <= eta <= 1.0:
-        raise ConfigError(f"eta must lie between 0 (nothing drawn) and 1 (all noise drawn anew), got {eta:g}")
+        raise ConfigError(f"eta must lie between 0 (no new noise) and 1 (all noise is new), got {eta:g}")
     abar = cosine_schedule(TIMESTEPS) if alphas_cumprod is None else np.asarray(alphas_cumprod, dtype=np.float64)
     schedule = []
     for time, after in pairwise(ddim_timesteps(steps, len(abar))):
@@ -61,11 +61,11 @@ def clean_pose_schedule(
 
 
 def sample_clean_pose(
-    predict_clean: Callable[[Any, int], Any],
-    noises: Sequence[Any],
+    predict_clean: Callable[[PoseT, int], PoseT],
+    noises: Sequence[PoseT],
     schedule: Sequence[CleanStep],
     limit: float = LIMIT,
-) -> Any:
+) -> PoseT:
     """Sample a pose from noise, in K steps.
 
     Args:
@@ -83,14 +83,18 @@ def sample_clean_pose(
     """
     if len(noises) != len(schedule):
         raise ConfigError(f"{len(schedule)} steps take as many draws of noise, got {len(noises)}")
-    pose = noises[0]
+    draws: Sequence[Any] = noises
+    pose = draws[0]
     for index, step in enumerate(schedule):
-        clean = predict_clean(pose.clip(-limit, limit), step.time).clip(-limit, limit)
+        predicted: Any = predict_clean(pose.clip(-limit, limit), step.time)
+        clean = predicted.clip(-limit, limit)
         if index + 1 == len(schedule):
-            return clean
-        noise = (pose - step.signal * clean) / step.noise
-        pose = step.next_signal * clean + step.next_old_noise * noise + step.next_new_noise * noises[index + 1]
-    return pose
+            pose = clean
+        else:
+            noise = (pose - step.signal * clean) / step.noise
+            pose = step.next_signal * clean + step.next_old_noise * noise + step.next_new_noise * draws[index + 1]
+    sampled: PoseT = pose
+    return sampled
 
 
 def draw_noises(steps: int, hypotheses: int, frames: int, joints: int = 17, seed: int = 0) -> NDArray[np.float32]:

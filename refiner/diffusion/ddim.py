@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.diffusion.schedule import Terminal, cosine_schedule, schedule_coefficients
 from refiner.errors import ConfigError
+
+# A NumPy array or a PyTorch tensor.
+PoseT = TypeVar("PoseT")
 
 
 def ddim_timesteps(steps: int, timesteps: int = 50) -> list[int]:
@@ -25,12 +28,12 @@ def ddim_timesteps(steps: int, timesteps: int = 50) -> list[int]:
 
 
 def ddim_refine(
-    predict_error: Callable[[Any, int], Any],
-    noisy_pose_3d: Any,
+    predict_error: Callable[[PoseT, int], PoseT],
+    noisy_pose_3d: PoseT,
     steps: int = 2,
     alphas_cumprod: NDArray[np.float64] | None = None,
     terminal: Terminal = "zero",
-) -> Any:
+) -> PoseT:
     """Refine a pose with K deterministic DDIM steps, starting from y_T := noisy_pose_3d.
 
     The loop uses only additions and multiplications by Python floats, so it traces into a graph without branches.
@@ -87,13 +90,12 @@ def ddim_schedule(
     return tuple(schedule)
 
 
-def run_ddim(predict_error: Callable[[Any, int], Any], noisy_pose_3d: Any, schedule: Sequence[DdimStep]) -> Any:
+def run_ddim(predict_error: Callable[[PoseT, int], PoseT], noisy_pose_3d: PoseT, schedule: Sequence[DdimStep]) -> PoseT:
     """Run the loop of `ddim_refine` with the steps of `ddim_schedule`."""
-    pose = noisy_pose_3d
+    pose: Any = noisy_pose_3d
     for step in schedule:
-        error = predict_error(pose, step.time)
+        error: Any = predict_error(pose, step.time)
         clean = (pose - step.noise * error) * step.scale
-        if step is schedule[-1]:
-            return clean
-        pose = step.next_clean * clean + step.next_noise * error
-    return pose
+        pose = clean if step is schedule[-1] else step.next_clean * clean + step.next_noise * error
+    refined: PoseT = pose
+    return refined

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refiner.diffusion.noise_model import condition_vectors
 from refiner.errors import CheckpointError, EmptySequenceError
@@ -163,7 +163,7 @@ class InputModel:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Any]) -> InputModel:
+    def from_tensors(cls, tensors: Mapping[str, ArrayLike]) -> InputModel:
         """Make the model from the arrays of `to_tensors`. Raises CheckpointError for a missing name."""
         try:
             return cls(**{name: np.asarray(tensors[name], dtype=np.float64) for name in cls.__dataclass_fields__})

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from refiner.errors import CheckpointError, EmptySequenceError, NonFiniteError, ShapeError
 
@@ -27,7 +27,9 @@ CHUNK_FRAMES = 16384
 LEAST_DEVIATION = 1e-9
 
 
-def condition_vectors(pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], dtype: Any = np.float64) -> NDArray[Any]:
+def condition_vectors(
+    pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], dtype: DTypeLike = np.float64
+) -> NDArray[Any]:
     """Concatenate 2D and 3D poses to the conditions c = concat(x, y_est).
 
     Args:
@@ -290,7 +292,7 @@ class ConditionalGaussian:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Any]) -> ConditionalGaussian:
+    def from_tensors(cls, tensors: Mapping[str, ArrayLike]) -> ConditionalGaussian:
         """Make the Gaussian from the arrays of `to_tensors`. Raises CheckpointError for a missing name."""
         try:
             arrays = {name: np.asarray(tensors[name], dtype=np.float64) for name in cls.__dataclass_fields__}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.camera import default_focal_length, normalise_screen
+from refiner.camera import Camera, default_focal_length, normalise_screen
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import mpjpe, root_relative
 from refiner.evaluation.oracles import ORACLE_JOINTS, ORACLE_POSE, oracle_best_joints, oracle_best_pose
@@ -32,6 +32,13 @@ FocalLength = Literal["true", "guess"]
 
 # The largest number of frames of the example whose errors a report shows frame by frame.
 EXAMPLE_FRAMES = 300
+
+
+class LensOptions(TypedDict, total=False):
+    """The lens arguments of `Lifter.lift` and `Refiner.refine`."""
+
+    focal_length: float
+    camera: Camera
 
 
 class ExampleCurve:
@@ -62,7 +69,7 @@ class ExampleCurve:
         return self._curve
 
 
-def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -> dict[str, Any]:
+def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -> LensOptions:
     """Return the lens arguments of `Lifter.lift` and `Refiner.refine` for a clip.
 
     The result is empty if the model does not use the lens. Raises UsageError if the true lens is needed and the clip
@@ -130,9 +137,9 @@ def score_models(
         The results by column.
     """
     evaluators = {LIFTER: Evaluator()}
-    alone = alone_label(pooled, smooth)
-    if alone:
-        evaluators[alone] = Evaluator()
+    unrefined = unrefined_label(pooled, smooth)
+    if unrefined:
+        evaluators[unrefined] = Evaluator()
     if hypothesise is not None:
         evaluators |= {name: Evaluator() for name in (BY_REPROJECTION, ORACLE_POSE, ORACLE_JOINTS)}
     if noise_model is not None:
@@ -149,7 +156,7 @@ def score_models(
     for clip in clips:
         lifted = root_relative(lift(clip))
         poses = {LIFTER: lifted, REFINED: refine(clip, lifted)}
-        for label, pose in ((alone, lifted), (REFINED, root_relative(poses[REFINED]))) if alone else ():
+        for label, pose in ((unrefined, lifted), (REFINED, root_relative(poses[REFINED]))) if unrefined else ():
             treated = savitzky_golay(pose, clip.fps).astype(np.float32) if smooth else pose
             poses[label] = pool_checked(treated) if pooled == "clip" else treated
         if hypothesise is not None:
@@ -164,13 +171,15 @@ def score_models(
             on_clip(clip)
     if pooled is not None and waiting:
         people = people_of([clip for clip, _ in waiting], pooled)
-        before, after = (pool_together([poses[label] for _, poses in waiting], people) for label in (alone, REFINED))
+        before, after = (
+            pool_together([poses[label] for _, poses in waiting], people) for label in (unrefined, REFINED)
+        )
         for index, (clip, poses) in enumerate(waiting):
-            add(clip, {**poses, alone: before[index], REFINED: after[index]})
+            add(clip, {**poses, unrefined: before[index], REFINED: after[index]})
     return {label: evaluator.result() for label, evaluator in evaluators.items()}
 
 
-def alone_label(pooled: ShapeOf | None, smooth: bool) -> str:
+def unrefined_label(pooled: ShapeOf | None, smooth: bool) -> str:
     """Return the label of the column in which the lifted poses get the treatment of the refined poses.
 
     The label is "" if there is no treatment.
