@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refiner.errors import UsageError
+
+if TYPE_CHECKING:
+    from refiner.runtime.causal import StreamEngine
+    from refiner.runtime.engine import WindowEngine
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEVICES = ("cpu", "cuda")
@@ -95,11 +99,12 @@ class EngineSpec:
         """Whether its files need a GPU to run."""
         return "cpu" not in self.devices
 
-    def open_window(self, file: Path, role: str, options: EngineOptions) -> Any:
+    def open_window(self, file: Path, role: str, options: EngineOptions) -> WindowEngine:
         """Open a file with the engine's class for windows."""
-        return _class_of(self.window).open(file, role, options)
+        engine: WindowEngine = _class_of(self.window).open(file, role, options)
+        return engine
 
-    def open_causal(self, file: Path, options: EngineOptions) -> Any:
+    def open_causal(self, file: Path, options: EngineOptions) -> StreamEngine:
         """Open a causal refiner's file for streams. Raises UsageError if the engine does not run causal refiners."""
         if self.causal is None:
             others = " or ".join(f"--engine {name}" for name, spec in ENGINES.items() if spec.causal and spec.compiler)
@@ -109,7 +114,8 @@ class EngineSpec:
                 f"{file} has its state as inputs and outputs, which no {self.title} engine of ours binds yet: run it "
                 f"with {self.title}'s own interface, or export the checkpoint with {others}"
             )
-        return _class_of(self.causal).open(file, options)
+        engine: StreamEngine = _class_of(self.causal).open(file, options)
+        return engine
 
 
 def _class_of(name: str) -> Any:

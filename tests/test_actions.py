@@ -1,4 +1,4 @@
-"""Actions as numbers, and what a lifter is told of a clip."""
+"""Actions as numbers, and the action that a lifter receives for a clip."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def check_lengths(pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> None:
     """Check that both sequences have the same number of frames. Raises LengthError otherwise."""
     if len(pose_2d) != len(pose_3d):
         raise LengthError(
-            f"pose_2d has {len(pose_2d)} frames and pose_3d {len(pose_3d)}; expected both of the same frames"
+            f"pose_2d has {len(pose_2d)} frames and pose_3d {len(pose_3d)}; expected the same frames in both"
         )
 
 

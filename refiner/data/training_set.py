@@ -163,7 +163,7 @@ def check_detections(folder: MotionFolder, people: Collection[str]) -> None:
     """
     check_own_cameras(folder, people)
     if folder.detections is None:
-        raise ArchiveError("there are no real detections for the archive; name a data_2d_*.npz")
+        raise ArchiveError("there are no real detections beside the archive; name a data_2d_*.npz")
     for person in people:
         archive = folder.archive_of(person)
         if archive is not None and not archive.detections:

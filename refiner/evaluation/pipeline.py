@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
@@ -41,32 +42,38 @@ class LensOptions(TypedDict, total=False):
     camera: Camera
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """The errors of one clip, frame by frame and by column, in mm."""
+
+    subject: str
+    clip: str
+    camera: str
+    fps: float
+    mpjpe_mm: dict[str, list[float]]
+
+
 class ExampleCurve:
     """The frame-by-frame errors of one example sequence: the first sequence that is long enough, or the longest."""
 
     def __init__(self) -> None:
-        self._curve: dict[str, Any] | None = None
+        self._curve: _Curve | None = None
 
     def watch(self, clip: CameraClip, poses: dict[str, NDArray[Any]]) -> None:
         """Consider a scored clip as the example. ``poses`` holds its poses ``(F, 17, 3)`` in metres by column."""
         frames = min(clip.frames, EXAMPLE_FRAMES)
-        if self._curve is not None and len(next(iter(self._curve["mpjpe_mm"].values()))) >= frames:
+        if self._curve is not None and len(next(iter(self._curve.mpjpe_mm.values()))) >= frames:
             return
         target = root_relative(clip.pose_3d[:frames])
-        self._curve = {
-            "subject": clip.subject,
-            "clip": clip.key,
-            "camera": str(clip.camera),
-            "fps": clip.fps,
-            "mpjpe_mm": {
-                label: np.round(1000.0 * mpjpe(root_relative(pose[:frames]), target), 3).tolist()
-                for label, pose in poses.items()
-            },
+        errors = {
+            label: np.round(1000.0 * mpjpe(root_relative(pose[:frames]), target), 3).tolist()
+            for label, pose in poses.items()
         }
+        self._curve = _Curve(clip.subject, clip.key, str(clip.camera), clip.fps, errors)
 
     def to_report(self) -> dict[str, Any] | None:
         """Return the clip of the example and its ``mpjpe_mm`` by column; None if no clip was scored."""
-        return self._curve
+        return None if self._curve is None else asdict(self._curve)
 
 
 def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -> LensOptions:
