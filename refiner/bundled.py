@@ -16,7 +16,7 @@ DEFAULTS = {
     "refiner-of-other-estimators": "refiner-base-rays",
     "causal-refiner": "refiner-nano-rays-causal",
 }
-# The lifter of image coordinates. It was trained on the four cameras of Human3.6M; the studies use it.
+# The lifter of image coordinates, which is for the four cameras of its training data. The studies use it.
 SCREEN_LIFTER = "lifter"
 
 

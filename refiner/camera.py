@@ -203,7 +203,9 @@ def look_at_camera(
     right = np.cross(forward, (0.0, 0.0, 1.0))
     distance, sideways = float(np.linalg.norm(forward)), float(np.linalg.norm(right))
     if not sideways > 1e-6 * max(distance, 1e-6):
-        raise InputError(f"a camera at {eye.tolist()} cannot look at {aim.tolist()}: no horizontal direction is left")
+        raise InputError(
+            f"a camera at {eye.tolist()} cannot look at {aim.tolist()}: the points coincide or the view is vertical"
+        )
     forward, right = forward / distance, right / sideways
     down = np.cross(forward, right)
     cosine, sine = np.cos(roll), np.sin(roll)

@@ -191,7 +191,22 @@ def diffuse(
 
 
 def philox_normal(seed: int, first_frame: int, frames: int, dims: int, threads: int = 0) -> NDArray[np.float32]:
-    """Return the standard normal numbers ``(frames, dims)`` that `sample_conditional` uses for its draws."""
+    """Return the standard normal numbers that `sample_conditional` uses for its draws.
+
+    Args:
+        seed: The seed of the generator.
+        first_frame: The frame number of row 0.
+        frames: The number of rows.
+        dims: D, the number of columns.
+        threads: The number of threads; see `p_mpjpe`.
+
+    Returns:
+        ``(frames, dims)`` float32.
+
+    Raises:
+        ShapeError: ``frames`` or ``dims`` is negative.
+        MissingComponentError: The compiled module is missing.
+    """
     if frames < 0 or dims < 0:
         raise ShapeError(f"expected frames and dims of 0 or more, got {frames} and {dims}")
     normal: NDArray[np.float32] = _module().philox_normal(_word(seed), _word(first_frame), frames, dims, threads)

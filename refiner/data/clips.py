@@ -372,9 +372,13 @@ def data_folder_from_env() -> Path | None:
 def motion_folder_from_env(
     *, dataset: str | None = None, validation: str | Collection[str] | None = "default", detections: str | None = None
 ) -> MotionFolder:
-    """Open the folder that the environment variable REFINER_DATA names, with the options of `open_motion_folder`.
+    """Open the folder that the environment variable REFINER_DATA names.
 
-    Raises MissingComponentError if the variable is unset.
+    Args:
+        dataset: See `open_motion_folder`, also for the other arguments and errors.
+
+    Raises:
+        MissingComponentError: The variable is unset.
     """
     folder = data_folder_from_env()
     if folder is None:

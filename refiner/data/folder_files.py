@@ -64,7 +64,13 @@ def archive_files(root: Path, description: FolderDescription, dataset: str | Non
     ``dataset="human36m"`` the cameras of each subject, otherwise the cameras of S1. An archive has no fixed cameras if
     the description says so, or if its name ends with ``_free``.
 
-    Raises ArchiveError if there is no folder or no archive, or if the description names a missing archive.
+    Args:
+        root: The folder.
+        description: The content of its clips.json.
+        dataset: "human36m" or None.
+
+    Raises:
+        ArchiveError: There is no folder or no archive, or the description names a missing archive.
     """
     if not root.is_dir():
         raise ArchiveError(f"there is no folder {root}; expected one with a {ARCHIVE_PREFIX}*.npz")
@@ -112,7 +118,13 @@ def cameras_of(cameras: Cameras, subject: str) -> Sequence[Camera]:
 def main_archive(archives: Sequence[ArchiveFile], split: Collection[str], where: str) -> ArchiveFile:
     """Return the archive that holds all subjects of the split.
 
-    Raises ArchiveError if no archive holds them all. If there is one archive, the message names the missing subjects.
+    Args:
+        archives: The archives of the folder.
+        split: All subjects of the split.
+        where: The name of the split, for messages.
+
+    Raises:
+        ArchiveError: No archive holds all subjects. If there is one archive, the message names the missing subjects.
     """
     complete = [archive for archive in archives if set(split) <= set(archive.positions)]
     if complete:

@@ -182,7 +182,7 @@ def check_sequence(value: object, name: str, coordinates: int, joints: JointSet,
         if array.shape[2] == 5 - coordinates:
             other, hint = "pose_2d", ""
             if coordinates == 2:
-                other, hint = "pose_3d", " (a confidence is no coordinate: pose_2d[..., :2] drops it)"
+                other, hint = "pose_3d", " (a confidence is not a coordinate: pose_2d[..., :2] drops it)"
             raise SwappedInputError(f"{name} has shape {array.shape}; {expected}. Was it swapped with {other}?{hint}")
         raise ShapeError(f"{name} has shape {array.shape}; {expected}")
     if array.shape[1] != joints.joints:

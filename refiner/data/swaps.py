@@ -74,7 +74,16 @@ def _cheapest(same: list[float], changed: list[float]) -> NDArray[np.bool_]:
 
 
 def exchange_sides(values: NDArray[Any], swapped: NDArray[np.bool_], pairs: Pairs) -> NDArray[Any]:
-    """Return a copy of ``values`` ``(F, 17, ...)`` with left and right of ``pairs`` exchanged in the swapped frames."""
+    """Exchange the left and right joints in the swapped frames.
+
+    Args:
+        values: ``(F, 17, ...)``, for example poses or confidences.
+        swapped: ``(F,)``, true for the frames to change.
+        pairs: Pairs (left joint, right joint).
+
+    Returns:
+        A changed copy, ``(F, 17, ...)``.
+    """
     result = values.copy()
     for left, right in pairs:
         result[swapped, left], result[swapped, right] = values[swapped, right], values[swapped, left]

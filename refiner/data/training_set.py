@@ -124,8 +124,8 @@ def check_own_cameras(folder: MotionFolder, people: Collection[str]) -> None:
     """Check that the own cameras of all subjects with real detections are known.
 
     Real detections need the cameras that recorded them. Raises ArchiveError, naming the archive, if a subject with
-    detections has the default cameras (Human3.6M's cameras of S1) or random cameras. In Human3.6M, whose cameras were
-    set up again for each subject, one list of cameras for all subjects is an error, too.
+    detections has the default cameras (Human3.6M's cameras of S1) or random cameras. For Human3.6M, one list of cameras
+    for all subjects is an error too, because the cameras were set up again for each subject.
     """
     for person in people:
         archive = folder.archive_of(person)

@@ -41,17 +41,33 @@ def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
 
 
 def window_indices(starts: ArrayLike, window: int, frames: int) -> Indices:
-    """Return the frame index of every element of every window, ``(N, window)``.
+    """Return the frame index of every element of every window.
 
-    After the end of the sequence, the index is the last frame.
+    Args:
+        starts: The first frame of each window, ``(N,)``.
+        window: The number of frames of a window.
+        frames: The number of frames of the sequence.
+
+    Returns:
+        ``(N, window)``. After the end of the sequence, the index is the last frame.
     """
     return np.asarray(np.minimum(np.asarray(starts, np.intp)[:, None] + np.arange(window), frames - 1))
 
 
 def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> Array:
-    """Split a sequence ``(F, ...)`` into windows ``(N, window, ...)`` that begin at `window_starts`.
+    """Split a sequence into windows that begin at `window_starts`.
 
-    The last frame pads a sequence that is shorter than a window.
+    Args:
+        sequence: ``(F, ...)``.
+        window: The number of frames of a window.
+        hop: The distance between two windows in frames. None: ``window``.
+
+    Returns:
+        ``(N, window, ...)``. The last frame pads a sequence that is shorter than a window.
+
+    Raises:
+        ShapeError: ``sequence`` is a single number.
+        EmptySequenceError, UsageError: See `window_starts`.
     """
     values = np.asarray(sequence)
     if values.ndim == 0:
@@ -60,9 +76,15 @@ def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> A
 
 
 def trailing_indices(frames: int, window: int, stride: int = 1) -> Indices:
-    """Return, for each frame, the frame indices of the window that ends with this frame: ``(frames, window)``.
+    """Return, for each frame, the frame indices of the window that ends with this frame.
 
-    A window takes every ``stride``-th frame. Before the start of the sequence, the first frame is repeated.
+    Args:
+        frames: The number of frames of the sequence.
+        window: The number of frames of a window.
+        stride: A window takes every ``stride``-th frame.
+
+    Returns:
+        ``(frames, window)``. Before the start of the sequence, the index is the first frame.
     """
     back = stride * np.arange(window - 1, -1, -1)
     return np.asarray(np.maximum(np.arange(frames)[:, None] - back, 0), np.intp)
@@ -117,6 +139,11 @@ def score_mask(starts: ArrayLike, window: int, frames: int) -> NDArray[np.bool_]
     """Choose the elements of windows that are scored, so that each frame is scored once.
 
     A frame is scored in the window whose middle is nearest; if two are equally near, in the earlier window.
+
+    Args:
+        starts: The first frame of each window, ``(N,)``.
+        window: The number of frames of a window.
+        frames: The number of frames of the sequence.
 
     Returns:
         A mask ``(N, window)``.

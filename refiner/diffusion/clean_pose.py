@@ -98,9 +98,20 @@ def sample_clean_pose(
 
 
 def draw_noises(steps: int, hypotheses: int, frames: int, joints: int = 17, seed: int = 0) -> NDArray[np.float32]:
-    """Draw the standard normal numbers ``(K, H, T, J, 3)`` for H hypotheses of a window in K steps.
+    """Draw the standard normal numbers for H hypotheses of a window in K steps.
 
-    Raises ConfigError for a seed below 0.
+    Args:
+        steps: K.
+        hypotheses: H.
+        frames: T, the number of frames of a window.
+        joints: J.
+        seed: The seed, 0 or above.
+
+    Returns:
+        ``(K, H, T, J, 3)`` float32.
+
+    Raises:
+        ConfigError: The seed is negative.
     """
     if seed < 0:
         raise ConfigError(f"sampling.seed must be 0 or more, got {seed}")

@@ -91,7 +91,7 @@ def ddim_schedule(
 
 
 def run_ddim(predict_error: Callable[[PoseT, int], PoseT], noisy_pose_3d: PoseT, schedule: Sequence[DdimStep]) -> PoseT:
-    """Run the loop of `ddim_refine` with the steps of `ddim_schedule`."""
+    """Run the loop of `ddim_refine` with a schedule that `ddim_schedule` computed before."""
     pose: Any = noisy_pose_3d
     for step in schedule:
         error: Any = predict_error(pose, step.time)

@@ -152,7 +152,7 @@ class InputModel:
             ShapeError: See `condition_vectors`.
         """
         if not len(pose_2d):
-            raise EmptySequenceError("there are no frames to compare with the training's")
+            raise EmptySequenceError("there are no frames to compare with the training data")
         unusual = self.distance(pose_2d, pose_3d) > self.distance_quantiles[UNUSUAL]
         jitters = jitter(pose_3d) if shaking else ()
         ratio = float(np.median(jitters) / self.jitter_quantiles[50]) if len(jitters) else float("nan")

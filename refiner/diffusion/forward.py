@@ -15,9 +15,18 @@ from refiner.diffusion.schedule import Terminal, cosine_schedule, schedule_coeff
 def forward_coefficients(
     timesteps: int = 50, terminal: Terminal = "zero", offset: float = 0.008
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the factors of y0 and of e in eq. 8 for every t, each ``(timesteps,)`` float64.
+    """Return the factors of y0 and of e in eq. 8 for every timestep t.
 
-    ``offset`` is described in `cosine_schedule`, and ``terminal`` in `schedule_coefficients`.
+    Args:
+        timesteps: The number of timesteps.
+        terminal: See `schedule_coefficients`.
+        offset: See `cosine_schedule`.
+
+    Returns:
+        sqrt(abar_t) + sqrt(1 - abar_t) and sqrt(1 - abar_t), each ``(timesteps,)`` float64.
+
+    Raises:
+        ConfigError: An argument is out of range.
     """
     signal, noise = schedule_coefficients(cosine_schedule(timesteps, offset), terminal)
     return signal + noise, noise

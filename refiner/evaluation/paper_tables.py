@@ -134,6 +134,7 @@ class _ReportColumn:
 
     @property
     def method(self) -> str:
+        """The name of the method in the table."""
         lifter = LIFTERS.get(self.lifter.get("model", {}).get("architecture", "default"), "another lifter")
         if self.column == "lifter":
             return lifter
@@ -142,6 +143,7 @@ class _ReportColumn:
 
     @property
     def frames(self) -> str:
+        """The number of frames of a window, or "-"."""
         lifted = self.lifter.get("frames", "-")
         return str(lifted if self.column == "lifter" else self.refiner.get("frames", lifted))
 
@@ -150,6 +152,7 @@ class _ReportColumn:
         return f"ours [{self.note}]"
 
     def mean(self, metric: str) -> str:
+        """The action-wise mean of a metric."""
         return _fixed(self.report["metrics"][metric]["action_mean"][self.column])
 
     def actions(self, metric: str) -> list[str]:

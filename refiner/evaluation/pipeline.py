@@ -79,8 +79,16 @@ class ExampleCurve:
 def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -> LensOptions:
     """Return the lens arguments of `Lifter.lift` and `Refiner.refine` for a clip.
 
-    The result is empty if the model does not use the lens. Raises UsageError if the true lens is needed and the clip
-    has none.
+    Args:
+        sees_rays: Whether the input of the model is rays, so that it needs the lens.
+        clip: The camera clip.
+        focal_length: "true": the calibrated camera of the clip. "guess": the default focal length for its image size.
+
+    Returns:
+        The arguments; empty if the model does not need the lens.
+
+    Raises:
+        UsageError: The calibrated camera is needed, but the clip has none.
     """
     if not sees_rays:
         return {}

@@ -136,6 +136,11 @@ def trunk_frame(angles: Angles, heading: ArrayLike = 0.0) -> Array:
 def leg_joints(body: Body, pelvis: Array, angles: Angles) -> Array:
     """Compute hips, knees and ankles from the joint angles, relative to the mid-hip.
 
+    Args:
+        body: The segment lengths.
+        pelvis: The orientation of the pelvis, ``(F, 3, 3)``.
+        angles: The joint angles in radians, ``(F, 2)`` each.
+
     Returns:
         ``(F, 2 sides, 3 joints, 3)`` metres.
     """
@@ -190,6 +195,11 @@ def bent_knees(body: Body, hips: Array, ankles: Array, ahead: Array) -> Array:
 
 def upper_joints(body: Body, pelvis: Array, angles: Angles) -> Array:
     """Compute the joints of the upper body, relative to the mid-hip.
+
+    Args:
+        body: The segment lengths.
+        pelvis: The orientation of the pelvis, ``(F, 3, 3)``.
+        angles: The joint angles in radians, ``(F,)`` or ``(F, 2)`` each.
 
     Returns:
         ``(F, 10, 3)`` metres: spine, thorax, neck/nose and head, then shoulder, elbow and wrist of the left arm and of
