@@ -1,8 +1,8 @@
-"""refiner: better 3D human poses from the ones that an estimator gives, in real time.
+"""refiner: refine the 3D human poses of an estimator, in real time.
 
-``Lifter`` and ``Refiner`` load what runs; ``refiner.evaluation`` measures it; ``refiner.diffusion`` and
-``refiner.models`` hold the method (D3PRefiner, arXiv 2401.03914). Importing this package loads neither
-PyTorch nor ONNX Runtime: what needs them imports them when it is used.
+``Lifter`` and ``Refiner`` load and run models, ``refiner.evaluation`` measures their accuracy, and
+``refiner.diffusion`` and ``refiner.models`` implement the method (D3PRefiner, arXiv 2401.03914). Importing this package
+imports neither PyTorch nor ONNX Runtime: the code that needs them imports them on first use.
 """
 
 from __future__ import annotations

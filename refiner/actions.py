@@ -1,4 +1,4 @@
-"""Names of actions as the numbers that a lifter is told: their places in its list, behind them the unknown action."""
+"""The action prompts of a lifter: the index of each action in the lifter's list, and one more for "unknown"."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from refiner.errors import UsageError
 
 UNKNOWN_ACTION = "unknown"
-# What a lifter is told where it is to guess.
+# The action number that asks a lifter to guess the action.
 GUESS = -1
 
 
 def action_number(actions: Sequence[str], action: str) -> int:
-    """The place of a name among the actions, or behind them for the unknown action. Raises UsageError."""
+    """Return the index of an action in ``actions``, or ``len(actions)`` for the unknown action.
+
+    Raises UsageError if the lifter does not know the action.
+    """
     if action == UNKNOWN_ACTION:
         return len(actions)
     if action not in actions:
@@ -22,11 +25,14 @@ def action_number(actions: Sequence[str], action: str) -> int:
     return list(actions).index(action)
 
 
-def told_action(mode: str | None, label: str, actions: Sequence[str]) -> str | None:
-    """What a lifter with ``actions`` is told of a clip whose action is ``label``, for `Lifter.lift`.
+def action_for_lifter(mode: str | None, label: str, actions: Sequence[str]) -> str | None:
+    """Choose the argument ``action`` of `Lifter.lift` for a clip.
 
-    ``mode`` "label": the label, or that the action is unknown where it has no prompt; "unknown": that it is; "guess" or
-    none: nothing, so that it guesses.
+    Args:
+        mode: "label": use the label, or "unknown" if the lifter has no prompt for it. "unknown": use "unknown".
+            "guess" or None: let the lifter guess.
+        label: The action of the clip.
+        actions: The actions that the lifter knows.
     """
     if not mode or mode == "guess":
         return None

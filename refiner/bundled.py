@@ -1,4 +1,4 @@
-"""The models that come with the package: where they lie, and which of them are taken where none is named."""
+"""The models that come with the package: their files, and which of them are the defaults."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "checkpoints"
-# Role -> the name of a checkpoint. The lifter of a live stream lifts a whole window for every frame, so that it is a
-# smaller one; the refiner of windows that a stream or one graph with the lifter takes has the lifter's stride.
+# Role -> the name of a checkpoint. For a live stream, the lifter lifts a whole window for every frame, so the default
+# is a smaller lifter. "window-refiner" refines the windows of a lifter, in a stream or in one graph with the lifter; it
+# has the lifter's stride.
 DEFAULTS = {
     "lifter": "lifter-small-rays",
     "live-lifter": "lifter-nano-rays",
@@ -16,27 +17,33 @@ DEFAULTS = {
     "refiner-of-other-estimators": "refiner-base-rays",
     "causal-refiner": "refiner-nano-rays-causal",
 }
-# The lifter that sees screen coordinates, of the four cameras that it was trained on; studies are about it.
+# The lifter of image coordinates, which is for the four cameras of its training data. The studies use it.
 SCREEN_LIFTER = "lifter"
 
 
 def default_checkpoint(role: str) -> Path:
-    """The file of the model that has a role of `DEFAULTS`; it need not be there."""
+    """Return the file of the default model for a role of `DEFAULTS`. The file may be missing."""
     return checkpoint(DEFAULTS[role])
 
 
 def lifter_of(rays: bool) -> Path:
-    """The lifter whose poses a bundled refiner of rays, or of screen coordinates, is for; it need not be there."""
+    """Return the file of the lifter that a bundled refiner of rays, or of image coordinates, was trained for.
+
+    The file may be missing.
+    """
     return default_checkpoint("lifter") if rays else checkpoint(SCREEN_LIFTER)
 
 
 def default_refiner(with_lifter: bool) -> Path:
-    """The refiner that is exported where none is named, alone or in one graph with a lifter; it need not be there."""
+    """Return the file of the refiner that is exported by default, alone or in one graph with a lifter.
+
+    The file may be missing.
+    """
     return default_checkpoint("window-refiner" if with_lifter else "refiner")
 
 
 def checkpoint(name: str) -> Path:
-    """The file of the bundled checkpoint of that name; it need not be there."""
+    """Return the file of the bundled checkpoint with this name. The file may be missing."""
     return FOLDER / f"{name}.safetensors"
 
 
@@ -65,7 +72,10 @@ def runnable(checkpoint: Path, engine: str | None) -> Path:
 
 
 def by_name(path: Path) -> Path:
-    """``lifter-nano-rays`` -> the bundled checkpoint of that name, where there is no such file (a folder may have that
-    name); other paths as they are."""
-    named = checkpoint(path.name)
-    return named if path.name == str(path) and not path.suffix and not path.is_file() and named.is_file() else path
+    """Resolve a name such as ``lifter-nano-rays`` to the file of the bundled checkpoint.
+
+    A path of an existing file stays unchanged, and so does a path that is not the name of a bundled checkpoint. A
+    folder of the same name does not hide the checkpoint.
+    """
+    bundled = checkpoint(path.name)
+    return bundled if path.name == str(path) and not path.suffix and not path.is_file() and bundled.is_file() else path

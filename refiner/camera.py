@@ -1,7 +1,7 @@
-"""Pinhole cameras with lens distortion, and the screen normalisation that lifters are trained with.
+"""Pinhole cameras with lens distortion, and the normalised image coordinates that lifters are trained with.
 
-The camera is Human3.6M's: x right, y down, z forward; a camera point is ``R @ world + t``. The projection is
-the one that VideoPose3D and its followers use, without the factor 2 in the tangential term.
+The camera axes are Human3.6M's: x right, y down, z forward. A camera point is ``R @ world + t``. The projection is
+VideoPose3D's, which later lifters also use: its tangential term lacks the factor 2 of the usual distortion model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,21 +20,33 @@ from numpy.typing import ArrayLike, NDArray
 from refiner.errors import InputError, ShapeError
 
 Array = NDArray[Any]
+# A NumPy array or a PyTorch tensor.
+PoseT = TypeVar("PoseT")
 _BUNDLED = Path(__file__).parent / "data" / "human36m_cameras.json"
 _ROTATION_TOLERANCE = 1e-5
-# The lens is inverted by repetition; what is left after so many is under a billionth of the focal length inside any
-# image that the lens was calibrated for.
-_LENS_REPETITIONS, _LENS_TOLERANCE = 50, 1e-9
+# A fixed-point iteration inverts the lens distortion. After this many iterations the error is below a billionth of the
+# focal length everywhere in the image that the lens was calibrated for.
+_LENS_ITERATIONS, _LENS_TOLERANCE = 50, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Camera:
     """One calibrated camera.
 
-    ``width`` and ``height`` in pixels; ``focal_length`` and ``center`` ``(2,)`` in pixels; ``radial``
-    ``(3,)`` and ``tangential`` ``(2,)`` without unit; ``rotation`` ``(3, 3)`` and ``translation`` ``(3,)``
-    in metres take world points to camera points. Raises ShapeError for a field of another shape and
-    InputError for a rotation that is none.
+    Attributes:
+        id: The name of the camera.
+        width: The image width in pixels.
+        height: The image height in pixels.
+        focal_length: ``(2,)``, horizontal and vertical, in pixels.
+        center: The principal point ``(2,)`` in pixels.
+        radial: The radial distortion coefficients ``(3,)``.
+        tangential: The tangential distortion coefficients ``(2,)``.
+        rotation: The matrix R ``(3, 3)`` from world axes to camera axes.
+        translation: The vector t ``(3,)`` in metres, in camera axes.
+
+    Raises:
+        ShapeError: A field has another shape.
+        InputError: A value is not finite, the image size is not positive, or R is not a rotation matrix.
     """
 
     id: str
@@ -81,17 +93,25 @@ class Camera:
         return np.asarray(-self.rotation.T @ self.translation)
 
     def to_camera(self, world: ArrayLike) -> Array:
-        """World points ``(..., 3)`` in metres to camera points ``(..., 3)`` in metres, same float type."""
+        """Transform world points ``(..., 3)`` in metres to camera points ``(..., 3)`` in metres, same float type."""
         points = _floating(world, 3)
         rotation, translation = self.rotation.astype(points.dtype), self.translation.astype(points.dtype)
         return np.asarray(points @ rotation.T + translation)
 
     def project(self, camera_points: ArrayLike) -> Array:
-        """Camera points ``(..., 3)`` in metres to pixels ``(..., 2)``, same float type.
+        """Project camera points to pixels.
 
         ``x = clip(X.xy / X.z, -1, 1)``, ``uv = f (x (1 + k1 r2 + k2 r2^2 + k3 r2^3 + p.x) + p r2) + c``.
-        The clip is part of the field's formula; it keeps the polynomial inside the range in which it was
-        fitted. Raises InputError where a point does not lie in front of the camera. NaN stays NaN.
+        The clip is part of VideoPose3D's formula. It keeps the polynomial inside the range in which it was fitted.
+
+        Args:
+            camera_points: ``(..., 3)`` in metres, in camera axes. NaN stays NaN.
+
+        Returns:
+            Pixels ``(..., 2)`` of the same float type.
+
+        Raises:
+            InputError: A point does not lie in front of the camera.
         """
         points = _floating(camera_points, 3)
         depth = points[..., 2:]
@@ -109,30 +129,37 @@ class Camera:
         return np.asarray(self.focal_length.astype(dtype) * distorted + self.center.astype(dtype))
 
     def rays(self, pixels: ArrayLike, strict: bool = True) -> NDArray[np.float64]:
-        """Pixels ``(..., 2)`` to X.xy / X.z of the points that are seen there, ``(..., 2)`` float64: undoes `project`.
+        """Compute the viewing ray of each pixel. This is the inverse of `project`.
 
-        NaN stays NaN. Raises InputError for pixels so far outside of the image that the lens model ends before them;
-        not ``strict``, they become NaN.
+        Args:
+            pixels: ``(..., 2)``. NaN stays NaN.
+            strict: Raise an error for a pixel without a ray. If false, such a pixel becomes NaN.
+
+        Returns:
+            X.xy / X.z of the points that project to these pixels: ``(..., 2)`` float64.
+
+        Raises:
+            InputError: A pixel lies so far outside the image that the lens model is not defined there.
         """
-        seen = _floating(pixels, 2).astype(np.float64)
-        distorted = (seen - self.center) / self.focal_length
+        points = _floating(pixels, 2).astype(np.float64)
+        distorted = (points - self.center) / self.focal_length
         x = before = distorted
-        for _ in range(_LENS_REPETITIONS):
+        for _ in range(_LENS_ITERATIONS):
             r2 = (x * x).sum(axis=-1, keepdims=True)
             before, x = x, np.clip((distorted - self.tangential * r2) / self._distortion(x, r2), -1, 1)
-        # `project` clips at 1, so that what lies there is the image of many points.
-        lost: NDArray[np.bool_] = np.asarray(((np.abs(x - before) > _LENS_TOLERANCE) | (np.abs(x) >= 1)).any(axis=-1))
-        if lost.any() and not strict:
-            return np.where(lost[..., None], np.nan, x)
-        if lost.any():
+        # `project` clips at 1, so that many points project to a pixel there, and it has no single ray.
+        no_ray: NDArray[np.bool_] = np.asarray(((np.abs(x - before) > _LENS_TOLERANCE) | (np.abs(x) >= 1)).any(axis=-1))
+        if no_ray.any() and not strict:
+            return np.where(no_ray[..., None], np.nan, x)
+        if no_ray.any():
             raise InputError(
-                f"camera {self.id!r}: the lens has no single point at {int(lost.sum())} of the pixels, like "
-                f"{seen[lost][0].tolist()}; its image is {self.width} x {self.height}"
+                f"camera {self.id!r}: the lens has no single point at {int(no_ray.sum())} of the pixels, for example "
+                f"{points[no_ray][0].tolist()}; the image is {self.width} x {self.height} pixels"
             )
         return x
 
     def _distortion(self, x: Array, r2: Array) -> Array:
-        """The factor of the lens at ``x`` ``(..., 2)`` with its square ``r2`` ``(..., 1)``."""
+        """The distortion factor at ``x`` ``(..., 2)``, whose squared norm is ``r2`` ``(..., 1)``."""
         k1, k2, k3 = self.radial.astype(x.dtype)
         tilt = (self.tangential.astype(x.dtype) * x).sum(axis=-1, keepdims=True)
         return np.asarray(1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + tilt)
@@ -151,10 +178,23 @@ def look_at_camera(
     roll: float = 0.0,
     id: str = "virtual",
 ) -> Camera:
-    """A camera at ``position`` that looks at ``target`` (world metres, z up), turned by ``roll`` radians.
+    """Make a camera at ``position`` that looks at ``target``.
 
-    ``focal_length`` in pixels, one number or one per axis; ``center`` is the middle of the image where it
-    is not given. Raises InputError where the two points coincide or the camera looks straight up or down.
+    Args:
+        position: The camera centre ``(3,)`` in world metres, z up.
+        target: The point ``(3,)`` on the optical axis, in world metres.
+        focal_length: Pixels, one number or one per axis.
+        width: The image width in pixels.
+        height: The image height in pixels.
+        center: The principal point ``(2,)`` in pixels. None: the middle of the image.
+        radial: The radial distortion coefficients ``(3,)``.
+        tangential: The tangential distortion coefficients ``(2,)``.
+        roll: The rotation about the optical axis, in radians.
+        id: The name of the camera.
+
+    Raises:
+        InputError: The two points coincide, or the camera looks straight up or down.
+        ShapeError: A point or a lens field has another shape.
     """
     eye, aim = np.asarray(position, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if eye.shape != (3,) or aim.shape != (3,):
@@ -163,7 +203,9 @@ def look_at_camera(
     right = np.cross(forward, (0.0, 0.0, 1.0))
     distance, sideways = float(np.linalg.norm(forward)), float(np.linalg.norm(right))
     if not sideways > 1e-6 * max(distance, 1e-6):
-        raise InputError(f"a camera at {eye.tolist()} cannot look at {aim.tolist()}: no horizontal direction is left")
+        raise InputError(
+            f"a camera at {eye.tolist()} cannot look at {aim.tolist()}: the points coincide or the view is vertical"
+        )
     forward, right = forward / distance, right / sideways
     down = np.cross(forward, right)
     cosine, sine = np.cos(roll), np.sin(roll)
@@ -182,12 +224,18 @@ def look_at_camera(
 
 
 def load_cameras(path: str | os.PathLike[str]) -> list[Camera] | dict[str, list[Camera]]:
-    """Read cameras from JSON.
+    """Read cameras from a JSON file.
 
-    The layout is a list of cameras, or ``{"cameras": [...]}``, for everybody; or ``{subject: [...]}`` where
-    every person has their own extrinsics, as in Human3.6M. A camera has ``id``, ``res_w``, ``res_h``,
-    ``focal_length``, ``center``, ``radial_distortion``, ``tangential_distortion``, ``R`` and ``t`` (metres;
-    X_cam = R X + t). Raises InputError for anything else.
+    The file holds a list of cameras, or ``{"cameras": [...]}``, for all subjects. Alternatively it holds
+    ``{subject: [...]}``, if every subject has other extrinsics, as in Human3.6M. A camera has the fields ``id``,
+    ``res_w``, ``res_h``, ``focal_length``, ``center``, ``radial_distortion``, ``tangential_distortion``, ``R`` and
+    ``t`` (metres; X_cam = R X + t).
+
+    Returns:
+        One list of cameras for all subjects, or one list per subject.
+
+    Raises:
+        InputError: The file cannot be read or has another layout.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -199,55 +247,66 @@ def load_cameras(path: str | os.PathLike[str]) -> list[Camera] | dict[str, list[
 
 
 def human36m_cameras(subject: str = "S1") -> list[Camera]:
-    """The four cameras of Human3.6M as they stood for ``subject`` (bundled; published calibration).
+    """Return the four cameras of Human3.6M for one subject, from the published calibration (bundled).
 
-    The rig was set up anew for every person: the lenses are the same, the extrinsics differ. Raises
-    InputError for anyone but S1, S5, S6, S7, S8, S9 and S11.
+    Human3.6M's authors set the cameras up again for every subject: the lenses are the same, the extrinsics differ.
+    Raises InputError for a subject other than S1, S5, S6, S7, S8, S9 and S11.
     """
-    people = _bundled_cameras()
-    if subject not in people:
-        raise InputError(f"Human3.6M's cameras of {subject!r} are not known; there are those of {', '.join(people)}")
-    return list(people[subject])
+    subjects = _bundled_cameras()
+    if subject not in subjects:
+        raise InputError(f"Human3.6M's cameras of {subject!r} are not known; there are those of {', '.join(subjects)}")
+    return list(subjects[subject])
 
 
 @lru_cache(maxsize=1)
 def _bundled_cameras() -> dict[str, tuple[Camera, ...]]:
     content = json.loads(_BUNDLED.read_text(encoding="utf-8"))
     first = content["cameras"]
-    people = {"S1": first}
+    subjects = {"S1": first}
     for subject, rows in content["extrinsics"].items():
-        people[subject] = [{**camera, **extrinsics} for camera, extrinsics in zip(first, rows, strict=True)]
-    return {name: tuple(_parse_camera(row, _BUNDLED.name) for row in rows) for name, rows in people.items()}
+        subjects[subject] = [{**camera, **extrinsics} for camera, extrinsics in zip(first, rows, strict=True)]
+    return {name: tuple(_parse_camera(row, _BUNDLED.name) for row in rows) for name, rows in subjects.items()}
 
 
 def default_focal_length(image_size: tuple[float, float]) -> float:
-    """The focal length in pixels that is taken for a camera of which nothing is known: the longer side of its image.
+    """Return the default focal length in pixels for an unknown camera: the longer side of its image.
 
-    That is a horizontal field of view of 53 degrees; webcams have 55 to 78, phones 60 to 70, Human3.6M's cameras 47.
+    This is a horizontal field of view of 53 degrees. Webcams have 55 to 78 degrees, phones 60 to 70, and Human3.6M's
+    cameras 47.
     """
     return float(max(image_size))
 
 
-def normalise_screen(pose_2d: Any, image_size: Any) -> Any:
-    """Pixels to VideoPose3D's screen coordinates: ``x / w * 2 - [1, h / w]``, so that x lies in [-1, 1].
+def normalise_screen(pose_2d: PoseT, image_size: object) -> PoseT:
+    """Normalise pixels to VideoPose3D's image coordinates: ``x / w * 2 - [1, h / w]``, so that x lies in [-1, 1].
 
-    ``pose_2d`` ``(..., 2)``: NumPy array or Torch tensor, which comes back as the same kind and type.
-    ``image_size`` is (width, height), or ``(B, 2)`` with one size for each entry of the first axis.
+    Args:
+        pose_2d: Pixels ``(..., 2)``, a NumPy array or a PyTorch tensor.
+        image_size: (width, height) in pixels, or ``(B, 2)`` with one size for each entry of the first axis.
+
+    Returns:
+        ``(..., 2)`` of the same kind and float type as ``pose_2d``.
+
+    Raises:
+        InputError: The image size is not positive and finite.
+        ShapeError: The last axis of ``pose_2d`` has another length.
     """
     pose, size = _pose_and_size(pose_2d, image_size)
     width = size[..., :1]
-    return pose / width * 2 - size / width
+    normalised: PoseT = pose / width * 2 - size / width
+    return normalised
 
 
-def denormalise_screen(pose_2d: Any, image_size: Any) -> Any:
-    """Screen coordinates back to pixels: the inverse of ``normalise_screen``, same arguments."""
+def denormalise_screen(pose_2d: PoseT, image_size: object) -> PoseT:
+    """Convert normalised image coordinates to pixels. This is the inverse of `normalise_screen`, with its arguments."""
     pose, size = _pose_and_size(pose_2d, image_size)
     width = size[..., :1]
-    return (pose + size / width) * width / 2
+    pixels: PoseT = (pose + size / width) * width / 2
+    return pixels
 
 
 def _pose_and_size(pose_2d: Any, image_size: Any) -> tuple[Any, Any]:
-    # Tensors are told by the method, so that this module needs no PyTorch.
+    # The method `new_tensor` identifies a PyTorch tensor, so that this module does not import PyTorch.
     if hasattr(pose_2d, "new_tensor"):
         pose = pose_2d
         size = image_size if hasattr(image_size, "new_tensor") else pose.new_tensor(np.asarray(image_size).tolist())
@@ -269,7 +328,7 @@ def _floating(values: ArrayLike, last: int) -> Array:
     return array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
 
 
-def _parse_cameras(content: Any, source: str) -> list[Camera] | dict[str, list[Camera]]:
+def _parse_cameras(content: object, source: str) -> list[Camera] | dict[str, list[Camera]]:
     if isinstance(content, Mapping) and "cameras" in content:
         content = content["cameras"]
     if isinstance(content, Mapping):
@@ -281,7 +340,7 @@ def _parse_cameras(content: Any, source: str) -> list[Camera] | dict[str, list[C
     raise InputError(f"{source} holds no cameras: expected a list of cameras, or a list per subject")
 
 
-def _parse_camera(row: Any, source: str) -> Camera:
+def _parse_camera(row: object, source: str) -> Camera:
     if not isinstance(row, Mapping):
         raise InputError(f"{source}: a camera is a {type(row).__name__}, expected an object with R, t, center ...")
     try:

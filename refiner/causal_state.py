@@ -1,41 +1,51 @@
-"""What a causal refiner remembers of its streams: the layout, for models and engines alike, and the arrays."""
+"""The state that a causal refiner keeps for its streams: its layout, for models and engines, and its arrays."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ConfigError
 
-# Frames before the current one that the convolution over time takes.
+# The number of earlier frames that the convolution over time uses.
 RECENT = 2
 PER_MODULE = ("keys", "values", "recent")
-# What a manifest calls such a model.
+# The name of this kind of model in a manifest.
 CAUSAL = "causal-refiner"
 PENDING = ("pending_2d", "pending_3d", "pending_root")
 
 
 @dataclass(frozen=True)
 class StateLayout:
-    """The state of S ``streams``.
+    """The names and shapes of the state tensors of a causal refiner.
 
-    Args:
-        frames: T; a frame sees itself and T - 1 frames before it. steps: K.
-        modules: attention modules of the denoiser (its depth). heads, width: of each half of a module.
-        pipelined: the K steps of a pass belong to K neighbouring frames; each step has a row of its own for every
-            stream, and the frames between two steps are kept as ``pending``.
-        rays: frames come as keypoints and cameras, and the network sees 6 numbers of a joint
+    Every attention module of every denoising step has three state tensors:
+
+    - ``keys`` and ``values``, ``(rows, J heads, T - 1, width)``: ring buffers of the temporal half of the module. Frame
+      n of a stream lies in slot n mod (T - 1).
+    - ``recent``, ``(rows, 2, J, C)``: the values of both halves for the last two frames, the older frame first.
+
+    For a new frame, a module outputs an ``entry`` ``(rows J, 3 C)``. Its C columns from ``values_at`` on are the values
+    of both halves, the spatial half first. Its C / 2 columns from ``keys_at`` on are the temporal keys.
+
+    Attributes:
+        streams: S, the number of streams that one pass processes.
+        frames: T; a frame attends to itself and to the T - 1 frames before it.
+        steps: K, the number of denoising steps.
+        modules: The number of attention modules of the denoiser (its depth).
+        heads: The attention heads of each half of a module.
+        width: The channels of a head.
+        pipelined: Whether the K steps of one pass process K consecutive frames. Every step then has its own row for
+            every stream, and the frames between two steps are stored as ``pending``.
+        joints: J.
+        rays: Whether a frame consists of keypoints and a camera, and the network receives 6 numbers per joint
             (`refiner.models.canonical`).
 
-    Raises ConfigError for fewer than 3 frames, whose rings could not tell how much of a stream has been.
-
-    A module of a step keeps ``keys`` and ``values`` ``(rows, J heads, T - 1, width)``, rings of the temporal half in
-    which frame n of a stream lies in slot n mod (T - 1), and ``recent`` ``(rows, 2, J, C)``, the values of both halves
-    of the last two frames, older first. For a frame it gives an ``entry`` ``(rows J, 3 C)``: its C columns from
-    ``values_at`` on are the values of both halves, spatial first, its C / 2 from ``keys_at`` on the temporal keys.
+    Raises:
+        ConfigError: T is below 3, so that the ring buffers cannot show how many frames a stream has had; or there is no
+            stream; or a pipelined refiner has one step.
     """
 
     streams: int
@@ -50,7 +60,7 @@ class StateLayout:
 
     def __post_init__(self) -> None:
         if self.frames < 3:
-            raise ConfigError(f"a refiner that sees {self.frames} frames has no state; expected 3 or more")
+            raise ConfigError(f"a causal refiner of {self.frames} frames has no state; expected 3 or more frames")
         if self.streams < 1:
             raise ConfigError(f"there must be at least one stream, got {self.streams}")
         if self.pipelined and self.steps < 2:
@@ -58,56 +68,61 @@ class StateLayout:
 
     @property
     def dim(self) -> int:
-        """C."""
+        """C, the channels of a module."""
         return 2 * self.heads * self.width
 
     @property
     def slots(self) -> int:
-        """T - 1, the frames in a ring."""
+        """T - 1, the frames in a ring buffer."""
         return self.frames - 1
 
     @property
     def rows(self) -> int:
-        """Rows of the tensors: row k S + s is step k of stream s where pipelined, otherwise row s is stream s."""
+        """The rows of the tensors. If pipelined, row k S + s is step k of stream s; otherwise row s is stream s."""
         return self.streams * self.steps if self.pipelined else self.streams
 
     @property
     def delay(self) -> int:
-        """Frames between an input and its result."""
+        """The number of frames between an input and its result."""
         return self.steps - 1 if self.pipelined else 0
 
     @property
     def values_at(self) -> int:
+        """The first column of the values in an entry."""
         return self.dim
 
     @property
     def keys_at(self) -> int:
+        """The first column of the temporal keys in an entry."""
         return 2 * self.dim
 
     @property
-    def places(self) -> list[str]:
-        """Where there is a cache, in the order of the computation: "0_3" is step 0, module 3; "3" where pipelined."""
+    def cache_names(self) -> list[str]:
+        """One name per cache, in the order of the computation: "0_3" is module 3 of step 0; "3" if pipelined."""
         if self.pipelined:
             return [str(module) for module in range(self.modules)]
         return [f"{step}_{module}" for step in range(self.steps) for module in range(self.modules)]
 
     def state(self) -> dict[str, tuple[int, ...]]:
-        """The tensors of the state in their order, all float32."""
+        """Return the name and shape of every state tensor, in their order. All are float32."""
         shapes = {
             "keys": (self.rows, self.joints * self.heads, self.slots, self.width),
             "values": (self.rows, self.joints * self.heads, self.slots, self.width),
             "recent": (self.rows, RECENT, self.joints, self.dim),
         }
-        caches = {f"{name}_{place}": shapes[name] for place in self.places for name in PER_MODULE}
+        caches = {f"{name}_{cache}": shapes[name] for cache in self.cache_names for name in PER_MODULE}
         return self.pending("") | caches
 
     def fresh(self) -> dict[str, tuple[int, ...]]:
-        """What a step gives beside the refined poses, in its order."""
+        """Return the name and shape of every output of a pass except the refined poses, in their order."""
         entry = (self.rows * self.joints, 3 * self.dim)
-        return self.pending("next_") | {f"entry_{place}": entry for place in self.places}
+        return self.pending("next_") | {f"entry_{cache}": entry for cache in self.cache_names}
 
     def pending(self, prefix: str) -> dict[str, tuple[int, ...]]:
-        """Frames between two steps: what the network sees in 2D, the pose after step k less its root, the root."""
+        """Return the name and shape of the tensors for frames between two steps; empty if not pipelined.
+
+        They are the 2D input of the network, the root-relative pose after step k, and the root position.
+        """
         if not self.pipelined:
             return {}
         waiting = self.rows - self.streams
@@ -116,12 +131,15 @@ class StateLayout:
 
 
 def step_inputs(layout: StateLayout, carried: bool) -> dict[str, tuple[int, ...]]:
-    """Everything that a step takes, by name in its order; ``carried``: one that writes the state itself."""
+    """Return the name and shape of every input of a pass, in their order.
+
+    ``carried`` says that the graph itself writes the state.
+    """
     streams, rings = layout.streams, (layout.rows, layout.slots)
     numbers = 3 if layout.rays else 2
-    seen, lens = ("keypoints", "camera") if layout.rays else ("pose_2d", "image_size")
+    pose_2d, lens = ("keypoints", "camera") if layout.rays else ("pose_2d", "image_size")
     poses = {
-        seen: (streams, layout.joints, numbers),
+        pose_2d: (streams, layout.joints, numbers),
         "pose_3d": (streams, layout.joints, 3),
         lens: (streams, numbers),
     }
@@ -130,7 +148,7 @@ def step_inputs(layout: StateLayout, carried: bool) -> dict[str, tuple[int, ...]
 
 
 def step_outputs(layout: StateLayout, carried: bool) -> dict[str, tuple[int, ...]]:
-    """Everything that a step gives, by name in its order."""
+    """Return the name and shape of every output of a pass, in their order; arguments as for `step_inputs`."""
     refined = {"refined_pose_3d": (layout.streams, layout.joints, 3)}
     if carried:
         return refined | {f"next_{name}": shape for name, shape in layout.state().items()}
@@ -138,9 +156,11 @@ def step_outputs(layout: StateLayout, carried: bool) -> dict[str, tuple[int, ...
 
 
 class StreamCounts:
-    """How many frames of each stream each row has taken in, and what follows from it for a pass.
+    """The number of frames that each row has processed, and the masks that a pass needs.
 
-    ``counts`` ``(rows,)``; ``seen`` ``(rows, T - 1)`` is a step's input that says which slots are of the stream.
+    Attributes:
+        counts: ``(rows,)``, the frames that each row has processed since its stream was reset.
+        seen: ``(rows, T - 1)``, an input of the pass: 1 for each ring-buffer slot that holds a frame of the stream.
     """
 
     def __init__(self, layout: StateLayout) -> None:
@@ -150,93 +170,99 @@ class StreamCounts:
         self._every_slot = np.arange(layout.slots)
 
     def rows_of(self, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which rows the next pass has a frame for, given the streams ``(S,)`` that have one: ``(rows,)``."""
+        """Return the rows that have a frame in the next pass, ``(rows,)``.
+
+        ``active`` ``(S,)`` marks the streams that have a new frame.
+        """
         if not self.layout.pipelined:
             return active
         counts = self.counts.reshape(-1, self.layout.streams)
-        # A step has a frame where the one before it has had one more.
+        # A step has a frame to process if the step before it has processed more frames.
         waiting = counts[:-1] > counts[1:]
         return np.concatenate([active, (waiting & active).ravel()])
 
     def writes(self, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """The input ``write`` of a step that writes the state itself: 1 in the slots of ``rows``, ``(rows, T - 1)``."""
+        """Return the input ``write`` ``(rows, T - 1)`` of a graph that writes the state itself.
+
+        It is 1 in the slot that each row of ``rows`` writes next.
+        """
         slots = self._every_slot == (self.counts % self.layout.slots)[:, None]
         writes: NDArray[np.float32] = (slots & rows[:, None]).astype(np.float32)
         return writes
 
     def advance(self, rows: NDArray[np.bool_]) -> None:
-        """Count a pass in which ``rows`` ``(rows,)`` had a frame; the others keep their state."""
+        """Count a pass in which ``rows`` ``(rows,)`` had a frame. The other rows keep their state."""
         active = np.flatnonzero(rows)
         self.seen[active, self.counts[active] % self.layout.slots] = 1.0
         self.counts[active] += 1
 
     def reset(self, stream: int) -> None:
-        """Forget a stream: its next frame is its first."""
+        """Reset a stream, so that its next frame counts as its first."""
         rows = slice(stream, None, self.layout.streams)
         self.counts[rows], self.seen[rows] = 0, 0.0
 
 
 class CausalState(StreamCounts):
-    """The state itself, in arrays whose places in memory never change.
+    """The state tensors, in arrays whose memory addresses never change.
 
-    An engine binds `tensors` as its inputs and `fresh` as its outputs once; after each pass `advance` writes what is
-    new into the rings.
+    An engine binds `tensors` as its inputs and `fresh` as its outputs once. After each pass, `advance` copies the new
+    entries into the ring buffers.
     """
 
     def __init__(self, layout: StateLayout) -> None:
         super().__init__(layout)
-        rows, places, dim = layout.rows, len(layout.places), layout.dim
-        self._keys = _zeros(places, rows, layout.joints, layout.heads, layout.slots, layout.width)
+        rows, caches, dim = layout.rows, len(layout.cache_names), layout.dim
+        self._keys = _zeros(caches, rows, layout.joints, layout.heads, layout.slots, layout.width)
         self._values = np.zeros_like(self._keys)
-        self._recent = _zeros(places, rows, RECENT, layout.joints, dim)
-        self._entries = _zeros(places, rows, layout.joints, 3 * dim)
-        # The same memory in halves: (spatial q, k, v | temporal v, k, q).
-        halves = self._entries.reshape(places, rows, layout.joints, 6, layout.heads, layout.width)
+        self._recent = _zeros(caches, rows, RECENT, layout.joints, dim)
+        self._entries = _zeros(caches, rows, layout.joints, 3 * dim)
+        # The same memory, split into halves: (spatial q, k, v | temporal v, k, q).
+        halves = self._entries.reshape(caches, rows, layout.joints, 6, layout.heads, layout.width)
         self._new_values, self._new_keys = halves[:, :, :, 3], halves[:, :, :, 4]
         self._new_recent = self._entries[..., layout.values_at : layout.values_at + dim]
         self._pending = {name: _zeros(*shape) for name, shape in layout.pending("").items()}
         self._next = {name: _zeros(*shape) for name, shape in layout.pending("next_").items()}
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """The state by name, in the order and shapes of `StateLayout.state`."""
+        """Return the state tensors by name, in the order and shapes of `StateLayout.state`."""
         shapes = self.layout.state()
         stacks = dict(zip(PER_MODULE, (self._keys, self._values, self._recent), strict=True))
-        found = dict(self._pending)
-        for index, place in enumerate(self.layout.places):
+        tensors = dict(self._pending)
+        for index, cache in enumerate(self.layout.cache_names):
             for name, stack in stacks.items():
-                found[f"{name}_{place}"] = stack[index].reshape(shapes[f"{name}_{place}"])
-        return found
+                tensors[f"{name}_{cache}"] = stack[index].reshape(shapes[f"{name}_{cache}"])
+        return tensors
 
     def fresh(self) -> dict[str, NDArray[np.float32]]:
-        """Where a pass leaves what is new, in the order and shapes of `StateLayout.fresh`."""
+        """Return the output arrays of a pass by name, in the order and shapes of `StateLayout.fresh`."""
         shapes = self.layout.fresh()
-        entries = {f"entry_{place}": self._entries[index] for index, place in enumerate(self.layout.places)}
+        entries = {f"entry_{cache}": self._entries[index] for index, cache in enumerate(self.layout.cache_names)}
         return self._next | {name: entry.reshape(shapes[name]) for name, entry in entries.items()}
 
     def advance(self, rows: NDArray[np.bool_]) -> None:
-        """Take in what the pass left for ``rows`` ``(rows,)``, and count it."""
+        """Copy the outputs of the pass for ``rows`` ``(rows,)`` into the state, and count the pass."""
         slots = self.counts % self.layout.slots
         for slot in set(slots[rows].tolist()):
-            found = np.flatnonzero(rows & (slots == slot))
-            first, last = int(found[0]), int(found[-1])
-            # Mostly neighbours: all streams, or all of a step.
-            together = last - first + 1 == len(found)
-            self._write(slice(first, last + 1) if together else found, slot)
-        for name, kept in self._pending.items():
-            going_on = rows[: len(kept)]
-            kept[going_on] = self._next[f"next_{name}"][going_on]
+            same_slot = np.flatnonzero(rows & (slots == slot))
+            first, last = int(same_slot[0]), int(same_slot[-1])
+            # These rows are usually contiguous (all streams, or all streams of a step), and a slice is faster.
+            contiguous = last - first + 1 == len(same_slot)
+            self._write(slice(first, last + 1) if contiguous else same_slot, slot)
+        for name, pending in self._pending.items():
+            advancing = rows[: len(pending)]
+            pending[advancing] = self._next[f"next_{name}"][advancing]
         super().advance(rows)
 
     def reset(self, stream: int) -> None:
-        """Forget a stream, so that nothing of it is left, not even what was not finite."""
+        """Reset a stream and set its state to zero, so that no value of it remains, such as a NaN."""
         super().reset(stream)
         rows = slice(stream, None, self.layout.streams)
         for stack in (self._keys, self._values, self._recent):
             stack[:, rows] = 0.0
-        for kept in self._pending.values():
-            kept[rows] = 0.0
+        for pending in self._pending.values():
+            pending[rows] = 0.0
 
-    def _write(self, rows: Any, slot: int) -> None:
+    def _write(self, rows: slice | NDArray[np.intp], slot: int) -> None:
         self._keys[..., slot, :][:, rows] = self._new_keys[:, rows]
         self._values[..., slot, :][:, rows] = self._new_values[:, rows]
         self._recent[:, rows, 0] = self._recent[:, rows, 1]

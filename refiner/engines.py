@@ -1,7 +1,7 @@
-"""The table of engines: one row for each. Whatever opens, exports, lists or tests engines reads it.
+"""The table of engines, one row per engine. All code that opens, exports, lists or tests engines reads this table.
 
-A new engine is one module and one row (CONTRIBUTING.md walks through it). The modules are named, not imported: their
-packages are needed where the engine is used, and nowhere else.
+A new engine is one module and one row (CONTRIBUTING.md describes the steps). The table holds the names of the modules
+and does not import them, so that the packages of an engine are needed only when the engine is used.
 """
 
 from __future__ import annotations
@@ -9,29 +9,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refiner.errors import UsageError
+
+if TYPE_CHECKING:
+    from refiner.runtime.causal import StreamEngine
+    from refiner.runtime.engine import WindowEngine
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEVICES = ("cpu", "cuda")
 GOALS = ("latency", "throughput")
-# Checkpoints need no export; PyTorch runs them.
+# The suffix of checkpoints. They need no export, because PyTorch runs them.
 CHECKPOINT_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is opened. None takes the default of the file or of the engine.
+    """The options for opening a model. None means the default of the file or of the engine.
 
     Attributes:
-        engine: a name of `ENGINES`.
-        steps: K, the denoising steps, instead of the checkpoint's; an artefact has its own.
-        threads: threads of the engine, at least 1.
+        engine: A name of `ENGINES`.
+        steps: K, the number of denoising steps, instead of the checkpoint's. An exported artefact has a fixed K.
+        threads: The number of threads of the engine, at least 1.
         device: "cpu" or "cuda".
         goal: "latency" or "throughput", for an engine that can be tuned for either.
-        streams: how many streams a causal refiner takes at once.
-        pipelined: whether a causal refiner runs its K steps on K neighbouring frames in one pass.
+        streams: The number of streams that a causal refiner processes at once.
+        pipelined: Whether a causal refiner runs its K steps on K consecutive frames in one pass.
     """
 
     engine: str | None = None
@@ -43,7 +47,7 @@ class EngineOptions:
     pipelined: bool | None = None
 
     def check(self) -> None:
-        """Raises UsageError for an option that no engine has."""
+        """Check the values of the options. Raises UsageError for a value that no engine supports."""
         if self.engine not in (None, *ENGINES):
             raise UsageError(f"there is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}")
         if self.device not in (None, *DEVICES):
@@ -56,22 +60,25 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One engine.
+    """The description of one engine.
 
     Attributes:
-        name: how ``--engine`` and manifests name it.
-        title: the product's own name, for messages.
-        suffix: what the names of its files end with.
-        window: "module:class" that runs windows. Its classmethod ``open(file, role, options)`` returns the engine
-            (`refiner.runtime.engine`).
-        causal: the same for a causal refiner, frame by frame (`refiner.runtime.causal`); None: it runs none.
-        compiler: the module that makes its files (`refiner_export.engines`); None: refiner-export makes none.
-        precisions: what refiner-export can make, fp32 first.
-        devices: where its files run; the first is the default.
-        takes_module: the compiler takes the PyTorch module, not its ONNX graph.
-        built_elsewhere: where the compiler cannot run, refiner-export writes the ONNX graph for the target machine.
-        packages: what must be installed to run it, by their names in the package index.
-        extra: the extra of this package that installs them.
+        name: The name of the engine for ``--engine`` and in manifests.
+        title: The name of the product, for messages.
+        suffix: The suffix of the engine's files.
+        window: "module:class" of the class that runs windows. Its classmethod ``open(file, role, options)`` returns the
+            engine (`refiner.runtime.engine`).
+        causal: "module:class" of the class that runs a causal refiner frame by frame (`refiner.runtime.causal`). None:
+            the engine does not run causal refiners.
+        compiler: The module that exports files for the engine (`refiner_export.engines`). None: refiner-export has no
+            export for it.
+        precisions: The precisions that refiner-export supports, fp32 first.
+        devices: The devices that run the engine's files; the first is the default.
+        takes_module: Whether the compiler takes the PyTorch module instead of its ONNX graph.
+        built_elsewhere: Whether refiner-export writes the ONNX graph for the target machine if the compiler cannot run
+            on this machine.
+        packages: The packages that the engine needs, by their names in the package index.
+        extra: The extra of this package that installs them.
     """
 
     name: str
@@ -92,21 +99,23 @@ class EngineSpec:
         """Whether its files need a GPU to run."""
         return "cpu" not in self.devices
 
-    def open_window(self, file: Path, role: str, options: EngineOptions) -> Any:
-        """The engine of a file for windows."""
-        return _class_of(self.window).open(file, role, options)
+    def open_window(self, file: Path, role: str, options: EngineOptions) -> WindowEngine:
+        """Open a file with the engine's class for windows."""
+        engine: WindowEngine = _class_of(self.window).open(file, role, options)
+        return engine
 
-    def open_causal(self, file: Path, options: EngineOptions) -> Any:
-        """The engine of a causal refiner's file for streams. Raises UsageError where it runs none."""
+    def open_causal(self, file: Path, options: EngineOptions) -> StreamEngine:
+        """Open a causal refiner's file for streams. Raises UsageError if the engine does not run causal refiners."""
         if self.causal is None:
             others = " or ".join(f"--engine {name}" for name, spec in ENGINES.items() if spec.causal and spec.compiler)
             if self.suffix == CHECKPOINT_SUFFIX:
                 raise UsageError(f"{self.name} runs no causal refiner; for compiled code: refiner-export {others}")
             raise UsageError(
                 f"{file} has its state as inputs and outputs, which no {self.title} engine of ours binds yet: run it "
-                f"by {self.title}'s own interface, or export the checkpoint with {others}"
+                f"with {self.title}'s own interface, or export the checkpoint with {others}"
             )
-        return _class_of(self.causal).open(file, options)
+        engine: StreamEngine = _class_of(self.causal).open(file, options)
+        return engine
 
 
 def _class_of(name: str) -> Any:
@@ -158,7 +167,7 @@ _ROWS = (
         window="refiner.runtime.onnx_engine:OnnxEngine",
         causal="refiner.runtime.causal_onnx:OnnxCausalEngine",
         compiler="refiner_export.engines.onnx",
-        # On a CPU, ONNX Runtime runs a graph of another precision with conversions, slower: those are for CUDA.
+        # The other precisions are for CUDA: on a CPU, ONNX Runtime adds conversions, which makes the graph slower.
         precisions=PRECISIONS,
         devices=DEVICES,
         packages=("onnxruntime",),
@@ -195,11 +204,11 @@ ENGINES: dict[str, EngineSpec] = {spec.name: spec for spec in _ROWS}
 
 
 def engines_of(suffix: str) -> tuple[EngineSpec, ...]:
-    """The engines of files whose names end with ``suffix``; the first is the default. Empty for another suffix."""
+    """Return the engines for files of this suffix, the default engine first; empty for an unknown suffix."""
     return tuple(spec for spec in ENGINES.values() if spec.suffix == suffix)
 
 
 def exporting_engines() -> tuple[EngineSpec, ...]:
-    """The engines that refiner-export makes files for; PyTorch, whose file is the checkpoint itself, comes last."""
-    makes = [spec for spec in ENGINES.values() if spec.compiler is not None]
-    return tuple(sorted(makes, key=lambda spec: spec.suffix == CHECKPOINT_SUFFIX))
+    """Return the engines that refiner-export exports to. PyTorch comes last, because its file is the checkpoint."""
+    exporting = [spec for spec in ENGINES.values() if spec.compiler is not None]
+    return tuple(sorted(exporting, key=lambda spec: spec.suffix == CHECKPOINT_SUFFIX))

@@ -1,20 +1,21 @@
-"""The exception tree: every error that the library raises on purpose is a RefinerError.
+"""The exceptions of the library. Every error that the library raises on purpose is a RefinerError.
 
-A message says what was found, what was expected and what to do. ``exit_code`` is what the commands
-return for it: 2 usage, 3 a component is missing, 4 a gate refused, 5 bad input.
+An error message names the wrong value, the expected value and the remedy. ``exit_code`` is the exit code that the
+commands return for the error: 2 for wrong usage, 3 for a missing component, 4 for a gate that refused the result, 5
+for bad input.
 """
 
 from __future__ import annotations
 
 
 class RefinerError(Exception):
-    """Base of every error raised by refiner, refiner_export and refiner_bench."""
+    """The base class of every error that refiner, refiner_export and refiner_bench raise."""
 
     exit_code = 5
 
 
 class UsageError(RefinerError):
-    """The arguments do not go together."""
+    """An argument is wrong, or two arguments exclude each other."""
 
     exit_code = 2
 
@@ -26,13 +27,13 @@ class ConfigError(RefinerError):
 
 
 class MissingComponentError(RefinerError):
-    """An optional dependency, a device or a compiled part is not there; the message names the extra."""
+    """An optional dependency, a device or a compiled module is missing; the message names the extra to install."""
 
     exit_code = 3
 
 
 class GateError(RefinerError):
-    """A check refused the result: parity, accuracy or size outside its bound."""
+    """A check refused the result, because parity, accuracy or size is outside its bound."""
 
     exit_code = 4
 
@@ -42,7 +43,7 @@ class ParityError(GateError):
 
 
 class InputError(RefinerError):
-    """Base of everything that can be wrong with a user's arrays and files."""
+    """The base class of errors about a user's arrays and files."""
 
 
 class ShapeError(InputError):
@@ -50,11 +51,11 @@ class ShapeError(InputError):
 
 
 class JointCountError(ShapeError):
-    """The joint axis does not have the number of joints of the named joint set."""
+    """The length of the joint axis is not the number of joints of the joint set."""
 
 
 class SwappedInputError(ShapeError):
-    """2D and 3D poses were passed in each other's place."""
+    """The caller passed a 2D pose as the 3D pose, or a 3D pose as the 2D pose."""
 
 
 class LengthError(ShapeError):
@@ -66,44 +67,44 @@ class EmptySequenceError(InputError):
 
 
 class NonFiniteError(InputError):
-    """An array holds NaN or infinite values where the operation needs finite ones."""
+    """An array holds NaN or infinite values, but the operation needs finite values."""
 
 
 class UnitError(InputError):
-    """Values lie outside what the unit allows: millimetres for metres, normalised 2D for pixels."""
+    """Values are out of range for the unit, for example millimetres instead of metres or normalised 2D for pixels."""
 
 
 class DTypeError(InputError):
-    """An array's type cannot be used, or two arrays differ in type."""
+    """The data type of an array cannot be used, or two arrays differ in data type."""
 
 
 class ArchiveError(InputError):
-    """A pose archive cannot be read or does not have the field's layout."""
+    """A pose archive cannot be read or does not have the expected layout."""
 
 
 class UnsafeArchiveError(ArchiveError):
-    """A pose archive asks the unpickler for something other than NumPy data."""
+    """A pose archive contains a pickle that would load something other than NumPy data."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint is truncated, of another format, or does not fit the model."""
+    """A checkpoint is truncated, has another format, or does not fit the model."""
 
 
 class ArtefactError(InputError):
-    """An exported graph is truncated, foreign, or does not have the expected inputs and outputs."""
+    """An exported graph is truncated, comes from another program, or lacks the expected inputs and outputs."""
 
 
 class InputWarning(UserWarning):
-    """An input was used, but something in it had to be guessed or is hardly usable; the message says what."""
+    """The library used an input, but had to guess a part of it, or a part is hardly usable; the message names it."""
 
 
 class DefaultLensWarning(InputWarning):
-    """Nothing was said of the lens, so that a default focal length was taken."""
+    """The caller gave no focal length and no camera, so the library used a default focal length."""
 
 
 class ExportError(RefinerError):
-    """A model could not be traced or compiled."""
+    """A model cannot be traced or compiled."""
 
 
 class TrainingError(RefinerError):
-    """Training cannot go on: a loss that is not finite, or a run folder that holds another run."""
+    """Training cannot continue: the loss is not finite, or the run folder holds another run."""

@@ -1,4 +1,4 @@
-"""Output files that appear whole or not at all, and what a file holds in 64 digits."""
+"""Atomic writes of output files, and the hash of a file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it onto ``path`` when the block ends without an error.
+    """Yield a temporary path in the same folder; rename it to ``path`` when the block ends without an error.
 
-    The temporary name keeps the suffix, so that libraries which append one (``numpy.save``) do not. On an
-    error or an interrupt the temporary file is removed and an earlier file at ``path`` is left as it was.
+    The temporary name has the suffix of ``path``, so that libraries which append a missing suffix (``numpy.save``) do
+    not change the name. On an error or an interrupt, the temporary file is removed and an existing file at ``path``
+    stays unchanged.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -33,19 +34,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` through a temporary file."""
+    """Write ``text`` (UTF-8) to ``path`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def give_usual_permissions(path: Path) -> None:
-    """What a new file gets: temporary files and folders are made so that only their owner can read them."""
+    """Set the permissions that a new file normally has. Only the owner can read a new temporary file or folder."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
+    """Return the SHA-256 hash of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

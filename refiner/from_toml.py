@@ -1,4 +1,4 @@
-"""Frozen dataclasses from the tables of a TOML file, each value checked against the type of its field."""
+"""Conversion of TOML tables to frozen dataclasses. Each value is checked against the type of its field."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ T = TypeVar("T")
 
 
 def dataclass_from(kind: type[T], content: object, where: str) -> T:
-    """Build a dataclass from a table: the inverse of `dataclasses.asdict`.
+    """Build a dataclass from a table. This is the inverse of `dataclasses.asdict`.
 
     Args:
         kind: The dataclass. Its fields are strings, numbers, booleans, literals, tuples or dataclasses.
         content: The table.
-        where: Where the table stands, for messages.
+        where: The position of the table in the file, for error messages.
 
     Returns:
-        The dataclass.
+        An instance of ``kind``.
 
     Raises:
-        ConfigError: The table has an unknown field, lacks one, or has a value of another type; the message names the
-            field.
+        ConfigError: The table has an unknown field, a field is missing, or a value has another type. The message names
+            the field.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where} must be a table, got {content!r}")

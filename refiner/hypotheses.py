@@ -1,7 +1,8 @@
-"""Several hypotheses of a pose as one, without ground truth: NumPy arrays, metres and pixels.
+"""Aggregation of several pose hypotheses into one pose, without ground truth.
 
-Hypotheses are ``(H, F, J, 3)``, root-relative, in camera axes. The published joint-wise aggregation (D3DP's JPMA)
-projects them with the true position of the root; here that position is estimated from the poses themselves.
+Hypotheses are NumPy arrays ``(H, F, J, 3)`` in metres, root-relative, in camera axes. The published joint-wise
+aggregation (D3DP's JPMA) projects them with the true position of the root. This module estimates the position of the
+root from the poses.
 """
 
 from __future__ import annotations
@@ -16,26 +17,39 @@ from refiner.errors import InputError, NonFiniteError, ShapeError
 
 Array = NDArray[np.float64]
 
-# Each solution weighs the next one's equations by its depths; the depth changes by under 1e-6 after three.
+# The number of least-squares solutions. The depths of one solution weight the equations of the next solution. After
+# three iterations the depth changes by less than 1e-6.
 ITERATIONS = 5
-# Smallest singular value of the equations of a frame, per joint: below it the 2D joints lie (almost) on one point.
+# The limit for the smallest singular value of a frame's equations, divided by the square root of the number of joints.
+# Below it, the 2D joints (almost) coincide.
 LEAST_SPREAD = 1e-4
 
 
 def mean_pose(hypotheses: ArrayLike) -> NDArray[Any]:
-    """The mean of the hypotheses (P-Agg): ``(H, F, J, 3)`` -> ``(F, J, 3)``."""
+    """Average the hypotheses (P-Agg): ``(H, F, J, 3)`` -> ``(F, J, 3)``."""
     poses = np.asarray(hypotheses)
     _check_hypotheses(poses)
     return np.asarray(poses.mean(axis=0, dtype=np.float64).astype(poses.dtype))
 
 
 def root_positions(pose_3d: ArrayLike, pose_2d: ArrayLike, camera: Camera) -> Array:
-    """Where the root must be for a root-relative pose to look as it was detected: ``(F, J, 3)``, ``(F, J, 2)`` pixels
-    -> ``(F, 3)`` metres in camera axes.
+    """Estimate the position of the root, so that the projected 3D pose fits the detected 2D pose.
 
-    Least squares of the distance on the image plane at unit depth; exact for exact poses. Of ``camera`` the lens alone
-    matters. Raises InputError for frames whose 2D joints (almost) coincide, which say nothing of the depth, and for
-    those that come out behind the camera.
+    The function minimises the squared distance on the image plane at unit depth. The result is exact for exact poses.
+
+    Args:
+        pose_3d: ``(F, J, 3)`` metres, root-relative, in camera axes.
+        pose_2d: ``(F, J, 2)`` pixels.
+        camera: The camera of ``pose_2d``; only its lens is used.
+
+    Returns:
+        ``(F, 3)`` metres, in camera axes.
+
+    Raises:
+        InputError: The 2D joints of a frame (almost) coincide, so that the depth is undetermined, or the estimated
+            joints lie behind the camera.
+        ShapeError: An array has another shape.
+        NonFiniteError: An array holds NaN or infinite values.
     """
     body, pixels = _check_pair(pose_3d, pose_2d)
     rays = camera.rays(pixels)
@@ -43,18 +57,18 @@ def root_positions(pose_3d: ArrayLike, pose_2d: ArrayLike, camera: Camera) -> Ar
     system = np.zeros((*rays.shape, 3))
     system[..., 0, 0] = system[..., 1, 1] = 1.0
     system[..., 2] = -rays
-    wanted = rays * body[..., 2:] - body[..., :2]
+    right_side = rays * body[..., 2:] - body[..., :2]
     spread = np.linalg.svd(system.reshape(len(body), -1, 3), compute_uv=False)[:, -1] / np.sqrt(body.shape[1])
-    _refuse(spread < LEAST_SPREAD, "the 2D joints lie on one point: their depth cannot be told")
+    _refuse(spread < LEAST_SPREAD, "the 2D joints lie on one point, so that their depth is unknown")
     weight = np.ones(body.shape[:2])
     for _ in range(ITERATIONS):
         squared = np.square(weight)
         normal = np.einsum("fj,fjki,fjkl->fil", squared, system, system)
-        position = np.linalg.solve(normal, np.einsum("fj,fjki,fjk->fi", squared, system, wanted)[..., None])[..., 0]
+        position = np.linalg.solve(normal, np.einsum("fj,fjki,fjk->fi", squared, system, right_side)[..., None])[..., 0]
         depth = body[..., 2] + position[:, 2:]
         _refuse(
             np.asarray((depth <= 0).any(axis=1)),
-            "joints come out behind the camera: do the 2D and 3D poses belong together?",
+            "the estimated joints lie behind the camera: do the 2D and 3D poses belong together?",
         )
         weight = 1.0 / depth
     return np.asarray(position)
@@ -63,24 +77,36 @@ def root_positions(pose_3d: ArrayLike, pose_2d: ArrayLike, camera: Camera) -> Ar
 def joints_by_reprojection(
     hypotheses: ArrayLike, pose_2d: ArrayLike, camera: Camera, root: ArrayLike | None = None
 ) -> NDArray[Any]:
-    """Of every joint the hypothesis that is projected nearest to its detection (JPMA): ``(H, F, J, 3)`` and
-    ``(F, J, 2)`` pixels -> ``(F, J, 3)``.
+    """Choose, for every joint, the hypothesis whose projection is nearest to the detected joint (JPMA).
 
-    ``root`` ``(F, 3)``: its positions in metres, where they are known; by default `root_positions` of the mean pose,
-    the same for all hypotheses. Raises as `root_positions`.
+    Args:
+        hypotheses: ``(H, F, J, 3)`` metres, root-relative, in camera axes.
+        pose_2d: ``(F, J, 2)`` pixels.
+        camera: The camera of ``pose_2d``; only its lens is used.
+        root: The positions of the root, ``(F, 3)`` metres, if they are known. None: `root_positions` of the mean pose.
+            All hypotheses share these positions.
+
+    Returns:
+        ``(F, J, 3)`` metres.
+
+    Raises:
+        InputError: See `root_positions`.
+
+    Reference:
+        Shan et al., Diffusion-Based 3D Human Pose Estimation with Multi-Hypothesis Aggregation (D3DP), ICCV 2023.
     """
     poses = np.asarray(hypotheses)
     _check_hypotheses(poses)
     body, pixels = _check_pair(mean_pose(poses), pose_2d)
-    place = root_positions(body, pixels, camera) if root is None else np.asarray(root, dtype=np.float64)
-    if place.shape != (len(body), 3):
-        raise ShapeError(f"root has shape {place.shape}, expected ({len(body)}, 3)")
-    distance = np.linalg.norm(camera.project(poses.astype(np.float64) + place[:, None]) - pixels, axis=-1)
+    position = root_positions(body, pixels, camera) if root is None else np.asarray(root, dtype=np.float64)
+    if position.shape != (len(body), 3):
+        raise ShapeError(f"root has shape {position.shape}, expected ({len(body)}, 3)")
+    distance = np.linalg.norm(camera.project(poses.astype(np.float64) + position[:, None]) - pixels, axis=-1)
     return take_joints(poses, distance.argmin(axis=0))
 
 
 def take_joints(hypotheses: NDArray[Any], chosen: NDArray[np.intp]) -> NDArray[Any]:
-    """``(H, F, J, 3)`` and which hypothesis ``(F, J)`` -> ``(F, J, 3)``."""
+    """Take joint j of frame f from hypothesis ``chosen[f, j]``: ``(H, F, J, 3)`` and ``(F, J)`` -> ``(F, J, 3)``."""
     return np.asarray(np.take_along_axis(hypotheses, chosen[None, ..., None], axis=0)[0])
 
 
@@ -97,7 +123,7 @@ def _check_pair(pose_3d: ArrayLike, pose_2d: ArrayLike) -> tuple[Array, Array]:
             "(frames, joints, 2)"
         )
     if not (np.isfinite(body).all() and np.isfinite(pixels).all()):
-        raise NonFiniteError("the poses hold NaN or infinite values; fill in or leave out those frames first")
+        raise NonFiniteError("the poses hold NaN or infinite values; fill in or remove those frames first")
     return body, pixels
 
 

@@ -1,4 +1,4 @@
-"""The lens that a 2D pose was seen through, as users know it: not at all, by its focal length, or calibrated."""
+"""The lens of the camera that recorded a 2D pose: unknown, known by its focal length, or calibrated."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from refiner.camera import Camera, default_focal_length
 from refiner.data.inputs import check_image_size
 from refiner.errors import DefaultLensWarning, InputError, UnitError, UsageError
 
-# A focal length in units of the longer side of the image: from a fisheye's 127 degrees to a tele lens of a stadium.
+# The accepted focal lengths, divided by the longer side of the image: from a fisheye lens (127 degrees) to a telephoto
+# lens in a stadium.
 SHORTEST_FOCAL, LONGEST_FOCAL = 0.25, 30.0
-# The image size that a camera says may be rounded.
+# The image size in a camera calibration may be rounded.
 SIZE_TOLERANCE_PX = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """What a camera-aware model is told of a camera. Make one with `check_lens`.
+    """The camera input of a camera-aware model. Use `check_lens` to make one.
 
-    ``image_size`` (width, height) and ``focal_length`` in pixels; ``source`` says where the latter is from. ``camera``
-    undoes distortion and a principal point beside the middle; ``aspect``: horizontal over vertical focal length.
+    Attributes:
+        image_size: (width, height) in pixels.
+        focal_length: The horizontal focal length in pixels; with a ``camera``, the mean of its two focal lengths.
+        source: Where the focal length comes from: the caller ("given"), the calibrated camera or the default.
+        aspect: The horizontal focal length divided by the vertical focal length.
+        camera: The calibrated camera, which removes distortion and moves the principal point to the image centre.
     """
 
     image_size: tuple[float, float]
@@ -34,13 +39,17 @@ class Lens:
     camera: Camera | None = field(default=None, repr=False)
 
     def row(self) -> NDArray[np.float32]:
-        """Width, height and focal length ``(3,)``: the input ``camera`` of a graph."""
+        """Return width, height and focal length in pixels, ``(3,)``: the input ``camera`` of an exported graph."""
         return np.array([*self.image_size, self.focal_length], np.float32)
 
     def ideal(self, pixels: ArrayLike) -> NDArray[Any]:
-        """Pixels ``(..., 2)`` -> where a lens without distortion, centred, would have put them.
+        """Convert pixels to the pixels of an ideal lens: no distortion, principal point at the image centre.
 
-        NaN stays NaN, and pixels that the camera's lens model has no ray for become NaN.
+        Args:
+            pixels: ``(..., 2)``. NaN stays NaN.
+
+        Returns:
+            ``(..., 2)`` of the same type. A pixel for which the lens model of the camera has no ray becomes NaN.
         """
         points = np.asarray(pixels)
         centre = 0.5 * np.asarray(self.image_size)
@@ -51,29 +60,41 @@ class Lens:
         return np.asarray((points - centre) * np.array([1.0, self.aspect]) + centre).astype(points.dtype)
 
 
-def check_lens(image_size: Any, focal_length: Any = None, camera: Camera | None = None, quiet: bool = False) -> Lens:
-    """What a user says of a camera -> the lens.
+def check_lens(
+    image_size: ArrayLike | None,
+    focal_length: ArrayLike | None = None,
+    camera: Camera | None = None,
+    quiet: bool = False,
+) -> Lens:
+    """Check a user's description of a camera and make a lens from it.
 
     Args:
-        image_size: (width, height) in pixels; may be None with a ``camera``.
-        focal_length: pixels; one number, or (horizontal, vertical). None with no camera takes the default of the
-            image's size (`refiner.camera.default_focal_length`), with a `DefaultLensWarning` unless ``quiet``.
-        camera: a calibrated camera instead; only its lens is looked at.
+        image_size: (width, height) in pixels. It may be None if ``camera`` is given.
+        focal_length: Pixels; one number, or (horizontal, vertical). If both this and ``camera`` are None, the lens has
+            the default focal length for the image size (`refiner.camera.default_focal_length`).
+        camera: A calibrated camera instead of a focal length; only its lens is used, not its pose.
+        quiet: Do not warn about a default focal length.
 
-    Raises InputError or UnitError for what can be no lens of such an image, UsageError for both at a time.
+    Returns:
+        The lens. A default focal length causes a `DefaultLensWarning` unless ``quiet``.
+
+    Raises:
+        InputError: The values do not describe a lens, or the image size differs from the size of the camera.
+        UnitError: The focal length is far too short or too long for the image size.
+        UsageError: Both a focal length and a camera were given, or ``camera`` is not a `Camera`.
     """
     if camera is not None:
         if focal_length is not None:
-            raise UsageError("focal_length and camera were both given; a camera has its own: leave one of the two out")
+            raise UsageError("focal_length and camera were both given; a camera has a focal length: leave one out")
         if not isinstance(camera, Camera):
             raise UsageError(f"camera is a {type(camera).__name__}; expected a refiner.camera.Camera")
         size = check_image_size(camera.image_size)
-        given = size if image_size is None else check_image_size(image_size)
-        if np.abs(np.subtract(given, size)).max() > SIZE_TOLERANCE_PX:
+        stated_size = size if image_size is None else check_image_size(image_size)
+        if np.abs(np.subtract(stated_size, size)).max() > SIZE_TOLERANCE_PX:
             raise InputError(
-                f"image_size is {given[0]:.0f} x {given[1]:.0f} and the camera {camera.id!r} was calibrated for "
-                f"{size[0]:.0f} x {size[1]:.0f}: scale its focal length and centre to your image, or give the size of "
-                "the images that the poses were found in"
+                f"image_size is {stated_size[0]:.0f} x {stated_size[1]:.0f}, but the camera {camera.id!r} was "
+                f"calibrated for {size[0]:.0f} x {size[1]:.0f}: scale its focal length and centre to your image, or "
+                "pass the size of the images that the 2D poses were detected in"
             )
         _in_range(camera.focal_length, size)
         return Lens(size, float(np.mean(camera.focal_length)), "camera", camera=camera)
@@ -82,8 +103,8 @@ def check_lens(image_size: Any, focal_length: Any = None, camera: Camera | None 
         default = default_focal_length(size)
         if not quiet:
             warnings.warn(
-                f"no focal_length was given: {default:.0f} pixels are taken for an image of {size[0]:.0f} x "
-                f"{size[1]:.0f}, the longer side. Give focal_length= or camera= where you know the lens",
+                f"no focal_length was given: {default:.0f} pixels are taken, the longer side of an image of "
+                f"{size[0]:.0f} x {size[1]:.0f}. Pass focal_length= or camera= if you know the lens",
                 DefaultLensWarning,
                 stacklevel=4,
             )
@@ -106,14 +127,14 @@ def check_lens(image_size: Any, focal_length: Any = None, camera: Camera | None 
 def _in_range(focal: NDArray[np.float64], size: tuple[float, float]) -> None:
     longer = max(size)
     image = f"an image of {size[0]:.0f} x {size[1]:.0f} pixels"
-    wanted = f"expected {SHORTEST_FOCAL * longer:.0f} to {LONGEST_FOCAL * longer:.0f} pixels for {image}"
+    expected = f"expected {SHORTEST_FOCAL * longer:.0f} to {LONGEST_FOCAL * longer:.0f} pixels for {image}"
     text = ", ".join(f"{value:g}" for value in np.atleast_1d(focal))
     if not (np.isfinite(focal) & (focal > 0)).all():
-        raise InputError(f"focal_length is {text}; {wanted}, or none for the default")
+        raise InputError(f"focal_length is {text}; {expected}, or None for the default")
     if (focal < SHORTEST_FOCAL * longer).any():
         raise UnitError(
-            f"focal_length is {text}; {wanted}. Millimetres? A lens of f mm (35 mm equivalent) has f / 36 x "
+            f"focal_length is {text}; {expected}. Millimetres? A lens of f mm (35 mm equivalent) has f / 36 x "
             f"{longer:.0f} pixels here"
         )
     if (focal > LONGEST_FOCAL * longer).any():
-        raise UnitError(f"focal_length is {text}; {wanted}. Was it calibrated for a larger image?")
+        raise UnitError(f"focal_length is {text}; {expected}. Was it calibrated for a larger image?")

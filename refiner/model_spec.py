@@ -1,8 +1,8 @@
-"""What a checkpoint's configuration says of its network, parsed once."""
+"""The description of a network, parsed once from the configuration of a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,22 @@ SAMPLED_LIFTERS = ("d3dp", "finepose")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network and what its users must know of it.
+    """The properties of a network that the code around it needs.
 
     Attributes:
         kind: "lifter" or "refiner".
-        architecture: a name that `refiner.models` knows; "default" is STCFormer for lifters, PoseDenoiser for refiners.
-        frames: the length of a window.
-        stride: frames of a sequence from one frame of a window to the next.
-        fps: the frame rate of the training data, frames/s.
-        rays: whether it sees rays (`refiner.models.canonical`) instead of screen coordinates.
-        causal: whether a frame's result depends on that frame and those before it alone.
-        root: "subtracted" or "zeroed", how the mid-hip of a lifter's poses comes to 0.
-        flip_test: whether its authors average with the mirrored pass.
-        guesses_action: whether a lifter that takes an action can guess it.
-        uncertainty: section ``uncertainty``, as `joint_uncertainty` parses it; None where there is none.
-        validation_curve: (training step, MPJPE in mm) of the validation person.
-        left_out: training people that were left out.
+        architecture: A name that `refiner.models` knows; "default" is STCFormer for lifters, PoseDenoiser for refiners.
+        frames: The number of frames in a window.
+        stride: The distance between two consecutive frames of a window, in frames of the sequence.
+        fps: The frame rate of the training data, frames/s.
+        rays: Whether the network's 2D input is rays (`refiner.models.canonical`) instead of image coordinates.
+        causal: Whether the result of a frame depends only on this frame and earlier frames.
+        root: "subtracted" or "zeroed": how the root (mid-hip) of a lifter's poses becomes 0.
+        flip_test: Whether the authors of the network average its result with the result of the mirrored input.
+        guesses_action: Whether a lifter that takes an action can guess the action.
+        uncertainty: The section ``uncertainty``, which `joint_uncertainty` parses; None if the section is missing.
+        validation_curve: Pairs (training step, MPJPE in mm on the validation subject).
+        left_out: The training subjects that were not used.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class ModelSpec:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> ModelSpec:
-        """Parse a configuration. Raises CheckpointError where it describes no model."""
+        """Parse a configuration. Raises CheckpointError if it does not describe a model."""
         try:
             model, described = config["model"], config.get("data_description") or {}
             return cls(
@@ -73,20 +73,20 @@ class ModelSpec:
 
     @property
     def joint_uncertainty(self) -> JointUncertainty | None:
-        """Section ``uncertainty``, parsed. Raises CheckpointError for another form."""
+        """The parsed section ``uncertainty``. Raises CheckpointError if the section has another form."""
         return None if self.uncertainty is None else JointUncertainty.from_config(self.uncertainty)
 
     @property
     def is_denoiser(self) -> bool:
-        """Whether it is a refiner that denoises in steps; SmoothNet does not."""
+        """Whether the network is a refiner that denoises in steps. SmoothNet is a refiner without steps."""
         return self.kind == "refiner" and self.architecture != "smoothnet"
 
     @property
     def is_sampled_lifter(self) -> bool:
-        """Whether it is a diffusion lifter, which is sampled in steps."""
+        """Whether the network is a diffusion lifter, which samples a pose in steps."""
         return self.kind == "lifter" and self.architecture in SAMPLED_LIFTERS
 
 
-def _point(entry: Any) -> tuple[int, float]:
+def _point(entry: Sequence[float]) -> tuple[int, float]:
     step, error = entry
     return int(step), float(error)

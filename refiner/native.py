@@ -1,22 +1,28 @@
 """The compiled kernels: batched Procrustes alignment and fused conditional-Gaussian sampling.
 
-NumPy arrays give NumPy arrays, PyTorch tensors give tensors on their device, CuPy arrays give CuPy arrays (through
-PyTorch, on the same memory); any other object with DLPack is read in place and gives NumPy arrays. Arrays may be
-read-only and of any strides; contiguous ones are not copied. There is no slower substitute: without the compiled module
-a call raises MissingComponentError.
+The result has the library of the input. NumPy arrays give NumPy arrays, PyTorch tensors give tensors on the same
+device, and CuPy arrays give CuPy arrays (through PyTorch, on the same memory). The functions read any other object that
+supports DLPack in place and return NumPy arrays. Arrays may be read-only and may have any strides; contiguous arrays
+are not copied. There is no slower fallback: without the compiled module, a call raises MissingComponentError.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import DTypeError, InputError, MissingComponentError, ShapeError
 
-_native: Any
+# A NumPy array, a PyTorch tensor, a CuPy array or another object with DLPack. There is no common type, and CuPy may be
+# absent, so the functions check their arguments at run time.
+AnyArray: TypeAlias = Any
+# The compiled module, or a function of it; pybind11 modules have no type hints.
+Compiled: TypeAlias = Any
+
+_native: Compiled
 try:
     _native = import_module("refiner._native")
 except ImportError as _failure:
@@ -26,65 +32,112 @@ else:
     _reason = ""
 
 
-def p_mpjpe(pred: Any, target: Any, scale: bool = True, threads: int = 0, weights: Any = None, out: Any = None) -> Any:
-    """Mean joint error after optimal similarity alignment of each pose: P-MPJPE.
+def p_mpjpe(
+    pred: AnyArray,
+    target: AnyArray,
+    scale: bool = True,
+    threads: int = 0,
+    weights: AnyArray = None,
+    out: AnyArray = None,
+) -> AnyArray:
+    """Compute P-MPJPE: the mean joint error after the optimal similarity alignment of each pose.
+
+    The alignment never uses a reflection. If all joints of a prediction coincide, its scale is undefined and it aligns
+    to the target's centroid. If the joints lie on a line, the rotation about the line is arbitrary and does not change
+    the error. A pose with NaN gives NaN and does not change the other results.
 
     Args:
-        pred, target: ``(N, J, 3)``, float32 or float64, in any unit.
-        scale: also align the scale (False: rotation and translation alone).
-        threads: 0 takes REFINER_NUM_THREADS, OMP_NUM_THREADS or the number of processors, in this order.
-        weights: ``(J,)``, how much each joint counts in the alignment and in the mean; not negative. None: alike.
-        out: where the result goes: of its shape, type and device, contiguous, and apart from the inputs.
+        pred: ``(N, J, 3)``, float32 or float64, in any unit.
+        target: The same shape and unit.
+        scale: Align the scale too. If false, only rotation and translation are aligned.
+        threads: The number of threads. 0: REFINER_NUM_THREADS, OMP_NUM_THREADS or the number of processors, in this
+            order.
+        weights: ``(J,)``, not negative: the weight of each joint in the alignment and in the mean. None: equal weights.
+        out: The array for the result. It needs the shape, type and device of the result, must be contiguous, and must
+            not overlap the inputs.
 
-    Returns ``(N,)`` in the input's unit and type. Reflections are never used. A prediction whose joints coincide
-    has no scale and aligns to the target's centroid; where the joints lie on a line the turn about it is
-    arbitrary and does not change the error. A pose with NaN gives NaN, for that pose alone. Computed in float64
-    by Horn's quaternion method. Raises ShapeError, DTypeError, InputError and MissingComponentError.
+    Returns:
+        ``(N,)`` in the unit and type of the inputs, computed in float64.
+
+    Raises:
+        ShapeError: The arrays do not have these shapes.
+        DTypeError: The arrays have another type, or lie on different devices.
+        InputError: The weights or ``out`` cannot be used.
+        MissingComponentError: The compiled module, or its CUDA part, is missing.
+
+    Reference:
+        Horn, Closed-form solution of absolute orientation using unit quaternions, 1987.
     """
     if _native is not None and weights is None and out is None:
-        quick = _native.quick_p_mpjpe(pred, target, scale, threads)
-        if quick is not None:
-            return quick
+        error = _native.quick_p_mpjpe(pred, target, scale, threads)
+        if error is not None:
+            return error
     return _align_call("p_mpjpe", pred, target, scale, threads, weights, out)
 
 
 def procrustes_align(
-    pred: Any, target: Any, scale: bool = True, threads: int = 0, weights: Any = None, out: Any = None
-) -> Any:
-    """``pred`` turned, moved and scaled onto ``target``, pose by pose: ``(N, J, 3)``; see `p_mpjpe`."""
+    pred: AnyArray,
+    target: AnyArray,
+    scale: bool = True,
+    threads: int = 0,
+    weights: AnyArray = None,
+    out: AnyArray = None,
+) -> AnyArray:
+    """Rotate, translate and scale each pose of ``pred`` onto ``target``: ``(N, J, 3)``.
+
+    The arguments and errors are the same as for `p_mpjpe`.
+    """
     return _align_call("procrustes_align", pred, target, scale, threads, weights, out)
 
 
 def sample_conditional(
-    condition: Any,
-    mean_error: Any,
-    mean_condition: Any,
-    gain: Any,
-    cholesky: Any,
+    condition: AnyArray,
+    mean_error: AnyArray,
+    mean_condition: AnyArray,
+    gain: AnyArray,
+    cholesky: AnyArray,
     seed: int = 0,
     first_frame: int = 0,
     threads: int = 0,
-    frame_ids: Any = None,
-    out: Any = None,
-) -> Any:
-    """Draw e ~ N(mean_error + gain (c - mean_condition), L L^T), eq. 5 and 6, in one pass per frame.
+    frame_ids: AnyArray = None,
+    out: AnyArray = None,
+) -> AnyArray:
+    """Draw e ~ N(mean_error + gain (c - mean_condition), L L^T) for each frame, in one pass.
+
+    The draw of row i depends only on (seed, first_frame + i), by the generator Philox 4x32-10. The bits are the same
+    for any number of threads and any split of the batch.
 
     Args:
-        condition: ``(F, C)`` float32. mean_error ``(D,)``, mean_condition ``(C,)``, gain ``(D, C)``,
-            cholesky ``(D, D)`` lower triangular.
-        seed, first_frame: the draw of row i is a function of (seed, first_frame + i) alone, by Philox 4x32-10:
-            the same bits for any number of threads and any split of the batch.
-        frame_ids: ``(F,)`` int64 instead of first_frame: row i takes the draw of frame ``frame_ids[i]``, so that a
-            shuffled batch draws what the ordered one does.
-        out: ``(F, D)`` float32, contiguous, apart from the inputs; NumPy or CPU tensors.
+        condition: c, ``(F, C)`` float32.
+        mean_error: ``(D,)``.
+        mean_condition: ``(C,)``.
+        gain: ``(D, C)``.
+        cholesky: L, ``(D, D)``, lower triangular.
+        seed: The seed of the generator.
+        first_frame: The frame number of row 0.
+        threads: The number of threads; see `p_mpjpe`.
+        frame_ids: ``(F,)`` int64, used instead of ``first_frame``: row i gets the draw of frame ``frame_ids[i]``, so
+            that a shuffled batch gets the same draws as the ordered batch.
+        out: The array for the result, ``(F, D)`` float32: a NumPy array or a CPU tensor, contiguous, not overlapping
+            the inputs.
 
-    Returns ``(F, D)`` float32. Raises ShapeError, DTypeError and MissingComponentError.
+    Returns:
+        ``(F, D)`` float32.
+
+    Raises:
+        ShapeError: The arrays do not have these shapes.
+        DTypeError: The arrays have another type, or lie on different devices.
+        InputError: ``out`` cannot be used.
+        MissingComponentError: The compiled module, or its CUDA part, is missing.
+
+    Reference:
+        D3PRefiner, arXiv 2401.03914, eq. 5 and 6.
     """
     arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
     ids = _frame_ids(frame_ids, len(arrays[0]), condition)
     if _is_cuda_tensor(condition):
         if out is not None:
-            raise InputError("out is for arrays on the CPU")
+            raise InputError("out is only supported for arrays on the CPU")
         return _sample_on_cuda(arrays, seed, first_frame, ids)[1]
     shape = (len(arrays[0]), len(arrays[1]))
     drawn = np.empty(shape, np.float32) if out is None else _output(out, shape, np.dtype(np.float32), arrays)
@@ -93,23 +146,37 @@ def sample_conditional(
 
 
 def diffuse(
-    condition: Any,
-    clean: Any,
-    clean_factor: Any,
-    noise_factor: Any,
-    mean_error: Any,
-    mean_condition: Any,
-    gain: Any,
-    cholesky: Any,
+    condition: AnyArray,
+    clean: AnyArray,
+    clean_factor: AnyArray,
+    noise_factor: AnyArray,
+    mean_error: AnyArray,
+    mean_condition: AnyArray,
+    gain: AnyArray,
+    cholesky: AnyArray,
     seed: int = 0,
     first_frame: int = 0,
     threads: int = 0,
-    frame_ids: Any = None,
-) -> tuple[Any, Any]:
-    """`sample_conditional` and the forward process of eq. 8 in the same pass.
+    frame_ids: AnyArray = None,
+) -> tuple[AnyArray, AnyArray]:
+    """Draw e like `sample_conditional` and apply the forward diffusion process, in one pass.
 
-    ``clean`` y0 ``(F, D)``; the factors ``(F,)`` are sqrt(abar) + sqrt(1 - abar) and sqrt(1 - abar) of each frame's
-    timestep. Returns (y_t, e), each ``(F, D)`` float32, y_t = clean_factor y0 + noise_factor e.
+    y_t = clean_factor y0 + noise_factor e.
+
+    Args:
+        condition: See `sample_conditional`, also for the other arguments that are not listed here.
+        clean: The clean poses y0, ``(F, D)``.
+        clean_factor: ``(F,)``, sqrt(abar_t) + sqrt(1 - abar_t) for the timestep t of each frame.
+        noise_factor: ``(F,)``, sqrt(1 - abar_t).
+
+    Returns:
+        (y_t, e), each ``(F, D)`` float32.
+
+    Raises:
+        ShapeError, DTypeError, MissingComponentError: See `sample_conditional`.
+
+    Reference:
+        D3PRefiner, arXiv 2401.03914, eq. 5, 6 and 8.
     """
     arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
     frames, size = len(arrays[0]), len(arrays[1])
@@ -124,15 +191,35 @@ def diffuse(
 
 
 def philox_normal(seed: int, first_frame: int, frames: int, dims: int, threads: int = 0) -> NDArray[np.float32]:
-    """The standard normal numbers ``(frames, dims)`` that `sample_conditional` draws."""
+    """Return the standard normal numbers that `sample_conditional` uses for its draws.
+
+    Args:
+        seed: The seed of the generator.
+        first_frame: The frame number of row 0.
+        frames: The number of rows.
+        dims: D, the number of columns.
+        threads: The number of threads; see `p_mpjpe`.
+
+    Returns:
+        ``(frames, dims)`` float32.
+
+    Raises:
+        ShapeError: ``frames`` or ``dims`` is negative.
+        MissingComponentError: The compiled module is missing.
+    """
     if frames < 0 or dims < 0:
         raise ShapeError(f"expected frames and dims of 0 or more, got {frames} and {dims}")
     normal: NDArray[np.float32] = _module().philox_normal(_word(seed), _word(first_frame), frames, dims, threads)
     return normal
 
 
-def features() -> dict[str, Any]:
-    """What the compiled module can do here: built, instruction set, CUDA, devices found, default threads."""
+def features() -> dict[str, bool | int | str]:
+    """Describe the compiled module on this machine.
+
+    Returns:
+        ``built``, ``isa`` (the instruction set), ``cuda``, ``cuda_devices`` and ``threads`` (the default number).
+        Without the module: ``built`` false and ``reason``.
+    """
     if _native is None:
         return {"built": False, "reason": _reason}
     cuda = bool(_native.with_cuda)
@@ -145,37 +232,37 @@ def features() -> dict[str, Any]:
     }
 
 
-def _module() -> Any:
+def _module() -> Compiled:
     if _native is None:
         raise MissingComponentError(
-            f"the compiled module refiner._native is not there ({_reason}); build it with a C++17 compiler: "
+            f"the compiled module refiner._native is missing ({_reason}); build it with a C++17 compiler: "
             "pip install . (or: make venv, in a checkout)"
         )
     return _native
 
 
 def _word(value: int) -> int:
-    """Seeds and frame numbers are 64-bit counters; a negative one counts from the end."""
+    """Convert a seed or a frame number to a 64-bit unsigned counter; a negative number wraps around."""
     return int(value) % 2**64
 
 
-def _is_cuda_tensor(value: Any) -> bool:
+def _is_cuda_tensor(value: AnyArray) -> bool:
     return bool(getattr(value, "is_cuda", False))
 
 
-def _dlpack_device(value: Any) -> int:
-    """DLPack's device type of a foreign array: 1 is the CPU, 2 CUDA; 0 for what is none."""
+def _dlpack_device(value: AnyArray) -> int:
+    """The DLPack device type of an array of another library: 1 is the CPU, 2 is CUDA. 0 for all other objects."""
     if isinstance(value, np.ndarray) or hasattr(value, "detach") or not hasattr(value, "__dlpack_device__"):
         return 0
     return int(value.__dlpack_device__()[0])
 
 
-def _is_foreign_cuda(value: Any) -> bool:
+def _is_foreign_cuda(value: AnyArray) -> bool:
     return _dlpack_device(value) == 2
 
 
-def _cuda_tensor(value: Any) -> Any:
-    """A CUDA array of another library as a tensor on the same memory."""
+def _cuda_tensor(value: AnyArray) -> AnyArray:
+    """Convert a CUDA array of another library to a PyTorch tensor on the same memory."""
     if not _is_foreign_cuda(value):
         return value
     try:
@@ -187,8 +274,11 @@ def _cuda_tensor(value: Any) -> Any:
     return dlpack.from_dlpack(value)
 
 
-def _as_foreign(example: Any, tensor: Any) -> Any:
-    """A CUDA tensor as an array of the example's library, on the same memory; a tensor where it has no way."""
+def _as_foreign(example: AnyArray, tensor: AnyArray) -> AnyArray:
+    """Convert a CUDA tensor to an array of the example's library, on the same memory.
+
+    Returns the tensor itself if that library has no function ``from_dlpack``.
+    """
     import sys
 
     module = sys.modules.get(type(example).__module__.split(".")[0])
@@ -196,7 +286,7 @@ def _as_foreign(example: Any, tensor: Any) -> Any:
     return tensor if read is None else read(tensor)
 
 
-def _like(example: Any, array: NDArray[Any]) -> Any:
+def _like(example: AnyArray, array: NDArray[Any]) -> AnyArray:
     if hasattr(example, "detach"):
         import torch
 
@@ -204,7 +294,7 @@ def _like(example: Any, array: NDArray[Any]) -> Any:
     return array
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _array(value: AnyArray) -> NDArray[Any]:
     if hasattr(value, "detach"):
         value = value.detach()
         if value.device.type != "cpu":
@@ -212,7 +302,9 @@ def _array(value: Any) -> NDArray[Any]:
         try:
             value = value.numpy()
         except TypeError as failure:  # bfloat16 and the like
-            raise DTypeError(f"found a tensor of {value.dtype}, which NumPy has not; expected float32") from failure
+            raise DTypeError(
+                f"found a tensor of type {value.dtype}, which NumPy does not have; expected float32"
+            ) from failure
     elif _dlpack_device(value) > 1:
         raise DTypeError(f"found a {type(value).__name__} on a device among arrays on the CPU; move all to one device")
     elif _dlpack_device(value) == 1:
@@ -221,13 +313,13 @@ def _array(value: Any) -> NDArray[Any]:
 
 
 def _is_float(kind: np.dtype[Any]) -> bool:
-    """float16, float32 or float64; a long double would lose digits unseen."""
+    """Accept float16, float32 and float64. A long double would silently lose digits."""
     return kind.kind == "f" and kind.itemsize <= 8
 
 
-def _floats(value: Any, name: str, shape: tuple[int, ...], like: Any) -> Any:
-    """``value`` as contiguous float32 where ``like`` is: a CUDA tensor on its device, or a NumPy array."""
-    array: Any
+def _floats(value: AnyArray, name: str, shape: tuple[int, ...], like: AnyArray) -> AnyArray:
+    """Convert ``value`` to contiguous float32: a CUDA tensor if ``like`` is one, otherwise a NumPy array."""
+    array: AnyArray
     if _is_cuda_tensor(like):
         import torch
 
@@ -242,7 +334,7 @@ def _floats(value: Any, name: str, shape: tuple[int, ...], like: Any) -> Any:
     return array
 
 
-def _frame_ids(value: Any, frames: int, like: Any) -> Any:
+def _frame_ids(value: AnyArray, frames: int, like: AnyArray) -> AnyArray:
     if value is None:
         return None
     if _is_cuda_tensor(value):
@@ -260,10 +352,12 @@ def _frame_ids(value: Any, frames: int, like: Any) -> Any:
     return ids
 
 
-def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain: Any, cholesky: Any) -> list[Any]:
+def _gaussian_arrays(
+    condition: AnyArray, mean_error: AnyArray, mean_condition: AnyArray, gain: AnyArray, cholesky: AnyArray
+) -> list[AnyArray]:
     if _is_foreign_cuda(condition):
         raise DTypeError(
-            f"sampling takes CUDA tensors of PyTorch; make one of the {type(condition).__name__} by DLPack"
+            f"on CUDA, sampling takes PyTorch tensors; convert the {type(condition).__name__} through DLPack"
         )
     if len(np.shape(condition)) != 2 or len(np.shape(mean_error)) != 1:
         raise ShapeError(
@@ -282,16 +376,18 @@ def _gaussian_arrays(condition: Any, mean_error: Any, mean_condition: Any, gain:
     return [_floats(value, name, shapes[name], condition) for name, value in zip(shapes, values, strict=True)]
 
 
-def _check_poses(pred: Any, target: Any) -> None:
+def _check_poses(pred: AnyArray, target: AnyArray) -> None:
     shapes = tuple(np.shape(pred)), tuple(np.shape(target))
     if len(shapes[0]) != 3 or shapes[0] != shapes[1] or shapes[0][2] != 3 or shapes[0][1] == 0:
         raise ShapeError(f"expected two arrays (poses, joints, 3) of one shape, got {shapes[0]} and {shapes[1]}")
 
 
-def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int, weights: Any, out: Any) -> Any:
+def _align_call(
+    name: str, pred: AnyArray, target: AnyArray, scale: bool, threads: int, weights: AnyArray, out: AnyArray
+) -> AnyArray:
     if _is_foreign_cuda(pred) or _is_foreign_cuda(target):
-        given = None if out is None else _cuda_tensor(out)
-        result = _align_call(name, _cuda_tensor(pred), _cuda_tensor(target), scale, threads, weights, given)
+        tensor_out = None if out is None else _cuda_tensor(out)
+        result = _align_call(name, _cuda_tensor(pred), _cuda_tensor(target), scale, threads, weights, tensor_out)
         return _as_foreign(pred, result) if out is None else out
     _check_poses(pred, target)
     if _is_cuda_tensor(pred) or _is_cuda_tensor(target):
@@ -310,8 +406,8 @@ def _align_call(name: str, pred: Any, target: Any, scale: bool, threads: int, we
     return _like(pred, result) if out is None else out
 
 
-def _joint_weights(weights: Any, joints: int) -> NDArray[np.float64] | None:
-    """Weights of mean 1. Raises ShapeError and InputError for what cannot be weights."""
+def _joint_weights(weights: AnyArray, joints: int) -> NDArray[np.float64] | None:
+    """Scale the weights to a mean of 1. Raises ShapeError or InputError if they cannot be weights."""
     if weights is None:
         return None
     array = np.ascontiguousarray(_array(weights.cpu() if _is_cuda_tensor(weights) else weights), dtype=np.float64)
@@ -323,8 +419,8 @@ def _joint_weights(weights: Any, joints: int) -> NDArray[np.float64] | None:
     return normalised
 
 
-def _output(out: Any, shape: tuple[int, ...], kind: np.dtype[Any], inputs: list[NDArray[Any]]) -> NDArray[Any]:
-    """``out`` as the array to write into. Raises what says why it cannot be."""
+def _output(out: AnyArray, shape: tuple[int, ...], kind: np.dtype[Any], inputs: list[NDArray[Any]]) -> NDArray[Any]:
+    """Return ``out`` as a NumPy array on the same memory. Raises an InputError subclass if it cannot be used."""
     array = _array(out)
     if array.dtype != kind:
         raise DTypeError(f"out has type {array.dtype}, expected {kind}")
@@ -333,11 +429,11 @@ def _output(out: Any, shape: tuple[int, ...], kind: np.dtype[Any], inputs: list[
     if not array.flags.c_contiguous or not array.flags.writeable:
         raise InputError("out must be contiguous and writeable")
     if any(np.may_share_memory(array, source) for source in inputs):
-        raise InputError("out overlaps an input; give it memory of its own")
+        raise InputError("out overlaps an input; allocate separate memory for it")
     return array
 
 
-def _cuda_module() -> Any:
+def _cuda_module() -> Compiled:
     module = _module()
     if not module.with_cuda:
         raise MissingComponentError(
@@ -348,7 +444,7 @@ def _cuda_module() -> Any:
     return module
 
 
-def _launch(kernel: Any, *arguments: Any) -> None:
+def _launch(kernel: Compiled, *arguments: object) -> None:
     try:
         kernel(*arguments)
     except RuntimeError as failure:
@@ -357,7 +453,9 @@ def _launch(kernel: Any, *arguments: Any) -> None:
         ) from failure
 
 
-def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool, weights: Any, out: Any) -> Any:
+def _align_on_cuda(
+    name: str, pred: AnyArray, target: AnyArray, scale: bool, weights: AnyArray, out: AnyArray
+) -> AnyArray:
     import torch
 
     module = _cuda_module()
@@ -392,9 +490,9 @@ def _align_on_cuda(name: str, pred: Any, target: Any, scale: bool, weights: Any,
 
 
 def _sample_on_cuda(
-    arrays: list[Any], seed: int, first_frame: int, ids: Any, forward: list[Any] | None = None
-) -> tuple[Any, Any]:
-    """(y_t, e); y_t is None without ``forward``, the clean poses and the two factors."""
+    arrays: list[AnyArray], seed: int, first_frame: int, ids: AnyArray, forward: list[AnyArray] | None = None
+) -> tuple[AnyArray, AnyArray]:
+    """Return (y_t, e). ``forward`` holds the clean poses and the two factors; without it, y_t is None."""
     import torch
 
     module = _cuda_module()

@@ -1,8 +1,8 @@
-"""The schema of the project's JSON reports: their header, how they are written and how they are read.
+"""The project's JSON reports: their header, and functions that write and read them.
 
-The header says which command wrote a report, and in which version of its layout. `refiner-evaluate` writes it as
-``format`` and ``version``, every other command as ``schema`` and ``schema_version``. Committed reports have one or the
-other, so both stay.
+The header names the command that wrote the report and the version of the layout. `refiner-evaluate` writes the keys
+``format`` and ``version``; all other commands write ``schema`` and ``schema_version``. The repository contains reports
+of both forms, so both forms remain supported.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from refiner.errors import ArchiveError
 from refiner.files import atomic_write_text
 from refiner.machine import processor_name
 
-# The content of a report: JSON types alone.
+# The content of a report. It consists of JSON types only.
 Report = dict[str, Any]
 
-# The kinds of reports, by the command that writes them.
+# The kinds of reports, named after the command that writes them.
 EVALUATION = "evaluation"
 # The accuracy study.
 STUDY = "accuracy"
 GPU_LATENCY = "gpu-latency"
 QUARTER_HOUR = "quarter-hour"
-# The JSON of pytest-benchmark, which has a header of its own.
+# The JSON file of pytest-benchmark, which has another header.
 SUITE = "suite"
 KINDS = (
     "flops",
@@ -51,34 +51,35 @@ KINDS = (
     SUITE,
 )
 VERSION = 1
-# Where a file is not indented by two: as the committed ones are, so that a new one shows the numbers that changed.
+# The kinds whose JSON is not indented by two spaces. The committed files have this indent, and a new file should differ
+# from them only in the numbers.
 INDENTS = {EVALUATION: 1, QUARTER_HOUR: 1}
-# Packages whose versions the figures of a report depend on.
+# The packages whose versions influence the figures of a report.
 PACKAGES = ("numpy", "torch", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class Header:
-    """The kind of a report, one of `KINDS`, and the version of its layout; None where the file has no readable one."""
+    """The kind of a report (one of `KINDS`) and the version of its layout (None if it is not readable)."""
 
     kind: str
     version: int | None = VERSION
 
     def entries(self) -> dict[str, str | int | None]:
-        """The header as a report has it."""
+        """Return the header as entries of a report."""
         if self.kind == EVALUATION:
             return {"format": f"refiner-{self.kind}", "version": str(self.version)}
         return {"schema": f"refiner-bench/{self.kind}", "schema_version": self.version}
 
 
 def header_of(content: object) -> Header | None:
-    """The header of a file's content; None for the content of another file."""
+    """Return the header of the content of a JSON file; None if the content is not a report."""
     if not isinstance(content, Mapping):
         return None
     if "benchmarks" in content and "machine_info" in content:
         return Header(SUITE)
     if "schema" in content:
-        # The first reports of a quarter-hour have no version.
+        # The oldest quarter-hour reports have no version.
         return _known(str(content["schema"]).removeprefix("refiner-bench/"), content.get("schema_version", VERSION))
     return _known(str(content.get("format")).removeprefix("refiner-"), content.get("version"))
 
@@ -90,17 +91,17 @@ def _known(kind: str, number: object) -> Header | None:
 
 
 def report_kind(report: Mapping[str, Any]) -> str:
-    """The kind of a report, one of `KINDS`; "" for the content of another file."""
+    """Return the kind of a report, one of `KINDS`; "" if the content is not a report."""
     header = header_of(report)
     return "" if header is None else header.kind
 
 
 def new_report(kind: str, settings: Mapping[str, Any]) -> Report:
-    """Begin a report of a measurement, to which the caller adds its results.
+    """Start a report of a measurement. The caller adds the results.
 
     Args:
         kind: One of `KINDS`.
-        settings: The options of the measurement; reports of different settings are not compared.
+        settings: The options of the measurement. Reports with different settings are not compared.
 
     Returns:
         The header, the time, the machine and the settings.
@@ -114,7 +115,7 @@ def new_report(kind: str, settings: Mapping[str, Any]) -> Report:
 
 
 def environment() -> dict[str, str | int | None]:
-    """The machine and the versions that a figure depends on."""
+    """Return the machine and the package versions, which influence the figures of a report."""
     return {
         "refiner": __version__,
         "python": platform.python_version(),
@@ -133,7 +134,7 @@ def _version(package: str) -> str | None:
 
 
 def write_report(path: str | os.PathLike[str], report: Mapping[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all; a number that is not finite becomes null."""
+    """Write a report as JSON, atomically. A number that is not finite becomes null."""
     indent = INDENTS.get(report_kind(report), 2)
     atomic_write_text(path, json.dumps(without_nan(report), indent=indent, allow_nan=False) + "\n")
 
@@ -149,8 +150,7 @@ def read_report(path: str | os.PathLike[str], kinds: Collection[str] = KINDS) ->
         The report's content.
 
     Raises:
-        ArchiveError: The file cannot be read, is no report, is one of another kind, or has a version that this code
-            does not know.
+        ArchiveError: The file cannot be read, is not a report, has another kind, or has an unknown version.
     """
     content = read_json(path)
     header = header_of(content)
@@ -167,7 +167,7 @@ def read_report(path: str | os.PathLike[str], kinds: Collection[str] = KINDS) ->
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file, whether it is a report or not. Raises ArchiveError where it cannot be read."""
+    """Return the content of any JSON file. Raises ArchiveError if the file cannot be read."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -175,7 +175,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def without_nan(value: Any) -> Any:
-    """The same content with null where a number is not finite, because JSON has no NaN."""
+    """Return a copy of the content in which null replaces numbers that are not finite. JSON has no NaN."""
     if isinstance(value, Mapping):
         return {str(key): without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -1,11 +1,12 @@
 """Joint sets, their left/right symmetry, and conversions to and from Human3.6M's 17 joints.
 
-NumPy arrays only, with any leading dimensions: ``(..., joints, 2 or 3)``. `flip_pose` also takes tensors of
-other libraries, since it only indexes and multiplies.
+The functions take NumPy arrays with any leading dimensions: ``(..., joints, 2 or 3)``. `flip_pose` also takes
+tensors of other libraries, because it only indexes and multiplies.
 
-A joint that a set lacks is an affine combination (weights that sum to 1) of the joints it has, so that a
-conversion commutes with moving, turning and scaling the pose, in 3D and in pixels. A joint takes part only
-where its weight is not zero: NaN in one joint reaches those that are made from it and no others.
+If a joint set lacks a joint of the target set, the conversion computes the joint as an affine combination (weights
+that sum to 1) of existing joints. Therefore a conversion commutes with translation, rotation and scaling of the pose,
+in 3D and in pixels. Joints of weight zero do not take part in the sum. A NaN in one joint therefore reaches only the
+joints that are computed from it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,15 @@ _Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class JointSet:
-    """Names, tree and symmetry of a skeleton; ``left[i]`` mirrors ``right[i]``, a root has parent -1."""
+    """The joint names, the kinematic tree and the left/right symmetry of a skeleton.
+
+    Attributes:
+        name: The key of this set in `JOINT_SETS`.
+        joint_names: One name per joint, in the order of the joint axis.
+        parents: The parent of each joint; the root has parent -1.
+        left: The joints of the left side; ``left[i]`` is the mirror image of ``right[i]``.
+        right: The joints of the right side.
+    """
 
     name: str
     joint_names: tuple[str, ...]
@@ -35,12 +44,12 @@ class JointSet:
 
     @property
     def joints(self) -> int:
-        """Number of joints."""
+        """The number of joints."""
         return len(self.joint_names)
 
     @property
     def flip_order(self) -> tuple[int, ...]:
-        """For each joint, the joint whose place it takes in the mirror."""
+        """The joint order of a mirrored pose: joint i of the mirrored pose is joint ``flip_order[i]`` of the pose."""
         order = list(range(self.joints))
         for left, right in zip(self.left, self.right, strict=True):
             order[left], order[right] = right, left
@@ -48,7 +57,7 @@ class JointSet:
 
     @property
     def bones(self) -> tuple[tuple[int, int], ...]:
-        """(parent, joint) for every joint but the root."""
+        """The pair (parent, joint) of every joint except the root."""
         return tuple((parent, joint) for joint, parent in enumerate(self.parents) if parent >= 0)
 
 
@@ -77,7 +86,7 @@ H36M17 = JointSet(
     left=(4, 5, 6, 11, 12, 13),
     right=(1, 2, 3, 14, 15, 16),
 )
-"""Human3.6M as lifters use it (VideoPose3D's order). RFoot and LFoot are the ankles."""
+"""The 17 joints of Human3.6M that lifters use, in VideoPose3D's order. RFoot and LFoot are the ankles."""
 
 COCO17 = JointSet(
     name="coco17",
@@ -100,12 +109,12 @@ COCO17 = JointSet(
         "left_ankle",
         "right_ankle",
     ),
-    # COCO defines no tree; this one hangs everything from the nose.
+    # COCO defines no tree; in this one the nose is the root.
     parents=(-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
     left=(1, 3, 5, 7, 9, 11, 13, 15),
     right=(2, 4, 6, 8, 10, 12, 14, 16),
 )
-"""The keypoints of COCO, in the order of its annotations."""
+"""The 17 keypoints of COCO, in the order of its annotations."""
 
 MPI_INF_3DHP = JointSet(
     name="3dhp",
@@ -132,8 +141,11 @@ MPI_INF_3DHP = JointSet(
     left=(5, 6, 7, 11, 12, 13),
     right=(2, 3, 4, 8, 9, 10),
 )
-"""MPI-INF-3DHP in the order of its test set's annotations, which the lifters' ``data_train_3dhp.npz`` and
-``data_test_3dhp.npz`` share (root 14); not the 28 joints of its raw training annotations."""
+"""The 17 joints of MPI-INF-3DHP in the order of its test annotations; the root is joint 14.
+
+The files ``data_train_3dhp.npz`` and ``data_test_3dhp.npz``, which lifters use, have the same order. The raw training
+annotations have 28 joints and are another set.
+"""
 
 HALPE26 = JointSet(
     name="halpe26",
@@ -153,7 +165,10 @@ HALPE26 = JointSet(
     left=(1, 3, 5, 7, 9, 11, 13, 15, 20, 22, 24),
     right=(2, 4, 6, 8, 10, 12, 14, 16, 21, 23, 25),
 )
-"""Halpe's body and feet, as RTMPose's body models give them (rtmlib, MMPose); its neck lies between the shoulders."""
+"""Halpe's 26 joints of the body and feet, the output of RTMPose's body models (rtmlib, MMPose).
+
+The neck lies between the shoulders.
+"""
 
 MEDIAPIPE33 = JointSet(
     name="mediapipe33",
@@ -192,7 +207,7 @@ MEDIAPIPE33 = JointSet(
         "left_foot_index",
         "right_foot_index",
     ),
-    # BlazePose defines no tree; this one hangs everything from the nose, as in `COCO17`.
+    # BlazePose defines no tree; in this one the nose is the root, as in `COCO17`.
     parents=(
         *(-1, 0, 1, 2, 0, 4, 5, 3, 6, 0, 0, 0, 0, 11, 12, 13, 14, 15, 16, 15, 16, 15, 16, 11, 12, 23, 24, 25, 26),
         *(27, 28, 29, 30),
@@ -200,8 +215,11 @@ MEDIAPIPE33 = JointSet(
     left=(1, 2, 3, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),
     right=(4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32),
 )
-"""BlazePose's landmarks, as MediaPipe gives them. Its 3D ("world landmarks") is in metres about the middle of the hips;
-its 2D is a share of the image: multiply by (width, height) for pixels."""
+"""BlazePose's 33 landmarks, the output of MediaPipe.
+
+MediaPipe's 3D poses ("world landmarks") are in metres, with the origin between the hips. Its 2D poses are fractions of
+the image size: multiply them by (width, height) to get pixels.
+"""
 
 BODY25 = JointSet(
     name="body25",
@@ -318,16 +336,19 @@ RIGHT = list(H36M17.right)
 
 _REMOVED_FROM_32 = (4, 5, 9, 10, 11, 16, 20, 21, 22, 23, 24, 28, 29, 30, 31)
 H36M_32_TO_17 = [joint for joint in range(32) if joint not in _REMOVED_FROM_32]
-"""The raw joints that VideoPose3D keeps. In the raw tree the shoulders hang from joints that are removed
-(16 and 24, copies of the thorax); in `PARENTS` they hang from the thorax, as in VideoPose3D."""
+"""The indices of the 17 joints that VideoPose3D keeps from Human3.6M's 32 raw joints.
+
+In the raw tree, the parents of the shoulders are joints 16 and 24, which are copies of the thorax and are removed. In
+`PARENTS` the parent of the shoulders is the thorax, as in VideoPose3D.
+"""
 
 JOINT_SETS = {
     joints.name: joints for joints in (H36M17, COCO17, MPI_INF_3DHP, HALPE26, MEDIAPIPE33, BODY25, COCO18, H36M32)
 }
 
-# How far the top of the head lies above the ears, in units of ears above shoulder joints. From means of the
-# US Army's survey of 1988 (men): stature 1.756 m, acromion height 1.443 m, ear to crown 0.131 m; the shoulder
-# joint about 0.04 m below the acromion: 0.131 / (1.756 - 0.131 - 1.443 + 0.04) = 0.59.
+# The height of the top of the head above the ears, divided by the height of the ears above the shoulder joints. The
+# value comes from means of the US Army's survey of 1988 (men): stature 1.756 m, acromion height 1.443 m, ear to crown
+# 0.131 m. The shoulder joint lies about 0.04 m below the acromion: 0.131 / (1.756 - 0.131 - 1.443 + 0.04) = 0.59.
 _CROWN = 0.6
 
 
@@ -340,7 +361,7 @@ def _mean(*joints: int) -> tuple[tuple[int, float], ...]:
 
 
 def _from_face(hips: _Pair, shoulders: _Pair, ears: _Pair, nose: int, legs: Recipe, arms: Recipe) -> Recipe:
-    """Human3.6M's joints from a set that has limbs and a face and nothing of the trunk."""
+    """Compute Human3.6M's joints from a joint set that has limbs and a face but no joints of the trunk."""
     head = (
         *((ear, (1 + _CROWN) / 2) for ear in ears),
         *((shoulder, -_CROWN / 2) for shoulder in shoulders),
@@ -386,7 +407,7 @@ _COCO18_TO_H36M = _from_face(
     legs=_same(8, 9, 10, 11, 12, 13),
     arms=_same(5, 6, 7, 2, 3, 4),
 )
-# The middle between the ears undoes the rule for Head; the middle between the eyes is put half-way from
+# Both ears get the midpoint between the ears, which inverts the rule for Head. Both eyes get the point half-way from
 # there to the nose.
 _EARS = ((10, 1 / (1 + _CROWN)), (11, _CROWN / (2 * (1 + _CROWN))), (14, _CROWN / (2 * (1 + _CROWN))))
 _EYES = ((9, 0.5), *((joint, weight / 2) for joint, weight in _EARS))
@@ -417,35 +438,62 @@ _FROM_H36M = {
 
 
 def joint_set(name: str) -> JointSet:
-    """The joint set of that name, one of `JOINT_SETS`; raises UsageError for any other name."""
+    """Return the joint set with this name. Raises UsageError if the name is not in `JOINT_SETS`."""
     if name not in JOINT_SETS:
         raise UsageError(f"there is no joint set {name!r}; choose among {', '.join(JOINT_SETS)}")
     return JOINT_SETS[name]
 
 
 def to_h36m17(pose: ArrayLike, source: str | JointSet) -> NDArray[Any]:
-    """``(..., J of source, 2 or 3)`` -> ``(..., 17, 2 or 3)`` in Human3.6M's joints.
+    """Convert poses of a joint set to Human3.6M's 17 joints.
 
-    MPI-INF-3DHP: a reordering, nothing is lost (its neck is Thorax, its head Neck/Nose, its head top Head).
-    COCO and MediaPipe: limbs as they are, Neck/Nose is the nose, and these are made up: Hip and Thorax, the
-    middles of the hips and of the shoulders; Spine, half-way between those two; Head, 0.6 of the way from
-    shoulders to ears beyond the ears. Human3.6M's thorax lies some centimetres above the middle of the
-    shoulders; this one does not. Halpe: its pelvis, neck and head top, Spine half-way. The float type is
-    kept, integers become float64. Raises UsageError for an unknown set,
-    JointCountError or ShapeError for arrays of another shape, DTypeError for what is no real number.
+    - MPI-INF-3DHP: the conversion is a reordering and is exact. Its neck becomes Thorax, its head becomes Neck/Nose,
+      and its head top becomes Head.
+    - COCO and MediaPipe: the limbs are copied, and the nose becomes Neck/Nose. Four joints are computed. Hip is the
+      midpoint of the hips, Thorax is the midpoint of the shoulders, and Spine is half-way between Hip and Thorax. Head
+      lies on the line from the shoulders' midpoint to the ears' midpoint, beyond the ears by 0.6 of that distance.
+      Human3.6M's own thorax lies a few centimetres above the midpoint of the shoulders; the computed one does not.
+    - Halpe: the pelvis becomes Hip, the neck becomes Thorax, and the head top becomes Head. Spine is half-way between
+      Hip and Thorax.
+
+    Args:
+        pose: ``(..., J, 2 or 3)`` in any unit, where J is the number of joints of ``source``.
+        source: The joint set of ``pose``, or its name.
+
+    Returns:
+        ``(..., 17, 2 or 3)``. The float type stays the same; integers become float64.
+
+    Raises:
+        UsageError: The joint set is unknown.
+        JointCountError: The pose has another number of joints.
+        ShapeError: The array is not a stack of poses.
+        DTypeError: The array does not hold real numbers.
     """
     joints = _named(source)
     return _combine(_checked(pose, joints), _TO_H36M[joints.name])
 
 
 def confidence_to_h36m17(confidence: ArrayLike, source: str | JointSet) -> NDArray[Any]:
-    """``(..., J of source)`` confidences -> ``(..., 17)`` of Human3.6M's joints: of a joint that `to_h36m17` makes up
-    of several, the least. Raises UsageError for an unknown set and JointCountError for another number of joints."""
+    """Convert a detector's confidence per joint to Human3.6M's 17 joints.
+
+    Where `to_h36m17` computes a joint from several joints, its confidence is the lowest confidence of these joints.
+
+    Args:
+        confidence: ``(..., J)``, where J is the number of joints of ``source``.
+        source: The joint set of ``confidence``, or its name.
+
+    Returns:
+        ``(..., 17)``.
+
+    Raises:
+        UsageError: The joint set is unknown.
+        JointCountError: The array has another number of joints.
+    """
     joints = _named(source)
     array = np.asarray(confidence)
     if array.ndim < 1 or array.shape[-1] != joints.joints:
         raise JointCountError(
-            f"the confidence has shape {array.shape}, expected (..., {joints.joints}) of the joint set {joints.name}"
+            f"the confidence has shape {array.shape}, expected (..., {joints.joints}) for the joint set {joints.name}"
         )
     recipe = _TO_H36M[joints.name]
     parts = [array[..., [joint for joint, _ in terms]].min(axis=-1) for terms in recipe]
@@ -453,25 +501,47 @@ def confidence_to_h36m17(confidence: ArrayLike, source: str | JointSet) -> NDArr
 
 
 def from_h36m17(pose: ArrayLike, target: str | JointSet) -> NDArray[Any]:
-    """``(..., 17, 2 or 3)`` in Human3.6M's joints -> ``(..., J of target, 2 or 3)``; undoes `to_h36m17`.
+    """Convert poses in Human3.6M's 17 joints to another joint set. This is the inverse of `to_h36m17`.
 
-    MPI-INF-3DHP: exact. COCO: limbs and nose are exact; how far apart the eyes and the ears are cannot be
-    recovered, so both ears get the middle that Head and the shoulders imply, and both eyes the middle
-    between it and the nose; Hip, Spine and Thorax have no place in COCO. ``to_h36m17(from_h36m17(p))``
-    changes Hip, Spine and Thorax only, and nothing in a pose that came from COCO. Halpe and MediaPipe have
-    feet and hands, which Human3.6M's joints do not say: UsageError. Raises as `to_h36m17` otherwise.
+    - MPI-INF-3DHP: the conversion is exact.
+    - COCO: the limbs and the nose are exact. The distance between the eyes, and between the ears, cannot be recovered.
+      Both ears get the midpoint that Head and the shoulders imply, and both eyes get the point half-way from there to
+      the nose. Hip, Spine and Thorax do not exist in COCO and are dropped. ``to_h36m17(from_h36m17(p))`` changes only
+      Hip, Spine and Thorax, and it changes nothing in a pose that came from COCO.
+    - Halpe and MediaPipe have feet and hands, which cannot be computed from Human3.6M's joints.
+
+    Args:
+        pose: ``(..., 17, 2 or 3)`` in any unit.
+        target: The joint set of the result, or its name.
+
+    Returns:
+        ``(..., J, 2 or 3)``, where J is the number of joints of ``target``.
+
+    Raises:
+        UsageError: The joint set is unknown, or it has joints that Human3.6M's joints do not determine.
+        JointCountError, ShapeError, DTypeError: See `to_h36m17`.
     """
     joints = _named(target)
     if joints.name not in _FROM_H36M:
-        raise UsageError(f"{joints.name} has joints that Human3.6M's 17 do not give; choose {', '.join(_FROM_H36M)}")
+        raise UsageError(
+            f"{joints.name} has joints that Human3.6M's 17 joints do not determine; choose {', '.join(_FROM_H36M)}"
+        )
     return _combine(_checked(pose, H36M17), _FROM_H36M[joints.name])
 
 
 def flip_pose(pose: PoseT, joint_set: JointSet = H36M17) -> PoseT:
-    """The mirror image: x (coordinate 0) negated, left and right joints swapped; a copy.
+    """Mirror poses: negate x (coordinate 0) and swap the left and right joints.
 
-    For root-relative 3D ``(..., J, 3)`` and normalised 2D ``(..., J, 2)``, whose x = 0 is the middle; not
-    for pixels. Takes NumPy arrays and PyTorch tensors. Raises JointCountError for another number of joints.
+    Args:
+        pose: Root-relative 3D poses ``(..., J, 3)`` or normalised 2D poses ``(..., J, 2)``, as a NumPy array or a
+            PyTorch tensor. The mirror plane is x = 0, so pixels must be normalised first.
+        joint_set: The joint set of ``pose``.
+
+    Returns:
+        A mirrored copy of the same kind, shape and type.
+
+    Raises:
+        JointCountError: The pose has another number of joints.
     """
     array: Any = pose
     if len(array.shape) < 2 or array.shape[-2] != joint_set.joints:
@@ -506,7 +576,7 @@ def _combine(pose: NDArray[Any], recipe: Recipe) -> NDArray[Any]:
     result = np.empty((*pose.shape[:-2], len(recipe), pose.shape[-1]), pose.dtype)
     for joint, terms in enumerate(recipe):
         first, first_weight = terms[0]
-        # A plain copy where nothing is mixed, so that a reordering is exact to the bit.
+        # Weight 1 means a plain copy without arithmetic, so that a reordering is exact to the bit.
         value = pose[..., first, :] if first_weight == 1.0 else first_weight * pose[..., first, :]
         for other, weight in terms[1:]:
             value = value + weight * pose[..., other, :]

@@ -1,6 +1,6 @@
-"""A whole sequence smoothed: what still trembles in refined poses, without delay since later frames are there too.
+"""Smoothing of a whole sequence, which removes the jitter that is left in refined poses.
 
-Streams have `refiner.runtime.streaming.smoothing` instead.
+The filter uses earlier and later frames, so it adds no delay. Streams use `refiner.runtime.streaming.smoothing`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Chosen behind the bundled refiner, on the validation person: the lowest MPJPE. Frames at 50 per second.
+# These values give the lowest MPJPE on the validation subject, after the bundled refiner. The window is in frames at 50
+# frames/s.
 WINDOW, ORDER = 17, 3
 
 
 def savitzky_golay(pose: NDArray[Any], fps: float, window: int = WINDOW, order: int = ORDER) -> NDArray[Any]:
-    """The polynomial of ``order`` through the ``window`` frames around each: ``(F, J, 3)`` -> the same shape.
+    """Smooth poses with a Savitzky-Golay filter: fit a polynomial to the window around each frame.
 
-    ``window`` is in frames at 50 per second, and covers as long a time at ``fps``, or ``order`` + 2 frames if those
-    last longer: fewer would smooth nothing. A shorter sequence has a shorter window, and one of ``order`` frames or
-    fewer comes back as it is. SciPy's filter (Savitzky and Golay, 1964), at the ends the polynomial of the first and
-    the last window.
+    The first and the last window give the frames at the ends of the sequence.
+
+    Args:
+        pose: ``(F, J, 3)`` in any unit.
+        fps: The frame rate of ``pose``, frames/s.
+        window: The window length in frames at 50 frames/s. At another frame rate the window has the same duration, but
+            at least ``order + 2`` frames, because fewer frames would not smooth anything. A sequence that is shorter
+            than the window shortens the window.
+        order: The order of the polynomial.
+
+    Returns:
+        The smoothed poses ``(F, J, 3)``. A sequence of at most ``order`` frames is returned unchanged, as float64.
+
+    Reference:
+        Savitzky and Golay, Smoothing and differentiation of data by simplified least squares procedures, 1964.
     """
     length = max(order + 2, round(window * fps / 50.0)) | 1
     length = min(length, len(pose) - 1 + len(pose) % 2)

@@ -1,8 +1,8 @@
-"""The compiled kernels as PyTorch operators: inside ``torch.compile`` and ``torch.export``, and with gradients.
+"""The compiled kernels as PyTorch operators, which work in ``torch.compile`` and ``torch.export``.
 
-Importing this module registers ``torch.ops.refiner.p_mpjpe``, ``procrustes_align`` and ``sample_conditional``; the
-functions here are the same. Alignment differentiates through the optimal rotation and scale, so that a
-Procrustes-aligned loss trains; a sample does not differentiate.
+Importing this module registers ``torch.ops.refiner.p_mpjpe``, ``procrustes_align`` and ``sample_conditional``. The
+functions of this module are these operators. The two alignment operators have gradients, through the optimal rotation
+and scale, so that a Procrustes-aligned loss can be trained. The sampling operator has no gradient.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from torch import Tensor
 
 from refiner import native
 
-# Of the trace of K: where the rotation is not determined (joints on a line) its gradient is large instead of infinite.
+# Added to the diagonal of the system for the rotation, as a fraction of the trace of S. Where the rotation is not
+# determined (joints on a line), the gradient is then large instead of infinite.
 LEAST_STIFFNESS = 1e-12
 
 
 @torch.library.custom_op("refiner::procrustes_align", mutates_args=())
 def procrustes_align(pred: Tensor, target: Tensor, scale: bool = True) -> Tensor:
-    """`refiner.native.procrustes_align`: ``(N, J, 3)`` twice -> ``(N, J, 3)``, with gradients for both."""
+    """Call `refiner.native.procrustes_align` with two ``(N, J, 3)`` -> ``(N, J, 3)``; both inputs get gradients."""
     aligned: Tensor = native.procrustes_align(pred, target, scale=scale)
     return aligned
 
 
 @torch.library.custom_op("refiner::p_mpjpe", mutates_args=())
 def p_mpjpe(pred: Tensor, target: Tensor, scale: bool = True) -> Tensor:
-    """`refiner.native.p_mpjpe`: ``(N, J, 3)`` twice -> ``(N,)``, with gradients for both."""
+    """Call `refiner.native.p_mpjpe` with two ``(N, J, 3)`` -> ``(N,)``; both inputs get gradients."""
     error: Tensor = native.p_mpjpe(pred, target, scale=scale)
     return error
 
@@ -42,7 +43,7 @@ def sample_conditional(
     seed: int,
     first_frame: int = 0,
 ) -> Tensor:
-    """`refiner.native.sample_conditional`: ``(F, C)`` -> ``(F, D)`` float32."""
+    """Call `refiner.native.sample_conditional`: ``(F, C)`` -> ``(F, D)`` float32."""
     drawn: Tensor = native.sample_conditional(
         condition, mean_error, mean_condition, gain, cholesky, seed=seed, first_frame=first_frame
     )
@@ -93,7 +94,7 @@ def _error_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
     p, t, rotation, factor = parts
     difference = factor[:, None, None] * p @ rotation - t
     length = torch.linalg.vector_norm(difference, dim=-1, keepdim=True)
-    # Where a joint is met exactly the distance has no direction: its gradient is 0.
+    # Where the distance of a joint is exactly 0, it has no direction and the gradient is 0.
     direction = torch.where(length > 0, difference / length.clamp_min(torch.finfo(length.dtype).tiny), 0.0)
     to_aligned = gradient[:, None, None] * direction / pred.shape[1]
     to_pred, to_target = _through_alignment(*parts, to_aligned, ctx.scale)
@@ -101,7 +102,10 @@ def _error_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 def _alignment(pred: Tensor, target: Tensor, scale: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Centred poses, rotation Q ``(N, 3, 3)`` and scale s ``(N,)`` of aligned = s p Q + mean(target), in float64."""
+    """Return the centred poses p and t, the rotation Q ``(N, 3, 3)`` and the scale s ``(N,)``, in float64.
+
+    The aligned pose is s p Q + mean(target).
+    """
     p, t = (pose.double() - pose.double().mean(1, keepdim=True) for pose in (pred, target))
     cross = p.transpose(1, 2) @ t
     u, singular, vt = torch.linalg.svd(cross)
@@ -116,7 +120,7 @@ def _alignment(pred: Tensor, target: Tensor, scale: bool) -> tuple[Tensor, Tenso
 def _through_alignment(
     p: Tensor, t: Tensor, rotation: Tensor, factor: Tensor, gradient: Tensor, scale: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of pred and target from that of the aligned poses.
+    """Compute the gradients of pred and target from the gradient of the aligned poses.
 
     With S = Q^T H symmetric at the optimum (H = p^T t), a change of H turns Q by w = (tr(S) I - S)^-1 vee(Q^T dH -
     dH^T Q); s = tr(S) / |p|^2 changes by tr(Q^T dH) / |p|^2 - 2 s <p, dp> / |p|^2.

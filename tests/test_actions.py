@@ -1,10 +1,10 @@
-"""Actions as numbers, and what a lifter is told of a clip."""
+"""Actions as numbers, and the action that a lifter receives for a clip."""
 
 from __future__ import annotations
 
 import pytest
 
-from refiner.actions import action_number, told_action
+from refiner.actions import action_for_lifter, action_number
 from refiner.errors import UsageError
 
 ACTIONS = ("Boxing", "Walking")
@@ -27,4 +27,4 @@ def test_the_unknown_action_comes_behind_all_others():
     ],
 )
 def test_a_clip_is_told_as_its_mode_says(mode, label, told):
-    assert told_action(mode, label, ACTIONS) == told
+    assert action_for_lifter(mode, label, ACTIONS) == told

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refiner import bundled
-from refiner.actions import UNKNOWN_ACTION, told_action
+from refiner.actions import UNKNOWN_ACTION, action_for_lifter
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner.errors import MissingComponentError, UsageError
 
@@ -232,7 +232,7 @@ def _command(arguments: argparse.Namespace) -> None:
         return refiner.refine(clip.pose_2d, pose_3d, clip.image_size, fps=fps, **lens)
 
     def told(clip: CameraClip) -> dict[str, Any]:
-        return {"fps": fps, "action": told_action(mode, clip.action, lifter.actions)}
+        return {"fps": fps, "action": action_for_lifter(mode, clip.action, lifter.actions)}
 
     def lift(clip: CameraClip) -> Any:
         lens = lens_options(lifter.sees_rays, clip, arguments.focal_length)

@@ -245,7 +245,7 @@ def _with_detections(config: Config, asked: str | None) -> Config:
 def open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder:
     """The training set that the options name; tells what is in it."""
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
-    from refiner.data.training_set import open_motion_folders, told_archives
+    from refiner.data.training_set import describe_archives, open_motion_folders
     from refiner.errors import MissingComponentError, UsageError
 
     folders = arguments.data or [data_folder_from_env()]
@@ -273,7 +273,7 @@ def open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder:
     )
     if arguments.quiet:
         return folder
-    for line in told_archives(folder):
+    for line in describe_archives(folder):
         print(line, file=sys.stderr)
     file = folder.archives[0].detections
     if file and not config.data.detected and config.data.detections == "simulated":

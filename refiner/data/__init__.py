@@ -1,4 +1,4 @@
-"""Pose archives in the field's formats, the detector model, camera clips, windows, built-in motion."""
+"""Pose archives in the common formats, the model of detector errors, camera clips, and windows."""
 
 from __future__ import annotations
 

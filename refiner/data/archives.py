@@ -1,4 +1,4 @@
-"""Human3.6M's pose archives as VideoPose3D writes them: ``data_3d_*.npz`` and ``data_2d_*.npz``."""
+"""Reading of pose archives in VideoPose3D's layout: ``data_3d_*.npz`` and ``data_2d_*.npz``."""
 
 from __future__ import annotations
 
@@ -31,38 +31,61 @@ Positions2D = dict[str, dict[str, list[NDArray[np.float32]]]]
 
 @dataclass(frozen=True)
 class Detections:
-    """2D poses ``positions[subject][action][camera]``, ``(F, 17, 2)`` float32 pixels, and their metadata."""
+    """The 2D poses of a detector.
+
+    Attributes:
+        positions: ``positions[subject][action key][camera]`` is an array ``(F, 17, 2)`` float32, in pixels.
+        metadata: The metadata of the file; empty if it has none.
+    """
 
     positions: Positions2D = field(repr=False)
     metadata: dict[str, Any]
 
 
 def load_positions_3d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Positions3D:
-    """Read ``positions_3d``: subject -> action key -> ``(F, 17, 3)`` float32, world metres.
+    """Read the 3D poses ``positions_3d`` of an archive.
 
-    Files with Human3.6M's 32 joints are reduced to VideoPose3D's 17. Raises ArchiveError for a file that is
-    not such an archive, UnsafeArchiveError for one that would run code, and JointCountError,
-    EmptySequenceError, NonFiniteError or UnitError for a clip that cannot be used, each naming the clip.
+    Args:
+        path: The file ``data_3d_*.npz``. Poses with Human3.6M's 32 joints are reduced to VideoPose3D's 17 joints.
+        max_bytes: The largest accepted uncompressed size.
+
+    Returns:
+        Subject -> action key -> ``(F, 17, 3)`` float32, in world metres.
+
+    Raises:
+        ArchiveError: The file is not such an archive.
+        UnsafeArchiveError: The file would run code.
+        ShapeError, JointCountError, EmptySequenceError, NonFiniteError, UnitError: A clip cannot be used; the message
+            names the clip.
     """
-    people = _people(path, "positions_3d", max_bytes)[0]
+    subjects = _subjects(path, "positions_3d", max_bytes)[0]
     return {
         subject: {key: _clip_3d(poses, f"{path}, {subject} {key!r}") for key, poses in clips.items()}
-        for subject, clips in people.items()
+        for subject, clips in subjects.items()
     }
 
 
 def load_positions_2d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Detections:
-    """Read ``positions_2d``: subject -> action key -> one ``(F, 17, 2)`` float32 array per camera, in pixels.
+    """Read the 2D poses ``positions_2d`` of an archive, and its ``metadata``.
 
-    ``metadata`` is the file's (layout_name, num_joints, keypoints_symmetry), empty where it has none.
-    Raises as `load_positions_3d` does.
+    The usual metadata are layout_name, num_joints and keypoints_symmetry.
+
+    Args:
+        path: The file ``data_2d_*.npz``.
+        max_bytes: The largest accepted uncompressed size.
+
+    Returns:
+        The detections: one ``(F, 17, 2)`` float32 array in pixels per camera.
+
+    Raises:
+        ArchiveError: See `load_positions_3d`, also for the other errors.
     """
-    people, content = _people(path, "positions_2d", max_bytes)
+    subjects, content = _subjects(path, "positions_2d", max_bytes)
     metadata = content.get("metadata", {})
     if not isinstance(metadata, Mapping):
         raise ArchiveError(f"{path}: metadata is a {type(metadata).__name__}, expected a dict")
     positions: Positions2D = {}
-    for subject, clips in people.items():
+    for subject, clips in subjects.items():
         positions[subject] = {}
         for key, views in clips.items():
             if isinstance(views, np.ndarray) and views.dtype != object and views.ndim != 4:
@@ -79,9 +102,21 @@ def load_positions_2d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_
 def detected_views(
     detections: Detections, subject: str, key: str, cameras: int, frames: int
 ) -> list[NDArray[np.float32]]:
-    """The detections of one clip, ``(frames, 17, 2)`` a camera, cut to the frames of the 3D.
+    """Return the detections of one clip, cut to the number of frames of the 3D poses.
 
-    Raises ArchiveError for a person, a clip or a camera that is missing and LengthError for too few frames.
+    Args:
+        detections: The detections of the archive.
+        subject: The subject of the clip.
+        key: The action key of the clip.
+        cameras: The number of cameras.
+        frames: The number of frames of the 3D poses.
+
+    Returns:
+        One array ``(frames, 17, 2)`` in pixels per camera.
+
+    Raises:
+        ArchiveError: The subject, the clip or a camera is missing.
+        LengthError: The detections have fewer frames.
     """
     if subject not in detections.positions:
         raise ArchiveError(f"the detections have no person {subject!r}; they have: {', '.join(detections.positions)}")
@@ -92,26 +127,32 @@ def detected_views(
         raise ArchiveError(f"{subject} {key!r} has detections of {len(views)} cameras, expected {cameras}")
     for index, view in enumerate(views):
         if len(view) < frames:
-            raise LengthError(f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} of 3D")
+            raise LengthError(
+                f"{subject} {key!r}, camera {index}: {len(view)} frames of detections for {frames} of 3D poses"
+            )
     return [view[:frames] for view in views]
 
 
-def _people(
+def _subjects(
     path: str | os.PathLike[str], name: str, max_bytes: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     content = load_npz(path, max_bytes=max_bytes)
     if name not in content:
-        found = ", ".join(sorted(content))
-        raise ArchiveError(f"{path} has no {name!r}; it holds: {found}. Is this the right one of the archives?")
-    people = content[name]
-    if not isinstance(people, dict) or not people or not all(isinstance(clips, dict) for clips in people.values()):
+        names = ", ".join(sorted(content))
+        raise ArchiveError(f"{path} has no {name!r}; it holds: {names}. Is this the right archive?")
+    subjects = content[name]
+    if (
+        not isinstance(subjects, dict)
+        or not subjects
+        or not all(isinstance(clips, dict) for clips in subjects.values())
+    ):
         raise ArchiveError(f"{path}: {name} is not a dict subject -> action -> poses")
     return {
-        str(subject): {str(key): poses for key, poses in clips.items()} for subject, clips in people.items()
+        str(subject): {str(key): poses for key, poses in clips.items()} for subject, clips in subjects.items()
     }, content
 
 
-def _clip_3d(poses: Any, where: str) -> NDArray[np.float32]:
+def _clip_3d(poses: object, where: str) -> NDArray[np.float32]:
     clip = _clip(poses, 3, (JOINTS, _RAW_HUMAN36M_JOINTS), where)
     if clip.shape[1] == _RAW_HUMAN36M_JOINTS:
         from refiner.skeleton import H36M_32_TO_17
@@ -123,7 +164,7 @@ def _clip_3d(poses: Any, where: str) -> NDArray[np.float32]:
     return clip
 
 
-def _clip(poses: Any, coordinates: int, joints: tuple[int, ...], where: str) -> NDArray[np.float32]:
+def _clip(poses: object, coordinates: int, joints: tuple[int, ...], where: str) -> NDArray[np.float32]:
     if not isinstance(poses, np.ndarray) or poses.dtype.kind not in "fiu":
         kind = poses.dtype if isinstance(poses, np.ndarray) else type(poses).__name__
         raise ArchiveError(f"{where} holds {kind}, expected an array of numbers")

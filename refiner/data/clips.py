@@ -1,4 +1,4 @@
-"""From an archive to what a model sees: one clip per motion and camera, projected and root-relative."""
+"""Camera clips, the input of a model: one clip per motion and camera, with projected and root-relative poses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,19 @@ DATA_VARIABLE = "REFINER_DATA"
 
 @dataclass(frozen=True, eq=False)
 class CameraClip:
-    """One motion seen by one camera.
+    """One motion, seen by one camera.
 
-    ``key`` is the clip's name in the archive (``Walking 1``), ``action`` what it counts under (``Walking``).
-    ``pose_2d`` and ``pose_2d_clean`` ``(F, 17, 2)`` float32 pixels, detected and projected; ``pose_3d``
-    ``(F, 17, 3)`` float32 metres in camera axes, relative to the root; ``image_size`` (width, height). ``lens``: the
-    calibrated camera, where the clip was made with one.
+    Attributes:
+        subject: The subject who performs the motion.
+        key: The name of the motion in the archive (``Walking 1``).
+        action: The action under which the motion is scored (``Walking``).
+        camera: The name of the camera.
+        pose_2d: The detected 2D poses ``(F, 17, 2)`` float32, in pixels.
+        pose_2d_clean: The projections of the 3D poses ``(F, 17, 2)`` float32, in pixels.
+        pose_3d: The root-relative 3D poses ``(F, 17, 3)`` float32, in metres and camera axes.
+        image_size: (width, height) in pixels.
+        fps: The frame rate, frames/s.
+        lens: The calibrated camera; None if it is not known.
     """
 
     subject: str
@@ -72,11 +79,12 @@ class CameraClip:
 
     @property
     def frames(self) -> int:
+        """F, the number of frames."""
         return len(self.pose_3d)
 
 
 def action_of(key: str) -> str:
-    """``Walking 1`` -> ``Walking``: the field groups clips by the first word of their key."""
+    """Return the action of a clip, which is the first word of its key: ``Walking 1`` -> ``Walking``."""
     return key.split(" ")[0]
 
 
@@ -89,13 +97,24 @@ def camera_clips(
     seed: int | None = None,
     fps: float = 50.0,
 ) -> list[CameraClip]:
-    """Every clip of ``subjects`` (None: all) through every camera, in the order of the archive.
+    """Project every motion with every camera, in the order of the archive.
 
-    ``cameras`` is one list for everybody, or a list per subject. ``pose_2d`` comes from ``detections``
-    where they are given (cropped to the 3D frames, as detections may run on), else from ``detector`` with
-    the generator that `detector_rng` documents (``seed`` None: the model's own), else it is the projection.
-    Raises ArchiveError for a person, clip or camera that is missing, LengthError for detections shorter
-    than the 3D, and UsageError where both ``detections`` and ``detector`` are given.
+    ``pose_2d`` of a clip comes from ``detections``, or from the simulated detector ``detector``, or it is the
+    projection if both are None.
+
+    Args:
+        archive_3d: The 3D poses of the archive.
+        cameras: One list of cameras for all subjects, or one list per subject.
+        subjects: The subjects to use. None: all.
+        detections: Real detections. They may have more frames than the 3D poses; the surplus is dropped.
+        detector: The model of a detector's errors, for simulated detections.
+        seed: The seed of the simulated detector (`detector_rng`). None: the seed of the model.
+        fps: The frame rate of the archive, frames/s.
+
+    Raises:
+        ArchiveError: A subject, a clip or a camera is missing.
+        LengthError: The detections of a clip have fewer frames than its 3D poses.
+        UsageError: Both ``detections`` and ``detector`` are given.
     """
     if detections is not None and detector is not None:
         raise UsageError("camera_clips takes detections or a detector model, not both")
@@ -142,10 +161,15 @@ def random_camera_clips(
     number: int = RANDOM_CAMERAS,
     camera_seed: int = CAMERA_SEED,
 ) -> list[CameraClip]:
-    """Every clip of ``subjects`` (None: all) by ``number`` cameras that no archive has.
+    """Project every motion with random cameras, which `random_cameras` draws for each motion.
 
-    `camera_clips` with the cameras that `random_cameras` draws for each clip; the others of its arguments are as
-    there. Raises ArchiveError for a person who is missing.
+    Args:
+        archive_3d: See `camera_clips`, also for the other arguments that are not listed here.
+        number: The number of cameras per motion.
+        camera_seed: The seed of the cameras.
+
+    Raises:
+        ArchiveError: A subject is missing.
     """
     clips = []
     for subject in archive_3d if subjects is None else subjects:
@@ -158,10 +182,16 @@ def random_camera_clips(
 
 @dataclass(frozen=True, eq=False)
 class MotionFolder:
-    """Motion archives with everything that belongs to them; ``detections`` where they have some.
+    """The motion archives of one or several folders, with their cameras, split and detections.
 
-    ``archives``: the files, the one that the split is of first; empty where nothing was read from files. ``cameras``
-    of a person whom random cameras alone see are an empty list.
+    Attributes:
+        positions: The 3D poses of all subjects.
+        cameras: The cameras of all subjects. A subject of an archive for random cameras has an empty list.
+        description: The frame rate and the split.
+        detector: The model of a detector's errors, for simulated detections.
+        detections: The real detections; None if there are none.
+        archives: The archive files. The first file holds the subjects of the split. Empty if the data did not come from
+            files.
     """
 
     positions: Positions3D = field(repr=False)
@@ -172,11 +202,11 @@ class MotionFolder:
     archives: tuple[ArchiveFile, ...] = ()
 
     def archive_of(self, person: str) -> ArchiveFile | None:
-        """The file that a person is from; None where nothing was read from files."""
+        """Return the archive file that holds a subject; None if the data did not come from files."""
         return next((archive for archive in self.archives if person in archive.positions), None)
 
     def subjects(self, part: Part) -> tuple[str, ...]:
-        """The people of one part of the split."""
+        """Return the subjects of one part of the split. Raises UsageError for an unknown part."""
         parts = {
             "train": self.description.train,
             "validation": self.description.validation,
@@ -195,24 +225,32 @@ class MotionFolder:
         seed: int | None = None,
         subjects: Collection[str] = (),
     ) -> list[CameraClip]:
-        """`camera_clips` of one part (or of some of its people), with the archive's detections or simulated
-        ones.
+        """Return the camera clips of one part of the split.
 
-        ``detected=False`` gives the projection as ``pose_2d``; ``seed`` None is the detector model's own
-        seed. People without fixed cameras are seen by those of `random_camera_clips`.
+        ``pose_2d`` comes from the real detections if the archive has some, otherwise from the simulated detector.
+        Subjects without fixed cameras are seen by random cameras (`random_camera_clips`).
+
+        Args:
+            part: The part of the split.
+            detected: If false, ``pose_2d`` is the projection of the 3D poses.
+            seed: The seed of the simulated detector. None: the seed of the model.
+            subjects: Only these subjects of the part. Empty: all.
+
+        Raises:
+            ArchiveError, LengthError: See `camera_clips`.
         """
-        people = [person for person in self.subjects(part) if not subjects or person in subjects]
+        chosen = [subject for subject in self.subjects(part) if not subjects or subject in subjects]
         clips = []
-        for person in people:
-            archive = self.archive_of(person)
+        for subject in chosen:
+            archive = self.archive_of(subject)
             real = detected and (archive is None or bool(archive.detections))
             detections = self.detections if real else None
             detector = self.detector if detected and detections is None else None
             if archive is not None and archive.source == "random":
-                clips += random_camera_clips(self.positions, [person], detector, seed, self.description.fps)
+                clips += random_camera_clips(self.positions, [subject], detector, seed, self.description.fps)
                 continue
             clips += camera_clips(
-                self.positions, self.cameras, [person], detections, detector, seed, self.description.fps
+                self.positions, self.cameras, [subject], detections, detector, seed, self.description.fps
             )
         return clips
 
@@ -224,32 +262,45 @@ def open_motion_folder(
     validation: str | Collection[str] | None = "default",
     detections: str | None = None,
 ) -> MotionFolder:
-    """Open a folder with a ``data_3d_*.npz``, and ``clips.json``, ``cameras.json``, ``detector_noise.json``.
+    """Open a folder with archives ``data_3d_*.npz``.
 
-    The split comes from clips.json (`refiner.data.description`), or from Human3.6M's protocol where
-    ``dataset="human36m"`` says so; never from the names. A folder of several archives is one training set: the split
-    is of the one that holds everybody whom it names, and the people of the others are training people. Where the folder
-    has no cameras, they are Human3.6M's: those of each person for ``dataset="human36m"``, else those of S1; where it
-    has no detector model, it is the bundled one. ``detections`` names the ``data_2d_*.npz`` to use: its file name, the
-    part after ``data_2d_``, or a path; None takes the only one there (ground truth, ``data_2d_*_gt.npz``, aside) or
-    else the simulated detector, and "simulated" the latter in any case.
+    The folder may also hold ``clips.json``, ``cameras.json`` and ``detector_noise.json``. Without ``cameras.json`` the
+    cameras are Human3.6M's: for ``dataset="human36m"`` the cameras of each subject, otherwise the cameras of S1.
+    Without ``detector_noise.json`` the simulated detector is the bundled one.
 
-    Raises ArchiveError or UsageError for what is missing or ambiguous. `refiner.data.training_set` opens several
-    folders as one.
+    The split comes from clips.json (`refiner.data.description`), or from Human3.6M's protocol for
+    ``dataset="human36m"``. It never follows from the names of the subjects. A folder of several archives is one
+    training set: one archive holds all subjects of the split, and the subjects of the other archives are training
+    subjects.
+
+    `refiner.data.training_set` opens several folders as one.
+
+    Args:
+        folder: The folder.
+        dataset: "human36m", or None for a folder with a clips.json.
+        validation: The subjects that are held out of the training subjects for validation; see
+            `ArchiveDescription.from_json`.
+        detections: The file ``data_2d_*.npz`` to use: its file name, the part of the name after ``data_2d_``, or a
+            path. None: the only such file (ground truth, ``data_2d_*_gt.npz``, does not count), or the simulated
+            detector if there is no file. "simulated": the simulated detector.
+
+    Raises:
+        ArchiveError: A file or a subject is missing, or a file has another layout.
+        UsageError: The dataset is unknown, or there are several files of detections.
     """
     root = Path(folder)
     if dataset not in (None, "human36m"):
-        raise UsageError(f"the dataset {dataset!r} is not known; expected 'human36m', or none with a clips.json")
-    notes = FolderDescription.from_json(root / "clips.json")
-    archives = archive_files(root, notes, dataset)
+        raise UsageError(f"the dataset {dataset!r} is not known; expected 'human36m', or None with a clips.json")
+    folder_description = FolderDescription.from_json(root / "clips.json")
+    archives = archive_files(root, folder_description, dataset)
     if dataset == "human36m":
         description = ArchiveDescription.human36m(validation)
     elif (root / "clips.json").exists():
         description = ArchiveDescription.from_json(root / "clips.json", validation)
     else:
         raise ArchiveError(
-            f"{root} has no clips.json, so who is a test person is not known; write one with 'fps' and "
-            "'split', or say dataset='human36m'"
+            f"{root} has no clips.json, so its test subjects are not known; write one with 'fps' and 'split', or pass "
+            "dataset='human36m'"
         )
     main = main_archive(archives, description.subjects, description.name)
     file, detector_file = detections_file(root, detections), root / "detector_noise.json"
@@ -268,10 +319,16 @@ def join_archives(
     detections: Detections | None = None,
     test: Collection[str] = (),
 ) -> MotionFolder:
-    """A folder and further archives as one training set: their people train, but for those of ``test``.
+    """Add further archives to a folder. Their subjects become training subjects and keep their own cameras.
 
-    ``detections``: what the further people's are. Everybody keeps the own cameras. Raises ArchiveError for a person who
-    is in two archives.
+    Args:
+        folder: The folder with the split.
+        others: The further archives.
+        detections: The real detections of the subjects in ``others``.
+        test: Subjects of ``others`` that do not become training subjects.
+
+    Raises:
+        ArchiveError: A subject is in two archives.
     """
     if not others:
         return folder
@@ -282,8 +339,8 @@ def join_archives(
         for person, clips in archive.positions.items():
             if person in positions:
                 raise ArchiveError(
-                    f"{person} is in {owner[person]} and in {archive.name}: the same person twice, or two of one name? "
-                    "Rename or remove one"
+                    f"{person} is in {owner[person]} and in {archive.name}: rename one if these are two people, remove "
+                    "one if it is the same person"
                 )
             positions[person], owner[person] = clips, archive.name
     cameras = {
@@ -294,35 +351,41 @@ def join_archives(
     }
     joining = tuple(person for archive in others for person in archive.people if person not in test)
     description = replace(folder.description, train=(*folder.description.train, *joining))
-    found = [part.positions for part in (folder.detections, detections) if part is not None]
+    detected = [part.positions for part in (folder.detections, detections) if part is not None]
     metadata = {} if folder.detections is None else folder.detections.metadata
-    merged = Detections({person: clips for part in found for person, clips in part.items()}, metadata)
-    return MotionFolder(positions, cameras, description, folder.detector, merged if found else None, archives)
+    merged = Detections({person: clips for part in detected for person, clips in part.items()}, metadata)
+    return MotionFolder(positions, cameras, description, folder.detector, merged if detected else None, archives)
 
 
 def _with_detections(archive: ArchiveFile, detections: Detections, name: str, needed: bool) -> ArchiveFile:
-    """The archive with the name of its detections' file, where that holds any of its people or should."""
-    held = needed or any(person in detections.positions for person in archive.positions)
-    return replace(archive, detections=name) if held else archive
+    """Note the file of detections in the archive, if the file holds a subject of the archive or is needed for it."""
+    belongs = needed or any(person in detections.positions for person in archive.positions)
+    return replace(archive, detections=name) if belongs else archive
 
 
 def data_folder_from_env() -> Path | None:
-    """The folder that the environment variable REFINER_DATA names; None where it is unset or empty."""
+    """Return the folder that the environment variable REFINER_DATA names; None if it is unset or empty."""
     folder = os.environ.get(DATA_VARIABLE)
     return Path(folder) if folder else None
 
 
-def motion_folder_from_env(**options: Any) -> MotionFolder:
-    """`open_motion_folder` of the folder that the environment variable REFINER_DATA names.
+def motion_folder_from_env(
+    *, dataset: str | None = None, validation: str | Collection[str] | None = "default", detections: str | None = None
+) -> MotionFolder:
+    """Open the folder that the environment variable REFINER_DATA names.
 
-    Raises MissingComponentError where it is unset.
+    Args:
+        dataset: See `open_motion_folder`, also for the other arguments and errors.
+
+    Raises:
+        MissingComponentError: The variable is unset.
     """
     folder = data_folder_from_env()
     if folder is None:
         raise MissingComponentError(
-            f"the environment variable {DATA_VARIABLE} is not set; let it name a folder with a data_3d_*.npz"
+            f"the environment variable {DATA_VARIABLE} is not set; set it to a folder with a data_3d_*.npz"
         )
-    return open_motion_folder(folder, **options)
+    return open_motion_folder(folder, dataset=dataset, validation=validation, detections=detections)
 
 
 def _require_person(archive_3d: Positions3D, subject: str) -> None:

@@ -1,17 +1,17 @@
-"""What a folder of motion says of itself, in ``clips.json``: frame rate, split, and how its archives are used.
+"""The file ``clips.json``, which describes a folder of motion: frame rate, split, and the use of its archives.
 
-The split never follows from subject names: S9 is a test person of Human3.6M and a training person of CMU's
-data. The file is one JSON object; docs/data.md shows a whole one::
+The split never follows from the names of the subjects, because S9 is a test subject of Human3.6M and a training subject
+of CMU's data. The file is one JSON object; docs/data.md shows a complete example::
 
-    fps       number     frames per second of every clip in the folder
+    fps       number     the frame rate of every clip in the folder, frames/s
     split     object     train, test: lists of subject names; validation: a list, optional
-    archives  object     optional; by file name (data_3d_x.npz) an object with, both optional,
-                         cameras: "fixed", or "random" where no fixed camera sees the whole of it
-                         weight: how often its frames are drawn in training beside those of other archives
+    archives  object     optional; maps a file name (data_3d_x.npz) to an object with two optional keys:
+                         cameras: "fixed", or "random" if no fixed camera sees the whole motion
+                         weight: how often training draws its frames, relative to other archives
 
-Without an entry an archive has weight 1 and, where its name does not end with ``_free``, fixed cameras. Without
-``validation`` the validation person is S5, where S5 is a training person. Keys that are not named here are for people,
-and not read. The first folder of a training set needs ``fps`` and ``split``; a further one needs no clips.json at all.
+An archive without an entry has weight 1. It has fixed cameras, unless its name ends with ``_free``. Without
+``validation`` the validation subject is S5, if S5 is a training subject. Other keys are not read. The first folder of a
+training set needs ``fps`` and ``split``; a further folder needs no clips.json.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from typing import Any
 from refiner.errors import ArchiveError, ConfigError
 
 DEFAULT_VALIDATION = "S5"
-# Archives whose motion is not cut to stay inside of fixed images.
+# The names of archives for random cameras end with this: their motion may leave the image of a fixed camera.
 FREE_SUFFIX = "_free"
 
 
 @dataclass(frozen=True)
 class ArchiveUse:
-    """How an archive is used: seen by random cameras alone or by fixed ones, and its weight in training."""
+    """The use of an archive: whether only random cameras see it, and its weight in training."""
 
     random_cameras: bool = False
     weight: float = 1.0
@@ -40,9 +40,12 @@ class ArchiveUse:
 
 @dataclass(frozen=True)
 class FolderDescription:
-    """What a folder's clips.json says beside the split; ``fps`` None where it says none.
+    """The content of a folder's clips.json except the training and validation subjects.
 
-    ``test``: whom its own split keeps for test. ``archives``: by file name, those that it tells of.
+    Attributes:
+        fps: The frame rate, frames/s; None if the file does not state it.
+        test: The test subjects of the folder's own split.
+        archives: The use of each archive that the file names, by file name.
     """
 
     fps: float | None = None
@@ -50,14 +53,14 @@ class FolderDescription:
     archives: Mapping[str, ArchiveUse] = field(default_factory=dict)
 
     def use_of(self, name: str) -> ArchiveUse:
-        """That of the archive of a file name."""
+        """Return the use of an archive, by its file name."""
         return self.archives.get(name, ArchiveUse(_is_free(name)))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> FolderDescription:
-        """Read a clips.json; a file that does not exist says nothing.
+        """Read a clips.json. If the file does not exist, return the defaults.
 
-        Raises ArchiveError for another layout, naming the key.
+        Raises ArchiveError if the file has another layout; the message names the key.
         """
         if not Path(path).exists():
             return cls()
@@ -75,9 +78,17 @@ class FolderDescription:
 
 @dataclass(frozen=True)
 class ArchiveDescription:
-    """Frame rate (1/s) and the people of each part; ``train`` no longer holds the validation people.
+    """The frame rate and the split of an archive.
 
-    Raises ArchiveError where a person is in two parts, or a part that is needed is empty.
+    Attributes:
+        name: The name of the file or the dataset, for messages.
+        fps: The frame rate, frames/s.
+        train: The training subjects, without the validation subjects.
+        validation: The validation subjects.
+        test: The test subjects.
+
+    Raises:
+        ArchiveError: The frame rate is impossible, a subject is in two parts, or there is no training subject.
     """
 
     name: str
@@ -98,7 +109,7 @@ class ArchiveDescription:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Everybody: training, validation and test people."""
+        """All subjects: training, validation and test."""
         return (*self.train, *self.validation, *self.test)
 
     @classmethod
@@ -107,10 +118,15 @@ class ArchiveDescription:
     ) -> ArchiveDescription:
         """Read ``{"fps": .., "split": {"train": [..], "test": [..], "validation": [..] (optional)}}``.
 
-        ``validation`` names the people held out of the training people: one, several, None for nobody. By
-        default they are the file's own, or S5 where it names none and S5 is a training person. Raises
-        ArchiveError for another layout and ConfigError for a validation person who is not a training
-        person.
+        Args:
+            path: The file clips.json.
+            validation: The subjects that are held out of the training subjects: one name, several names, or None for
+                nobody. "default": the file's own validation subjects; if the file names none, S5 if S5 is a training
+                subject.
+
+        Raises:
+            ArchiveError: The file has another layout.
+            ConfigError: A validation subject is not a training subject.
         """
         content = _read(path)
         split, fps = content.get("split"), content.get("fps")
@@ -126,7 +142,10 @@ class ArchiveDescription:
 
     @classmethod
     def human36m(cls, validation: str | Collection[str] | None = None) -> ArchiveDescription:
-        """Human3.6M's protocol 1 as lifters use it: train S1 S5 S6 S7 S8, test S9 S11, 50 frames/s."""
+        """Return Human3.6M's usual split for lifters: train S1 S5 S6 S7 S8, test S9 S11, 50 frames/s.
+
+        ``validation`` is described in `from_json`; the default is no validation subject.
+        """
         if validation == "default":
             validation = None
         return cls._split("Human3.6M", 50.0, ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11"), validation)
@@ -141,14 +160,14 @@ class ArchiveDescription:
         validation: str | Collection[str] | None,
     ) -> ArchiveDescription:
         train = tuple(dict.fromkeys(train))
-        held = (validation,) if isinstance(validation, str) else tuple(dict.fromkeys(validation or ()))
-        unknown = [person for person in held if person not in train]
+        held_out = (validation,) if isinstance(validation, str) else tuple(dict.fromkeys(validation or ()))
+        unknown = [person for person in held_out if person not in train]
         if unknown:
             raise ConfigError(
                 f"{name}: the validation person {', '.join(unknown)} is not a training person; "
                 f"choose among {', '.join(train)}"
             )
-        return cls(name, fps, tuple(person for person in train if person not in held), held, test)
+        return cls(name, fps, tuple(person for person in train if person not in held_out), held_out, test)
 
 
 def _people(split: Mapping[str, Any], part: str, path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -170,9 +189,9 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return content
 
 
-def _use(name: str, entry: Any, path: str | os.PathLike[str]) -> ArchiveUse:
+def _use(name: str, entry: object, path: str | os.PathLike[str]) -> ArchiveUse:
     unknown = sorted(set(entry) - {"cameras", "weight"}) if isinstance(entry, Mapping) else [repr(entry)]
-    if unknown:
+    if unknown or not isinstance(entry, Mapping):
         raise ArchiveError(f"{path}: archives.{name} holds {', '.join(unknown)}; expected cameras and weight")
     cameras = entry.get("cameras", "random" if _is_free(name) else "fixed")
     if cameras not in ("fixed", "random"):
@@ -187,7 +206,7 @@ def _is_free(name: str) -> bool:
     return Path(name).stem.endswith(FREE_SUFFIX)
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ArchiveError(f"{where} is {value!r}, expected a number")
     return float(value)

@@ -1,9 +1,9 @@
-"""A model of the errors of a 2D pose detector, for archives that hold no detections.
+"""A model of the errors of a 2D pose detector, for archives without detections.
 
-In this order: left and right limbs swapped for episodes, a slow AR(1) drift, white jitter, and outlier
-episodes with one held offset each. The bundled numbers give the mean error and mean acceleration error that
-SmoothNet (ECCV 2022) reports for CPN on Human3.6M; see detector_noise.json for what is measured and what is
-assumed.
+The model applies four errors in this order: episodes in which left and right limbs are swapped, a slow AR(1) drift,
+white jitter, and outlier episodes with a constant offset each. The bundled parameters reproduce the mean error and the
+mean acceleration error that SmoothNet (ECCV 2022) reports for CPN on Human3.6M. The file detector_noise.json states
+which parameters are measured and which are assumed.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ SwapGroup = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def detector_rng(seed: int, subject: str, action_key: str, camera_index: int) -> np.random.Generator:
-    """The generator of one clip and camera: ``default_rng([seed, subject number, crc32(key), camera])``.
+    """Make the random generator of one clip and camera: ``default_rng([seed, subject number, crc32(key), camera])``.
 
-    The subject number is the digits of the name (S14 -> 14); a name without digits counts as its crc32.
+    The subject number consists of the digits of the name (S14 -> 14); for a name without digits it is the crc32.
     """
     digits = "".join(re.findall(r"[0-9]+", subject))
     number = int(digits) if digits else zlib.crc32(subject.encode())
@@ -42,10 +42,24 @@ def detector_rng(seed: int, subject: str, action_key: str, camera_index: int) ->
 
 @dataclass(frozen=True, eq=False)
 class DetectorModel:
-    """The numbers of the model; sigmas in pixels of a 1000 x 1000 image, lengths in frames of 50 per second.
+    """The parameters of the model.
 
-    ``slow_sigma``, ``jitter_sigma``, ``outlier_probability`` (stationary): one value per joint, ``(J,)``.
-    Raises ConfigError for values outside their range.
+    Standard deviations are in pixels of a 1000 x 1000 image, lengths are in frames at 50 frames/s.
+
+    Attributes:
+        rho: The correlation of the drift from frame to frame.
+        slow_sigma: The standard deviation of the drift per joint, ``(J,)``.
+        jitter_sigma: The standard deviation of the white jitter per joint, ``(J,)``.
+        outlier_probability: The stationary probability of an outlier per joint, ``(J,)``.
+        outlier_length: The mean length of an outlier episode.
+        outlier_sigma: The standard deviation of an outlier's offset.
+        swap_probability: The probability per frame that a left/right swap starts.
+        swap_length: The mean length of a swap episode.
+        swap_groups: Pairs (left joints, right joints) that swap together.
+        seed: The default seed for `detector_rng`.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     rho: float
@@ -86,12 +100,12 @@ class DetectorModel:
 
     @property
     def joints(self) -> int:
-        """The number of joints that the model describes."""
+        """J, the number of joints."""
         return len(self.slow_sigma)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> DetectorModel:
-        """Read a model in the layout of the bundled ``detector_noise.json``. Raises ConfigError otherwise."""
+        """Read a model with the layout of the bundled ``detector_noise.json``. Raises ConfigError for another file."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             model = content["model"]
@@ -117,16 +131,26 @@ class DetectorModel:
 
     @classmethod
     def default(cls) -> DetectorModel:
-        """The bundled model: mean error 6.67 px, mean acceleration error 2.91 px/frame^2."""
+        """Return the bundled model: mean error 6.67 px, mean acceleration error 2.91 px/frame^2."""
         return _default_model()
 
     def detect(self, clean_2d: ArrayLike, rng: np.random.Generator, *, scale: ArrayLike = 1.0) -> Array:
-        """Projected poses ``(..., F, J, 2)`` in pixels -> what a detector would say, same shape and float
-        type.
+        """Simulate the detections of projected poses.
 
-        The last three axes are one clip; leading ones are independent clips. ``scale`` (a number, or one
-        per clip) multiplies every sigma and the rate of the swaps, so that 0 returns the input. Raises
-        ShapeError for other shapes and EmptySequenceError for clips without frames.
+        Args:
+            clean_2d: The projected poses ``(..., F, J, 2)`` in pixels. The last three axes are one clip; the leading
+                axes are independent clips.
+            rng: The random generator.
+            scale: A factor for every standard deviation and for the rate of the swaps, one number or one per clip. With
+                0 the result is the input.
+
+        Returns:
+            The simulated detections, of the same shape and float type.
+
+        Raises:
+            ShapeError: The array has another shape.
+            EmptySequenceError: The clips have no frames.
+            ConfigError: ``scale`` is negative or not finite.
         """
         clean = np.asarray(clean_2d)
         if clean.ndim < 3 or clean.shape[-2:] != (self.joints, 2):
@@ -146,15 +170,15 @@ class DetectorModel:
         return np.asarray(swapped + (factor * noise).astype(dtype))
 
     def detect_many(self, clean: Iterable[ArrayLike], rngs: Iterable[np.random.Generator]) -> list[Array]:
-        """`detect` for clips of different lengths, each with its own generator."""
+        """Call `detect` for clips of different lengths, each with its own generator."""
         return [self.detect(clip, rng) for clip, rng in zip(clean, rngs, strict=True)]
 
     def _drift_and_jitter(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-        # Imported here, because scipy.signal takes longer to import than everything else of this package.
+        # Imported here, because scipy.signal takes longer to import than the rest of this package.
         from scipy.signal import lfilter
 
         drive = rng.standard_normal(shape, dtype=np.float32)
-        # a_0 keeps unit variance, so that the drift is stationary from the first frame on.
+        # The first frame keeps unit variance, so that the drift is stationary from the start.
         drive[..., 1:, :, :] *= np.float32(np.sqrt(1 - self.rho**2))
         one, poles = np.ones(1, np.float32), np.array([1.0, -self.rho], np.float32)
         drift = lfilter(one, poles, drive, axis=-3)
@@ -171,7 +195,7 @@ class DetectorModel:
         begins[..., 1:] &= ~active[..., :-1]
         offsets = self.outlier_sigma * rng.standard_normal((int(begins.sum()) + 1, 2), dtype=np.float32)
         offsets[0] = 0.0
-        # Frames outside episodes take row 0, those of the n-th episode row n.
+        # Frames outside episodes get row 0; the frames of the n-th episode get row n.
         episode = np.cumsum(begins.ravel()).reshape(begins.shape) * active
         return np.asarray(np.moveaxis(offsets[episode], -2, -3))
 
@@ -191,11 +215,11 @@ class DetectorModel:
 def _episodes(
     shape: tuple[int, ...], start: ArrayLike, mean_length: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Stationary two-state Markov chains along the last axis, without a loop over frames.
+    """Draw stationary two-state Markov chains along the last axis, without a loop over frames.
 
-    One uniform u per frame decides: u < start sets the state, u >= 1 - 1/length clears it, anything between
-    holds it. Since start < 1 - 1/length, that is exactly the chain that is entered with probability ``start``
-    and left with probability ``1 / length``; the state is then the last decision made.
+    A uniform number u per frame decides: u < start sets the state, u >= 1 - 1/length clears it, and any other u keeps
+    it. Since start < 1 - 1/length, this is exactly the chain that enters the state with probability ``start`` and
+    leaves it with probability ``1 / length``. The state of a frame is the last decision before or in this frame.
     """
     start = np.asarray(start)
     uniform = rng.random(shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Which files a folder of motion holds: its archives, their cameras and their detections."""
+"""The files of a folder of motion: its archives, their cameras and their detections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from refiner.errors import ArchiveError, UsageError
 from refiner.skeleton import LEFT, RIGHT
 
 Cameras = Sequence[Camera] | Mapping[str, Sequence[Camera]]
-# The folder's cameras.json; Human3.6M's, person by person; Human3.6M's of S1 for want of any; none, so random ones.
+# "own": the folder's cameras.json. "human36m": Human3.6M's cameras of each subject. "default": Human3.6M's cameras of
+# S1, because the folder has none. "random": no fixed cameras, so that only random cameras see the archive.
 CameraSource = Literal["own", "human36m", "default", "random"]
 SIMULATED = "simulated"
 ARCHIVE_PREFIX = "data_3d_"
@@ -23,11 +24,16 @@ DETECTIONS_PREFIX = "data_2d_"
 
 @dataclass(frozen=True, eq=False)
 class ArchiveFile:
-    """One ``data_3d_*.npz`` and how it is used.
+    """One archive ``data_3d_*.npz`` and its use.
 
-    ``cameras`` is empty for an archive that random cameras alone see (``source`` "random"). ``weight``: how often a
-    frame is drawn in training, beside those of the other archives. ``detections``: the file that its people's real
-    detections are from, "" for none. ``fps_stated``: whether its folder says a frame rate.
+    Attributes:
+        name: The file name.
+        positions: The 3D poses of the archive.
+        cameras: The fixed cameras; empty for an archive that only random cameras see (``source`` "random").
+        source: Where the cameras come from.
+        weight: How often training draws its frames, relative to other archives.
+        detections: The name of the file with real detections of its subjects; "" if there is none.
+        fps_stated: Whether the folder states a frame rate.
     """
 
     name: str
@@ -40,20 +46,31 @@ class ArchiveFile:
 
     @property
     def people(self) -> tuple[str, ...]:
-        """Whom it holds."""
+        """The subjects of the archive."""
         return tuple(self.positions)
 
     def cameras_of(self, person: str) -> Sequence[Camera] | None:
-        """The fixed cameras before one of its people: empty for an archive without any, None where they lack."""
+        """Return the fixed cameras of a subject.
+
+        The result is empty for an archive without fixed cameras, and None if the cameras of this subject are missing.
+        """
         return self.cameras.get(person) if isinstance(self.cameras, Mapping) else self.cameras
 
 
 def archive_files(root: Path, description: FolderDescription, dataset: str | None = None) -> list[ArchiveFile]:
-    """Every ``data_3d_*.npz`` of a folder, in the order of their names.
+    """Read every archive ``data_3d_*.npz`` of a folder, in the order of their names.
 
-    Each is seen by the cameras of cameras.json, by Human3.6M's of each person for ``dataset="human36m"``, else by
-    Human3.6M's of S1; by none where the description or a name that ends with ``_free`` says so. Raises ArchiveError
-    where there is no folder or no archive, or the description tells of an archive that is not there.
+    The cameras of an archive come from cameras.json. Without this file they are Human3.6M's: for
+    ``dataset="human36m"`` the cameras of each subject, otherwise the cameras of S1. An archive has no fixed cameras if
+    the description says so, or if its name ends with ``_free``.
+
+    Args:
+        root: The folder.
+        description: The content of its clips.json.
+        dataset: "human36m" or None.
+
+    Raises:
+        ArchiveError: There is no folder or no archive, or the description names a missing archive.
     """
     if not root.is_dir():
         raise ArchiveError(f"there is no folder {root}; expected one with a {ARCHIVE_PREFIX}*.npz")
@@ -62,10 +79,10 @@ def archive_files(root: Path, description: FolderDescription, dataset: str | Non
         raise ArchiveError(f"{root} should hold one {ARCHIVE_PREFIX}*.npz or several; found none")
     unknown = sorted(set(description.archives) - {path.name for path in paths})
     if unknown:
-        found = ", ".join(path.name for path in paths)
-        raise ArchiveError(f"{root / 'clips.json'} tells of {', '.join(unknown)}, which is not there; found {found}")
+        names = ", ".join(path.name for path in paths)
+        raise ArchiveError(f"{root / 'clips.json'} tells of {', '.join(unknown)}, which is not there; found {names}")
     file = root / "cameras.json"
-    own = load_cameras(file) if file.exists() else None
+    own_cameras = load_cameras(file) if file.exists() else None
     archives = []
     for path in paths:
         use = description.use_of(path.name)
@@ -74,8 +91,8 @@ def archive_files(root: Path, description: FolderDescription, dataset: str | Non
         source: CameraSource
         if use.random_cameras:
             cameras, source = (), "random"
-        elif own is not None:
-            cameras, source = own, "own"
+        elif own_cameras is not None:
+            cameras, source = own_cameras, "own"
         elif dataset == "human36m":
             cameras, source = {person: human36m_cameras(person) for person in _of_human36m(positions)}, "human36m"
         else:
@@ -87,25 +104,31 @@ def archive_files(root: Path, description: FolderDescription, dataset: str | Non
 
 
 def cameras_of(cameras: Cameras, subject: str) -> Sequence[Camera]:
-    """The cameras before one person. Raises ArchiveError where there are none."""
+    """Return the cameras of one subject. Raises ArchiveError if there are none."""
     if isinstance(cameras, Mapping) and subject not in cameras:
         raise ArchiveError(f"there are no cameras for {subject!r}; there are for: {', '.join(cameras)}")
     views = cameras[subject] if isinstance(cameras, Mapping) else cameras
     if not views:
         raise ArchiveError(
-            f"{subject} has no fixed cameras: the archive is for random ones alone (refiner-evaluate --cameras random)"
+            f"{subject} has no fixed cameras: the archive is for random cameras (refiner-evaluate --cameras random)"
         )
     return views
 
 
 def main_archive(archives: Sequence[ArchiveFile], split: Collection[str], where: str) -> ArchiveFile:
-    """The archive of a folder that the split is of: the one that holds all its people.
+    """Return the archive that holds all subjects of the split.
 
-    Raises ArchiveError where there is none; the message names who is missing from the only one there is.
+    Args:
+        archives: The archives of the folder.
+        split: All subjects of the split.
+        where: The name of the split, for messages.
+
+    Raises:
+        ArchiveError: No archive holds all subjects. If there is one archive, the message names the missing subjects.
     """
-    holding = [archive for archive in archives if set(split) <= set(archive.positions)]
-    if holding:
-        return holding[0]
+    complete = [archive for archive in archives if set(split) <= set(archive.positions)]
+    if complete:
+        return complete[0]
     if len(archives) == 1:
         missing = [person for person in split if person not in archives[0].positions]
         raise ArchiveError(f"{archives[0].name} lacks {', '.join(missing)} of the split of {where}")
@@ -116,20 +139,29 @@ def main_archive(archives: Sequence[ArchiveFile], split: Collection[str], where:
 
 
 def detections_file(root: Path, name: str | None) -> Path | None:
-    """The ``data_2d_*.npz`` of that name (its file name, the part after ``data_2d_``, or a path); None for none.
+    """Find the file ``data_2d_*.npz`` with the detections of a folder.
 
-    No name takes the only one there is, ground truth (``*_gt.npz``) aside; "simulated" takes none. Raises UsageError
-    where there are several and ArchiveError for a name that is not there.
+    Args:
+        root: The folder.
+        name: The file name, the part of the name after ``data_2d_``, or a path. None: the only such file; ground truth
+            (``*_gt.npz``) does not count. "simulated": no file.
+
+    Returns:
+        The file; None if there is none, or for "simulated".
+
+    Raises:
+        UsageError: ``name`` is None and there are several files.
+        ArchiveError: There is no file of this name.
     """
     if name == SIMULATED:
         return None
     if name is None:
-        # Ground truth in 2D is not a detection; the projection gives it anyway.
-        found = [path for path in sorted(root.glob(f"{DETECTIONS_PREFIX}*.npz")) if not path.stem.endswith("_gt")]
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
+        # Ground truth in 2D is not a detection, and it is the same as the projection.
+        paths = [path for path in sorted(root.glob(f"{DETECTIONS_PREFIX}*.npz")) if not path.stem.endswith("_gt")]
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
             raise UsageError(f"{root} holds detections of several detectors ({names}); name one, or 'simulated'")
-        return found[0] if found else None
+        return paths[0] if paths else None
     for candidate in (root / name, root / f"{DETECTIONS_PREFIX}{name}.npz", Path(name)):
         if candidate.is_file():
             return candidate
@@ -138,26 +170,26 @@ def detections_file(root: Path, name: str | None) -> Path | None:
 
 
 def load_detections(path: Path) -> Detections:
-    """`load_positions_2d`, and the check that the joints are Human3.6M's 17.
+    """Read a file of detections and check that its joints are Human3.6M's 17 joints.
 
-    Other sets of 17 joints are told by what the file says of itself. Raises ArchiveError for one of them.
+    The metadata of the file identify another set of 17 joints. Raises ArchiveError for such a set.
     """
     detections = load_positions_2d(path)
-    told = detections.metadata
-    layout, joints, pairs = (told.get(name) for name in ("layout_name", "num_joints", "keypoints_symmetry"))
-    wanted = set(zip(LEFT, RIGHT, strict=True))
+    metadata = detections.metadata
+    layout, joints, pairs = (metadata.get(name) for name in ("layout_name", "num_joints", "keypoints_symmetry"))
+    expected_pairs = set(zip(LEFT, RIGHT, strict=True))
     if pairs is not None:
         try:
             left, right = pairs
-            same = set(zip(map(int, left), map(int, right), strict=True)) == wanted
+            same = set(zip(map(int, left), map(int, right), strict=True)) == expected_pairs
         except (TypeError, ValueError):
             same = False
     else:
         same = layout is None or str(layout).lower().startswith(("h36m", "human36m"))
     if not same or (joints is not None and joints != 17):
-        said = f"layout_name {layout!r}, num_joints {joints!r}, keypoints_symmetry {pairs!r}"
+        stated = f"layout_name {layout!r}, num_joints {joints!r}, keypoints_symmetry {pairs!r}"
         raise ArchiveError(
-            f"{path} has another layout of joints than Human3.6M's 17 ({said}); expected layout 'h36m' with left "
+            f"{path} has another layout of joints than Human3.6M's 17 ({stated}); expected layout 'h36m' with left "
             f"{list(LEFT)} and right {list(RIGHT)}: convert it first"
         )
     return detections

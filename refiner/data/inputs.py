@@ -1,4 +1,4 @@
-"""What a user's arrays must be, checked once at the boundary; every error names what was found and expected."""
+"""Checks of a caller's arrays and options. Every error message names the actual and the expected value."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from refiner.errors import (
 )
 from refiner.skeleton import JointSet
 
-# A joint lies at most a metre or so from the middle of its body: ten is a unit error, a centimetre is one too.
+# A joint lies about a metre or less from the middle of the body. A distance above 10 m or below 1 cm is a unit error.
 LARGEST_BODY_M, SMALLEST_BODY_M = 10.0, 0.01
 LARGEST_DISTANCE_M = 1000.0
-# Joints may lie outside the image, but not this many image widths.
+# Joints may lie outside the image, but their coordinates stay below this multiple of the longer side of the image.
 LARGEST_PIXEL_RATIO = 20.0
-# Normalised coordinates lie within 1 or 2 of 0; no person in an image is that small.
+# Normalised coordinates are at most 1 or 2 in magnitude. In pixels, no person is that small.
 LARGEST_NORMALISED = 2.0
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 100_000
-# Resampling to the model's rate multiplies the frames: outside of this the rate is a mistake.
+# A frame rate outside this range is a mistake, and resampling to the model's rate would multiply the frames.
 LOWEST_FPS, HIGHEST_FPS = 1.0, 1000.0
 
 
-def check_image_size(image_size: Any) -> tuple[float, float]:
-    """(width, height) in pixels. Raises InputError."""
+def check_image_size(image_size: object) -> tuple[float, float]:
+    """Check (width, height) in pixels. Raises InputError if the size is not plausible."""
     expected = f"expected (width, height) in pixels, both from {SMALLEST_IMAGE} to {LARGEST_IMAGE}"
     try:
         size = np.asarray(image_size, dtype=np.float64)
@@ -47,7 +47,7 @@ def check_image_size(image_size: Any) -> tuple[float, float]:
 
 
 def check_fps(fps: float | None, model_fps: float) -> float:
-    """The frame rate of the input; None is the model's. Raises UsageError."""
+    """Check the frame rate of an input, frames/s; None means the model's rate. Raises UsageError for another value."""
     if fps is None:
         return model_fps
     try:
@@ -59,8 +59,20 @@ def check_fps(fps: float | None, model_fps: float) -> float:
     return rate
 
 
-def check_pose_2d(pose_2d: Any, image_size: tuple[float, float], joints: JointSet) -> NDArray[np.float32]:
-    """``(F, J, 2)`` pixels -> a float32 copy. Raises an InputError subclass."""
+def check_pose_2d(pose_2d: object, image_size: tuple[float, float], joints: JointSet) -> NDArray[np.float32]:
+    """Check 2D poses and return a float32 copy.
+
+    Args:
+        pose_2d: ``(F, J, 2)`` pixels.
+        image_size: (width, height) in pixels.
+        joints: The joint set of the poses.
+
+    Returns:
+        ``(F, J, 2)`` float32.
+
+    Raises:
+        InputError: The array cannot be used. The subclass tells the reason, for example `UnitError`.
+    """
     array = check_sequence(pose_2d, "pose_2d", 2, joints)
     image = f"{image_size[0]:.0f} x {image_size[1]:.0f} pixels"
     largest = float(np.abs(array).max())
@@ -76,11 +88,23 @@ def check_pose_2d(pose_2d: Any, image_size: tuple[float, float], joints: JointSe
     return array.astype(np.float32)
 
 
-def check_pose_3d(pose_3d: Any, joints: JointSet) -> NDArray[np.float32]:
-    """``(F, J, 3)`` metres, camera axes -> a float32 copy. Raises an InputError subclass."""
+def check_pose_3d(pose_3d: object, joints: JointSet) -> NDArray[np.float32]:
+    """Check 3D poses and return a float32 copy.
+
+    Args:
+        pose_3d: ``(F, J, 3)`` metres, in camera axes.
+        joints: The joint set of the poses.
+
+    Returns:
+        ``(F, J, 3)`` float32.
+
+    Raises:
+        InputError: The array cannot be used. The subclass tells the reason, for example `UnitError`.
+    """
     array = check_sequence(pose_3d, "pose_3d", 3, joints)
-    # From the middle of the joints, since not every joint set has a root; the median frame tells the unit.
-    with np.errstate(over="ignore", invalid="ignore"):  # values near the end of the type's range are refused below
+    # The distances are taken from the mean of the joints, because not every joint set has a root. The median over the
+    # frames shows the unit.
+    with np.errstate(over="ignore", invalid="ignore"):  # values near the limit of the type are refused below
         size = np.abs(array - array.mean(axis=1, keepdims=True, dtype=np.float64)).max(axis=(1, 2))
     body = float(np.median(size))
     if body > LARGEST_BODY_M:
@@ -107,15 +131,15 @@ def check_pose_3d(pose_3d: Any, joints: JointSet) -> NDArray[np.float32]:
 
 
 def check_lengths(pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> None:
-    """Raises LengthError unless both have the same number of frames."""
+    """Check that both sequences have the same number of frames. Raises LengthError otherwise."""
     if len(pose_2d) != len(pose_3d):
         raise LengthError(
-            f"pose_2d has {len(pose_2d)} frames and pose_3d {len(pose_3d)}; expected both of the same frames"
+            f"pose_2d has {len(pose_2d)} frames and pose_3d {len(pose_3d)}; expected the same frames in both"
         )
 
 
-def as_array(value: Any, name: str, expected: str) -> NDArray[Any]:
-    """Lists, arrays and tensors of other libraries as a NumPy array. Raises ShapeError for ragged lists."""
+def as_array(value: object, name: str, expected: str) -> NDArray[Any]:
+    """Convert lists, arrays and PyTorch tensors to a NumPy array. Raises ShapeError for ragged lists."""
     if hasattr(value, "detach"):  # a PyTorch tensor
         value = value.detach().cpu().numpy()
     try:
@@ -124,10 +148,25 @@ def as_array(value: Any, name: str, expected: str) -> NDArray[Any]:
         raise ShapeError(f"{name} cannot be read as an array ({error}); {expected}") from error
 
 
-def check_sequence(value: Any, name: str, coordinates: int, joints: JointSet, finite: bool = True) -> NDArray[Any]:
-    """An array of real numbers ``(F, J, coordinates)``, in its own type; ``finite`` refuses NaN and infinite ones.
+def check_sequence(value: object, name: str, coordinates: int, joints: JointSet, finite: bool = True) -> NDArray[Any]:
+    """Check that a value is a sequence of poses.
 
-    Raises an InputError subclass for anything else.
+    Args:
+        value: ``(F, J, coordinates)``, real numbers.
+        name: The name of the argument, for messages.
+        coordinates: 2 or 3.
+        joints: The joint set of the poses.
+        finite: Refuse NaN and infinite values.
+
+    Returns:
+        ``(F, J, coordinates)``. Integers and float16 become float32; other float types stay.
+
+    Raises:
+        DTypeError: The array does not hold real numbers.
+        ShapeError: The array has another shape. There are subclasses for another number of joints and for swapped
+            arguments.
+        EmptySequenceError: The sequence has no frames.
+        NonFiniteError: The array holds NaN or infinite values.
     """
     expected = f"expected (frames, {joints.joints}, {coordinates})"
     array = as_array(value, name, expected)
@@ -143,20 +182,20 @@ def check_sequence(value: Any, name: str, coordinates: int, joints: JointSet, fi
         if array.shape[2] == 5 - coordinates:
             other, hint = "pose_2d", ""
             if coordinates == 2:
-                other, hint = "pose_3d", " (a confidence is no coordinate: pose_2d[..., :2] drops it)"
+                other, hint = "pose_3d", " (a confidence is not a coordinate: pose_2d[..., :2] drops it)"
             raise SwappedInputError(f"{name} has shape {array.shape}; {expected}. Was it swapped with {other}?{hint}")
         raise ShapeError(f"{name} has shape {array.shape}; {expected}")
     if array.shape[1] != joints.joints:
         raise JointCountError(
             f"{name} has {array.shape[1]} joints (shape {array.shape}), {joints.name} has {joints.joints}: {expected}; "
-            "joints= names other joint sets"
+            "pass joints= for another joint set"
         )
-    there = np.isfinite(array).all(axis=(1, 2))
-    if finite and not there.all():
-        bad = np.flatnonzero(~there)
+    usable = np.isfinite(array).all(axis=(1, 2))
+    if finite and not usable.all():
+        bad = np.flatnonzero(~usable)
         raise NonFiniteError(
             f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} frames, first in frame {bad[0]}; "
             "fill or drop these frames first"
         )
-    # Half precision would round pixels and overflow in sums.
+    # Half precision would round pixels, and sums would overflow.
     return array.astype(np.float32) if array.dtype == np.float16 or array.dtype.kind != "f" else array

@@ -1,6 +1,6 @@
-"""MPI-INF-3DHP's test set as it is published: six folders TS1 to TS6, each with an ``annot_data.mat`` (MATLAB v7.3).
+"""Reading of MPI-INF-3DHP's published test set: six folders TS1 to TS6, each with an ``annot_data.mat`` (MATLAB v7.3).
 
-Such a file is HDF5, which h5py reads (the extra ``3dhp``); MATLAB's order of the axes comes out reversed.
+Such a file is an HDF5 file, which h5py reads (the extra ``3dhp``). The order of the axes is the reverse of MATLAB's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from refiner.camera import Camera
 from refiner.errors import ArchiveError, LengthError, MissingComponentError, NonFiniteError, ShapeError, UsageError
 from refiner.skeleton import MPI_INF_3DHP
 
-# "annot3": as it was measured. "univ_annot3": every person scaled to the size of one skeleton, by which people of other
-# heights are scored alike. Their errors are in different units, so a figure is nothing without the name.
+# "annot3": the measured poses. "univ_annot3": every subject is scaled to the size of one skeleton, so that subjects of
+# different heights have comparable errors. The errors of the two annotations are in different units, so every figure
+# must name its annotation.
 Annotation = Literal["annot3", "univ_annot3"]
-# Root mean square of what a lens may be off.
+# The largest accepted root mean square error of a fitted lens.
 LARGEST_MISFIT_PX = 10.0
 SEQUENCES = ("TS1", "TS2", "TS3", "TS4", "TS5", "TS6")
-# Width and height in pixels: a studio camera, and in the last two another one outdoors.
+# Width and height in pixels. TS1 to TS4 have a studio camera; TS5 and TS6 have another camera, outdoors.
 IMAGE_SIZES = dict.fromkeys(SEQUENCES[:4], (2048, 2048)) | dict.fromkeys(SEQUENCES[4:], (1920, 1080))
 FILE_NAME = "annot_data.mat"
 MOST_FRAMES = 1_000_000
@@ -34,8 +35,13 @@ MOST_FRAMES = 1_000_000
 class Sequence3dhp:
     """One sequence in the joints of MPI-INF-3DHP (`refiner.skeleton.MPI_INF_3DHP`).
 
-    ``pose_2d`` ``(F, 17, 2)`` pixels, ``pose_3d`` ``(F, 17, 3)`` metres in camera axes, both float32; ``valid``
-    ``(F,)``: the frames that are scored; ``annotation`` says which of the two 3D poses these are.
+    Attributes:
+        name: "TS1" to "TS6".
+        annotation: The annotation that ``pose_3d`` comes from.
+        pose_2d: ``(F, 17, 2)`` float32, in pixels.
+        pose_3d: ``(F, 17, 3)`` float32, in metres and camera axes.
+        valid: ``(F,)``, true for the frames that are scored.
+        image_size: (width, height) in pixels.
     """
 
     name: str
@@ -47,9 +53,16 @@ class Sequence3dhp:
 
 
 def load_test_set(folder: str | os.PathLike[str], annotation: Annotation, partial: bool = False) -> list[Sequence3dhp]:
-    """All six sequences of the folder that holds TS1 to TS6; with ``partial`` those that are there, at least one.
+    """Read the six sequences of the test set.
 
-    Raises as `load_test_sequence`, and ArchiveError for missing ones."""
+    Args:
+        folder: The folder that holds TS1 to TS6.
+        annotation: The annotation of the 3D poses.
+        partial: Read the existing sequences only, at least one, instead of requiring all six.
+
+    Raises:
+        ArchiveError: A sequence is missing. `load_test_sequence` raises further errors.
+    """
     root = Path(folder)
     missing = [name for name in SEQUENCES if not (root / name / FILE_NAME).is_file()]
     if missing and (not partial or len(missing) == len(SEQUENCES)):
@@ -57,38 +70,44 @@ def load_test_set(folder: str | os.PathLike[str], annotation: Annotation, partia
             f"{root} lacks {', '.join(f'{name}/{FILE_NAME}' for name in missing)}; expected MPI-INF-3DHP's test set, "
             "folders TS1 to TS6"
         )
-    there = [name for name in SEQUENCES if name not in missing]
-    return [load_test_sequence(root / name / FILE_NAME, annotation) for name in there]
+    names = [name for name in SEQUENCES if name not in missing]
+    return [load_test_sequence(root / name / FILE_NAME, annotation) for name in names]
 
 
 def camera_of(sequence: Sequence3dhp) -> Camera:
-    """The lens that took a sequence, which its files do not state: the one that takes its 3D poses to its 2D poses, by
-    least squares.
+    """Fit the lens of a sequence, which its files do not state, to its 3D and 2D poses by least squares.
 
-    The principal point is part of it, distortion is not. ``annot3`` is met to half a pixel, ``univ_annot3``, whose
-    people are scaled to one size, to five. Raises ArchiveError where no lens does.
+    The fit has focal lengths and a principal point, but no distortion. The root mean square error is half a pixel for
+    ``annot3``, and five pixels for ``univ_annot3``, whose subjects are scaled to one size.
+
+    Raises ArchiveError if no lens fits.
     """
     points = sequence.pose_3d.reshape(-1, 3).astype(np.float64)
     pixels = sequence.pose_2d.reshape(-1, 2).astype(np.float64)
     if not (points[:, 2] > 0).all():
         raise ArchiveError(f"{sequence.name}: its 3D poses do not lie before a camera, so that its lens is not known")
-    focal, centre, off = np.empty(2), np.empty(2), 0.0
+    focal, centre, misfit = np.empty(2), np.empty(2), 0.0
     for axis in range(2):
         columns = np.stack([points[:, axis] / points[:, 2], np.ones(len(points))], axis=1)
         (focal[axis], centre[axis]), *_ = np.linalg.lstsq(columns, pixels[:, axis], rcond=None)
-        off = max(off, float(np.sqrt(np.mean((columns @ (focal[axis], centre[axis]) - pixels[:, axis]) ** 2))))
-    if off > LARGEST_MISFIT_PX or not (focal > 0).all():
-        raise ArchiveError(f"{sequence.name}: no lens takes its 3D poses to its 2D poses; the best is {off:.0f} px off")
+        misfit = max(misfit, float(np.sqrt(np.mean((columns @ (focal[axis], centre[axis]) - pixels[:, axis]) ** 2))))
+    if misfit > LARGEST_MISFIT_PX or not (focal > 0).all():
+        raise ArchiveError(
+            f"{sequence.name}: no lens takes its 3D poses to its 2D poses; the best lens is {misfit:.0f} px off"
+        )
     width, height = sequence.image_size
-    none = np.zeros(3)
-    return Camera(sequence.name, width, height, focal, centre, none, none[:2], np.eye(3), none)
+    zeros = np.zeros(3)
+    return Camera(sequence.name, width, height, focal, centre, zeros, zeros[:2], np.eye(3), zeros)
 
 
 def load_test_sequence(path: str | os.PathLike[str], annotation: Annotation) -> Sequence3dhp:
-    """One ``annot_data.mat``, whose folder names the sequence.
+    """Read one ``annot_data.mat``. The name of its folder is the name of the sequence.
 
-    Raises MissingComponentError without h5py, UsageError for another annotation, ArchiveError for another file, and
-    ShapeError, LengthError or NonFiniteError for arrays that are not what they should be.
+    Raises:
+        MissingComponentError: h5py is not installed.
+        UsageError: The annotation is unknown.
+        ArchiveError: The file cannot be read or has another layout.
+        ShapeError, LengthError, NonFiniteError: An array of the file cannot be used.
     """
     if annotation not in get_args(Annotation):
         raise UsageError(f"there is no annotation {annotation!r}; name one of {' or '.join(get_args(Annotation))}")
@@ -112,7 +131,18 @@ def load_test_sequence(path: str | os.PathLike[str], annotation: Annotation) -> 
 
 
 def sequence_of(name: str, arrays: Mapping[str, NDArray[Any]], annotation: Annotation, where: str) -> Sequence3dhp:
-    """The arrays of a file, axes as h5py gives them (``(F, 1, 17, 2 or 3)``, millimetres), as a sequence."""
+    """Make a sequence from the arrays of a file.
+
+    Args:
+        name: The name of the sequence, "TS1" to "TS6".
+        arrays: The arrays in h5py's order of axes: ``annot2`` ``(F, 1, 17, 2)`` in pixels, the annotation
+            ``(F, 1, 17, 3)`` in millimetres, and ``valid_frame`` with F values.
+        annotation: The name of the 3D annotation in ``arrays``.
+        where: The name of the file, for messages.
+
+    Raises:
+        ShapeError, LengthError, NonFiniteError, ArchiveError: An array cannot be used.
+    """
     pose_2d = _poses(arrays["annot2"], 2, f"{where}, annot2")
     pose_3d = _poses(arrays[annotation], 3, f"{where}, {annotation}") / 1000.0
     valid = np.asarray(arrays["valid_frame"]).reshape(-1)
@@ -133,14 +163,14 @@ def sequence_of(name: str, arrays: Mapping[str, NDArray[Any]], annotation: Annot
 
 
 def _numbers(opened: Any, name: str, file: Path) -> NDArray[Any]:
-    """One array of an open file, its size checked before it is read."""
+    """Read one array of an open HDF5 file. Its size is checked before it is read."""
     entry = opened.get(name)
     shape, kind = getattr(entry, "shape", None), getattr(getattr(entry, "dtype", None), "kind", None)
     if shape is None or kind not in ("f", "i", "u", "b"):
-        found = ", ".join(sorted(opened.keys()))
-        raise ArchiveError(f"{file} has no array of numbers {name!r}; it holds: {found}")
+        names = ", ".join(sorted(opened.keys()))
+        raise ArchiveError(f"{file} has no array of numbers {name!r}; it holds: {names}")
     if int(np.prod(shape, dtype=np.float64)) > MOST_FRAMES * MPI_INF_3DHP.joints * 3:
-        raise ArchiveError(f"{file}: {name} has the shape {shape}, more than a sequence can be")
+        raise ArchiveError(f"{file}: {name} has the shape {shape}, which is too large for a sequence")
     return np.asarray(entry[()])
 
 

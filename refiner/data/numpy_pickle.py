@@ -1,9 +1,9 @@
-"""Unpickle NumPy data without running anything that the pickle asks for.
+"""Unpickling of NumPy data without running any code that the pickle names.
 
-A stream is first walked opcode by opcode, then unpickled with every global refused but NumPy's own four and
-a few builtins; and even those are stand-ins that only note the bytes down. NumPy's own state setters trust
-their input (a forged dtype can make them read bytes as object pointers), so arrays are built from the notes
-by ``numpy.frombuffer``.
+The loader first checks the stream opcode by opcode. Then it unpickles the stream and refuses every global except
+NumPy's four and a few builtins. Even these are replaced by classes that only record the bytes. NumPy's own
+``__setstate__`` methods trust their input (a forged dtype can make them read bytes as object pointers), so
+``numpy.frombuffer`` builds the arrays from the recorded bytes.
 """
 
 from __future__ import annotations
@@ -30,15 +30,22 @@ _PENDING = object()
 
 
 def load_numpy_pickle(stream: bytes, source: str) -> Any:
-    """What a pickle of NumPy arrays, scalars, text, numbers and builtin containers holds.
+    """Load a pickle of NumPy arrays, scalars, text, numbers and builtin containers.
 
-    ``source`` names the file in messages. Raises UnsafeArchiveError, naming ``module.name``, for a pickle
-    that asks for anything else, and ArchiveError for one that is damaged, truncated, or declares more than
-    it holds.
+    Args:
+        stream: The pickle.
+        source: The name of the file, for messages.
+
+    Returns:
+        The content of the pickle.
+
+    Raises:
+        UnsafeArchiveError: The pickle names anything else; the message has its ``module.name``.
+        ArchiveError: The pickle is damaged or truncated, or it declares more data than it holds.
     """
     _check_opcodes(stream, source)
     try:
-        # latin1: what Python 2 pickled as str holds raw bytes, array data among them.
+        # latin1, because Python 2 pickled raw bytes, such as the data of arrays, as str.
         loaded = _NumpyUnpickler(io.BytesIO(stream), encoding="latin1").load()
         return _resolve(loaded, {})
     except UnsafeArchiveError as error:
@@ -55,14 +62,14 @@ def load_numpy_pickle(stream: bytes, source: str) -> Any:
 
 
 def _check_opcodes(stream: bytes, source: str) -> None:
-    """Refuse streams that make the C unpickler allocate without end before they name any global."""
+    """Refuse streams that would make the C unpickler allocate huge memory before they name a global."""
     count = 0
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(stream)):
             count += 1
             if count > _MAX_OPCODES:
                 raise ArchiveError(f"{source} holds a pickle of more than {_MAX_OPCODES} steps")
-            # The C unpickler's memo is an array that grows to the index that the file names.
+            # The memo of the C unpickler is an array, which grows to the largest index in the file.
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > max(255, 2 * count):
                 raise ArchiveError(f"{source} holds a pickle with the memo index {argument} at step {count}")
     except (ValueError, IndexError, OverflowError, MemoryError) as error:
@@ -79,7 +86,7 @@ class _NumpyUnpickler(pickle.Unpickler):
             return _NDARRAY
         if module == "numpy" and name == "dtype":
             return _DtypeFactory()
-        # Protocol 2 under Python 3 spells bytes as _codecs.encode(text, 'latin1'), and b"" as bytes().
+        # Python 3 with protocol 2 writes bytes as _codecs.encode(text, 'latin1'), and b"" as bytes().
         if module == "_codecs" and name == "encode":
             return _Latin1()
         if module in _BUILTIN_MODULES and name == "bytes":
@@ -95,7 +102,7 @@ class _NumpyUnpickler(pickle.Unpickler):
         raise UnsafeArchiveError("asks for a persistent object, which NumPy data never needs; nothing was run")
 
 
-# The stand-ins have no __dict__, so that a file cannot leave attributes on them.
+# These replacement classes have no __dict__, so that a file cannot set attributes on them.
 class _NdarrayName:
     __slots__ = ()
 
@@ -154,8 +161,8 @@ class _DtypeRecord:
         self.dtype: np.dtype[Any] = np.dtype(code)
 
     def __setstate__(self, state: object) -> None:
-        # (version, byte order, subarray, names, fields, size, alignment, flags[, metadata]). The last ones
-        # follow from the code, so the file's own are not used.
+        # (version, byte order, subarray, names, fields, size, alignment, flags[, metadata]). The type code determines
+        # the last fields, so the values in the file are not used.
         if not isinstance(state, tuple) or len(state) not in (8, 9) or any(part is not None for part in state[2:5]):
             raise ArchiveError("a type in the pickle is structured, expected plain numbers, text or objects")
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
@@ -209,15 +216,15 @@ class _ArrayRecord:
 def _from_bytes(content: object, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     raw = content.encode("latin1") if isinstance(content, str) else content
     if not isinstance(raw, bytes) or len(raw) != count * dtype.itemsize:
-        found = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
-        raise ArchiveError(f"an array in the pickle declares {count} values of type {dtype} and holds {found}")
+        actual = f"{len(raw)} bytes" if isinstance(raw, bytes) else type(raw).__name__
+        raise ArchiveError(f"an array in the pickle declares {count} values of type {dtype} and holds {actual}")
     if not raw:
         return np.zeros(count, dtype=dtype)
     return np.frombuffer(raw, dtype=dtype).copy()
 
 
 def _resolve(value: Any, memo: dict[int, Any]) -> Any:
-    """Replace the records inside ``value`` by arrays; objects that occur twice stay one object."""
+    """Replace the records inside ``value`` with arrays. An object that occurs twice stays one object."""
     if not isinstance(value, (_ArrayRecord, _DtypeRecord, _NdarrayName, dict, list, tuple)):
         return value
     if id(value) in memo:

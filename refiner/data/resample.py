@@ -1,7 +1,7 @@
-"""Other frame rates to the model's and back.
+"""Resampling of sequences to the model's frame rate and back.
 
-Frame i of a sequence at ``fps`` frames/s is the pose at the time ``i / fps``; frame 0 is at 0 at every rate.
-A sequence of F frames therefore lasts ``(F - 1) / fps`` seconds from its first frame to its last.
+Frame i of a sequence at ``fps`` frames/s is the pose at the time ``i / fps``; frame 0 is at time 0 for every rate. The
+duration of a sequence of F frames, from its first to its last frame, is therefore ``(F - 1) / fps`` seconds.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from scipy.signal import butter, sosfiltfilt
 
 from refiner.errors import DTypeError, EmptySequenceError, LengthError, NonFiniteError, ShapeError, UsageError
 
-# Frame counts that should come out whole differ from it by rounding, as in 3 * (50 / 30) * (30 / 50).
+# The tolerance for frame counts that should be whole numbers but have a rounding error: 3 * (50 / 30) * (30 / 50).
 _WHOLE = 1e-6
-# Run forwards and backwards, order 8 changes nothing below half its cutoff (1.5e-5) and takes 31 dB off what
-# lies at the new Nyquist frequency when the cutoff is 0.8 of that.
+# A filter of order 8, applied forwards and backwards, changes almost nothing below half its cutoff (1.5e-5). With a
+# cutoff of 0.8 of the new Nyquist frequency, it attenuates the Nyquist frequency by 31 dB.
 _ORDER = 8
 _CUTOFF = 0.8
-# Frames on either side, at the new rate, after which the filter's response has died away.
+# The number of frames on either side, at the new rate, after which the response of the filter is negligible.
 _SETTLING = 30
 
 
 def frame_times(frames: int, fps: float) -> NDArray[np.float64]:
-    """The times of the frames in seconds: ``i / fps``."""
+    """Return the times of the frames in seconds: ``i / fps``."""
     return np.arange(frames, dtype=np.float64) / _rate(fps)
 
 
 def resampled_frames(frames: int, fps_in: float, fps_out: float) -> int:
-    """How many frames at ``fps_out`` lie within the sequence: ``floor((frames - 1) fps_out / fps_in) + 1``.
+    """Return the number of frames at ``fps_out`` within a sequence: ``floor((frames - 1) fps_out / fps_in) + 1``.
 
-    The last one is less than ``1 / fps_out`` before the last frame of the sequence, and never after it.
+    The last of these frames is less than ``1 / fps_out`` before the last frame of the sequence, and never after it.
     """
     if frames < 1:
         raise EmptySequenceError(f"a sequence of {frames} frames cannot be resampled; expected at least one")
@@ -42,17 +42,30 @@ def resampled_frames(frames: int, fps_in: float, fps_out: float) -> int:
 
 
 def resample_poses(pose: ArrayLike, fps_in: float, fps_out: float, frames_out: int | None = None) -> NDArray[Any]:
-    """``(F, ...)`` at ``fps_in`` -> ``(frames_out, ...)`` at ``fps_out``, by a cubic spline over time.
+    """Resample a sequence to another frame rate, with a cubic spline over time.
 
-    ``frames_out`` None gives `resampled_frames`, all within the sequence. More may be asked for as long as
-    the last one is not later than one frame of ``fps_in`` after the end; those go on with the velocity of
-    the last two frames. Two frames give a line, three a parabola, one stands still. Going down, what the new
-    rate cannot hold is first taken out by a zero-phase low-pass at 0.4 of the new rate. Equal rates return
-    the same numbers, to the bit. The float type is kept (integers become float64), the arithmetic is
-    float64.
+    Two frames give a line, three frames give a parabola, and one frame gives a constant. Before the frame rate is
+    reduced, a zero-phase low-pass filter at 0.4 of the new rate removes the frequencies that the new rate cannot
+    represent. Equal rates return the same numbers, to the bit.
 
-    Raises EmptySequenceError, NonFiniteError (resample before masking, or fill the gaps first), DTypeError,
-    UsageError for a rate that is not positive, LengthError for ``frames_out`` below 1 or beyond the end.
+    Args:
+        pose: ``(F, ...)`` at ``fps_in``.
+        fps_in: The frame rate of ``pose``, frames/s.
+        fps_out: The new frame rate, frames/s.
+        frames_out: The number of frames of the result. None: `resampled_frames`, all of which lie within the sequence.
+            More frames are possible up to one frame of ``fps_in`` after the end; they continue with the velocity of the
+            last two frames.
+
+    Returns:
+        ``(frames_out, ...)`` at ``fps_out``, of the same float type; integers become float64. The arithmetic is
+        float64.
+
+    Raises:
+        EmptySequenceError: The sequence has no frames.
+        NonFiniteError: The sequence holds NaN or infinite values. Resample before masking, or fill the gaps first.
+        DTypeError: The array does not hold real numbers.
+        UsageError: A frame rate is not positive.
+        LengthError: ``frames_out`` is below 1 or goes beyond the end.
     """
     values, dtype = _checked(pose)
     frames = len(values)
@@ -61,7 +74,7 @@ def resample_poses(pose: ArrayLike, fps_in: float, fps_out: float, frames_out: i
     if count < 1:
         raise LengthError(f"{count} frames were asked for; expected at least one")
     times = np.arange(count) * (fps_in / fps_out)  # in frames of the input
-    # Within rounding the last time is the last frame's own.
+    # A time that differs from the last frame by a rounding error becomes the last frame.
     times[np.abs(times - (frames - 1)) < _WHOLE] = frames - 1
     if times[-1] > frames + _WHOLE:
         raise LengthError(
@@ -80,17 +93,29 @@ def resample_poses(pose: ArrayLike, fps_in: float, fps_out: float, frames_out: i
 
 
 def resample_back(pose: ArrayLike, fps: float, fps_original: float, frames_original: int) -> NDArray[Any]:
-    """A result at ``fps`` -> the ``frames_original`` frames of the sequence it was resampled from.
+    """Resample a result to the frames of the original sequence.
 
-    Undoes ``resample_poses(original, fps_original, fps)``: frame i is at ``i / fps_original`` again. Where
-    the original went on after the last resampled frame (by less than ``1 / fps``) its velocity is kept.
-    Raises LengthError where ``pose`` does not have the frames of such a sequence.
+    This is the inverse of ``resample_poses(original, fps_original, fps)``: frame i is at time ``i / fps_original``
+    again. The original may have continued after the last resampled frame, for less than ``1 / fps``. These frames
+    continue with the last velocity.
+
+    Args:
+        pose: ``(F, ...)`` at ``fps``.
+        fps: The frame rate of ``pose``, frames/s.
+        fps_original: The frame rate of the original sequence, frames/s.
+        frames_original: The number of frames of the original sequence.
+
+    Returns:
+        ``(frames_original, ...)`` at ``fps_original``.
+
+    Raises:
+        LengthError: ``pose`` does not have the number of frames of such a sequence.
     """
     frames = len(_checked(pose)[0])
     expected = resampled_frames(frames_original, fps_original, fps)
     if frames != expected:
         raise LengthError(
-            f"the result has {frames} frames at {fps:g}/s; expected {expected}, which is what "
+            f"the result has {frames} frames at {fps:g}/s; expected {expected}, the number that "
             f"{frames_original} frames at {fps_original:g}/s give"
         )
     return resample_poses(pose, fps, fps_original, frames_original)
@@ -99,7 +124,7 @@ def resample_back(pose: ArrayLike, fps: float, fps_original: float, frames_origi
 def _band_limited(values: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
     sections = butter(_ORDER, _CUTOFF / ratio, output="sos")
     padding = min(len(values) - 1, math.ceil(_SETTLING * ratio))
-    # The line from the first frame to the last needs no filter; without it the ends ring less.
+    # The line from the first to the last frame needs no filter. Subtracting it reduces ringing at the ends.
     share = np.linspace(0.0, 1.0, len(values)).reshape(-1, *[1] * (values.ndim - 1))
     line = values[0] + share * (values[-1] - values[0])
     return np.asarray(line + sosfiltfilt(sections, values - line, axis=0, padtype="odd", padlen=padding))

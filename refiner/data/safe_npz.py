@@ -1,7 +1,7 @@
-"""Read .npy and .npz files, pickled object arrays included, without ever running what a file asks for.
+"""Reading of .npy and .npz files, including pickled object arrays, without running code from a file.
 
-``numpy.load(allow_pickle=True)`` runs any function that a file names, and expands what a small file declares.
-Sizes are checked here before anything is read; pickles go through `refiner.data.numpy_pickle`.
+``numpy.load(allow_pickle=True)`` runs any function that a file names, and a small file can make it allocate huge
+memory. This module checks the sizes before it reads data, and loads pickles with `refiner.data.numpy_pickle`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,27 @@ from refiner.errors import ArchiveError
 
 DEFAULT_MAX_BYTES = 8 << 30
 MAX_RATIO = 200
-# A small all-zero array deflates 1000:1; only what is large has to be plausible.
+# A small array of zeros compresses 1000:1, so the ratio is checked only for larger sizes.
 _RATIO_EXEMPT_BYTES = 64 << 20
 _MAX_HEADER = 10_000
 
 
 def load_npz(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> dict[str, Any]:
-    """Every array of an .npz by name; a 0-d object array, the field's way to store a dict, as what it holds.
+    """Read all arrays of an .npz file.
 
-    ``max_bytes`` caps the uncompressed size of all members together. Raises UnsafeArchiveError, naming
-    ``module.name``, where a pickle asks for anything but NumPy data, and ArchiveError for a file that is
-    missing, truncated, foreign, too large, or compressed beyond what motion data can be.
+    Pose archives store a dict as a 0-d object array. Such an array is replaced by its content.
+
+    Args:
+        path: The file.
+        max_bytes: The largest accepted uncompressed size of all members together.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        UnsafeArchiveError: A pickle names something other than NumPy data; the message has its ``module.name``.
+        ArchiveError: The file is missing, truncated, of another format, too large, or compressed more than motion data
+            can be.
     """
     source = _regular_file(path)
     try:
@@ -55,10 +65,19 @@ def load_npz(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES
 def load_user_array(
     path: str | os.PathLike[str], key: str | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> NDArray[Any]:
-    """One numeric array of a user's .npy or .npz, C-contiguous and in native byte order.
+    """Read one numeric array of a user's .npy or .npz file.
 
-    ``key`` names the array of an .npz that holds several. Raises ArchiveError as `load_npz` does, and where
-    the name is missing or not among the arrays, or the array holds something other than numbers.
+    Args:
+        path: The file.
+        key: The name of the array, for an .npz file with several arrays.
+        max_bytes: See `load_npz`.
+
+    Returns:
+        The array, C-contiguous and in native byte order.
+
+    Raises:
+        ArchiveError: The file cannot be read (see `load_npz`), the name is missing or unknown, or the array does not
+            hold numbers.
     """
     source = _regular_file(path)
     with open(source, "rb") as file:
@@ -71,7 +90,7 @@ def load_user_array(
         arrays = load_npz(source, max_bytes=max_bytes)
         names = ", ".join(sorted(arrays))
         if key is None and len(arrays) > 1:
-            raise ArchiveError(f"{source} holds several arrays ({names}); say which one with its name")
+            raise ArchiveError(f"{source} holds several arrays ({names}); give the name of one")
         if key is not None and key not in arrays:
             raise ArchiveError(f"{source} has no array {key!r}; it holds: {names}")
         name = next(iter(arrays)) if key is None else key
@@ -106,11 +125,11 @@ def _checked_members(archive: zipfile.ZipFile, source: Path, max_bytes: int) -> 
     total = sum(info.file_size for info in members)
     if total > max_bytes:
         raise ArchiveError(f"{source} expands to {total} bytes, more than the {max_bytes} allowed")
-    # Against the file, not the declared sizes: members may overlap, and many small ones add up.
+    # Compare with the size of the file, not with the declared sizes: members may overlap, and small members add up.
     if total > max(_RATIO_EXEMPT_BYTES, MAX_RATIO * source.stat().st_size):
         raise ArchiveError(
             f"{source} expands {source.stat().st_size} bytes to {total}, more than {MAX_RATIO}-fold; motion "
-            "data does not: this is taken for a decompression bomb"
+            "data does not: refused as a possible decompression bomb"
         )
     for info in members:
         if info.flag_bits & 1:
@@ -149,15 +168,15 @@ def _read_npy(content: bytes, source: str) -> NDArray[Any]:
         if not isinstance(values, np.ndarray) or values.dtype != object or values.size != count:
             raise ArchiveError(f"{source} declares an object array of shape {shape} and holds something else")
         return values.reshape(shape)
-    left = len(content) - file.tell()
-    if count * dtype.itemsize != left:
+    remaining = len(content) - file.tell()
+    if count * dtype.itemsize != remaining:
         raise ArchiveError(
-            f"{source} declares {count} values of {dtype.itemsize} bytes (shape {shape}) and holds {left} "
+            f"{source} declares {count} values of {dtype.itemsize} bytes (shape {shape}) and holds {remaining} "
             "bytes; is the file whole?"
         )
-    if left == 0:
+    if remaining == 0:
         return np.empty(shape, dtype) if count == 0 else np.zeros(shape, dtype)
-    # A copy: a view would keep the whole member alive and could not be written to.
+    # Copy the array: a view would keep the whole member in memory and would be read-only.
     values = np.frombuffer(content, dtype=dtype, count=count, offset=file.tell()).copy()
     return values.reshape(shape, order="F" if fortran_order else "C")
 

@@ -1,9 +1,9 @@
-"""Left and right that a detector took for each other for a stretch of frames, told by the frames around it.
+"""Detection and repair of frames in which a detector swapped the left and right labels of the legs or arms.
 
-Where the labels of a body's left and right change over, the joints jump by its width; back again, they jump back. The
-cheapest way through the frames, with and without swapped labels, is found by dynamic programming for the legs and for
-the rest of the body apart. A body seen from its side hardly jumps, and then nothing is changed; nor can it be told that
-labels are swapped from the first frame to the last.
+When the labels swap, the joints jump by the width of the body, and when the labels swap back, the joints jump back.
+Dynamic programming finds the cheapest sequence of states (swapped or not) over the frames, separately for the legs and
+for the arms. A body that is seen from the side hardly jumps, so nothing is changed there. Labels that are swapped in
+all frames cannot be detected.
 """
 
 from __future__ import annotations
@@ -22,41 +22,49 @@ Pairs = Sequence[tuple[int, int]]
 # Pairs of left and right joints of the legs, and of the arms with their shoulders, in Human3.6M's order.
 LEGS: Pairs = ((4, 1), (5, 2), (6, 3))
 ARMS: Pairs = ((11, 14), (12, 15), (13, 16))
-# What it costs to swap labels and to take them back, in spreads of the body and joints: a jump must be larger than what
-# bodies do between two frames.
+# The cost of one swap and the swap back, per joint, in units of the spread of the body. A jump must be larger than the
+# usual motion of a body between two frames.
 SWAP_COST = 0.35
-# A frame with swapped labels costs a little, so that of two equal explanations the detector's own is kept.
+# The small cost of a frame with swapped labels. If two explanations are equal, the detector's labels win.
 FRAME_COST = 0.004
-# No jump costs more than this: a joint that a detector throws away must not decide.
+# The upper limit for the cost of a jump, so that an outlier of the detector does not decide.
 LARGEST_JUMP = 1.5
 assert {joint for pair in (*LEGS, *ARMS) for joint in pair} == set(LEFT) | set(RIGHT)
 
 
 def swapped_frames(pose: NDArray[np.float64], missing: NDArray[np.bool_], pairs: Pairs) -> NDArray[np.bool_]:
-    """Frames whose labels of left and right are swapped in ``pairs``: ``(F,)``.
+    """Find the frames in which the left and right labels of ``pairs`` are swapped.
 
     Args:
-        pose: ``(F, 17, 2 or 3)``, finite, in any unit. missing: ``(F, 17)`` joints that say nothing.
+        pose: ``(F, 17, 2 or 3)``, finite, in any unit.
+        missing: ``(F, 17)``, true for joints that are not used.
+        pairs: Pairs (left joint, right joint).
+
+    Returns:
+        ``(F,)``, true for the swapped frames.
     """
     if len(pose) < 3:
         return np.zeros(len(pose), dtype=bool)
     left, right = ([pair[side] for pair in pairs] for side in (0, 1))
     spread = np.sqrt(((pose - pose.mean(axis=1, keepdims=True)) ** 2).sum(axis=-1).mean(axis=-1))
     unit = np.maximum(np.median(spread), 1e-9)
-    kept, changed = _jumps(pose / unit, ~missing, left, right)
-    return _cheapest(kept.tolist(), changed.tolist())
+    same, changed = _jumps(pose / unit, ~missing, left, right)
+    return _cheapest(same.tolist(), changed.tolist())
 
 
-def _cheapest(kept: list[float], changed: list[float]) -> NDArray[np.bool_]:
-    """The cheapest states (labels swapped or not) of all frames, from what it costs to go from each to the next."""
+def _cheapest(same: list[float], changed: list[float]) -> NDArray[np.bool_]:
+    """Return the cheapest state (labels swapped or not) of every frame.
+
+    ``same`` and ``changed`` hold, for each pair of consecutive frames, the cost of keeping and of changing the state.
+    """
     half = 0.5 * SWAP_COST
     plain, swapped = 0.0, half
     # For both states of a frame: whether the frame before it was swapped.
     before: list[tuple[bool, bool]] = []
-    for stays, leaps in zip(kept, changed, strict=True):
-        from_swapped, to_swapped = swapped + leaps + half, plain + leaps + half
-        before.append((from_swapped < plain + stays, swapped + stays <= to_swapped))
-        plain, swapped = min(plain + stays, from_swapped), min(swapped + stays, to_swapped) + FRAME_COST
+    for same_cost, changed_cost in zip(same, changed, strict=True):
+        from_swapped, to_swapped = swapped + changed_cost + half, plain + changed_cost + half
+        before.append((from_swapped < plain + same_cost, swapped + same_cost <= to_swapped))
+        plain, swapped = min(plain + same_cost, from_swapped), min(swapped + same_cost, to_swapped) + FRAME_COST
     state = swapped + half < plain
     states = [state]
     for choices in reversed(before):
@@ -65,9 +73,17 @@ def _cheapest(kept: list[float], changed: list[float]) -> NDArray[np.bool_]:
     return np.array(states[::-1])
 
 
-def with_sides_back(values: NDArray[Any], swapped: NDArray[np.bool_], pairs: Pairs) -> NDArray[Any]:
-    """``(F, 17, ...)`` with left and right of ``pairs`` exchanged in the ``swapped`` frames; the input is not
-    changed."""
+def exchange_sides(values: NDArray[Any], swapped: NDArray[np.bool_], pairs: Pairs) -> NDArray[Any]:
+    """Exchange the left and right joints in the swapped frames.
+
+    Args:
+        values: ``(F, 17, ...)``, for example poses or confidences.
+        swapped: ``(F,)``, true for the frames to change.
+        pairs: Pairs (left joint, right joint).
+
+    Returns:
+        A changed copy, ``(F, 17, ...)``.
+    """
     result = values.copy()
     for left, right in pairs:
         result[swapped, left], result[swapped, right] = values[swapped, right], values[swapped, left]
@@ -75,15 +91,18 @@ def with_sides_back(values: NDArray[Any], swapped: NDArray[np.bool_], pairs: Pai
 
 
 def _jumps(
-    pose: NDArray[np.float64], there: NDArray[np.bool_], left: list[int], right: list[int]
+    pose: NDArray[np.float64], detected: NDArray[np.bool_], left: list[int], right: list[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """From each frame to the next, ``(F - 1,)`` each: the mean movement of the pairs with the labels as they are, and
-    with those of one of the two frames swapped. Joints that are missing in either frame count for nothing."""
+    """Return the mean movement of the joints from each frame to the next, ``(F - 1,)`` twice.
+
+    The first array uses the labels as they are, the second array swaps the labels of one of the two frames. A joint
+    that is missing in either frame is not used.
+    """
 
     def moved(before: list[int], after: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         distance = np.linalg.norm(pose[1:, after] - pose[:-1, before], axis=-1)
-        seen = there[1:, after] & there[:-1, before]
-        return (np.minimum(distance, LARGEST_JUMP) * seen).sum(axis=-1), seen.sum(axis=-1).astype(float)
+        usable = detected[1:, after] & detected[:-1, before]
+        return (np.minimum(distance, LARGEST_JUMP) * usable).sum(axis=-1), usable.sum(axis=-1).astype(float)
 
     def mean(*parts: tuple[NDArray[np.float64], NDArray[np.float64]]) -> NDArray[np.float64]:
         total, number = (sum(values) for values in zip(*parts, strict=True))
@@ -92,17 +111,25 @@ def _jumps(
     return mean(moved(left, left), moved(right, right)), mean(moved(left, right), moved(right, left))
 
 
-def sides_back(pose: NDArray[np.float64], missing: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Pairs]]:
-    """What `with_sides_back` must exchange so that left and right are a body's own: frames and pairs, nothing where all
-    is right. Arguments as for `swapped_frames`."""
-    found = [(swapped_frames(pose, missing, pairs), pairs) for pairs in (LEGS, ARMS)]
-    return [(swapped, pairs) for swapped, pairs in found if swapped.any()]
+def find_swapped_sides(pose: NDArray[np.float64], missing: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], Pairs]]:
+    """Find swapped legs and swapped arms.
+
+    The arguments are the same as for `swapped_frames`.
+
+    Returns:
+        (swapped frames, pairs) for `exchange_sides`; empty if no labels are swapped.
+    """
+    limbs = [(swapped_frames(pose, missing, pairs), pairs) for pairs in (LEGS, ARMS)]
+    return [(swapped, pairs) for swapped, pairs in limbs if swapped.any()]
 
 
-def warn_of_sides(swapped: NDArray[np.bool_], what: str) -> None:
-    """Tell the caller of a runtime's method which frames had their left and right exchanged."""
+def warn_of_swapped_sides(swapped: NDArray[np.bool_], name: str) -> None:
+    """Warn the caller of a runtime's method about frames whose left and right were exchanged.
+
+    ``name`` is the name of the argument that holds the poses.
+    """
     warnings.warn(
-        f"{what}: left and right of legs or arms were swapped in {int(swapped.sum())} of {len(swapped)} frames, "
+        f"{name}: left and right of legs or arms were swapped in {int(swapped.sum())} of {len(swapped)} frames, "
         f"first frame {int(np.argmax(swapped))}; they are exchanged",
         InputWarning,
         stacklevel=5,

@@ -1,4 +1,4 @@
-"""What a training set is made of: archives of several folders as one, and their clips with cameras and detections."""
+"""Training sets: the archives of several folders as one set, and its clips with cameras and detections."""
 
 from __future__ import annotations
 
@@ -24,19 +24,25 @@ from refiner.data.folder_files import (
 )
 from refiner.errors import ArchiveError, UsageError
 
-# Of a person's size in the image (the diagonal of the box about the joints). CPN's median lies near 0.015. Human3.6M's
-# cameras as they stood for S1, before its other people, are off by 0.06 to 0.3 at the worst of the four (0.04 for S7);
-# the cameras in another order by 0.2 to 0.5.
+# The largest accepted median distance between detections and projections, divided by the person's size in the image
+# (the diagonal of the bounding box of the joints). CPN's median is about 0.015. If the cameras of Human3.6M's S1 are
+# used for another subject, the median is 0.06 to 0.3 for the worst of the four cameras (0.04 for S7). If the cameras
+# are in another order, it is 0.2 to 0.5.
 WORST_FIT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingClip:
-    """One continuous clip to cut windows from.
+    """One continuous clip, from which training takes windows.
 
-    ``positions`` ``(F, 17, 3)`` float32, world metres, z up. ``cameras``: the fixed ones before this person; empty for
-    a clip that random cameras alone see. ``weight``: how often a frame is drawn, beside those of other archives.
-    ``detections``: real ones ``(F, 17, 2)`` float32 pixels, one array a camera; empty where there are none.
+    Attributes:
+        subject: The subject of the clip.
+        key: The name of the motion in the archive.
+        action: The action of the motion.
+        positions: The 3D poses ``(F, 17, 3)`` float32, in world metres, z up.
+        cameras: The fixed cameras of this subject; empty for a clip that only random cameras see.
+        weight: How often training draws its frames, relative to other archives.
+        detections: The real detections, one array ``(F, 17, 2)`` float32 in pixels per camera; empty if there are none.
     """
 
     subject: str
@@ -56,15 +62,23 @@ def open_motion_folders(
     detections: str | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> MotionFolder:
-    """Several folders as one training set.
+    """Open several folders as one training set.
 
-    The first is opened by `open_motion_folder`, whose options these are; its split says who validates and tests, its
-    detector model simulates for everybody. Every archive of the further folders adds training people, less those whom
-    its own clips.json keeps for test. A further folder that holds the detections of the same name gives them for its
-    people. ``weights`` by archive (``data_3d_idle.npz`` or ``idle``) go before those of clips.json.
+    The split of the first folder determines the validation and test subjects, and its detector model simulates
+    detections for all subjects. The archives of the further folders add training subjects, except the test subjects of
+    their own clips.json. If a further folder has a file of detections of the same name, its subjects get these
+    detections.
 
-    Raises UsageError for no folder, one that is named twice and a weight of an archive that is not there, ArchiveError
-    for a person who is in two archives and for a folder of another frame rate.
+    Args:
+        folders: The folders.
+        dataset: See `open_motion_folder`, which opens the first folder.
+        validation: See `open_motion_folder`.
+        detections: See `open_motion_folder`.
+        weights: Weights by archive (``data_3d_idle.npz`` or ``idle``), which replace the weights of clips.json.
+
+    Raises:
+        UsageError: There is no folder, a folder is named twice, or a weight belongs to no archive.
+        ArchiveError: A subject is in two archives, or a folder has another frame rate.
     """
     roots = [Path(folder).resolve() for folder in folders]
     if not roots:
@@ -80,10 +94,16 @@ def open_motion_folders(
 
 
 def training_clips(folder: MotionFolder, people: Collection[str], *, detected: bool = False) -> list[TrainingClip]:
-    """Every clip of ``people``, in their order and that of the archive.
+    """Return every clip of some subjects, in the order of ``people`` and of the archive.
 
-    ``detected`` also gives the real detections of the archives that have some. Raises ArchiveError for a person who is
-    missing or has no cameras, and as `detected_views` does.
+    Args:
+        folder: The training set.
+        people: The subjects.
+        detected: Add the real detections of the archives that have some.
+
+    Raises:
+        ArchiveError: A subject is missing or has no cameras.
+        LengthError: See `refiner.data.archives.detected_views`.
     """
     clips = []
     for person in people:
@@ -101,38 +121,45 @@ def training_clips(folder: MotionFolder, people: Collection[str], *, detected: b
 
 
 def check_own_cameras(folder: MotionFolder, people: Collection[str]) -> None:
-    """Whether everybody's own cameras are known: real detections go with no others.
+    """Check that the own cameras of all subjects with real detections are known.
 
-    Raises ArchiveError, naming the archive, for people with detections whose cameras are nobody's (those of S1 for want
-    of any, random ones), and for one list of cameras for everybody in Human3.6M, whose rig was set up anew for each.
+    Real detections need the cameras that recorded them. Raises ArchiveError, naming the archive, if a subject with
+    detections has the default cameras (Human3.6M's cameras of S1) or random cameras. For Human3.6M, one list of cameras
+    for all subjects is an error too, because the cameras were set up again for each subject.
     """
     for person in people:
         archive = folder.archive_of(person)
         if archive is None or not archive.detections:
             continue
-        what = f"{archive.name}: the detections of {person} ({archive.detections}) need the cameras that saw {person}"
+        need = f"{archive.name}: the detections of {person} ({archive.detections}) need the cameras that saw {person}"
         remedy = "write a cameras.json with a list of cameras for each person"
         if archive.source == "default":
-            raise ArchiveError(f"{what}, and the folder names none; {remedy}, or say dataset human36m where it is that")
+            raise ArchiveError(
+                f"{need}, and the folder names none; {remedy}, or pass dataset human36m if it is Human3.6M"
+            )
         if archive.source == "random":
-            raise ArchiveError(f"{what}, and the archive is one for random cameras alone; {remedy}")
+            raise ArchiveError(f"{need}, but the archive is one for random cameras alone; {remedy}")
         if (
             folder.description.name == "Human3.6M"
             and archive.source == "own"
             and not isinstance(archive.cameras, Mapping)
         ):
             raise ArchiveError(
-                f"{what}, and the folder's cameras.json has one list for everybody; {remedy}, or remove the file: "
-                "Human3.6M's are bundled, person by person"
+                f"{need}, but the folder's cameras.json has one list for everybody; {remedy}, or remove the file: "
+                "Human3.6M's cameras of each person are bundled"
             )
 
 
 def check_detections(folder: MotionFolder, people: Collection[str]) -> None:
-    """Whether the real detections are those of these people, clips and cameras.
+    """Check that the real detections belong to these subjects, clips and cameras.
 
-    Raises ArchiveError or LengthError for a missing person, clip or camera and for too few frames (`detected_views`),
-    as `check_own_cameras` does, and where the detections of a person by a camera lie away from where that camera sees
-    the joints, by more than 5 % of the person's size in the image (median of all joints and frames).
+    The detections of a subject in a camera must lie near the projections of the 3D poses. The median distance over all
+    joints and frames must be at most 5 % of the person's size in the image.
+
+    Raises:
+        ArchiveError: There are no real detections; a subject, clip or camera is missing; `check_own_cameras` finds
+            wrong cameras; or the detections lie too far from the projections.
+        LengthError: The detections of a clip have too few frames.
     """
     check_own_cameras(folder, people)
     if folder.detections is None:
@@ -147,18 +174,17 @@ def check_detections(folder: MotionFolder, people: Collection[str]) -> None:
             apart = np.linalg.norm(clip.pose_2d - clip.pose_2d_clean, axis=-1)
             distances.setdefault(clip.camera, []).append(apart / np.maximum(size, 1.0)[:, None])
         for camera, parts in distances.items():
-            off = float(np.median(np.concatenate(parts)))
-            if off > WORST_FIT:
+            distance = float(np.median(np.concatenate(parts)))
+            if distance > WORST_FIT:
                 raise ArchiveError(
-                    f"the detections of {person} by camera {camera} lie {100 * off:.0f} % of the person's size in the "
-                    f"image from where that camera sees the joints; expected at most {100 * WORST_FIT:.0f} %. Are "
+                    f"the detections of {person} by camera {camera} lie {100 * distance:.0f} % of the person's size in "
+                    f"the image from the projected joints; expected at most {100 * WORST_FIT:.0f} %. Are "
                     f"these {person}'s own cameras, in the order of the detections, and Human3.6M's 17 joints?"
                 )
 
 
-def told_archives(folder: MotionFolder) -> list[str]:
-    """One line for each archive: who is in it, how many frames, whose cameras, which weight, what was taken for
-    granted."""
+def describe_archives(folder: MotionFolder) -> list[str]:
+    """Describe each archive in one line: subjects, frames, cameras, weight, detections and an assumed frame rate."""
     cameras = {
         "own": "its own cameras",
         "human36m": "Human3.6M's cameras, person by person",
@@ -177,24 +203,24 @@ def told_archives(folder: MotionFolder) -> list[str]:
 
 
 def _join_folder(folder: MotionFolder, root: Path, detections: str) -> MotionFolder:
-    notes = FolderDescription.from_json(root / "clips.json")
-    archives = archive_files(root, notes)
-    if notes.fps is not None and notes.fps != folder.description.fps:
+    description = FolderDescription.from_json(root / "clips.json")
+    archives = archive_files(root, description)
+    if description.fps is not None and description.fps != folder.description.fps:
         raise ArchiveError(
-            f"{root} has {notes.fps:g} frames/s, the first folder {folder.description.fps:g}; resample one of them "
-            "(refiner.data.resample)"
+            f"{root} has {description.fps:g} frames/s, the first folder {folder.description.fps:g}; resample one of "
+            "them (refiner.data.resample)"
         )
     try:
         file = detections_file(root, detections)
     except ArchiveError:
-        file = None  # a folder without detections of that name has simulated ones
-    found = None if file is None or file.parent != root else load_detections(file)
-    if file is not None and found is not None:
+        file = None  # a folder without detections of this name gets simulated detections
+    real = None if file is None or file.parent != root else load_detections(file)
+    if file is not None and real is not None:
         archives = [
-            replace(archive, detections=file.name) if set(archive.positions) & set(found.positions) else archive
+            replace(archive, detections=file.name) if set(archive.positions) & set(real.positions) else archive
             for archive in archives
         ]
-    return join_archives(folder, archives, found, notes.test)
+    return join_archives(folder, archives, real, description.test)
 
 
 def _weighted(folder: MotionFolder, weights: Mapping[str, float]) -> MotionFolder:
@@ -202,8 +228,8 @@ def _weighted(folder: MotionFolder, weights: Mapping[str, float]) -> MotionFolde
     for name, weight in weights.items():
         named = [a.name for a in folder.archives if name in (a.name, Path(a.name).stem, _short(a))]
         if not named:
-            found = ", ".join(_short(archive) for archive in folder.archives)
-            raise UsageError(f"there is no archive {name!r} to weigh; there are: {found}")
+            names = ", ".join(_short(archive) for archive in folder.archives)
+            raise UsageError(f"there is no archive {name!r} to weigh; there are: {names}")
         if not 0 < weight < float("inf"):
             raise UsageError(f"the weight of {name} is {weight:g}, expected a number above 0")
         by_name |= dict.fromkeys(named, weight)

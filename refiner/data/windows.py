@@ -1,4 +1,4 @@
-"""Sequences of any length as windows of a model's length, and back; every frame counted once."""
+"""Splitting of sequences into windows of a model's length, and merging of the results."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ Indices = NDArray[np.intp]
 
 
 def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
-    """First frames of windows that cover ``frames``: 0, hop, 2 hop ..., the last one ending with the
-    sequence.
+    """Return the first frames of windows that cover a sequence: 0, hop, 2 hop, ...
 
-    ``hop`` None is ``window``. A sequence shorter than a window has one, starting at 0. Raises
-    EmptySequenceError for no frames and UsageError for a hop that would leave gaps.
+    The last window ends with the sequence. A sequence that is shorter than a window has one window, which starts at 0.
+
+    Args:
+        frames: The number of frames of the sequence.
+        window: The number of frames of a window.
+        hop: The distance between two windows in frames. None: ``window``.
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        EmptySequenceError: The sequence has no frames.
+        UsageError: The hop would leave gaps between windows.
     """
     hop = window if hop is None else hop
     if window < 1 or not 1 <= hop <= window:
@@ -31,12 +41,34 @@ def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
 
 
 def window_indices(starts: ArrayLike, window: int, frames: int) -> Indices:
-    """The frame of every place of every window ``(N, window)``; after the end, the last frame again."""
+    """Return the frame index of every element of every window.
+
+    Args:
+        starts: The first frame of each window, ``(N,)``.
+        window: The number of frames of a window.
+        frames: The number of frames of the sequence.
+
+    Returns:
+        ``(N, window)``. After the end of the sequence, the index is the last frame.
+    """
     return np.asarray(np.minimum(np.asarray(starts, np.intp)[:, None] + np.arange(window), frames - 1))
 
 
 def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> Array:
-    """``(F, ...)`` -> ``(N, window, ...)`` at `window_starts`; its last frame pads a short sequence."""
+    """Split a sequence into windows that begin at `window_starts`.
+
+    Args:
+        sequence: ``(F, ...)``.
+        window: The number of frames of a window.
+        hop: The distance between two windows in frames. None: ``window``.
+
+    Returns:
+        ``(N, window, ...)``. The last frame pads a sequence that is shorter than a window.
+
+    Raises:
+        ShapeError: ``sequence`` is a single number.
+        EmptySequenceError, UsageError: See `window_starts`.
+    """
     values = np.asarray(sequence)
     if values.ndim == 0:
         raise ShapeError("found a single number, expected a sequence (frames, ...)")
@@ -44,23 +76,40 @@ def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> A
 
 
 def trailing_indices(frames: int, window: int, stride: int = 1) -> Indices:
-    """For each frame, the frames of the window that ends with it, ``(frames, window)``.
+    """Return, for each frame, the frame indices of the window that ends with this frame.
 
-    A window takes every ``stride``-th frame; where it would begin before the sequence, the first frame is repeated."""
+    Args:
+        frames: The number of frames of the sequence.
+        window: The number of frames of a window.
+        stride: A window takes every ``stride``-th frame.
+
+    Returns:
+        ``(frames, window)``. Before the start of the sequence, the index is the first frame.
+    """
     back = stride * np.arange(window - 1, -1, -1)
     return np.asarray(np.maximum(np.arange(frames)[:, None] - back, 0), np.intp)
 
 
 def blend_weights(window: int) -> NDArray[np.float64]:
-    """A Hann window ``(window,)`` without its zeros: the middle counts most, the ends a little."""
+    """Return a Hann window ``(window,)`` without its zeros: large weights in the middle, small weights at the ends."""
     return np.asarray(np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2)
 
 
 def merge_windows(windows: ArrayLike, starts: ArrayLike, frames: int, weights: ArrayLike | None = None) -> Array:
-    """``(N, window, ...)`` -> ``(frames, ...)``: the weighted mean of the windows that hold a frame.
+    """Merge windows into a sequence: each frame is the weighted mean over the windows that contain it.
 
-    ``weights`` ``(window,)``, positive; None takes `blend_weights`. The float type is kept; places after the
-    end are dropped. Raises LengthError where the starts do not fit the windows or a frame is in none of them.
+    Args:
+        windows: ``(N, window, ...)``. Elements after the end of the sequence are dropped.
+        starts: The first frame of each window, ``(N,)``.
+        frames: The number of frames of the sequence.
+        weights: ``(window,)``, positive. None: `blend_weights`.
+
+    Returns:
+        ``(frames, ...)`` of the same float type.
+
+    Raises:
+        LengthError: The starts do not fit the windows, or no window contains a frame.
+        ShapeError: The weights have another shape or are not positive.
     """
     values = np.asarray(windows)
     first = np.asarray(starts, dtype=np.intp)
@@ -74,12 +123,12 @@ def merge_windows(windows: ArrayLike, starts: ArrayLike, frames: int, weights: A
         raise LengthError("the starts of the windows repeat or are negative")
     total = np.zeros((frames, *values.shape[2:]))
     weight = np.zeros(frames)
-    # Starts are distinct, so that one place of all windows never falls twice on a frame.
-    for place in range(window):
-        inside = first + place < frames
-        at = first[inside] + place
-        total[at] += factors[place] * values[inside, place]
-        weight[at] += factors[place]
+    # The starts are distinct, so the elements at one offset of all windows belong to distinct frames.
+    for offset in range(window):
+        inside = first + offset < frames
+        at = first[inside] + offset
+        total[at] += factors[offset] * values[inside, offset]
+        weight[at] += factors[offset]
     if not (weight > 0).all():
         raise LengthError(f"frame {int(np.argmin(weight > 0))} of {frames} is in none of the windows")
     merged = total / weight.reshape(-1, *(1,) * (values.ndim - 2))
@@ -87,10 +136,20 @@ def merge_windows(windows: ArrayLike, starts: ArrayLike, frames: int, weights: A
 
 
 def score_mask(starts: ArrayLike, window: int, frames: int) -> NDArray[np.bool_]:
-    """Which places of which windows count, ``(N, window)``: each frame once, in the window whose middle is
-    nearest.
+    """Choose the elements of windows that are scored, so that each frame is scored once.
 
-    Of two windows equally near the earlier one counts. Raises LengthError where a frame is in none of them.
+    A frame is scored in the window whose middle is nearest; if two are equally near, in the earlier window.
+
+    Args:
+        starts: The first frame of each window, ``(N,)``.
+        window: The number of frames of a window.
+        frames: The number of frames of the sequence.
+
+    Returns:
+        A mask ``(N, window)``.
+
+    Raises:
+        LengthError: No window contains a frame.
     """
     first = np.asarray(starts, dtype=np.intp)
     distance = np.abs(2 * np.arange(window) - (window - 1))
@@ -109,10 +168,13 @@ def score_mask(starts: ArrayLike, window: int, frames: int) -> NDArray[np.bool_]
 
 
 def tds_phases(frames: int, stride: int) -> list[Indices]:
-    """The ``stride`` interleaved phases of a sequence (temporal downsampling): frames p, p + s, p + 2s, ...
+    """Return the interleaved phases of a sequence (temporal downsampling): frames p, p + s, p + 2s, ...
 
-    A sequence shorter than the stride has one phase per frame. Raises EmptySequenceError for no frames and
-    UsageError for a stride below 1.
+    There are s = ``stride`` phases. A sequence that is shorter than the stride has one phase per frame.
+
+    Raises:
+        EmptySequenceError: The sequence has no frames.
+        UsageError: The stride is below 1.
     """
     if stride < 1:
         raise UsageError(f"the stride is {stride}, expected 1 or more")
@@ -122,7 +184,10 @@ def tds_phases(frames: int, stride: int) -> list[Indices]:
 
 
 def merge_phases(parts: Sequence[ArrayLike], frames: int) -> Array:
-    """The inverse of taking ``sequence[phase]`` for every phase of `tds_phases`: ``(frames, ...)``."""
+    """Interleave the phases of `tds_phases` to a sequence ``(frames, ...)``.
+
+    ``parts`` holds ``sequence[phase]`` for every phase. Raises LengthError if the phases have other lengths.
+    """
     arrays = [np.asarray(part) for part in parts]
     phases = tds_phases(frames, max(len(arrays), 1))
     lengths = [len(array) for array in arrays]
@@ -137,22 +202,29 @@ def merge_phases(parts: Sequence[ArrayLike], frames: int) -> Array:
     return merged
 
 
-# Poses are averaged over 5 frames at most, weighted by a triangle: at 50 Hz little is lost of running (measured by
-# refiner-bench accuracy: docs/any-camera.md).
+# Input poses are averaged over at most 5 frames with triangular weights (a stride of 3). At 50 Hz this changes fast
+# motion such as running very little (measured by refiner-bench accuracy: docs/any-camera.md).
 POSE_STRIDE = 3
 
 
 def phase_weights(stride: int) -> NDArray[np.float64]:
-    """A triangle ``(2 stride - 1,)`` that sums to 1, in which every phase of `tds_phases` weighs alike."""
+    """Return triangular weights ``(2 stride - 1,)`` that sum to 1. Every phase of `tds_phases` has the same weight."""
     rising = np.arange(1, stride + 1)
     return np.asarray(np.concatenate([rising, rising[-2::-1]]) / stride**2)
 
 
 def blend_phases(sequence: ArrayLike, stride: int) -> Array:
-    """``(F, ...)`` whose frames come from `tds_phases` in turn -> the same with what the phases disagree in evened out.
+    """Average out the differences between the phases of a sequence that was estimated phase by phase.
 
-    Each phase is estimated by itself, so that neighbouring frames tremble against each other; every frame becomes the
-    mean of those around it by `phase_weights`, at the ends of those that there are. With a stride of 1 nothing changes.
+    The model estimates each phase of `tds_phases` separately, so neighbouring frames jitter. Every frame becomes the
+    weighted mean of the frames around it (`phase_weights`). At the ends, only the existing frames are averaged.
+
+    Args:
+        sequence: ``(F, ...)``.
+        stride: The number of phases. With 1 nothing changes.
+
+    Returns:
+        ``(F, ...)`` of the same type.
     """
     values = np.asarray(sequence)
     if stride <= 1:
@@ -160,20 +232,29 @@ def blend_phases(sequence: ArrayLike, stride: int) -> Array:
     frames, reach = len(values), stride - 1
     total, weight = np.zeros(values.shape), np.zeros(frames)
     for shift, factor in zip(range(-reach, reach + 1), phase_weights(stride), strict=True):
-        here = slice(max(0, -shift), min(frames, frames - shift))
-        there = slice(max(0, shift), min(frames, frames + shift))
-        if here.start < here.stop:
-            total[here] += factor * values[there]
-            weight[here] += factor
+        target = slice(max(0, -shift), min(frames, frames - shift))
+        source = slice(max(0, shift), min(frames, frames + shift))
+        if target.start < target.stop:
+            total[target] += factor * values[source]
+            weight[target] += factor
     return np.asarray(total / weight.reshape(-1, *(1,) * (values.ndim - 1)), values.dtype)
 
 
-def blend_refined(refined: ArrayLike, given: ArrayLike, stride: int) -> Array:
-    """`blend_phases` of the poses ``(F, ...)`` that a refiner of every ``stride``-th frame made of ``given``.
+def blend_refined(refined: ArrayLike, poses: ArrayLike, stride: int) -> Array:
+    """Average out the differences between the phases of a sequence that was refined phase by phase.
 
-    What the refiner changed is evened out over its stride. The given poses are evened out over `POSE_STRIDE` frames at
-    most: over more of them fast motion would be smoothed away. Up to that stride this equals ``blend_phases(refined)``.
+    The refiner's change is averaged over its stride (`blend_phases`). The input poses are averaged over the smaller of
+    ``stride`` and `POSE_STRIDE`, because a larger stride would smooth fast motion away. If ``stride`` is at most
+    `POSE_STRIDE`, the result equals ``blend_phases(refined, stride)``.
+
+    Args:
+        refined: The refined poses ``(F, ...)``.
+        poses: The input poses of the refiner ``(F, ...)``.
+        stride: The stride of the refiner's windows in frames.
+
+    Returns:
+        ``(F, ...)``.
     """
-    poses = np.asarray(given)
-    change = np.asarray(refined) - poses
-    return np.asarray(blend_phases(poses, min(stride, POSE_STRIDE)) + blend_phases(change, stride), change.dtype)
+    original = np.asarray(poses)
+    change = np.asarray(refined) - original
+    return np.asarray(blend_phases(original, min(stride, POSE_STRIDE)) + blend_phases(change, stride), change.dtype)

@@ -1,4 +1,4 @@
-"""The method's probability: schedule, conditional Gaussian noise model, forward process, DDIM sampler."""
+"""The diffusion process: noise schedule, conditional Gaussian noise model, forward process and DDIM sampler."""
 
 from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
 from refiner.diffusion.forward import forward_coefficients

@@ -1,9 +1,13 @@
-"""Whether an input looks like what a refiner was trained on, told from the 2D and 3D poses alone.
+"""A check whether an input resembles the training data of a refiner, from the 2D and 3D poses only.
 
-Two numbers, each compared with its distribution over the training windows: how far a frame's pair of poses lies from
-the training pairs (Mahalanobis distance of eq. 5's condition c: a strange pose, camera, scale or joint order), and how
-much the 3D poses shake (a smoother or rougher estimator, another frame rate). Neither knows the ground truth: a
-familiar input can still be wrong, but what is far outside is better left alone or given a refiner of its own.
+The check compares two quantities with their distributions over the training windows:
+
+- The Mahalanobis distance of a frame's condition c (eq. 5) from the training frames. It is large for an unusual pose,
+  camera, scale or joint order.
+- The jitter of the 3D poses. It shows a smoother or noisier estimator, or another frame rate.
+
+Neither quantity uses the ground truth, so a familiar input can still be wrong. An input that is very different from the
+training data should not be refined, or needs a refiner trained for it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refiner.diffusion.noise_model import condition_vectors
 from refiner.errors import CheckpointError, EmptySequenceError
@@ -21,43 +25,55 @@ from refiner.errors import CheckpointError, EmptySequenceError
 Array = NDArray[np.float64]
 
 QUANTILES = np.linspace(0.0, 1.0, 101)
-# Directions in which the training conditions hardly vary (the root, joints midway between others) say nothing.
+# Directions in which the training conditions hardly vary (the root, joints midway between others) are not used. The
+# limit is a fraction of the largest variance.
 LEAST_SHARE = 1e-6
-# A frame is unusual beyond the training frames' 99th percentile; 1 % of them are.
+# A frame is unusual if its distance exceeds this percentile of the training frames; 1 % of the training frames do.
 UNUSUAL = 99
-# What is warned of: found by scoring the study's transfer rows, see the accuracy report.
+# The limits for a warning. They were chosen from the transfer rows of the accuracy study; see its report.
 LARGEST_UNUSUAL_SHARE = 0.25
 LARGEST_JITTER_RATIO = 3.0
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """``unusual_share``: share of the frames that are further out than 99 % of the training frames. ``jitter_ratio``:
-    the median of how much the poses shake over that of the training; NaN for fewer than three frames and for models of
-    rays."""
+    """The comparison of an input with the training data.
+
+    Attributes:
+        unusual_share: The fraction of frames whose distance exceeds the distance of 99 % of the training frames.
+        jitter_ratio: The median jitter of the input divided by the median jitter of the training poses. NaN for fewer
+            than three frames and for models of rays.
+    """
 
     unusual_share: float
     jitter_ratio: float
 
     @property
     def warnings(self) -> list[str]:
-        """What is outside, in words; empty for a familiar input."""
-        found = []
+        """One message per quantity outside its limits; empty for a familiar input."""
+        messages = []
         if self.unusual_share > LARGEST_UNUSUAL_SHARE:
-            found.append(
+            messages.append(
                 f"{100 * self.unusual_share:.0f} % of the frames are unlike the training frames (1 % of those are): "
                 "another joint order, scale, camera or kind of pose"
             )
         if self.jitter_ratio > LARGEST_JITTER_RATIO or self.jitter_ratio < 1.0 / LARGEST_JITTER_RATIO:
-            found.append(
+            messages.append(
                 f"the 3D poses shake {self.jitter_ratio:.2g} times as much as in training: another estimator, filter "
                 "or frame rate"
             )
-        return found
+        return messages
 
 
 def merge_familiarity(parts: Sequence[tuple[int, Familiarity]]) -> Familiarity | None:
-    """That of several sequences ``(frames, Familiarity)``, frame by frame; None for none."""
+    """Average the comparisons of several sequences, weighted by frames.
+
+    Args:
+        parts: Pairs (number of frames, comparison).
+
+    Returns:
+        The average; None if ``parts`` is empty.
+    """
     if not parts:
         return None
     frames = np.array([count for count, _ in parts], dtype=np.float64)
@@ -69,7 +85,14 @@ def merge_familiarity(parts: Sequence[tuple[int, Familiarity]]) -> Familiarity |
 
 
 def jitter(pose_3d: NDArray[Any]) -> Array:
-    """Mean length of the joints' second differences, ``(..., F, J, 3)`` metres -> ``(..., F - 2)`` metres/frame^2."""
+    """Compute the mean length of the joints' second differences.
+
+    Args:
+        pose_3d: ``(..., F, J, 3)`` metres.
+
+    Returns:
+        ``(..., F - 2)`` metres/frame^2.
+    """
     pose = np.asarray(pose_3d, dtype=np.float64)
     second = pose[..., 2:, :, :] - 2.0 * pose[..., 1:-1, :, :] + pose[..., :-2, :, :]
     length: Array = np.linalg.norm(second, axis=-1).mean(axis=-1)
@@ -78,7 +101,14 @@ def jitter(pose_3d: NDArray[Any]) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class InputModel:
-    """What the training inputs looked like: c's mean ``(C,)``, a whitener ``(R, C)``, and 101 quantiles each."""
+    """The distribution of a refiner's training inputs.
+
+    Attributes:
+        mean: The mean of the condition c, ``(C,)``.
+        whitener: A matrix ``(R, C)``. It whitens c - mean, where R is the number of directions that vary.
+        distance_quantiles: The quantiles 0 %, 1 %, ..., 100 % of the distance, ``(101,)``.
+        jitter_quantiles: The same quantiles of the jitter, ``(101,)``.
+    """
 
     mean: Array
     whitener: Array
@@ -87,41 +117,54 @@ class InputModel:
 
     @classmethod
     def fit(cls, mean: Array, covariance: Array, pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> InputModel:
-        """From c's moments, and training windows ``(N, T, J, 2)`` normalised and ``(N, T, J, 3)`` root-relative."""
+        """Fit the model to training windows.
+
+        Args:
+            mean: The mean of the condition c, ``(C,)``.
+            covariance: The covariance of c, ``(C, C)``.
+            pose_2d: ``(N, T, J, 2)``, normalised.
+            pose_3d: ``(N, T, J, 3)`` metres, root-relative.
+        """
         values, vectors = np.linalg.eigh(covariance)
-        kept = values > LEAST_SHARE * values.max()
-        whitener = (vectors[:, kept] / np.sqrt(values[kept])).T
+        varying = values > LEAST_SHARE * values.max()
+        whitener = (vectors[:, varying] / np.sqrt(values[varying])).T
         unfinished = cls(mean, whitener, QUANTILES, QUANTILES)
         distances = unfinished.distance(pose_2d, pose_3d)
         return cls(mean, whitener, np.quantile(distances, QUANTILES), np.quantile(jitter(pose_3d), QUANTILES))
 
     def distance(self, pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> Array:
-        """Root mean square of the whitened coordinates of c: about 1 on training frames; ``(frames,)``."""
+        """Return the root mean square of the whitened coordinates of c, ``(frames,)``; about 1 on training frames."""
         white = (condition_vectors(pose_2d, pose_3d) - self.mean) @ self.whitener.T
         distance: Array = np.sqrt(np.mean(white**2, axis=1))
         return distance
 
     def compare(self, pose_2d: NDArray[Any], pose_3d: NDArray[Any], shaking: bool = True) -> Familiarity:
-        """A sequence ``(F, J, 2)`` normalised and ``(F, J, 3)`` root-relative metres, at the model's frame rate.
+        """Compare a sequence at the model's frame rate with the training data.
 
-        ``shaking`` False leaves the jitter out, as NaN: windows of every third frame shake by their motion.
+        Args:
+            pose_2d: ``(F, J, 2)``, normalised.
+            pose_3d: ``(F, J, 3)`` metres, root-relative.
+            shaking: Compare the jitter, too. If false, the ratio is NaN. Windows that take every third frame need this,
+                because their second differences show the motion and not the jitter.
 
-        Raises EmptySequenceError for no frames, ShapeError as `condition_vectors`.
+        Raises:
+            EmptySequenceError: There are no frames.
+            ShapeError: See `condition_vectors`.
         """
         if not len(pose_2d):
-            raise EmptySequenceError("there are no frames to compare with the training's")
+            raise EmptySequenceError("there are no frames to compare with the training data")
         unusual = self.distance(pose_2d, pose_3d) > self.distance_quantiles[UNUSUAL]
-        shakes = jitter(pose_3d) if shaking else ()
-        ratio = float(np.median(shakes) / self.jitter_quantiles[50]) if len(shakes) else float("nan")
+        jitters = jitter(pose_3d) if shaking else ()
+        ratio = float(np.median(jitters) / self.jitter_quantiles[50]) if len(jitters) else float("nan")
         return Familiarity(float(unusual.mean()), ratio)
 
     def to_tensors(self) -> dict[str, Array]:
-        """Named arrays for a checkpoint."""
+        """Return the arrays by name, for a checkpoint."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Any]) -> InputModel:
-        """The inverse of `to_tensors`. Raises CheckpointError for a missing name."""
+    def from_tensors(cls, tensors: Mapping[str, ArrayLike]) -> InputModel:
+        """Make the model from the arrays of `to_tensors`. Raises CheckpointError for a missing name."""
         try:
             return cls(**{name: np.asarray(tensors[name], dtype=np.float64) for name in cls.__dataclass_fields__})
         except KeyError as error:

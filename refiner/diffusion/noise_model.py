@@ -1,8 +1,9 @@
-"""The conditional Gaussian of a lifter's error, eq. 5 and 6: p(e | x, y_est), one frame at a time.
+"""The conditional Gaussian of a lifter's error, p(e | x, y_est), frame by frame (D3PRefiner, eq. 5 and 6).
 
-The condition c is the frame's 2D pose (normalised screen coordinates) and the lifter's root-relative 3D pose,
-concatenated. The root of a root-relative pose is always 0, so its variance is 0 and S_cc is singular there:
-every coordinate that does not vary in the data is left out of the fit, and its error is its constant mean.
+The condition c is the concatenation of the frame's 2D pose (normalised image coordinates) and the lifter's
+root-relative 3D pose. The root of a root-relative pose is always 0, so its variance is 0 and S_cc is singular. The fit
+therefore leaves out every coordinate that does not vary in the data; the error of such a coordinate is its constant
+mean.
 """
 
 from __future__ import annotations
@@ -13,22 +14,34 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from refiner.errors import CheckpointError, EmptySequenceError, NonFiniteError, ShapeError
 
 Array = NDArray[np.float64]
 
-# Frames per update: small enough for the cache, large enough for the matrix product.
+# The number of frames per update: small enough for the cache, large enough for an efficient matrix product.
 CHUNK_FRAMES = 16384
-# A coordinate whose standard deviation is below this (metres, screen units) does not vary: the root's is exactly 0.
+# A coordinate whose standard deviation is below this (metres, or normalised image coordinates) counts as constant. The
+# root's standard deviation is exactly 0.
 LEAST_DEVIATION = 1e-9
 
 
-def condition_vectors(pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], dtype: Any = np.float64) -> NDArray[Any]:
-    """c = concat(x, y_est): ``(..., J, 2)`` and ``(..., J, 3)`` -> ``(frames, 5 J)``, leading axes flattened.
+def condition_vectors(
+    pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], dtype: DTypeLike = np.float64
+) -> NDArray[Any]:
+    """Concatenate 2D and 3D poses to the conditions c = concat(x, y_est).
 
-    Raises ShapeError when the two do not belong together.
+    Args:
+        pose_2d: ``(..., J, 2)``, normalised.
+        noisy_pose_3d: ``(..., J, 3)``, the lifter's poses.
+        dtype: The type of the result.
+
+    Returns:
+        ``(frames, 5 J)``; the leading axes are flattened.
+
+    Raises:
+        ShapeError: The leading axes or the joints differ.
     """
     pose_2d, noisy_pose_3d = np.asarray(pose_2d), np.asarray(noisy_pose_3d)
     if pose_2d.ndim < 2 or pose_2d.shape[-1] != 2 or noisy_pose_3d.shape != (*pose_2d.shape[:-1], 3):
@@ -44,10 +57,10 @@ def condition_vectors(pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], dtype:
 
 
 class ConditionalMoments:
-    """Streaming joint moments of (c, e) in float64: any number of frames, constant memory.
+    """The joint moments of (c, e) in float64, for any number of frames in constant memory.
 
-    Chunks are merged by the pairwise update of Chan, Golub and LeVeque (1983), so that a large mean does not
-    cancel the covariance.
+    Chunks are merged with the pairwise update of Chan, Golub and LeVeque (1983), which avoids cancellation if the mean
+    is large compared with the covariance.
     """
 
     def __init__(self, joints: int = 17) -> None:
@@ -58,9 +71,16 @@ class ConditionalMoments:
         self._scatter: Array = np.zeros((size, size))
 
     def update(self, pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], pose_error: NDArray[Any]) -> None:
-        """Add frames: ``(..., J, 2)`` normalised, ``(..., J, 3)`` and ``(..., J, 3)`` metres.
+        """Add frames.
 
-        Raises ShapeError and NonFiniteError.
+        Args:
+            pose_2d: ``(..., J, 2)``, normalised.
+            noisy_pose_3d: The lifter's poses ``(..., J, 3)``, root-relative metres.
+            pose_error: The errors of these poses ``(..., J, 3)`` in metres.
+
+        Raises:
+            ShapeError: The shapes do not match.
+            NonFiniteError: An array holds NaN or infinite values.
         """
         condition = condition_vectors(pose_2d, noisy_pose_3d)
         error = np.asarray(pose_error, dtype=np.float64)
@@ -87,14 +107,19 @@ class ConditionalMoments:
         self.frames = total
 
     def condition_moments(self) -> tuple[Array, Array]:
-        """Mean and covariance of the conditions so far, ``(5 J,)`` and ``(5 J, 5 J)``."""
+        """Return the mean ``(5 J,)`` and the covariance ``(5 J, 5 J)`` of the conditions so far."""
         split = 5 * self.joints
         return self._mean[:split].copy(), self._scatter[:split, :split] / max(self.frames - 1, 1)
 
     def finish(self, conditional: bool = True) -> ConditionalGaussian:
-        """The Gaussian of eq. 5 and 6 from the moments (unbiased covariance). Raises EmptySequenceError.
+        """Compute the Gaussian of eq. 5 and 6 from the moments, with the unbiased covariance.
 
-        With ``conditional=False`` that of all errors alike: no gain, the covariance of e.
+        Args:
+            conditional: If false, the result is the marginal Gaussian of the errors: the gain is 0, and the covariance
+                is the covariance of e.
+
+        Raises:
+            EmptySequenceError: There are fewer than 2 frames.
         """
         if self.frames < 2:
             raise EmptySequenceError(f"the noise model needs at least 2 frames, got {self.frames}")
@@ -111,12 +136,17 @@ class ConditionalMoments:
 
 @dataclass(frozen=True)
 class ConditionalGaussian:
-    """p(e | c) = N(mean_error + gain (c - mean_condition), covariance), eq. 5 and 6.
+    """The conditional Gaussian p(e | c) = N(mean_error + gain (c - mean_condition), covariance), eq. 5 and 6.
 
-    Attributes, all float64 (J joints, D = 3 J error and 5 J condition coordinates):
-        mean_error: ``(D,)``, metres. mean_condition: ``(5 J,)``. gain: ``(D, 5 J)``, S_ec S_cc^-1.
-        covariance: ``(D, D)``, square metres, the same for every c. factor: ``(D, D)`` lower triangular with
-        factor @ factor.T = covariance; the rows of coordinates that do not vary (the root) are 0.
+    All arrays are float64. J is the number of joints, and D = 3 J is the number of error coordinates.
+
+    Attributes:
+        mean_error: ``(D,)``, metres.
+        mean_condition: ``(5 J,)``.
+        gain: ``(D, 5 J)``, S_ec S_cc^-1.
+        covariance: ``(D, D)``, square metres; it does not depend on c.
+        factor: ``(D, D)``, lower triangular, with factor @ factor.T = covariance. The rows of coordinates that do not
+            vary (the root) are 0.
     """
 
     mean_error: Array
@@ -127,14 +157,22 @@ class ConditionalGaussian:
 
     @property
     def joints(self) -> int:
+        """J, the number of joints."""
         return len(self.mean_error) // 3
 
     @classmethod
     def fit(cls, pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any], pose_error: NDArray[Any]) -> ConditionalGaussian:
-        """Fit on frames: normalised 2D ``(..., J, 2)``, the lifter's 3D and its error ``(..., J, 3)`` in metres.
+        """Fit the Gaussian to frames. Use `ConditionalMoments` for data that do not fit into memory.
 
-        pose_error = noisy_pose_3d - ground truth. For data that do not fit in memory use `ConditionalMoments`.
-        Raises ShapeError, NonFiniteError, EmptySequenceError.
+        Args:
+            pose_2d: ``(..., J, 2)``, normalised.
+            noisy_pose_3d: The lifter's poses ``(..., J, 3)``, root-relative metres.
+            pose_error: ``noisy_pose_3d`` minus the ground truth, ``(..., J, 3)`` metres.
+
+        Raises:
+            ShapeError: The shapes do not match.
+            NonFiniteError: An array holds NaN or infinite values.
+            EmptySequenceError: There are fewer than 2 frames.
         """
         moments = ConditionalMoments(joints=np.shape(pose_2d)[-2] if np.ndim(pose_2d) >= 2 else 0)
         moments.update(pose_2d, noisy_pose_3d, pose_error)
@@ -149,13 +187,21 @@ class ConditionalGaussian:
         covariance_error: Array,
         covariance_cross: Array,
     ) -> ConditionalGaussian:
-        """Eq. 5 and 6 from the joint moments; ``covariance_cross`` is S_ec, ``(3 J, 5 J)``."""
+        """Compute the Gaussian of eq. 5 and 6 from the joint moments.
+
+        Args:
+            mean_condition: ``(5 J,)``.
+            mean_error: ``(3 J,)``.
+            covariance_condition: S_cc, ``(5 J, 5 J)``.
+            covariance_error: S_ee, ``(3 J, 3 J)``.
+            covariance_cross: S_ec, ``(3 J, 5 J)``.
+        """
         varying_c = np.flatnonzero(np.sqrt(np.diag(covariance_condition)) > LEAST_DEVIATION)
         varying_e = np.flatnonzero(np.sqrt(np.diag(covariance_error)) > LEAST_DEVIATION)
         cross = covariance_cross[np.ix_(varying_e, varying_c)]
         scc = covariance_condition[np.ix_(varying_c, varying_c)]
-        # A condition that is a linear function of others (few frames, a joint midway between two others) leaves
-        # S_cc singular; the pseudo-inverse then gives the same regression, and equals S_cc^-1 otherwise.
+        # If a condition coordinate is a linear function of others (few frames, a joint midway between two joints), S_cc
+        # is singular. The pseudo-inverse then gives the same regression; otherwise it equals S_cc^-1.
         gain_core = cross @ scipy.linalg.pinvh(scc) if len(varying_c) else np.zeros(cross.shape)
         core = covariance_error[np.ix_(varying_e, varying_e)] - gain_core @ cross.T
         core = (core + core.T) / 2.0
@@ -167,7 +213,18 @@ class ConditionalGaussian:
         return cls(mean_error.copy(), mean_condition.copy(), gain, covariance, factor)
 
     def mean(self, pose_2d: NDArray[Any], noisy_pose_3d: NDArray[Any]) -> Array:
-        """Eq. 5: the expected error ``(..., J, 3)`` in metres for normalised 2D and the lifter's 3D poses."""
+        """Return the expected error (eq. 5).
+
+        Args:
+            pose_2d: ``(..., J, 2)``, normalised.
+            noisy_pose_3d: The lifter's poses ``(..., J, 3)``, root-relative metres.
+
+        Returns:
+            ``(..., J, 3)`` metres.
+
+        Raises:
+            ShapeError: The shapes do not match, or the number of joints differs.
+        """
         condition = condition_vectors(pose_2d, noisy_pose_3d)
         self._check_joints(condition)
         expected = self.mean_error + (condition - self.mean_condition) @ self.gain.T
@@ -175,7 +232,7 @@ class ConditionalGaussian:
         return result
 
     def centred(self) -> ConditionalGaussian:
-        """What is left when the conditional mean is known and taken off: mean 0, the same covariance."""
+        """Return the distribution of the error minus its conditional mean: mean 0 and the same covariance."""
         return replace(self, mean_error=np.zeros_like(self.mean_error), gain=np.zeros_like(self.gain))
 
     def sample(
@@ -186,12 +243,26 @@ class ConditionalGaussian:
         first_frame: int = 0,
         threads: int = 0,
     ) -> NDArray[np.float32]:
-        """Draw one error ``(..., J, 3)`` in metres for every frame, float32.
+        """Draw one error for every frame.
 
-        The sample of frame i (leading axes flattened) depends on its condition and on (seed, first_frame + i)
-        alone: not on the batch around it, nor on ``threads``.
+        The sample of frame i (with flattened leading axes) depends only on its condition and on
+        (seed, first_frame + i). It does not depend on the rest of the batch or on ``threads``.
+
+        Args:
+            pose_2d: ``(..., J, 2)``, normalised.
+            noisy_pose_3d: The lifter's poses ``(..., J, 3)``, root-relative metres.
+            seed: The seed of the generator.
+            first_frame: The frame number of the first frame.
+            threads: The number of threads; see `refiner.native.p_mpjpe`.
+
+        Returns:
+            ``(..., J, 3)`` float32, metres.
+
+        Raises:
+            ShapeError: The shapes do not match, or the number of joints differs.
+            MissingComponentError: The compiled module is missing.
         """
-        from refiner import native  # the mean and the fit need no compiled part
+        from refiner import native  # imported here: the mean and the fit do not need the compiled module
 
         condition = condition_vectors(pose_2d, noisy_pose_3d, dtype=np.float32)
         self._check_joints(condition)
@@ -202,7 +273,7 @@ class ConditionalGaussian:
         return result
 
     def kernel_arguments(self) -> dict[str, NDArray[np.float32]]:
-        """The fitted numbers as the float32 arrays that `refiner.native.sample_conditional` takes."""
+        """Return the float32 arrays that `refiner.native.sample_conditional` takes."""
         return {
             "mean_error": self.mean_error.astype(np.float32),
             "mean_condition": self.mean_condition.astype(np.float32),
@@ -211,7 +282,7 @@ class ConditionalGaussian:
         }
 
     def to_tensors(self) -> dict[str, Array]:
-        """Named arrays for a checkpoint (float64; about 60 kB)."""
+        """Return the arrays by name, for a checkpoint (float64; about 60 kB)."""
         return {
             "mean_error": self.mean_error,
             "mean_condition": self.mean_condition,
@@ -221,8 +292,8 @@ class ConditionalGaussian:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Any]) -> ConditionalGaussian:
-        """The inverse of `to_tensors`. Raises CheckpointError for a missing name."""
+    def from_tensors(cls, tensors: Mapping[str, ArrayLike]) -> ConditionalGaussian:
+        """Make the Gaussian from the arrays of `to_tensors`. Raises CheckpointError for a missing name."""
         try:
             arrays = {name: np.asarray(tensors[name], dtype=np.float64) for name in cls.__dataclass_fields__}
         except KeyError as error:
@@ -237,13 +308,13 @@ class ConditionalGaussian:
 
 
 def lower_factor(covariance: Array) -> Array:
-    """Lower-triangular L with L L^T = covariance; also for a covariance that is only positive semi-definite."""
+    """Return the lower-triangular L with L L^T = covariance, which may be only positive semi-definite."""
     if not len(covariance):
         return covariance
     try:
         return np.asarray(np.linalg.cholesky(covariance))
     except np.linalg.LinAlgError:
-        # Fewer frames than coordinates: rounding leaves eigenvalues at or just below 0. A = V sqrt(w) has
+        # With fewer frames than coordinates, rounding makes some eigenvalues 0 or slightly negative. A = V sqrt(w) has
         # A A^T = covariance, and the R of A^T = Q R gives the triangular form.
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))

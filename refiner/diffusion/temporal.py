@@ -1,9 +1,9 @@
-"""How long an error lasts: the correlation between a window's frames, beside eq. 6's between its coordinates.
+"""The correlation of a lifter's error over the frames of a window. Eq. 6 models only the covariance within a frame.
 
-The paper draws frame by frame. The error of a real lifter is slow, and what is drawn independently teaches a denoiser
-to average over time and little else. Here every draw of a window is Z -> L Z with the factor L of a correlation matrix
-over frames: with eq. 6's factor on the other side a matrix-normal distribution, whose covariance within a frame is
-still eq. 6's.
+The paper draws the errors of different frames independently. The error of a real lifter changes slowly, and independent
+errors teach a denoiser little more than averaging over time. This module therefore mixes the draws of a window,
+Z -> L Z, with the factor L of a correlation matrix over frames. Together with the factor of eq. 6, this is a
+matrix-normal distribution. Its covariance within a frame is still the covariance of eq. 6.
 """
 
 from __future__ import annotations
@@ -20,14 +20,26 @@ TimeModel = Literal["white", "ar1", "full"]
 
 
 class TemporalMoments:
-    """Streaming average, over windows and coordinates, of r_s r_t of standardised residuals r = e - mean(c)."""
+    """The average of r_s r_t over windows and coordinates, for standardised residuals r = e - mean(c).
+
+    Windows are added in parts, so that they do not need to be in memory together.
+    """
 
     def __init__(self, frames: int) -> None:
         self.frames = frames
         self._products = np.zeros((frames, frames))
 
     def update(self, residual: NDArray[Any], deviation: NDArray[Any]) -> None:
-        """Add ``(N, T, D)`` residuals; coordinates whose ``deviation`` ``(D,)`` is 0 (the root's) count for nothing."""
+        """Add residuals.
+
+        Args:
+            residual: ``(N, T, D)`` metres.
+            deviation: The standard deviation of each coordinate, ``(D,)``. A coordinate of deviation 0 (the root's) is
+                not used.
+
+        Raises:
+            ShapeError: The arrays have other shapes.
+        """
         if residual.ndim != 3 or residual.shape[1] != self.frames or residual.shape[2:] != deviation.shape:
             raise ShapeError(
                 f"expected residuals (windows, {self.frames}, {len(deviation)}), got {tuple(residual.shape)}"
@@ -37,8 +49,15 @@ class TemporalMoments:
         self._products += np.tensordot(standard, standard, axes=((0, 2), (0, 2)))
 
     def correlation(self, model: TimeModel) -> NDArray[np.float64]:
-        """The correlation matrix ``(T, T)``: measured (``full``), or rho^|s - t| with the rho of neighbouring frames
-        (``ar1``), or the identity (``white``)."""
+        """Return the correlation matrix ``(T, T)``.
+
+        Args:
+            model: "full": the measured matrix. "ar1": rho^|s - t| with the rho of neighbouring frames. "white": the
+                identity.
+
+        Raises:
+            TrainingError: The residuals do not vary.
+        """
         scale = np.sqrt(np.diag(self._products))
         if model != "white" and not (scale > 0).all():
             raise TrainingError("the lifter's errors do not vary: no correlation over time can be fitted")
@@ -53,12 +72,12 @@ class TemporalMoments:
 
 
 def temporal_factor(correlation: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Lower-triangular L ``(T, T)`` with L L^T = ``correlation``, a singular one included."""
+    """Return the lower-triangular L ``(T, T)`` with L L^T = ``correlation``, which may be singular."""
     return lower_factor(correlation).astype(np.float32)
 
 
 def correlate_in_time(white: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Independent draws ``(windows x T, D)`` mixed over each window's frames by ``factor`` ``(T, T)``: same shape."""
+    """Mix independent draws ``(windows x T, D)`` over the frames of each window by ``factor`` ``(T, T)``."""
     frames = len(factor)
     mixed: NDArray[np.float32] = factor @ white.reshape(-1, frames, white.shape[-1])
     return mixed.reshape(white.shape)

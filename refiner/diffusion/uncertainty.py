@@ -1,11 +1,13 @@
-"""How far a refined joint may be off: a standard deviation that varies with the frame, calibrated on ground truth.
+"""The uncertainty of a refined joint: a standard deviation that varies with the frame, calibrated on ground truth.
 
-The conditional covariance (eq. 6) gives each joint a prior spread, but a constant one, and the lifter's. What varies
-with the frame and is known without ground truth: how far the refiner moved the joint (what it had to correct it did not
-correct entirely), and how fast the joint moves. The logarithm of a joint's spread is linear in the logarithms of both.
+The conditional covariance (eq. 6) gives each joint a constant standard deviation, of the lifter's error. Two quantities
+vary with the frame and are known without ground truth: the distance by which the refiner moved the joint (a large error
+is not corrected completely), and the speed of the joint. The model is linear: the logarithm of the standard deviation
+is a linear function of the logarithms of these two quantities.
 
-Errors are not Gaussian: nine tenths of them reach twice as far as half of them, where a Gaussian's reach 1.6 times as
-far. So the regions that hold half and nine tenths are calibrated too, as multiples of the standard deviation.
+The errors are not Gaussian: the radius that contains 90 % of them is twice the radius that contains 50 %, but for a
+Gaussian it is 1.6 times. The radii of the 50 % and 90 % regions are therefore calibrated too, as multiples of the
+standard deviation.
 """
 
 from __future__ import annotations
@@ -19,38 +21,60 @@ from numpy.typing import ArrayLike, NDArray
 
 from refiner.errors import CheckpointError, ShapeError
 
-# Added to distances before their logarithm, metres: less is noise of the arithmetic and says nothing.
+# Added to distances in metres before their logarithm. Smaller distances are numerical noise.
 FLOOR_M = 0.002
 LEAST_ERROR_M = 1e-4
 FEATURES = ("constant", "log correction", "log speed")
 SHARES = (0.5, 0.9)
-# Where a model says nothing of its errors: a guess, and a Gaussian's regions (square roots of chi-squared quantiles).
+# For a model without calibrated uncertainty: a guess, and the radii of a Gaussian (square roots of chi-squared
+# quantiles).
 DEFAULT_STD_M = 0.05
 GAUSSIAN_RADII = (1.5382, 2.5003)
 
 
 @dataclass(frozen=True, eq=False)
 class JointUncertainty:
-    """``coefficients`` ``(17, 3)``: of `FEATURES`, for the logarithm of each joint's standard deviation along one axis,
-    in metres. ``radii`` ``(17, 2)``: the distance from the refined joint within which half, and nine tenths, of the
-    errors lie, in standard deviations. The root's are 0: its error is by definition."""
+    """The uncertainty model of the 17 joints.
+
+    Attributes:
+        coefficients: ``(17, 3)``, the coefficients of `FEATURES` for the logarithm of each joint's standard deviation
+            along one axis, in metres.
+        radii: ``(17, 2)``, the distances from the refined joint that contain 50 % and 90 % of the errors, in standard
+            deviations. The values of the root are 0, because its error is 0 by definition.
+    """
 
     coefficients: NDArray[np.float64]
     radii: NDArray[np.float64]
 
     def std(self, correction: ArrayLike, speed: ArrayLike) -> NDArray[np.float32]:
-        """``(..., 17)`` metres the refiner moved each joint, ``(..., 17)`` metres that it moves from one frame of the
-        model's rate to the next -> ``(..., 17)`` metres along one axis."""
+        """Return the standard deviation of each joint along one axis.
+
+        Args:
+            correction: ``(..., 17)`` metres, the distance by which the refiner moved each joint.
+            speed: ``(..., 17)`` metres, the motion of each joint from one frame at the model's frame rate to the next.
+
+        Returns:
+            ``(..., 17)`` float32 metres.
+        """
         spread: NDArray[np.float64] = np.exp((features(correction, speed) * self.coefficients).sum(axis=-1))
         spread[..., 0] = 0.0
         return spread.astype(np.float32)
 
     @classmethod
     def fit(cls, error: ArrayLike, correction: ArrayLike, speed: ArrayLike) -> JointUncertainty:
-        """From ``(N, 17)`` distances to the truth, corrections and speeds, metres.
+        """Fit the model to errors.
 
-        Least squares on the logarithms, then each joint scaled so that its standard deviation is that of the errors
-        (their root mean square over the square root of 3), and the quantiles of what is left. Raises ShapeError.
+        The fit is least squares on the logarithms. Then each joint's standard deviation is scaled to the standard
+        deviation of its errors (their root mean square divided by the square root of 3). The radii are quantiles of the
+        errors divided by this standard deviation.
+
+        Args:
+            error: ``(N, 17)`` metres, the distances to the ground truth.
+            correction: ``(N, 17)`` metres; see `std`.
+            speed: ``(N, 17)`` metres; see `std`.
+
+        Raises:
+            ShapeError: The arrays have other shapes, or N is below 10.
         """
         distance = np.asarray(error, dtype=np.float64)
         columns = features(correction, speed)
@@ -70,14 +94,18 @@ class JointUncertainty:
         return cls(coefficients, radii)
 
     def coverage(self, error: ArrayLike, std: ArrayLike) -> tuple[float, float]:
-        """The shares of ``(N, 17)`` errors inside the regions that should hold half and nine tenths of them, the root
-        left out."""
+        """Return the fractions of errors inside the 50 % and 90 % regions, without the root.
+
+        Args:
+            error: ``(N, 17)`` metres, the distances to the ground truth.
+            std: ``(N, 17)`` metres, the result of `std`.
+        """
         ratio = np.asarray(error, dtype=np.float64)[:, 1:] / np.asarray(std, dtype=np.float64)[:, 1:]
-        half, most = ((ratio <= self.radii[1:, place]).mean() for place in range(len(SHARES)))
+        half, most = ((ratio <= self.radii[1:, index]).mean() for index in range(len(SHARES)))
         return float(half), float(most)
 
     def to_config(self) -> dict[str, Any]:
-        """For a checkpoint's configuration, from which manifests copy it."""
+        """Return the model as a section of a checkpoint's configuration; manifests copy this section."""
         return {
             "features": list(FEATURES),
             "coefficients": np.round(self.coefficients, 6).tolist(),
@@ -86,7 +114,11 @@ class JointUncertainty:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> JointUncertainty:
-        """The inverse; None gives every joint `DEFAULT_STD_M`, a guess. Raises CheckpointError for another form."""
+        """Read the section that `to_config` wrote.
+
+        For None, every joint has the standard deviation `DEFAULT_STD_M`, which is a guess. Raises CheckpointError if
+        the section has another form.
+        """
         if config is None:
             constant = np.zeros((17, len(FEATURES)))
             constant[:, 0] = np.log(DEFAULT_STD_M)
@@ -99,11 +131,15 @@ class JointUncertainty:
             raise CheckpointError(f"the model's uncertainty cannot be read: {error!r}") from error
         shapes = coefficients.shape, radii.shape
         if not known or shapes != ((17, len(FEATURES)), (17, len(SHARES))) or not np.isfinite(coefficients).all():
-            raise CheckpointError(f"the model's uncertainty has not the features {', '.join(FEATURES)} of 17 joints")
+            raise CheckpointError(
+                f"the model's uncertainty does not have the features {', '.join(FEATURES)} for 17 joints"
+            )
         return cls(coefficients, radii)
 
 
 def features(correction: ArrayLike, speed: ArrayLike) -> NDArray[np.float64]:
-    """``(..., 17)`` twice -> ``(..., 17, 3)``."""
-    moved, fast = (np.log(np.asarray(values, dtype=np.float64) + FLOOR_M) for values in (correction, speed))
-    return np.stack([np.ones_like(moved), moved, fast], axis=-1)
+    """Compute `FEATURES` from corrections and speeds in metres: ``(..., 17)`` twice -> ``(..., 17, 3)``."""
+    log_correction, log_speed = (
+        np.log(np.asarray(values, dtype=np.float64) + FLOOR_M) for values in (correction, speed)
+    )
+    return np.stack([np.ones_like(log_correction), log_correction, log_speed], axis=-1)

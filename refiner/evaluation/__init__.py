@@ -1,4 +1,4 @@
-"""Metrics, the two papers' protocols, intervals over clips and reports. Nothing here needs PyTorch."""
+"""Metrics, the protocols of Human3.6M and MPI-INF-3DHP, bootstrap intervals and reports. PyTorch is not needed."""
 
 from refiner.evaluation.bootstrap import GainInterval, bootstrap_difference
 from refiner.evaluation.metrics import (

@@ -1,7 +1,7 @@
-"""Percentile bootstrap of the paired difference between two evaluations, resampling whole clips.
+"""Percentile bootstrap of the paired difference between two evaluations, which resamples whole clips.
 
-The frames of a clip, and the four cameras that saw it, share their errors; resampling frames or sequences
-would make the interval far too narrow.
+The errors in the frames and cameras of one clip are correlated. Resampling of frames or sequences would therefore make
+the interval far too narrow.
 """
 
 from __future__ import annotations
@@ -17,17 +17,30 @@ from refiner.evaluation.protocol import METRICS, EvaluationResult
 
 Array = NDArray[np.float64]
 
-# Resamples drawn at once: 1024 x clips counts stay in a few MB for thousands of clips.
+# The number of resamples drawn at once. The counts (1024 x clips) need a few MB for thousands of clips.
 CHUNK_RESAMPLES = 1024
 UNITS = ("clip", "subject")
 
 
 @dataclass(frozen=True)
 class GainInterval:
-    """How much smaller the error of the second evaluation is (positive: it is better), frame-weighted.
+    """The gain of the second evaluation over the first, with its bootstrap interval. Positive: the second is better.
 
-    ``difference`` in the metric's unit and ``gain_percent`` of the first one's error, each with its interval
-    at ``level``. The bounds are NaN when there is a single unit to resample. ``units`` is their number.
+    Attributes:
+        metric: The name of the metric.
+        before: The frame-wise mean error of the first evaluation, in the unit of the metric.
+        after: The frame-wise mean error of the second evaluation.
+        difference: ``before - after``.
+        difference_low: The lower bound of the difference; NaN if there is only one unit to resample.
+        difference_high: The upper bound of the difference.
+        gain_percent: The difference in percent of ``before``.
+        gain_percent_low: The lower bound of the gain.
+        gain_percent_high: The upper bound of the gain.
+        level: The confidence level of the intervals.
+        resamples: The number of bootstrap samples.
+        seed: The seed of the bootstrap.
+        unit: The resampled unit, "clip" or "subject".
+        units: The number of units.
     """
 
     metric: str
@@ -60,11 +73,23 @@ def bootstrap_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> GainInterval:
-    """Interval of frame-wise mean error(a) - error(b) over resampled clips (or subjects).
+    """Compute a percentile bootstrap interval for the difference of two frame-wise mean errors, error(a) - error(b).
 
-    ``a`` (before) and ``b`` (after) must score the same sequences; both are resampled together. The interval
-    is that of the percentile method, ``level`` wide. The same seed gives the same interval.
-    Raises InputError when the two do not score the same frames, UsageError for a bad option.
+    Each bootstrap sample takes the same clips (or subjects) from both evaluations. The same seed gives the same
+    interval.
+
+    Args:
+        a: The evaluation before.
+        b: The evaluation after, of the same sequences.
+        metric: A name of `refiner.evaluation.protocol.METRICS`.
+        unit: The resampled unit, "clip" or "subject".
+        resamples: The number of bootstrap samples.
+        level: The confidence level, between 0 and 1.
+        seed: The seed of the bootstrap.
+
+    Raises:
+        InputError: The two evaluations do not score the same frames.
+        UsageError: An option has an invalid value.
     """
     if metric not in METRICS:
         raise UsageError(f"unknown metric '{metric}'; known: {', '.join(METRICS)}")
@@ -73,7 +98,7 @@ def bootstrap_difference(
     if resamples < 1 or not 0.0 < level < 1.0:
         raise UsageError(f"expected resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
     table = _unit_sums(a, b, metric, unit)
-    # Units without a frame step for this metric carry nothing, and resamples of them alone have no mean.
+    # Units that are too short for this metric have no value, and a resample that holds only such units has no mean.
     table = table[table[:, 2] > 0]
     totals = table.sum(axis=0)
     if not len(table):
@@ -106,7 +131,7 @@ def bootstrap_difference(
 
 
 def _unit_sums(a: EvaluationResult, b: EvaluationResult, metric: str, unit: str) -> Array:
-    """``(units, 3)``: sum of a's error, sum of b's, number of frames (or steps)."""
+    """Return ``(units, 3)``: the sum of a's errors, the sum of b's errors and the number of frames (or frame steps)."""
     second = {score.identity: score for score in b.sequences}
     if {score.identity for score in a.sequences} != set(second):
         raise InputError("the two evaluations score different sequences; a paired interval needs the same ones")
@@ -126,9 +151,9 @@ def _unit_sums(a: EvaluationResult, b: EvaluationResult, metric: str, unit: str)
 
 
 def _resampled_means(table: Array, resamples: int, seed: int) -> Array:
-    """``(resamples, 2)`` frame-weighted means of a and b, units drawn with replacement.
+    """Draw units with replacement and return the frame-weighted means of a and b, ``(resamples, 2)``.
 
-    How often each unit was drawn is multinomial, so a resample is one row of a matrix product.
+    The numbers of draws of the units have a multinomial distribution, so a resample is one row of a matrix product.
     """
     rng = np.random.default_rng(seed)
     units = len(table)
@@ -147,5 +172,5 @@ def _bounds(values: Array, tail: float) -> tuple[float, float]:
 
 
 def _percent(difference: Array, before: Array) -> Array:
-    # An error of exactly 0 leaves nothing to gain.
+    # If the error is exactly 0, the gain is 0.
     return 100.0 * np.divide(difference, before, out=np.zeros_like(difference), where=before != 0.0)

@@ -1,4 +1,4 @@
-"""Pictures of results, by matplotlib (the extra ``report``)."""
+"""Figures of results, drawn with matplotlib (the extra ``report``)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,19 @@ TRUTH, BEFORE, AFTER = "#888888", "#d1602b", "#1f6fb4"
 def before_after_figure(
     path: str | os.PathLike[str], clip: CameraClip, before: NDArray[Any], after: NDArray[Any]
 ) -> Path:
-    """Error over time and three skeletons of one camera clip, the lifter's poses and the refined ones.
+    """Draw the error over time and three skeletons of one camera clip, for the lifted and the refined poses.
 
-    ``before`` and ``after`` are ``(F, 17, 3)`` root-relative metres. Raises MissingComponentError without matplotlib.
+    Args:
+        path: The image file to write.
+        clip: The camera clip with the ground truth.
+        before: The lifted poses ``(F, 17, 3)``, root-relative metres.
+        after: The refined poses ``(F, 17, 3)``, root-relative metres.
+
+    Returns:
+        The path of the image file.
+
+    Raises:
+        MissingComponentError: matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -44,7 +54,7 @@ def before_after_figure(
     axes.set(xlabel="time, s", ylabel="MPJPE, mm", xlim=(0, seconds[-1]))
     axes.set_title(f"{clip.action}, camera {clip.camera}", loc="left")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False)  # above, where it hides nothing
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, frameon=False)  # above the axes
     axes.spines[["top", "right"]].set_visible(False)
     for column, frame in enumerate(np.linspace(0, clip.frames - 1, 5).astype(int)[1:4]):
         view = figure.add_subplot(grid[1, column], projection="3d")
@@ -68,7 +78,7 @@ def before_after_figure(
 
 
 def _draw_skeleton(view: Any, pose: NDArray[Any], colour: str, width: float, label: str) -> None:
-    # Camera axes have y down; drawn with it up, and the depth behind.
+    # In camera axes y points down. The figure shows y upwards and the depth to the back.
     x, depth, up = pose[:, 0], pose[:, 2], -pose[:, 1]
     for joint, parent in enumerate(PARENTS):
         if parent >= 0:

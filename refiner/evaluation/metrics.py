@@ -1,9 +1,9 @@
-"""Pose errors in the unit of the input; every sum is taken in float64.
+"""Pose errors in the unit of the input. All sums are computed in float64.
 
-The position metrics take two stacks of poses ``(N, J, 3)`` and return one value per pose; the motion metrics
-take two sequences ``(F, J, 3)`` of consecutive frames and return one value per frame step. None of them moves
-a pose to its root: Human3.6M's protocol scores root-relative poses, so pass both through `root_relative`
-first (`refiner.evaluation.evaluate_sequences` does).
+The position metrics take two stacks of poses ``(N, J, 3)`` and return one value per pose. The motion metrics take two
+sequences ``(F, J, 3)`` of consecutive frames and return one value per frame step. No metric makes the poses
+root-relative. Human3.6M's protocol scores root-relative poses, so pass both arrays through `root_relative` first
+(`refiner.evaluation.evaluate_sequences` does this).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from refiner.errors import DTypeError, EmptySequenceError, NonFiniteError, Shape
 
 Array = NDArray[np.float64]
 
-# MPI-INF-3DHP scores 14 joints: in the order of its 17-joint test annotation, pelvis, spine and head come last.
+# MPI-INF-3DHP scores 14 joints. Pelvis, spine and head are the last three of its 17 test joints and are not scored.
 MPI_INF_3DHP_SCORED_JOINTS: tuple[int, ...] = tuple(range(14))
 PCK_THRESHOLD_M = 0.150
-# 0, 5, ..., 150 mm: 31 thresholds, zero included.
+# 0, 5, ..., 150 mm: 31 thresholds, including 0.
 AUC_THRESHOLDS_M: tuple[float, ...] = tuple(step * 0.005 for step in range(31))
 
 
@@ -45,7 +45,7 @@ def _pose_stack(name: str, value: ArrayLike) -> Array:
 
 
 def _pose_pair(pred: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
-    """Both stacks as float64, of equal shape. Raises the InputError subclass that says what is wrong."""
+    """Check both stacks and convert them to float64. Raises an InputError subclass if they cannot be scored."""
     predicted, expected = _pose_stack("pred", pred), _pose_stack("target", target)
     if predicted.shape != expected.shape:
         raise ShapeError(f"pred and target must have the same shape, got {predicted.shape} and {expected.shape}")
@@ -53,9 +53,17 @@ def _pose_pair(pred: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
 
 
 def root_relative(pose_3d: ArrayLike, root: int = 0) -> NDArray[Any]:
-    """Subtract the root joint: ``(..., J, 3)`` -> ``(..., J, 3)`` of the same float type, root exactly 0.
+    """Subtract the root joint from all joints.
 
-    Raises ShapeError when the array is no pose or has no joint ``root``.
+    Args:
+        pose_3d: ``(..., J, 3)`` in any unit.
+        root: The index of the root joint.
+
+    Returns:
+        ``(..., J, 3)`` of the same float type. The root is exactly 0.
+
+    Raises:
+        ShapeError: The array does not hold poses, or there is no joint ``root``.
     """
     pose = np.asarray(pose_3d)
     if pose.ndim < 2 or pose.shape[-1] != 3 or not 0 <= root < pose.shape[-2]:
@@ -65,30 +73,45 @@ def root_relative(pose_3d: ArrayLike, root: int = 0) -> NDArray[Any]:
 
 
 def mpjpe(pred: ArrayLike, target: ArrayLike) -> Array:
-    """Mean per-joint position error ("protocol 1"): ``(N, J, 3)`` twice -> ``(N,)``, unit of the input.
+    """Compute the mean per-joint position error (MPJPE, "protocol 1").
 
-    Every joint counts, the root too: with root-relative poses it adds a 0 to the mean, as in the papers' tables.
-    Raises ShapeError, EmptySequenceError, NonFiniteError or DTypeError.
+    The mean includes the root, whose error is 0 for root-relative poses. The papers' tables do the same.
+
+    Args:
+        pred: ``(N, J, 3)`` in any unit.
+        target: The same shape and unit.
+
+    Returns:
+        ``(N,)`` in the unit of the input.
+
+    Raises:
+        ShapeError: The arrays do not hold poses, or their shapes differ.
+        EmptySequenceError: There are no poses.
+        NonFiniteError: A pose holds NaN or infinite values.
+        DTypeError: An array does not hold real numbers.
     """
     predicted, expected = _pose_pair(pred, target)
     return _mean_over_joints(_joint_errors(predicted, expected))
 
 
 def p_mpjpe(pred: ArrayLike, target: ArrayLike) -> Array:
-    """MPJPE after a similarity alignment of each pose (scale, rotation, translation; "protocol 2").
+    """Compute the MPJPE after a similarity alignment (scale, rotation, translation) of each pose ("protocol 2").
 
-    ``(N, J, 3)`` twice -> ``(N,)``, unit of the input. Reflections are excluded. A prediction whose joints
-    coincide has no scale and is placed at the target's centroid. Raises as `mpjpe`.
+    Reflections are excluded. If all joints of a prediction coincide, its scale is undefined, and the alignment moves it
+    to the target's centroid.
+
+    The arguments, the result ``(N,)`` and the errors are the same as for `mpjpe`.
     """
     predicted, expected = _pose_pair(pred, target)
     return np.asarray(native.p_mpjpe(predicted, expected), dtype=np.float64)
 
 
 def n_mpjpe(pred: ArrayLike, target: ArrayLike) -> Array:
-    """MPJPE after the least-squares scale of each prediction, about the origin of the poses.
+    """Compute the MPJPE after a least-squares scaling of each prediction about the origin.
 
-    ``(N, J, 3)`` twice -> ``(N,)``, unit of the input; pass root-relative poses. s = <pred, target> / <pred, pred>;
-    a prediction that is all 0 stays so. Raises as `mpjpe`.
+    The scale is s = <pred, target> / <pred, pred>; a prediction of zeros stays zero. Pass root-relative poses.
+
+    The arguments, the result ``(N,)`` and the errors are the same as for `mpjpe`.
     """
     predicted, expected = _pose_pair(pred, target)
     power = np.einsum("njc,njc->n", predicted, predicted)
@@ -98,19 +121,33 @@ def n_mpjpe(pred: ArrayLike, target: ArrayLike) -> Array:
 
 
 def mpjve(pred: ArrayLike, target: ArrayLike) -> Array:
-    """Mean per-joint velocity error: mean norm of the difference of frame-to-frame displacements.
+    """Compute the mean per-joint velocity error: the mean norm of the difference of frame-to-frame displacements.
 
-    ``(F, J, 3)`` twice -> ``(F - 1,)``, unit of the input per frame; empty for a single frame. The frames must
-    be consecutive frames of one clip. Raises as `mpjpe`.
+    Args:
+        pred: ``(F, J, 3)``, consecutive frames of one clip, in any unit.
+        target: The same shape and unit.
+
+    Returns:
+        ``(F - 1,)`` in the unit of the input per frame; empty for a single frame.
+
+    Raises:
+        ShapeError, EmptySequenceError, NonFiniteError, DTypeError: See `mpjpe`.
     """
     return _motion_error(pred, target, order=1)
 
 
 def acceleration_error(pred: ArrayLike, target: ArrayLike) -> Array:
-    """Mean norm of the difference of second differences: ``(F, J, 3)`` twice -> ``(F - 2,)``.
+    """Compute the acceleration error: the mean norm of the difference of second differences.
 
-    Unit of the input per frame squared; empty for fewer than three frames. The frames must be consecutive
-    frames of one clip. Raises as `mpjpe`.
+    Args:
+        pred: ``(F, J, 3)``, consecutive frames of one clip, in any unit.
+        target: The same shape and unit.
+
+    Returns:
+        ``(F - 2,)`` in the unit of the input per frame squared; empty for fewer than three frames.
+
+    Raises:
+        ShapeError, EmptySequenceError, NonFiniteError, DTypeError: See `mpjpe`.
     """
     return _motion_error(pred, target, order=2)
 
@@ -121,10 +158,20 @@ def pck(
     threshold: float = PCK_THRESHOLD_M,
     joints: Sequence[int] = MPI_INF_3DHP_SCORED_JOINTS,
 ) -> Array:
-    """Share of the scored joints strictly below ``threshold``: ``(N, J, 3)`` twice -> ``(N,)`` in 0..1.
+    """Compute PCK, the fraction of the scored joints whose error is strictly below ``threshold``.
 
-    ``threshold`` is in the unit of the input; the default, 150 mm, is for metres. ``joints`` are the ones that
-    count; the default is MPI-INF-3DHP's 14 in that data set's own joint order. Raises as `mpjpe`.
+    Args:
+        pred: ``(N, J, 3)`` in any unit.
+        target: The same shape and unit.
+        threshold: The largest error in the unit of the input; the default is 150 mm for poses in metres.
+        joints: The scored joints; the default is MPI-INF-3DHP's 14 joints, in its own joint order.
+
+    Returns:
+        ``(N,)`` between 0 and 1.
+
+    Raises:
+        ShapeError: See `mpjpe`, or a scored joint does not exist.
+        EmptySequenceError, NonFiniteError, DTypeError: See `mpjpe`.
     """
     return _mean_over_joints(_scored_errors(pred, target, joints) < threshold)
 
@@ -135,18 +182,30 @@ def auc(
     thresholds: Sequence[float] = AUC_THRESHOLDS_M,
     joints: Sequence[int] = MPI_INF_3DHP_SCORED_JOINTS,
 ) -> Array:
-    """Mean PCK over ``thresholds``: ``(N, J, 3)`` twice -> ``(N,)`` in 0..1; MPI-INF-3DHP's 31 by default.
+    """Compute AUC, the mean of `pck` over several thresholds.
 
-    A threshold of 0 is never met (the comparison is strict), so a perfect pose scores 30 / 31 with the default.
-    Raises as `mpjpe`, and UnitError for no thresholds.
+    No error is strictly below a threshold of 0, so a perfect pose scores 30 / 31 with the default thresholds.
+
+    Args:
+        pred: ``(N, J, 3)`` in any unit.
+        target: The same shape and unit.
+        thresholds: The thresholds in the unit of the input; the default is MPI-INF-3DHP's 31 thresholds in metres.
+        joints: The scored joints; see `pck`.
+
+    Returns:
+        ``(N,)`` between 0 and 1.
+
+    Raises:
+        UnitError: There are no thresholds.
+        ShapeError, EmptySequenceError, NonFiniteError, DTypeError: See `pck`.
     """
     if len(thresholds) == 0:
         raise UnitError("auc needs at least one threshold")
     errors = _scored_errors(pred, target, joints)
-    # Number of thresholds above an error, strictly: the thresholds that remain right of its insertion point.
+    # The thresholds to the right of the insertion point are the thresholds strictly above the error.
     ordered = np.sort(np.asarray(thresholds, dtype=np.float64))
-    met = len(ordered) - np.searchsorted(ordered, errors, side="right")
-    return _mean_over_joints(met) / len(ordered)
+    above = len(ordered) - np.searchsorted(ordered, errors, side="right")
+    return _mean_over_joints(above) / len(ordered)
 
 
 def _scored_errors(pred: ArrayLike, target: ArrayLike, joints: Sequence[int]) -> Array:
@@ -159,7 +218,7 @@ def _scored_errors(pred: ArrayLike, target: ArrayLike, joints: Sequence[int]) ->
 
 def _motion_error(pred: ArrayLike, target: ArrayLike, order: int) -> Array:
     predicted, expected = _pose_pair(pred, target)
-    # The difference of the differences is the difference of the error: one pass instead of two.
+    # The difference of the two motions is the motion of the error, so one pass is enough.
     change = np.diff(predicted - expected, n=order, axis=0)
     return _mean_over_joints(np.linalg.norm(change, axis=-1))
 

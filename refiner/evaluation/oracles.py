@@ -1,5 +1,7 @@
-"""Oracles: what the best choice among hypotheses would score. They see the ground truth, so that no result that a
-reader might take for an accuracy may come from here without the word oracle beside it (D3DP's P-Best and J-Best).
+"""Oracles, which choose the best among several pose hypotheses (D3DP's P-Best and J-Best).
+
+An oracle uses the ground truth. Its score is an upper bound and not the accuracy of a method, so every table must label
+it with the word "oracle".
 """
 
 from __future__ import annotations
@@ -13,15 +15,25 @@ from refiner.errors import ShapeError
 from refiner.evaluation.metrics import root_relative
 from refiner.hypotheses import take_joints
 
-# How the columns of a report are labelled.
+# The labels of the columns in a report.
 ORACLE_POSE, ORACLE_JOINTS = "oracle P-Best", "oracle J-Best"
 
 
 def oracle_best_pose(hypotheses: ArrayLike, target: ArrayLike) -> NDArray[Any]:
-    """Of every pose the hypothesis with the least MPJPE (P-Best): ``(H, F, J, 3)``, ``(F, J, 3)`` -> ``(F, J, 3)``.
+    """Choose, for every frame, the hypothesis with the lowest MPJPE (P-Best).
 
-    Both are made root-relative. Every pose is chosen by itself; the published code takes one hypothesis for a whole
-    batch, a number that depends on the size of the batch.
+    Each frame is chosen separately. The published code chooses one hypothesis for a whole batch, so its score depends
+    on the batch size.
+
+    Args:
+        hypotheses: ``(H, F, J, 3)``. Hypotheses and target are made root-relative.
+        target: The ground truth ``(F, J, 3)``, in the same unit.
+
+    Returns:
+        ``(F, J, 3)``.
+
+    Raises:
+        ShapeError: The arrays have other shapes.
     """
     poses, distance = _distances(hypotheses, target)
     chosen = distance.mean(axis=-1).argmin(axis=0)
@@ -29,7 +41,10 @@ def oracle_best_pose(hypotheses: ArrayLike, target: ArrayLike) -> NDArray[Any]:
 
 
 def oracle_best_joints(hypotheses: ArrayLike, target: ArrayLike) -> NDArray[Any]:
-    """Of every joint the hypothesis that is nearest to the truth (J-Best): as `oracle_best_pose`."""
+    """Choose, for every joint, the hypothesis that is nearest to the ground truth (J-Best).
+
+    The arguments, the result and the errors are the same as for `oracle_best_pose`.
+    """
     poses, distance = _distances(hypotheses, target)
     return take_joints(poses, distance.argmin(axis=0))
 

@@ -1,7 +1,7 @@
-"""The papers' tables with their own figures, and beside them what reports of ``refiner-evaluate`` say of our models.
+"""The tables of the papers, with rows for our models from reports of ``refiner-evaluate``.
 
-The papers measure on Human3.6M. A report on other data stands in the same table and says so in its note: its numbers
-are no results on Human3.6M, and its actions are other ones, so that it fills the mean alone.
+The papers evaluate on Human3.6M. A report on other data appears in the same table, and its note says so. Its figures
+are not results on Human3.6M, and its actions are different, so its row contains only the mean.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import UsageError
-from refiner.evaluation.selection import told_settings
+from refiner.evaluation.selection import describe_settings
 from refiner.evaluation.tables import markdown_table, text_table
 
 FOLDER = Path(__file__).parent / "papers"
 PER_ACTION_FILE, OTHER_FILE = FOLDER / "d3prefiner_per_action.csv", FOLDER / "ablations_and_peers.csv"
 
-# The paper's abbreviations, in its order.
+# The abbreviations of the actions in the paper, in its order.
 ACTIONS = {
     "Directions": "Dir",
     "Discussion": "Disc",
@@ -54,14 +54,14 @@ LIFTERS = {
     "tcn": "VideoPose3D",
 }
 REFINERS = {"default": "D3PRefiner", "pose-denoiser": "D3PRefiner", "smoothnet": "SmoothNet"}
-# Table III by what the noise model's draws are, and the poster's ablation by the set of prompts.
+# The rows of Table III by the setting of the noise model, and the rows of the poster's ablation by the set of prompts.
 ABLATIONS = {
     "conditional": "base (full method)",
     "marginal": "without conditional noise model",
     "observed": "on the lifter's own errors",
 }
 PROMPTS = {"none": "without prompts", "full": "FinePOSE"} | {name: f"{name}-Prompt" for name in ("M", "S", "C", "AL")}
-# What makes a refiner with conditional noise the full method, in our reading.
+# The settings with which a refiner with conditional noise is the paper's full method, in our reading of the paper.
 PUBLISHED = {
     ("noise", "time"): "white",
     ("diffusion", "train_on"): "all",
@@ -71,7 +71,7 @@ PUBLISHED = {
     ("diffusion", "loss"): "squared",
     ("model", "mlps"): 1,
 }
-# The columns of a report that have a row of their own.
+# The columns of a report that become rows of a table.
 SCORED = ("lifter", "refined")
 
 
@@ -86,7 +86,7 @@ class Section:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of a paper with ours beside it; ``notes`` say what every row of ours was measured on."""
+    """A table of a paper with rows for our models. The notes name the data of these rows."""
 
     title: str
     sections: list[Section]
@@ -94,8 +94,14 @@ class PaperTable:
 
 
 @dataclass(frozen=True)
-class _Ours:
-    """One column of a report: whose poses, of which models, on which data."""
+class _ReportColumn:
+    """One column of a report: the poses of the lifter or of the refiner.
+
+    Attributes:
+        report: The report of ``refiner-evaluate``.
+        column: The label of the column.
+        note: The number of the note that describes the report.
+    """
 
     report: Mapping[str, Any]
     column: str
@@ -103,28 +109,32 @@ class _Ours:
 
     @property
     def lifter(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.report["models"].get("lifter", {})
-        return found
+        """The configuration of the lifter; empty if there is none."""
+        config: Mapping[str, Any] = self.report["models"].get("lifter", {})
+        return config
 
     @property
     def refiner(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.report["models"].get("refiner", {})
-        return found
+        """The configuration of the refiner; empty if there is none."""
+        config: Mapping[str, Any] = self.report["models"].get("refiner", {})
+        return config
 
     @property
     def detected(self) -> bool:
-        # The field calls files of projected ground truth so.
+        """Whether the 2D poses are detections and not the projected ground truth."""
+        # Files of projected ground truth usually have the suffix _gt.
         name = Path(str(self.report["data"].get("detections"))).stem
         return not (name in ("ground-truth", "gt") or name.endswith("_gt"))
 
     @property
     def denoises(self) -> bool:
-        """Whether the refiner is D3PRefiner's."""
+        """Whether the refiner has the architecture of D3PRefiner."""
         architecture = self.refiner.get("model", {}).get("architecture", "default")
         return REFINERS.get(architecture) == REFINERS["default"]
 
     @property
     def method(self) -> str:
+        """The name of the method in the table."""
         lifter = LIFTERS.get(self.lifter.get("model", {}).get("architecture", "default"), "another lifter")
         if self.column == "lifter":
             return lifter
@@ -133,6 +143,7 @@ class _Ours:
 
     @property
     def frames(self) -> str:
+        """The number of frames of a window, or "-"."""
         lifted = self.lifter.get("frames", "-")
         return str(lifted if self.column == "lifter" else self.refiner.get("frames", lifted))
 
@@ -141,23 +152,29 @@ class _Ours:
         return f"ours [{self.note}]"
 
     def mean(self, metric: str) -> str:
+        """The action-wise mean of a metric."""
         return _fixed(self.report["metrics"][metric]["action_mean"][self.column])
 
     def actions(self, metric: str) -> list[str]:
-        """Of the paper's fifteen, where the report is on Human3.6M; another archive's actions are others."""
-        found = self.report["metrics"][metric]["per_action"][self.column] if _on_human36m(self.report) else {}
-        return [_fixed(found.get(action)) for action in ACTIONS]
+        """The errors for the paper's fifteen actions; "-" for other data, whose actions are different."""
+        errors = self.report["metrics"][metric]["per_action"][self.column] if _on_human36m(self.report) else {}
+        return [_fixed(errors.get(action)) for action in ACTIONS]
 
 
 def paper_table(table: str, reports: Sequence[tuple[str, Mapping[str, Any]]] = ()) -> PaperTable:
-    """Table "I", "II", "III" or "IV" of D3PRefiner or "FinePOSE"; ``reports``: (name, report of refiner-evaluate).
+    """Make a table of a paper with rows for our models.
 
-    Raises UsageError for another table.
+    Args:
+        table: "I", "II", "III" or "IV" for the tables of D3PRefiner, or "FinePOSE".
+        reports: Pairs (name, report of refiner-evaluate).
+
+    Raises:
+        UsageError: The table is unknown.
     """
     if table not in TITLES:
         raise UsageError(f"there is no table {table!r}; choose one of {', '.join(TITLES)}")
     ours = [
-        _Ours(report, column, number)
+        _ReportColumn(report, column, number)
         for number, (_, report) in enumerate(reports, start=1)
         for column in report["columns"]
         if column in SCORED
@@ -173,9 +190,9 @@ def paper_table(table: str, reports: Sequence[tuple[str, Mapping[str, Any]]] = (
         sections = [_ablation(table, ours)]
     shown = {entry.note for entry in ours}
     notes = [_note(number, name, report) for number, (name, report) in enumerate(reports, start=1) if number in shown]
-    left = [name for number, (name, _) in enumerate(reports, start=1) if number not in shown]
-    if left:
-        notes.append(f"Not of this table: {'; '.join(left)}.")
+    unused = [name for number, (name, _) in enumerate(reports, start=1) if number not in shown]
+    if unused:
+        notes.append(f"Not of this table: {'; '.join(unused)}.")
     if not shown:
         notes.append(
             "ours: no report was given for it (refiner-evaluate --json FILE writes one; --reports FILE reads it)."
@@ -184,7 +201,7 @@ def paper_table(table: str, reports: Sequence[tuple[str, Mapping[str, Any]]] = (
 
 
 def format_paper_table(table: PaperTable, markdown: bool = False) -> str:
-    """The table for people."""
+    """Format the table as text or Markdown."""
     draw = markdown_table if markdown else text_table
     bold = "**{}**" if markdown else "{}"
     blocks = [bold.format(table.title)]
@@ -194,12 +211,12 @@ def format_paper_table(table: PaperTable, markdown: bool = False) -> str:
 
 
 def paper_rows(file: Path) -> list[dict[str, str]]:
-    """The figures of a file, without its comment."""
+    """Read the rows of a CSV file of published figures; lines that begin with # are comments."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return list(csv.DictReader(lines))
 
 
-def _per_action_sections(table: str, ours: Sequence[_Ours]) -> Iterator[Section]:
+def _per_action_sections(table: str, ours: Sequence[_ReportColumn]) -> Iterator[Section]:
     header = ["method", "frames", "whose", *ACTIONS.values(), "Avg"]
     published = [row for row in paper_rows(PER_ACTION_FILE) if row["table"] == table]
     for label, metric in (("MPJPE", "mpjpe"), ("P-MPJPE", "p_mpjpe")):
@@ -213,8 +230,8 @@ def _per_action_sections(table: str, ours: Sequence[_Ours]) -> Iterator[Section]
             yield Section(label, header, rows)
 
 
-def _ablation(table: str, ours: Sequence[_Ours]) -> Section:
-    """Tables III and IV: a row of ours stands behind the paper's row of the same kind."""
+def _ablation(table: str, ours: Sequence[_ReportColumn]) -> Section:
+    """Make the section of Table III or IV. Our row follows the paper's row of the same kind."""
     rows: list[list[str]] = []
     header = ["row", "frames", "whose", "MPJPE", "P-MPJPE", *(["FLOPs (M)"] if table == "IV" else [])]
     named = [(_depth(entry) if table == "IV" else _ablated(entry), entry) for entry in ours]
@@ -229,13 +246,13 @@ def _ablation(table: str, ours: Sequence[_Ours]) -> Section:
     return Section("MPJPE and P-MPJPE, action-wise mean", header, rows)
 
 
-def _ablation_row(name: str, entry: _Ours, table: str) -> list[str]:
-    # What ours costs is counted by refiner-bench flops, for the size that the note names.
+def _ablation_row(name: str, entry: _ReportColumn, table: str) -> list[str]:
+    # The command refiner-bench flops counts the FLOPs of our models, for the size in the note.
     flops = ["-"] if table == "IV" else []
     return [name, entry.frames, entry.mark, entry.mean("mpjpe"), entry.mean("p_mpjpe"), *flops]
 
 
-def _ablated(entry: _Ours) -> str:
+def _ablated(entry: _ReportColumn) -> str:
     noise, steps = entry.refiner.get("noise", {}).get("errors"), entry.refiner.get("steps")
     if noise == "observed" and steps == 1:
         return "without diffusion"
@@ -247,12 +264,12 @@ def _ablated(entry: _Ours) -> str:
     return ABLATIONS.get(noise, "not said how its errors were drawn")
 
 
-def _depth(entry: _Ours) -> str:
+def _depth(entry: _ReportColumn) -> str:
     blocks = entry.refiner.get("model", {}).get("blocks")
     return "depth not said" if blocks is None else f"depth {2 * blocks}"
 
 
-def _finepose_sections(ours: Sequence[_Ours]) -> list[Section]:
+def _finepose_sections(ours: Sequence[_ReportColumn]) -> list[Section]:
     columns = ["MPJPE", "P-MPJPE", "MPJPE with ground-truth 2D", "P-MPJPE with ground-truth 2D", "PCK", "AUC"]
     sections = []
     for part in ("Human3.6M", "MPI-INF-3DHP", "ablation"):
@@ -282,10 +299,10 @@ def _note(number: int, name: str, report: Mapping[str, Any]) -> str:
             name_of = names.get(model.get("architecture", "default"), f"another {role}")
             sizes.append(f"{name_of} of width {model.get('dim', '-')}, {model.get('blocks', '-')} blocks")
     settings = report.get("settings", {})
-    sizes += told_settings(settings)
+    sizes += describe_settings(settings)
     other = "" if _on_human36m(report) else " Other data than the paper's: the two cannot be compared."
-    told = report["data"]["description"]
-    return f"ours [{number}] {name}: action-wise mean on {told}; {'; '.join(sizes)}.{other}"
+    description = report["data"]["description"]
+    return f"ours [{number}] {name}: action-wise mean on {description}; {'; '.join(sizes)}.{other}"
 
 
 def _on_human36m(report: Mapping[str, Any]) -> bool:

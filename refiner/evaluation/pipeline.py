@@ -1,14 +1,15 @@
-"""Lift, correct and refine camera clips, and score the three against the ground truth."""
+"""Evaluation of camera clips: lift, correct and refine the poses, and score all three against the ground truth."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.camera import default_focal_length, normalise_screen
+from refiner.camera import Camera, default_focal_length, normalise_screen
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import mpjpe, root_relative
 from refiner.evaluation.oracles import ORACLE_JOINTS, ORACLE_POSE, oracle_best_joints, oracle_best_pose
@@ -27,45 +28,67 @@ BY_REPROJECTION = "by reprojection"
 ImageSize = tuple[int, int]
 Lift = Callable[["CameraClip"], NDArray[Any]]
 Refine = Callable[["CameraClip", NDArray[Any]], NDArray[Any]]
-# What a camera-aware model is told of a clip's lens: the calibrated camera, or nothing but the image's size.
+# The lens that a camera-aware model receives: the calibrated camera of the clip, or the default for its image size.
 FocalLength = Literal["true", "guess"]
 
-# Frames of the sequence whose errors a report shows one by one.
+# The largest number of frames of the example whose errors a report shows frame by frame.
 EXAMPLE_FRAMES = 300
 
 
+class LensOptions(TypedDict, total=False):
+    """The lens arguments of `Lifter.lift` and `Refiner.refine`."""
+
+    focal_length: float
+    camera: Camera
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The errors of one clip, frame by frame and by column, in mm."""
+
+    subject: str
+    clip: str
+    camera: str
+    fps: float
+    mpjpe_mm: dict[str, list[float]]
+
+
 class ExampleCurve:
-    """The errors of one sequence frame by frame: of the first that is long enough, else of the longest."""
+    """The frame-by-frame errors of one example sequence: the first sequence that is long enough, or the longest."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Any] | None = None
+        self._curve: _Curve | None = None
 
     def watch(self, clip: CameraClip, poses: dict[str, NDArray[Any]]) -> None:
-        """A scored clip and its poses by column."""
+        """Consider a scored clip as the example. ``poses`` holds its poses ``(F, 17, 3)`` in metres by column."""
         frames = min(clip.frames, EXAMPLE_FRAMES)
-        if self._found is not None and len(next(iter(self._found["mpjpe_mm"].values()))) >= frames:
+        if self._curve is not None and len(next(iter(self._curve.mpjpe_mm.values()))) >= frames:
             return
         target = root_relative(clip.pose_3d[:frames])
-        self._found = {
-            "subject": clip.subject,
-            "clip": clip.key,
-            "camera": str(clip.camera),
-            "fps": clip.fps,
-            "mpjpe_mm": {
-                label: np.round(1000.0 * mpjpe(root_relative(pose[:frames]), target), 3).tolist()
-                for label, pose in poses.items()
-            },
+        errors = {
+            label: np.round(1000.0 * mpjpe(root_relative(pose[:frames]), target), 3).tolist()
+            for label, pose in poses.items()
         }
+        self._curve = _Curve(clip.subject, clip.key, str(clip.camera), clip.fps, errors)
 
     def to_report(self) -> dict[str, Any] | None:
-        """Where it is from and ``mpjpe_mm`` by column; None where nothing was scored."""
-        return self._found
+        """Return the clip of the example and its ``mpjpe_mm`` by column; None if no clip was scored."""
+        return None if self._curve is None else asdict(self._curve)
 
 
-def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -> dict[str, Any]:
-    """What `Lifter.lift` and `Refiner.refine` are told of a clip's lens; nothing where the model does not look at it.
+def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -> LensOptions:
+    """Return the lens arguments of `Lifter.lift` and `Refiner.refine` for a clip.
 
-    Raises UsageError for a true lens of a clip that has none.
+    Args:
+        sees_rays: Whether the input of the model is rays, so that it needs the lens.
+        clip: The camera clip.
+        focal_length: "true": the calibrated camera of the clip. "guess": the default focal length for its image size.
+
+    Returns:
+        The arguments; empty if the model does not need the lens.
+
+    Raises:
+        UsageError: The calibrated camera is needed, but the clip has none.
     """
     if not sees_rays:
         return {}
@@ -73,7 +96,7 @@ def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -
         return {"focal_length": default_focal_length(clip.image_size)}
     if clip.lens is None:
         raise UsageError(
-            f"{clip.subject} {clip.key} comes without a camera, and this model sees rays; take --focal-length guess"
+            f"{clip.subject} {clip.key} comes without a camera, but this model needs rays; use --focal-length guess"
         )
     return {"camera": clip.lens}
 
@@ -81,12 +104,19 @@ def lens_options(sees_rays: bool, clip: CameraClip, focal_length: FocalLength) -
 def linear_correction(
     noise_model: ConditionalGaussian, pose_2d: NDArray[Any], pose_3d: NDArray[Any], image_size: ImageSize
 ) -> NDArray[Any]:
-    """The lifter's pose minus the error that eq. 5 expects: what a linear regression alone achieves.
+    """Subtract the expected error (eq. 5) from the lifter's pose. This is the accuracy of a linear regression.
 
-    ``pose_2d`` ``(F, J, 2)`` pixels and ``pose_3d`` ``(F, J, 3)`` root-relative metres -> ``(F, J, 3)``.
+    Args:
+        noise_model: The conditional Gaussian of the lifter's error.
+        pose_2d: ``(F, J, 2)`` pixels.
+        pose_3d: The lifter's poses ``(F, J, 3)``, root-relative metres.
+        image_size: (width, height) in pixels.
+
+    Returns:
+        ``(F, J, 3)`` metres.
     """
-    screen = normalise_screen(np.asarray(pose_2d, dtype=np.float64), image_size)
-    corrected: NDArray[Any] = np.asarray(pose_3d, dtype=np.float64) - noise_model.mean(screen, pose_3d)
+    normalised = normalise_screen(np.asarray(pose_2d, dtype=np.float64), image_size)
+    corrected: NDArray[Any] = np.asarray(pose_3d, dtype=np.float64) - noise_model.mean(normalised, pose_3d)
     return corrected
 
 
@@ -101,20 +131,30 @@ def score_models(
     hypothesise: Lift | None = None,
     example: ExampleCurve | None = None,
 ) -> dict[str, EvaluationResult]:
-    """Score the lifter, the linear conditional mean (with a noise model) and the refined poses, in that order;
-    ``smooth`` smooths the refined poses (`refiner.smoothing`) and ``pooled`` gives them one body shape, of a clip or of
-    all that an archive has of a person; either adds the lifter's poses treated alike: what that alone achieves.
-    ``hypothesise(clip)`` ``-> (H, F, 17, 3)``: of a diffusion lifter, whose mean is the lifter's column; adds what the
-    joints that are projected nearest give, without ground truth, and two oracles, which see it.
+    """Score the lifter, the linear correction (with a noise model) and the refined poses, in this order.
 
-    ``lift(clip)`` returns root-relative metres, one pose per frame, of the clip's 2D poses; ``refine(clip, pose_3d)``
-    takes a whole clip and poses in metres, and gives as many. ``on_clip`` is called after each clip;
-    ``example`` keeps the curves of one.
+    Args:
+        clips: The camera clips.
+        lift: ``lift(clip)`` returns the lifted poses ``(F, 17, 3)`` in metres.
+        refine: ``refine(clip, pose_3d)`` takes a whole clip and its lifted poses in metres, and returns the refined
+            poses ``(F, 17, 3)``.
+        noise_model: The noise model of the lifter, which adds the column of the linear correction.
+        on_clip: A function that is called after each clip.
+        pooled: Give the refined poses one body shape (`refiner.shape`): of a clip, or of all clips of a person.
+        smooth: Smooth the refined poses (`refiner.smoothing`). This option and ``pooled`` add a column in which the
+            lifted poses get the same treatment without refinement.
+        hypothesise: ``hypothesise(clip)`` returns the hypotheses ``(H, F, 17, 3)`` of a diffusion lifter, whose mean is
+            the lifter's column. It adds three columns: the aggregation by reprojection, without ground truth, and two
+            oracles, which use the ground truth.
+        example: Receives the error curves of one clip.
+
+    Returns:
+        The results by column.
     """
     evaluators = {LIFTER: Evaluator()}
-    alone = alone_label(pooled, smooth)
-    if alone:
-        evaluators[alone] = Evaluator()
+    unrefined = unrefined_label(pooled, smooth)
+    if unrefined:
+        evaluators[unrefined] = Evaluator()
     if hypothesise is not None:
         evaluators |= {name: Evaluator() for name in (BY_REPROJECTION, ORACLE_POSE, ORACLE_JOINTS)}
     if noise_model is not None:
@@ -127,39 +167,44 @@ def score_models(
         if example is not None:
             example.watch(clip, {label: poses[label] for label in evaluators})
 
-    kept: list[tuple[CameraClip, dict[str, NDArray[Any]]]] = []
+    waiting: list[tuple[CameraClip, dict[str, NDArray[Any]]]] = []
     for clip in clips:
         lifted = root_relative(lift(clip))
         poses = {LIFTER: lifted, REFINED: refine(clip, lifted)}
-        for label, pose in ((alone, lifted), (REFINED, root_relative(poses[REFINED]))) if alone else ():
+        for label, pose in ((unrefined, lifted), (REFINED, root_relative(poses[REFINED]))) if unrefined else ():
             treated = savitzky_golay(pose, clip.fps).astype(np.float32) if smooth else pose
             poses[label] = pool_checked(treated) if pooled == "clip" else treated
         if hypothesise is not None:
-            poses |= _of_hypotheses(hypothesise(clip), clip)
+            poses |= _aggregated(hypothesise(clip), clip)
         if noise_model is not None:
             poses[LINEAR] = linear_correction(noise_model, clip.pose_2d, lifted, clip.image_size)
         if pooled in (None, "clip"):
             add(clip, poses)
         else:
-            kept.append((clip, poses))
+            waiting.append((clip, poses))
         if on_clip is not None:
             on_clip(clip)
-    if pooled is not None and kept:
-        people = people_of([clip for clip, _ in kept], pooled)
-        before, after = (pool_together([poses[label] for _, poses in kept], people) for label in (alone, REFINED))
-        for place, (clip, poses) in enumerate(kept):
-            add(clip, {**poses, alone: before[place], REFINED: after[place]})
+    if pooled is not None and waiting:
+        people = people_of([clip for clip, _ in waiting], pooled)
+        before, after = (
+            pool_together([poses[label] for _, poses in waiting], people) for label in (unrefined, REFINED)
+        )
+        for index, (clip, poses) in enumerate(waiting):
+            add(clip, {**poses, unrefined: before[index], REFINED: after[index]})
     return {label: evaluator.result() for label, evaluator in evaluators.items()}
 
 
-def alone_label(pooled: ShapeOf | None, smooth: bool) -> str:
-    """The column of the lifter's poses that are treated as the refined ones are; "" where nothing is done to them."""
+def unrefined_label(pooled: ShapeOf | None, smooth: bool) -> str:
+    """Return the label of the column in which the lifted poses get the treatment of the refined poses.
+
+    The label is "" if there is no treatment.
+    """
     treatments = ["smoothed"] * smooth + ["one shape"] * (pooled is not None)
     return ", ".join([LIFTER, *treatments]) if treatments else ""
 
 
 def people_of(clips: Iterable[CameraClip], shape_of: ShapeOf) -> list[tuple[str, ...]]:
-    """Of every clip what tells whose body shape it shares (`refiner.shape.pool_together`)."""
+    """Return one name per clip. Clips of the same name share one body shape (`refiner.shape.pool_together`)."""
     if shape_of == "person":
         return [(clip.subject,) for clip in clips]
     if shape_of == "camera":
@@ -167,9 +212,9 @@ def people_of(clips: Iterable[CameraClip], shape_of: ShapeOf) -> list[tuple[str,
     return [(clip.subject, clip.key, str(clip.camera)) for clip in clips]
 
 
-def _of_hypotheses(hypotheses: NDArray[Any], clip: CameraClip) -> dict[str, NDArray[Any]]:
+def _aggregated(hypotheses: NDArray[Any], clip: CameraClip) -> dict[str, NDArray[Any]]:
     if clip.lens is None:
-        raise UsageError(f"{clip.subject} {clip.key} comes without a camera, so that nothing can be projected")
+        raise UsageError(f"{clip.subject} {clip.key} comes without a camera, so its hypotheses cannot be projected")
     return {
         BY_REPROJECTION: joints_by_reprojection(hypotheses, clip.pose_2d, clip.lens),
         ORACLE_POSE: oracle_best_pose(hypotheses, clip.pose_3d),

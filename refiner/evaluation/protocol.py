@@ -1,8 +1,8 @@
 """Human3.6M's protocol: per-action means weighted by frames, then the action-wise and the frame-wise mean.
 
-The two averages differ where actions differ in length, so neither is ever called just "the mean". Velocity
-and acceleration are taken inside a sequence only, never across two clips. Sums and counts are kept per
-sequence, so that every average and every resample of clips follows from them.
+The two averages differ if the actions have different lengths, so this package never calls one of them just "the mean".
+Velocity and acceleration errors are computed inside a sequence, never across two clips. The results store sums and
+counts per sequence, which determine every average and every bootstrap sample of clips.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a report needs to know of a metric; ``function`` takes two root-relative ``(F, J, 3)`` in mm."""
+    """The description of a metric in reports.
+
+    Attributes:
+        label: The name of the metric.
+        unit: The unit of its values.
+        function: The metric, for two root-relative sequences ``(F, J, 3)`` in mm.
+    """
 
     label: str
     unit: str
@@ -40,11 +46,17 @@ METRICS: dict[str, MetricInfo] = {
 
 @dataclass(frozen=True)
 class Sequence:
-    """One clip seen by one camera.
+    """A prediction for one clip, seen by one camera.
 
-    ``name`` is the clip's key in its archive (``Walking 1``), ``action`` what it counts under (``Walking``),
-    ``camera`` any name of the view. ``prediction`` and ``target`` are ``(F, J, 3)`` in metres, in the same axes;
-    the evaluation makes both root-relative. A clip, the unit of the bootstrap, is subject + name.
+    The subject and the name identify a clip, which is the unit of the bootstrap.
+
+    Attributes:
+        name: The key of the clip in its archive (``Walking 1``).
+        subject: The subject of the clip.
+        action: The action under which the clip is scored (``Walking``).
+        camera: The name of the camera.
+        prediction: ``(F, J, 3)`` metres. The evaluation makes both sequences root-relative.
+        target: The ground truth ``(F, J, 3)`` metres, in the same axes.
     """
 
     name: str
@@ -57,7 +69,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class SequenceScore:
-    """Sums (mm) and counts of every metric over the frames, or frame steps, of one sequence."""
+    """The score of one sequence: the sum (mm) and the count of every metric over the frames, or frame steps."""
 
     name: str
     subject: str
@@ -69,16 +81,17 @@ class SequenceScore:
 
     @property
     def identity(self) -> tuple[str, str, str]:
+        """(subject, name, camera), which identify the sequence."""
         return (self.subject, self.name, self.camera)
 
     def mean(self, metric: str) -> float:
-        """Mean over the sequence, NaN where it is too short for the metric."""
+        """Return the mean over the sequence; NaN if the sequence is too short for the metric."""
         return self.sums[metric] / self.counts[metric] if self.counts[metric] else float("nan")
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The scores of one set of predictions; ``sequences`` are in the order in which they were scored."""
+    """The scores of one set of predictions, in the order in which the sequences were scored."""
 
     sequences: tuple[SequenceScore, ...]
 
@@ -89,17 +102,19 @@ class EvaluationResult:
 
     @property
     def frames(self) -> int:
+        """The number of frames of all sequences."""
         return sum(score.frames for score in self.sequences)
 
     @property
     def clips(self) -> list[tuple[str, str]]:
-        """(subject, name) of every clip, in order of first appearance; a clip's cameras are one clip."""
+        """(subject, name) of every clip, in order of first appearance. All cameras of a motion form one clip."""
         return list(dict.fromkeys((score.subject, score.name) for score in self.sequences))
 
     def per_action(self, metric: str) -> dict[str, float]:
-        """action -> mean over that action's frames, whatever the subject and camera (mm, mm/frame, mm/frame^2).
+        """Return the mean of each action over its frames, for all subjects and cameras together.
 
-        NaN for an action whose sequences are all too short for the metric.
+        The unit is mm, mm/frame or mm/frame^2. The value is NaN if all sequences of an action are too short for the
+        metric. Raises UsageError for an unknown metric.
         """
         _known(metric)
         sums: dict[str, float] = dict.fromkeys(self.actions, 0.0)
@@ -110,22 +125,22 @@ class EvaluationResult:
         return {name: sums[name] / counts[name] if counts[name] else float("nan") for name in sums}
 
     def action_mean(self, metric: str) -> float:
-        """Unweighted mean of the per-action means: the number in the papers' "Avg" column.
+        """Return the unweighted mean of the per-action means, which is the papers' "Avg" column.
 
-        Actions too short for the metric are left out; NaN when all are.
+        Actions that are too short for the metric are left out. The value is NaN if all actions are too short.
         """
         values = [value for value in self.per_action(metric).values() if not np.isnan(value)]
         return float(np.mean(values)) if values else float("nan")
 
     def frame_mean(self, metric: str) -> float:
-        """Mean over all frames (or frame steps), every one with the same weight."""
+        """Return the mean over all frames (or frame steps), with equal weights."""
         _known(metric)
         total = sum(score.counts[metric] for score in self.sequences)
         return sum(score.sums[metric] for score in self.sequences) / total if total else float("nan")
 
 
 class Evaluator:
-    """Scores sequences one at a time, so that predictions need not be held in memory together."""
+    """Scores sequences one at a time, so that the predictions do not need to be in memory together."""
 
     def __init__(self, root: int = 0) -> None:
         self.root = root
@@ -134,8 +149,10 @@ class Evaluator:
     def add(self, sequence: Sequence) -> SequenceScore:
         """Score one sequence.
 
-        Raises InputError when this clip and camera were scored before (a frame counts once), LengthError for
-        unequal lengths, and what `refiner.evaluation.mpjpe` raises for arrays that cannot be scored.
+        Raises:
+            InputError: This clip and camera have already been scored.
+            LengthError: The prediction and the target have different numbers of frames.
+            ShapeError, EmptySequenceError, NonFiniteError, DTypeError: See `refiner.evaluation.mpjpe`.
         """
         where = f"{sequence.subject} / {sequence.name} / camera {sequence.camera}"
         predicted, expected = np.asarray(sequence.prediction), np.asarray(sequence.target)
@@ -144,7 +161,7 @@ class Evaluator:
         identity = (sequence.subject, sequence.name, sequence.camera)
         if identity in self._scores:
             raise InputError(f"{where} is given twice; every frame counts once")
-        # Millimetres in float64 before the root is subtracted: no rounding of float32 metres enters the error.
+        # Convert to millimetres in float64 before the root is subtracted, so that no float32 rounding enters the error.
         predicted_mm = metrics.root_relative(predicted.astype(np.float64) * 1000.0, self.root)
         expected_mm = metrics.root_relative(expected.astype(np.float64) * 1000.0, self.root)
         try:
@@ -164,16 +181,21 @@ class Evaluator:
         return score
 
     def result(self) -> EvaluationResult:
-        """What was added so far. Raises EmptySequenceError when that is nothing."""
+        """Return the scores so far. Raises EmptySequenceError if no sequence was added."""
         if not self._scores:
             raise EmptySequenceError("there is nothing to evaluate: no sequence was given")
         return EvaluationResult(tuple(self._scores.values()))
 
 
 def evaluate_sequences(sequences: Iterable[Sequence], root: int = 0) -> EvaluationResult:
-    """Score sequences by Human3.6M's protocol; ``root`` is the joint that both poses are made relative to.
+    """Score sequences by Human3.6M's protocol.
 
-    The iterable is read once and may be a generator. Raises as `Evaluator.add` and `Evaluator.result`.
+    Args:
+        sequences: The sequences. The iterable is read once and may be a generator.
+        root: The root joint, which is subtracted from the predictions and the targets.
+
+    Raises:
+        InputError: A sequence cannot be scored (see `Evaluator.add`), or there is none.
     """
     evaluator = Evaluator(root=root)
     for sequence in sequences:

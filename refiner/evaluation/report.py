@@ -1,7 +1,7 @@
-"""One report of an evaluation: built once, written as JSON, printed as aligned text or as Markdown.
+"""The report of an evaluation, which is written as JSON and printed as aligned text or Markdown.
 
-A report compares columns that score the same sequences; the first is the reference ("before") and the last
-the result. It holds plain JSON types only, so that what is printed and what is written cannot differ.
+A report compares columns that score the same sequences. The first column is the reference ("before"), the last column
+is the result. A report holds JSON types only, so that the printed report cannot differ from the written report.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from refiner.diffusion.familiarity import Familiarity
 from refiner.errors import InputError, UsageError
 from refiner.evaluation.bootstrap import bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult
-from refiner.evaluation.selection import told_settings
+from refiner.evaluation.selection import describe_settings
 from refiner.evaluation.tables import markdown_table, text_table
 from refiner.reports import EVALUATION, Header, Report, read_report, without_nan
 
-# The metrics with a per-action table; the others stay in the summary and in the JSON.
+# The metrics with a printed table per action. The summary and the JSON file hold all metrics.
 PER_ACTION_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 CURVE_POINTS = 8
 
@@ -36,14 +36,29 @@ def build_report(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Report:
-    """The report of ``columns`` (label -> result, first = before, last = after) as a JSON-ready dict.
+    """Build the report of an evaluation.
 
-    ``data["description"]`` is the line that says what was scored. ``gains`` compares, for every metric, the
-    first column with each other one and those between with the last, with 95 % intervals over clips
-    (`bootstrap_difference`). ``familiarity``: how the input compares with the refiner's training.
-    ``example``: the curves of one sequence (`refiner.evaluation.pipeline.ExampleCurve`).
-    ``validation_curve``: the lifter's, a list of ``{"step": .., "mpjpe_mm": ..}``.
-    Raises UsageError for no column or no description, InputError when the columns score different sequences.
+    The entry ``gains`` of the report compares, for every metric, the first column with each other column, and the
+    columns between with the last column, with 95 % intervals over clips (`bootstrap_difference`).
+
+    Args:
+        columns: The results by label. The first is the reference, the last is the result.
+        data: The scored data; ``data["description"]`` describes them in one line.
+        models: The configurations of the models by role.
+        settings: The settings of the evaluation.
+        acknowledgement: The acknowledgement that the data require.
+        validation_curve: The validation curve of the lifter, a list of ``{"step": .., "mpjpe_mm": ..}``.
+        familiarity: The comparison of the input with the training data of the refiner.
+        example: The error curves of one sequence (`refiner.evaluation.pipeline.ExampleCurve`).
+        resamples: The number of bootstrap samples.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        The report, which consists of JSON types.
+
+    Raises:
+        UsageError: There is no column or no description.
+        InputError: The columns score different sequences.
     """
     if not columns or "description" not in data:
         raise UsageError("a report needs at least one column and data['description']")
@@ -92,12 +107,12 @@ def build_report(
 
 
 def load_report(path: str | os.PathLike[str]) -> Report:
-    """Read a report of `refiner-evaluate` back. Raises ArchiveError for another file or an unknown version."""
+    """Read a report of `refiner-evaluate`. Raises ArchiveError for another file or an unknown version."""
     return read_report(path, (EVALUATION,))
 
 
 def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
-    """The report for people: data line, summary, gains, per-action table, curve and acknowledgement."""
+    """Format a report as text: data, summary, gains, tables per action, validation curve and acknowledgement."""
     table = markdown_table if markdown else text_table
     bold = "**{}**" if markdown else "{}"
     counts = report["counts"]
@@ -105,10 +120,10 @@ def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
         f"{counts['clips']} clips, {counts['sequences']} clip-and-camera sequences, {counts['frames']} frames, "
         "each scored once."
     )
-    settings = told_settings(report.get("settings", {}))
-    how = f"\nHow: {'; '.join(settings)}." if settings else ""
+    settings = describe_settings(report.get("settings", {}))
+    settings_line = f"\nHow: {'; '.join(settings)}." if settings else ""
     blocks = [
-        f"Data: {report['data']['description']}\n{scored}{how}",
+        f"Data: {report['data']['description']}\n{scored}{settings_line}",
         bold.format("Summary") + "\n\n" + table(*summary_rows(report)),
     ]
     if report["gains"]:
@@ -127,7 +142,7 @@ def format_report(report: Mapping[str, Any], markdown: bool = False) -> str:
 
 
 def summary_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every metric twice, frame-wise and action-wise, by name."""
+    """Return the header and the rows of the summary, with the frame-wise and the action-wise mean of every metric."""
     header = ["metric", "average", *report["columns"]]
     rows = []
     for metric, entry in report["metrics"].items():
@@ -138,7 +153,7 @@ def summary_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
 
 
 def gain_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the paired differences: in the unit and in percent, each with its interval."""
+    """Return the header and the rows of the paired differences, in the unit and in percent, with intervals."""
     header = ["metric", "compared", "reduction", "interval", "gain %", "interval %", "excludes 0"]
     rows = []
     for gain in report["gains"]:
@@ -161,7 +176,7 @@ def gain_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def action_rows(report: Mapping[str, Any], metric: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of one metric per action, closed by the two averages by name."""
+    """Return the header and the rows of one metric per action. The last two rows are the two averages."""
     counts, entry = report["counts"], report["metrics"][metric]
     labels = report["columns"]
     rows = [
@@ -177,42 +192,44 @@ def action_rows(report: Mapping[str, Any], metric: str) -> tuple[list[str], list
 
 
 def input_line(report: Mapping[str, Any]) -> str:
-    """How the input compares with what the refiner was trained on; empty where that is not known."""
-    found = report.get("input")
-    if not found:
+    """Describe the input compared with the refiner's training data; empty if the comparison is not known."""
+    familiarity = report.get("input")
+    if not familiarity:
         return ""
-    told = (
-        f"Input beside the refiner's training: {100 * found['unusual_share']:.1f} % of the frames are further out than "
-        "99 % of the training frames"
+    text = (
+        f"Input compared with the refiner's training: {100 * familiarity['unusual_share']:.1f} % of the frames are "
+        "further out than 99 % of the training frames"
     )
-    shaking = found["jitter_ratio"]
-    told += "." if shaking is None else f"; the lifter's poses shake {_fixed(shaking, 2)} times as much."
-    return "\n".join([told, *(f"Warning: {warning}." for warning in found["warnings"])])
+    ratio = familiarity["jitter_ratio"]
+    text += "." if ratio is None else f"; the lifter's poses shake {_fixed(ratio, 2)} times as much."
+    return "\n".join([text, *(f"Warning: {warning}." for warning in familiarity["warnings"])])
 
 
 def curve_line(report: Mapping[str, Any]) -> str:
-    """The lifter's validation curve in one line of at most eight points; empty when there is none."""
+    """Describe the lifter's validation curve in one line with at most eight points; empty if there is no curve."""
     curve = report.get("lifter_validation_curve")
     if not curve:
         return ""
     last = len(curve) - 1
-    wanted = min(CURVE_POINTS, len(curve))
-    chosen = sorted({round(index * last / max(wanted - 1, 1)) for index in range(wanted)})
+    number = min(CURVE_POINTS, len(curve))
+    chosen = sorted({round(index * last / max(number - 1, 1)) for index in range(number)})
     points = ", ".join(f"{curve[i]['mpjpe_mm']:.1f} ({curve[i]['step']:g})" for i in chosen)
     best = min(point["mpjpe_mm"] for point in curve)
     people = report.get("models", {}).get("lifter", {}).get("data_description", {}).get("validation", [])
-    whom = f" on {', '.join(people)}" if people else ""
-    return f"Lifter's validation MPJPE{whom} in mm (at training step), {len(curve)} points, best {best:.1f}: {points}"
+    on_people = f" on {', '.join(people)}" if people else ""
+    return (
+        f"Lifter's validation MPJPE{on_people} in mm (at training step), {len(curve)} points, best {best:.1f}: {points}"
+    )
 
 
 def _compared(labels: Sequence[str]) -> list[tuple[str, str]]:
-    """The first column with every other, then those between with the last."""
+    """Return the compared columns: the first with every other, then the columns between with the last."""
     first_with = [(labels[0], label) for label in labels[1:]]
     return first_with + [(label, labels[-1]) for label in labels[1:-1]]
 
 
 def _sequence_rows(columns: Mapping[str, EvaluationResult]) -> list[dict[str, Any]]:
-    found = {label: {score.identity: score for score in result.sequences} for label, result in columns.items()}
+    scores = {label: {score.identity: score for score in result.sequences} for label, result in columns.items()}
     first = next(iter(columns.values()))
     return [
         {
@@ -222,7 +239,7 @@ def _sequence_rows(columns: Mapping[str, EvaluationResult]) -> list[dict[str, An
             "camera": score.camera,
             "frames": score.frames,
         }
-        | {metric: {label: found[label][score.identity].mean(metric) for label in columns} for metric in METRICS}
+        | {metric: {label: scores[label][score.identity].mean(metric) for label in columns} for metric in METRICS}
         for score in first.sequences
     ]
 
@@ -241,7 +258,7 @@ def _action_counts(result: EvaluationResult) -> dict[str, dict[str, int]]:
 
 
 def _digits(metric: str) -> int:
-    # A motion error is a tenth of a position error, and gets one decimal more.
+    # A motion error is about a tenth of a position error, so it gets one more decimal.
     return 2 if metric in ("mpjve", "acceleration_error") else 1
 
 

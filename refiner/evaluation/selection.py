@@ -1,4 +1,4 @@
-"""Which people and clips of an archive are scored, and the words for it in a report."""
+"""Selection of the subjects and clips of an archive that are scored, and its description in a report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from refiner.errors import UsageError
 
-# Whose body shape, by the setting ``shape_of``.
+# The words for the values of the setting ``shape_of``.
 SHAPES = {"clip": "a clip", "camera": "a person and camera", "person": "a person"}
 
 Positions = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -21,12 +21,12 @@ CMU_ACKNOWLEDGEMENT = (
 
 
 def describe_archive(name: str) -> str:
-    """An archive's file by name, and what must be said of it wherever its figures stand."""
+    """Describe an archive by its file name, with the note that must stand beside its figures."""
     return f"{name} (CMU motion capture; not comparable with Human3.6M's tables)" if _is_cmu(name) else name
 
 
 def acknowledgement_of(name: str) -> str | None:
-    """Whom to thank for an archive, by its file's name."""
+    """Return the acknowledgement that an archive requires, by its file name; None if it requires none."""
     return CMU_ACKNOWLEDGEMENT if _is_cmu(name) else None
 
 
@@ -35,9 +35,15 @@ def _is_cmu(name: str) -> bool:
 
 
 def select_people(choice: str, split: Mapping[str, Sequence[str]], positions: Positions) -> list[str]:
-    """The people that ``choice`` names: a key of ``split`` (train, validation, test) or names with commas.
+    """Return the subjects that the option ``--subjects`` names.
 
-    Raises UsageError when there is nobody of that name, or nobody in that part of the split.
+    Args:
+        choice: A part of the split (train, validation, test), or names separated by commas.
+        split: The subjects of each part.
+        positions: The 3D poses of the archive.
+
+    Raises:
+        UsageError: A subject does not exist, or the part of the split is empty.
     """
     if choice in split:
         people = list(split[choice])
@@ -55,7 +61,7 @@ def select_people(choice: str, split: Mapping[str, Sequence[str]], positions: Po
 
 
 def describe_people(people: Sequence[str], split: Mapping[str, Sequence[str]]) -> str:
-    """``people`` by part of the split, the training people marked: ``test people S2, S14``."""
+    """Describe subjects by part of the split, for example ``test people S2, S14``; training subjects are marked."""
     parts = []
     for part, members in split.items():
         chosen = [name for name in people if name in members]
@@ -70,7 +76,7 @@ def describe_people(people: Sequence[str], split: Mapping[str, Sequence[str]]) -
 
 
 def limit_clips(positions: Positions, people: Sequence[str], limit: int | None) -> dict[str, dict[str, NDArray[Any]]]:
-    """The clips of ``people``; at most ``limit`` of them, spread evenly over the archive's order.
+    """Return the clips of some subjects, at most ``limit`` of them, spread evenly over the order of the archive.
 
     Raises UsageError for a limit below 1.
     """
@@ -79,21 +85,21 @@ def limit_clips(positions: Positions, people: Sequence[str], limit: int | None) 
     clips = [(person, key) for person in people for key in positions[person]]
     if limit is not None and limit < len(clips):
         clips = [clips[index * len(clips) // limit] for index in range(limit)]
-    kept: dict[str, dict[str, NDArray[Any]]] = {}
+    selected: dict[str, dict[str, NDArray[Any]]] = {}
     for person, key in clips:
-        kept.setdefault(person, {})[key] = positions[person][key]
-    return kept
+        selected.setdefault(person, {})[key] = positions[person][key]
+    return selected
 
 
-def told_settings(settings: Mapping[str, Any]) -> list[str]:
-    """The settings of a report that change what is scored, in words."""
-    told = []
+def describe_settings(settings: Mapping[str, Any]) -> list[str]:
+    """Describe the settings of a report that change the scored poses or clips."""
+    phrases = []
     if settings.get("flip_test"):
-        told.append("averaged with the mirrored pass")
+        phrases.append("averaged with the mirrored pass")
     if settings.get("smoothing"):
-        told.append("refined poses smoothed")
+        phrases.append("refined poses smoothed")
     if settings.get("pool_shape"):
-        told.append(f"refined poses with one body shape {SHAPES[settings.get('shape_of', 'clip')]}")
+        phrases.append(f"refined poses with one body shape {SHAPES[settings.get('shape_of', 'clip')]}")
     if settings.get("limit_clips"):
-        told.append("a few of the archive's clips alone")
-    return told
+        phrases.append("a few of the archive's clips alone")
+    return phrases

@@ -1,4 +1,4 @@
-"""Reports that stand in the papers' tables: those of `refiner-evaluate`, and the rows of the accuracy study's."""
+"""Reports for the papers' tables: the reports of `refiner-evaluate`, and the rows of the accuracy study's report."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from refiner.reports import EVALUATION, STUDY, Report, read_report, report_kind
 
 
 def load_reports(path: str | os.PathLike[str]) -> list[tuple[str, Report]]:
-    """Names and contents: one of a report of `refiner-evaluate`, one for each trained row of an accuracy report.
+    """Read a file and return the reports in it, each with its name.
 
-    Raises ArchiveError for a file that is neither.
+    A report of `refiner-evaluate` is one report. An accuracy report gives one report for each trained row. Raises
+    ArchiveError for another file.
     """
     name, report = Path(path).stem, read_report(path, (EVALUATION, STUDY))
     return list(rows_as_reports(name, report)) if report_kind(report) == STUDY else [(name, report)]
 
 
 def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, Report]]:
-    """Every lifter and every refiner of an accuracy report as a report of `refiner-evaluate`.
+    """Convert every lifter and every refiner of an accuracy report to a report of `refiner-evaluate`.
 
-    They have the parts that `refiner.evaluation.paper_tables` reads. Rows that score another row's model in another way
-    are left out. Raises ArchiveError for a report that does not say enough.
+    The results have the parts that `refiner.evaluation.paper_tables` reads. A row that scores the model of another row
+    in another way is left out. Raises ArchiveError if the report lacks the data of its rows.
     """
     if "variants" not in study:
         raise ArchiveError(f"{name} does not name the data of its rows; write it again (--report-only)")
@@ -54,12 +55,12 @@ def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, 
 def _data(study: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     archive, people = study["settings"]["archive"], ", ".join(study["settings"]["test"])
     detections, training = study["variants"][row["data"]]["detections"], row["training"]
-    told = "simulated detections" if detections == "simulated" else "ground-truth 2D"
+    input_2d = "simulated detections" if detections == "simulated" else "ground-truth 2D"
     steps = f"{training['steps']:,} steps of training"
     if not (row["checkpoint"] or training["plateau"]):
         steps += ", at whose end it was still getting better"
     return {
         "archive": archive,
-        "description": f"{describe_archive(archive)}, test people {people}; {told}; {row['title']}, {steps}",
+        "description": f"{describe_archive(archive)}, test people {people}; {input_2d}; {row['title']}, {steps}",
         "detections": detections,
     }

@@ -1,4 +1,4 @@
-"""Tables of strings, as aligned plain text and as Markdown: the first column left, the others right aligned."""
+"""Tables as aligned plain text or Markdown. The first column is left-aligned, the other columns are right-aligned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from refiner.errors import ShapeError
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned by blanks under a ruled header. Raises ShapeError for a row of another length."""
+    """Format a plain-text table with a rule under the header. Raises ShapeError for a row of another length."""
     widths = _widths(header, rows)
     lines = [_aligned(header, widths, "  "), "  ".join("-" * width for width in widths)]
     lines += [_aligned(row, widths, "  ") for row in rows]
@@ -16,7 +16,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table, aligned in its source too. Raises ShapeError for a row of another length."""
+    """Format a Markdown table, whose source is aligned too. Raises ShapeError for a row of another length."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(width, 3) for width in _widths(escaped[0], escaped[1:])]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]

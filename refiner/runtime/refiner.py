@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from refiner.camera import Camera, normalise_screen
 from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
-from refiner.data.swaps import sides_back, warn_of_sides, with_sides_back
+from refiner.data.swaps import exchange_sides, find_swapped_sides, warn_of_swapped_sides
 from refiner.diffusion.familiarity import Familiarity
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.engines import EngineOptions
@@ -204,8 +204,8 @@ class Refiner(WindowModel[RefinerEngine]):
         body = metres - root
         if self.sees_rays:
             # A model of screen coordinates runs as it always did.
-            for swapped, pairs in sides_back(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
-                body = with_sides_back(body, swapped, pairs)
-                warn_of_sides(swapped, "pose_3d")
+            for swapped, pairs in find_swapped_sides(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
+                body = exchange_sides(body, swapped, pairs)
+                warn_of_swapped_sides(swapped, "pose_3d")
         pixels = self._resampled(seen, rate)
         return pixels, resample_poses(body, rate, self.fps), root, size, rate

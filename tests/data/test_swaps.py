@@ -7,7 +7,7 @@ import pytest
 
 from refiner.camera import human36m_cameras
 from refiner.data.keypoints import check_keypoints
-from refiner.data.swaps import ARMS, LEGS, SWAP_COST, sides_back, swapped_frames, with_sides_back
+from refiner.data.swaps import ARMS, LEGS, SWAP_COST, exchange_sides, find_swapped_sides, swapped_frames
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.errors import InputWarning
 from refiner.lens import Lens
@@ -30,9 +30,9 @@ def nothing_missing(pose: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("action", SYNTHETIC_ACTIONS)
 def test_bodies_that_move_are_left_alone(action: str) -> None:
     for pose in views(action):
-        assert sides_back(pose, nothing_missing(pose)) == []
+        assert find_swapped_sides(pose, nothing_missing(pose)) == []
         noisy = pose + np.random.default_rng(1).normal(0, 3.0, pose.shape)
-        assert sides_back(noisy, nothing_missing(pose)) == []
+        assert find_swapped_sides(noisy, nothing_missing(pose)) == []
 
 
 def frontal(frames: int = 80) -> np.ndarray:
@@ -52,11 +52,11 @@ def test_swapped_stretches_are_found_and_taken_back(stretches: list[tuple[int, i
     swapped = np.zeros(len(pose), dtype=bool)
     for start, end in stretches:
         swapped[start:end] = True
-    hurt = with_sides_back(pose, swapped, pairs)
+    hurt = exchange_sides(pose, swapped, pairs)
     mended = hurt
-    for frames, part in sides_back(hurt, nothing_missing(pose)):
+    for frames, part in find_swapped_sides(hurt, nothing_missing(pose)):
         np.testing.assert_array_equal(frames, swapped)
-        mended = with_sides_back(mended, frames, part)
+        mended = exchange_sides(mended, frames, part)
     np.testing.assert_array_equal(mended, pose)
     assert not np.array_equal(hurt, pose)
 
@@ -64,7 +64,7 @@ def test_swapped_stretches_are_found_and_taken_back(stretches: list[tuple[int, i
 def test_the_same_in_three_dimensions_and_any_unit() -> None:
     pose = np.concatenate([frontal(), np.zeros((80, 17, 1))], axis=-1)
     swapped = np.arange(80) // 20 == 1
-    hurt = with_sides_back(pose, swapped, BOTH)
+    hurt = exchange_sides(pose, swapped, BOTH)
     for unit in (1.0, 1e-3, 1e3):
         np.testing.assert_array_equal(swapped_frames(unit * hurt, nothing_missing(pose), LEGS), swapped)
 
@@ -72,13 +72,13 @@ def test_the_same_in_three_dimensions_and_any_unit() -> None:
 def test_a_body_from_the_side_is_left_alone() -> None:
     pose = frontal()
     pose[..., 0] = 500.0 + 0.02 * (pose[..., 0] - 500.0)  # left and right on top of each other
-    hurt = with_sides_back(pose, np.arange(80) // 20 == 1, BOTH)
-    assert sides_back(hurt, nothing_missing(pose)) == []
+    hurt = exchange_sides(pose, np.arange(80) // 20 == 1, BOTH)
+    assert find_swapped_sides(hurt, nothing_missing(pose)) == []
 
 
 def test_missing_joints_say_nothing_and_short_sequences_are_left_alone() -> None:
     pose = frontal()
-    hurt = with_sides_back(pose, np.arange(80) // 20 == 1, LEGS)
+    hurt = exchange_sides(pose, np.arange(80) // 20 == 1, LEGS)
     missing = nothing_missing(pose)
     missing[:, [joint for pair in LEGS for joint in pair]] = True
     assert not swapped_frames(hurt, missing, LEGS).any()
@@ -108,7 +108,7 @@ def test_keypoints_have_their_confidence_exchanged_too() -> None:
     swapped = np.arange(80) // 20 == 1
     sure = np.random.default_rng(2).uniform(0.5, 1.0, (80, 17))
     sure[25, LEGS[1][0]] = 0.0
-    hurt, hurt_sure = (with_sides_back(part, swapped, BOTH) for part in (pose, sure))
+    hurt, hurt_sure = (exchange_sides(part, swapped, BOTH) for part in (pose, sure))
     kind = joint_set("h36m17")
     expected = check_keypoints(pose, sure, lens, kind, sides=True)
     with pytest.warns(InputWarning, match="swapped in 20 of 80 frames, first frame 20"):
@@ -123,7 +123,7 @@ def test_keypoints_have_their_confidence_exchanged_too() -> None:
 def test_a_lifter_that_sees_rays_lifts_as_if_nothing_had_been_swapped() -> None:
     pytest.importorskip("torch")
     pose, lifter = frontal(), Lifter.load("lifter-nano-rays")
-    hurt = with_sides_back(pose, np.arange(80) // 20 == 1, BOTH)
+    hurt = exchange_sides(pose, np.arange(80) // 20 == 1, BOTH)
     expected = lifter.lift(pose, (1000, 1000), fps=50)
     with pytest.warns(InputWarning, match="they are exchanged"):
         found = lifter.lift(hurt, (1000, 1000), fps=50)

@@ -13,8 +13,8 @@ from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.data.training_set import (
     check_detections,
     check_own_cameras,
+    describe_archives,
     open_motion_folders,
-    told_archives,
     training_clips,
 )
 from refiner.errors import ArchiveError, LengthError, UsageError
@@ -90,7 +90,7 @@ def test_several_folders_train_together(first, more, own):
     }
     np.testing.assert_array_equal(clips["S1"].cameras[2].translation, own["S1"][2].translation)
     assert clips["J1"].positions.dtype == np.float32 and clips["J1"].action == "Walking"
-    lines = told_archives(folder)
+    lines = describe_archives(folder)
     assert "data_3d_lab.npz: 3 people, 90 frames; its own cameras" in lines[0]
     assert any("random cameras alone" in line and "jumps_free" in line for line in lines)
     assert any("for want of its own; weight 0.1; taken to have 50 frames/s" in line for line in lines)

@@ -23,8 +23,8 @@ def test_every_step_keeps_the_variance(eta):
     schedule = clean_pose_schedule(10, eta=eta)
     for step, following in pairwise(schedule):
         assert step.next_signal**2 == pytest.approx(abar[following.time])
-        assert step.next_kept**2 + step.next_fresh**2 == pytest.approx(1 - abar[following.time])
-        assert (step.next_fresh == 0) == (eta == 0)
+        assert step.next_old_noise**2 + step.next_new_noise**2 == pytest.approx(1 - abar[following.time])
+        assert (step.next_new_noise == 0) == (eta == 0)
     assert schedule[-1][3:] == (1.0, 0.0, 0.0)
 
 
@@ -34,7 +34,7 @@ def test_the_share_drawn_anew_is_the_posterior_s_for_neighbouring_times():
     schedule = clean_pose_schedule(50, abar)
     for step in schedule[:-1]:
         beta = 1 - abar[step.time] / abar[step.time - 1]
-        assert step.next_fresh**2 == pytest.approx(beta * (1 - abar[step.time - 1]) / (1 - abar[step.time]))
+        assert step.next_new_noise**2 == pytest.approx(beta * (1 - abar[step.time - 1]) / (1 - abar[step.time]))
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -12,7 +12,7 @@ import torch
 
 from refiner.camera import Camera, human36m_cameras, look_at_camera
 from refiner.data import blend_phases, merge_phases
-from refiner.data.swaps import ARMS, LEGS, with_sides_back
+from refiner.data.swaps import ARMS, LEGS, exchange_sides
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.errors import DefaultLensWarning, EmptySequenceError, InputError, InputWarning, UnitError
 from refiner.model_files.build import build_model
@@ -289,7 +289,7 @@ def test_swapped_sides_are_exchanged_in_2d_and_in_3d(models: dict[str, Path]) ->
     refiner, camera = Refiner.load(models["refiner"]), view()
     body = camera.to_camera(motion())
     swapped = np.arange(60) // 15 == 2
-    hurt_2d, hurt_3d = (with_sides_back(pose, swapped, (*LEGS, *ARMS)) for pose in (seen(camera), body))
+    hurt_2d, hurt_3d = (exchange_sides(pose, swapped, (*LEGS, *ARMS)) for pose in (seen(camera), body))
     expected = refiner.refine(seen(camera), body, None, camera=camera)
     for given, poses in ((hurt_2d, hurt_3d), (hurt_2d, body), (seen(camera), hurt_3d)):
         with pytest.warns(InputWarning, match="swapped in 15 of 60 frames, first frame 30"):

@@ -119,7 +119,7 @@ def test_scenes_are_lifted_phase_by_phase_and_cut(people, tiny, lifter):
 
 def test_a_refiner_trains_on_scenes_and_runs(people, tiny, tmp_path, lifter, monkeypatch):
     # The runtime takes back what the simulated detector swaps; validation sees it as it is.
-    monkeypatch.setattr("refiner.data.keypoints.sides_back", lambda *given: [])
+    monkeypatch.setattr("refiner.data.keypoints.find_swapped_sides", lambda *given: [])
     config = tiny("refiner", lifter=str(lifter), **RAYS)
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, batch=6))
     path = train_refiner(config, people, tmp_path / "refiner", quiet=True)

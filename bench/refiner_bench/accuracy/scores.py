@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.actions import told_action
+from refiner.actions import action_for_lifter
 from refiner.data import CameraClip
 from refiner.evaluation.metrics import root_relative
 from refiner.evaluation.protocol import EvaluationResult, Evaluator, SequenceScore
@@ -81,7 +81,7 @@ class LiftedClips:
         self, checkpoint: Path, clips: Sequence[CameraClip], name: str, mode: str = "", flip_test: bool = False
     ) -> list[NDArray[np.float32]]:
         """``(F, 17, 3)`` root-relative metres of every clip; ``name`` tells the lists of clips apart, ``mode`` says
-        how a lifter with prompts comes by the action (see `refiner.actions.told_action`), ``flip_test`` averages with
+        how a lifter with prompts comes by the action (`refiner.actions.action_for_lifter`), ``flip_test`` averages with
         the mirrored pass."""
         digest = sha256_of(checkpoint)[:16]
         stem = "-".join(part for part in (digest, name, mode, "mirrored" * flip_test) if part)
@@ -95,7 +95,7 @@ class LiftedClips:
         lifter = Lifter.load(checkpoint, flip_test=flip_test or None, threads=self.threads)
         poses = []
         for clip in clips:
-            action = told_action(mode, clip.action, lifter.actions)
+            action = action_for_lifter(mode, clip.action, lifter.actions)
             poses.append(root_relative(lifter.lift(clip.pose_2d, clip.image_size, clip.fps, action=action)))
         return poses
 

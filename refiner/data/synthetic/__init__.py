@@ -1,7 +1,7 @@
-"""Built-in motion: procedural people with human proportions and joint limits, moving without any download.
+"""Built-in synthetic motion of procedural people with human proportions and joint limits. It needs no download.
 
-It is synthetic, made by rules and seeds, and reads nothing: good for tests, for a demonstration and as an
-addition to real training data; not a measure of how well a model does on people.
+Rules and seeds produce the motion. It is useful for tests, for demonstrations and as an addition to real training data.
+Errors on it do not measure the accuracy of a model on real people.
 """
 
 from __future__ import annotations

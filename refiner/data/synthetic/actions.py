@@ -1,4 +1,4 @@
-"""The actions: how the angles, the feet and the root of a synthetic person move."""
+"""The actions of a synthetic person: the motion of the joint angles, the feet and the root."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _GRAVITY = 9.81
 
 
 def walking(scene: Scene) -> Array:
-    """Walks a round of the room."""
+    """Walk around the room."""
     return _gait(scene, WALK, stride_hz=0.92, stride_size=0.92, arms=20.0, elbow=22.0, lean=2.0)
 
 
 def running(scene: Scene) -> Array:
-    """Jogs a round of the room."""
+    """Jog around the room."""
     return _gait(scene, RUN, stride_hz=1.3, stride_size=0.78, arms=32.0, elbow=88.0, lean=8.0)
 
 
@@ -57,7 +57,7 @@ def _gait(
     scene: Scene, gait: Gait, stride_hz: float, stride_size: float, arms: float, elbow: float, lean: float
 ) -> Array:
     style, body, rng = scene.style, scene.body, scene.rng
-    # A round this small is walked with short strides, and a long leg swings slower, as a pendulum does.
+    # A path this small needs short strides, and a long leg swings more slowly, like a pendulum.
     amplitude = style.amplitude * stride_size
     frequency = stride_hz * style.tempo * np.sqrt(1.72 / body.stature)
     phase = wandering_phase(rng, scene.times, frequency)
@@ -72,21 +72,21 @@ def _gait(
         scene.add("shoulder_flexion", arms * (forward - 0.15), side)
         scene.add("shoulder_rotation", 8.0 * forward + 0.15 * elbow, side)
         scene.add("elbow", elbow - 17.0 + (0.35 * arms + 4.0) * forward, side)
-    # The chest turns against the pelvis, the head stays.
+    # The chest rotates against the pelvis, and the head keeps its direction.
     scene.add("spine_twist", -1.6 * np.degrees(turn))
     scene.add("neck_twist", 0.6 * np.degrees(turn))
     scene.add("spine_side", -3.0 * amplitude * np.sin(phase))
     scene.add("spine_flexion", lean)
     scene.add("trunk_pitch", 0.4 * lean)
     angles = limited(scene.angles)
-    # The room for the walk shrinks for tall people, whom the nearest camera must hold too.
+    # Tall people walk on a smaller path, so that the nearest camera sees the whole body.
     radius = 1.07 - 0.35 * (body.stature - 1.5)
     track = Track(*(radius * rng.uniform([0.97, 0.9], [1.04, 0.98])))
     start = rng.uniform(0.0, 6.0)
     speed = stride.pace[0] * 2.0 * np.pi * frequency
 
     def placed(at: Array, joints: Array) -> Array:
-        """Joints about the point below the mid-hip, at a phase of the stride."""
+        """Place joints, whose origin is below the mid-hip, on the track at a phase of the stride."""
         position, heading, curvature = track(stride.distance(at) + start)
         return on_track(joints, position, heading, 0.8 * np.arctan(curvature * speed**2 / _GRAVITY))
 
@@ -107,7 +107,7 @@ def _gait(
     root[:, 2] = stride.root_height(phase)
     legs = stride_legs(phase, pelvis, angles["hip_flexion"], angles["hip_abduction"], angles["knee"])
     joints = placed(phase, assemble(root, legs, root[:, None] + upper_joints(body, pelvis, angles)))
-    # The foot that stands is held where it was in the middle of its stance.
+    # The standing foot stays at its position in the middle of the stance.
     legs = joints[:, [[4, 5, 6], [1, 2, 3]]]
     feet = stance(gait, body, phase)
     ankles = legs[:, :, 2].copy()
@@ -117,16 +117,16 @@ def _gait(
         spots = (0.5 * (early + late))[frame]
         spots[:, 2] = feet.height[:, side]
         struck = feet.struck[:, side, None]
-        own = struck * ankles[:, side] + (1.0 - struck) * strike[frame]
-        ankles[:, side] += feet.firm[:, side, None] * gait.hold * (spots - own)
+        reference = struck * ankles[:, side] + (1.0 - struck) * strike[frame]
+        ankles[:, side] += feet.firm[:, side, None] * gait.hold * (spots - reference)
     legs = reach_ankles(body, legs, ankles)
     joints[:, 4:7], joints[:, 1:4] = legs[:, 0], legs[:, 1]
-    # A round to the right is the mirror image of a round to the left.
+    # A path to the right is the mirror image of a path to the left.
     return joints if style.side == 0 else flip_pose(joints)
 
 
 def waving(scene: Scene) -> Array:
-    """Raises a hand, now and then both, and waves it."""
+    """Raise one hand, sometimes both hands, and wave."""
     style = scene.style
     keys = scene.keys((0.7, 1.1), (1.2, 3.2))
     raised = np.zeros((keys.count + 1, 2))
@@ -155,7 +155,7 @@ def waving(scene: Scene) -> Array:
 
 
 def squatting(scene: Scene) -> Array:
-    """Squats and rises again, arms ahead for balance."""
+    """Squat and rise again, with the arms ahead for balance."""
     keys = scene.keys((0.8, 1.4), (0.15, 0.8))
     depth = np.zeros(keys.count + 1)
     depth[1::2] = keys.draw(0.5, 1.0)[1::2, 0]
@@ -175,12 +175,12 @@ def squatting(scene: Scene) -> Array:
 
 
 def boxing(scene: Scene) -> Array:
-    """Guard, jabs and crosses, with the weight moving between the feet."""
+    """Box: guard, jabs and crosses, while the weight moves between the feet."""
     style = scene.style
     lead, rear = style.side, 1 - style.side
-    turned = 1.0 if lead == 0 else -1.0  # a leading left turns the chest to the right
+    turned = 1.0 if lead == 0 else -1.0  # if the left side leads, the chest turns to the right
     keys = scene.keys((0.21, 0.27), (0.03, 0.7))
-    # Every second key is the guard; between them the lead or the rear hand goes out.
+    # Every second rest is the guard; between them the lead hand or the rear hand punches.
     choice = keys.draw(0.0, 1.0)[:, 0]
     out = np.zeros((keys.count + 1, 2))
     out[1::2, lead] = choice[1::2] < 0.6
@@ -222,7 +222,7 @@ def boxing(scene: Scene) -> Array:
 
 
 def sitting_down(scene: Scene) -> Array:
-    """Sits down on a chair, rests with the hands on the thighs, rises."""
+    """Sit down on a chair, rest with the hands on the thighs, and rise."""
     body = scene.body
     keys = scene.keys((1.3, 2.0), (1.2, 4.0))
     target = np.zeros(keys.count + 1)
@@ -245,7 +245,7 @@ def sitting_down(scene: Scene) -> Array:
         )
     seat = 0.285 * body.stature * float(scene.rng.uniform(0.94, 1.1))
     back = 0.9 * body.lengths["thigh"]
-    # As high as nearly straight legs would still hold the hips that far behind the feet.
+    # The height of the hips for nearly straight legs, with the hips this far behind the feet.
     above = body.lengths["ankle"] + np.sqrt(body.leg**2 - back**2)
     ankles, toes = scene.feet()
     return scene.on_feet(
@@ -257,13 +257,13 @@ def sitting_down(scene: Scene) -> Array:
 
 
 def reaching(scene: Scene) -> Array:
-    """Reaches for things around, high and low, with one hand and the other."""
+    """Reach for objects around the body, high and low, with either hand."""
     keys = scene.keys((0.8, 1.3), (0.2, 1.0))
     hand = keys.draw(0.0, 1.0)[:, 0] < 0.5
-    rows = np.arange(keys.count + 1) % 3 != 0  # every third key is rest
+    rows = np.arange(keys.count + 1) % 3 != 0  # at every third rest, the arms hang down
     low, high = [25.0, -5.0, 5.0, -5.0, -8.0], [150.0, 75.0, 50.0, 24.0, 30.0]
     goals = keys.draw(low, high)
-    # Low things are reached with the trunk as well.
+    # The trunk helps to reach low objects.
     goals[:, 3] += 0.28 * np.maximum(85.0 - goals[:, 0], 0.0)
     bent = keys.follow(rows * np.maximum(goals[:, 3] - 8.0, 0.0))
     for side in (0, 1):
@@ -289,14 +289,14 @@ def reaching(scene: Scene) -> Array:
 
 
 def dancing(scene: Scene) -> Array:
-    """Steps in time, turning about, with free arms and hips."""
+    """Step rhythmically and turn around, with free movements of the arms and hips."""
     style, rng, times = scene.style, scene.rng, scene.times
     tempo = 0.82 * style.tempo
     phase = wandering_phase(rng, times, tempo, wander=0.15)
     turning = int(rng.integers(2**63))
 
     def turned(at: Array) -> Array:
-        """The slow turning about, which the feet follow step by step."""
+        """Return the slow rotation of the body, which the feet follow step by step."""
         return smooth_noise(np.random.default_rng(turning), at, 0.7, rate=0.07)
 
     heading = turned(times) + np.radians(10.0) * np.sin(phase)
@@ -309,49 +309,59 @@ def dancing(scene: Scene) -> Array:
     keys = scene.keys((0.5, 0.9), (0.0, 0.5))
     for side in (0, 1):
         arms = keys.follow(keys.draw([-10.0, 8.0, -50.0, 20.0], [110.0, 80.0, 40.0, 110.0]))
-        beat = style.arm_swing * np.sin(phase + side * np.pi)
+        swing = style.arm_swing * np.sin(phase + side * np.pi)
         scene.blend(
             np.ones(len(times)),
             side,
-            shoulder_flexion=arms[:, 0] + 10.0 * beat,
+            shoulder_flexion=arms[:, 0] + 10.0 * swing,
             shoulder_abduction=arms[:, 1],
             shoulder_rotation=arms[:, 2],
-            elbow=arms[:, 3] + 12.0 * beat,
+            elbow=arms[:, 3] + 12.0 * swing,
         )
     bounce = 0.02 * style.amplitude * (1.0 - np.cos(2.0 * phase))
     return scene.on_feet(ankles, toes, aside=-0.06 * sway, drop=0.025 + bounce, heading=heading)
 
 
 def _stepping(scene: Scene, phase: Array, frequency: float, turned: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Feet that lift in turn, each to a new place about a body ``turned`` in time: ankles and headings."""
+    """Compute feet that step alternately, each to a new foothold below the turning body.
+
+    Args:
+        scene: The motion.
+        phase: The phase of the dance, ``(F,)`` radians.
+        frequency: The frequency of the dance in Hz.
+        turned: The rotation of the body in radians at times in seconds.
+
+    Returns:
+        The ankles ``(F, 2, 3)`` in metres, and the headings of the feet ``(F, 2)`` in radians.
+    """
     ankles, toes = scene.feet()
     rest = ankles[0, :, :2]
     style = scene.style
-    place_rng = child_generator(scene.rng)
-    # The left foot lifts while sin(phase) > 0 (the weight is on the right one), the right foot else.
+    foothold_rng = child_generator(scene.rng)
+    # The left foot lifts while sin(phase) > 0 (the weight is on the right foot). Otherwise the right foot lifts.
     cycles = int(np.ceil(frequency * scene.times[-1])) + 4
-    shifts = place_rng.normal(0.0, 1.0, (2 * cycles, 2)) * [0.09, 0.05] * style.amplitude
+    shifts = foothold_rng.normal(0.0, 1.0, (2 * cycles, 2)) * [0.09, 0.05] * style.amplitude
     first = np.floor(phase[0] / (2.0 * np.pi)) - 1.0
     for side in (0, 1):
-        own = phase / (2.0 * np.pi) - 0.5 * side - first
-        index = np.floor(own).astype(int)
-        progress = (own - index) / 0.5
-        stood = 2.0 * np.pi * (np.arange(cycles) + first + 0.5 * side) - phase[0]
-        turns = turned(stood / (2.0 * np.pi * frequency))
+        cycle = phase / (2.0 * np.pi) - 0.5 * side - first
+        index = np.floor(cycle).astype(int)
+        progress = (cycle - index) / 0.5
+        step_phase = 2.0 * np.pi * (np.arange(cycles) + first + 0.5 * side) - phase[0]
+        turns = turned(step_phase / (2.0 * np.pi * frequency))
         cosine, sine = np.cos(turns), np.sin(turns)
-        places = shifts[side::2] + np.stack(
+        footholds = shifts[side::2] + np.stack(
             [cosine * rest[side, 0] - sine * rest[side, 1], sine * rest[side, 0] + cosine * rest[side, 1]],
             axis=-1,
         )
         done = minimum_jerk((progress - 0.08) / 0.84)
-        ankles[:, side, :2] = places[index] + (places[index + 1] - places[index]) * done[:, None]
+        ankles[:, side, :2] = footholds[index] + (footholds[index + 1] - footholds[index]) * done[:, None]
         ankles[:, side, 2] += 0.085 * style.amplitude * bump((progress - 0.04) / 0.92)
         toes[:, side] += turns[index] + (turns[index + 1] - turns[index]) * done
     return ankles, toes
 
 
 def bending(scene: Scene) -> Array:
-    """Bends down to the knees or to the floor, and straightens."""
+    """Bend down to the knees or to the floor, and straighten up."""
     keys = scene.keys((1.0, 1.7), (0.3, 1.4))
     depth = np.zeros(keys.count + 1)
     depth[1::2] = keys.draw(0.45, 1.0)[1::2, 0]
@@ -373,12 +383,12 @@ def bending(scene: Scene) -> Array:
 
 
 def jumping(scene: Scene) -> Array:
-    """Crouches, jumps with swinging arms, lands softly, stands."""
+    """Crouch, jump with swinging arms, land softly, and stand."""
     style, body, rng = scene.style, scene.body, scene.rng
     draws = child_generator(rng)
     count = int(np.ceil(scene.times[-1] / 1.5)) + 2
     seeds = draws.uniform(size=(count, 4))
-    # Higher than 2.1 m the nearest camera would lose the head of a tall person.
+    # The nearest camera does not see a head above 2.1 m.
     height = np.minimum(style.amplitude * (0.07 + 0.17 * seeds[:, 0]), 2.1 - 1.02 * body.stature)
     pause = (0.25 + 0.8 * seeds[:, 1]) / style.tempo
     crouch = (0.16 + 0.10 * seeds[:, 2]) * body.leg
@@ -386,11 +396,11 @@ def jumping(scene: Scene) -> Array:
     speed = np.sqrt(2.0 * _GRAVITY * height)
     flight = 2.0 * speed / _GRAVITY
     zero = np.zeros(count)
-    # Lengths of: standing, going down, pushing off, flight, giving way, rising.
+    # The durations of six phases: standing, going down, pushing off, flight, absorbing the landing, rising.
     lengths = np.stack([pause, zero + 0.5, zero + 0.3, flight, zero + 0.26, zero + 0.5], axis=-1)
     knots = np.concatenate([[0.0], np.cumsum(lengths.ravel())]) - 0.4 * float(rng.uniform())
-    rise = 0.045 * body.stature  # the ankle's, from flat foot to tiptoe
-    push = 0.14  # seconds on the way to tiptoe
+    rise = 0.045 * body.stature  # rise of the ankle from flat foot to tiptoe
+    push = 0.14  # seconds from flat foot to tiptoe
     takeoff, landing = knots[3::6], knots[4::6]
     ends = np.stack([takeoff - push, takeoff, landing, landing + push], axis=-1).ravel()
     states = np.zeros((count, 4, 3))  # position, velocity, acceleration
@@ -399,7 +409,7 @@ def jumping(scene: Scene) -> Array:
     lift = _through(scene.times, ends, states.reshape(-1, 3))
     bent = np.stack([zero, zero, crouch, zero, zero + 0.01, 0.7 * crouch], axis=-1).ravel()
     drop = 0.01 + _through(scene.times, knots, np.append(bent, 0.0))
-    # The arms go back early in the crouch, so that they have its rest and the push to swing up.
+    # The arms swing back early in the crouch. They swing up during the rest of the crouch and the push.
     start, down, land, stand = knots[1::6], knots[2::6], landing, knots[6::6]
     swings = np.stack([start, down - 0.22, takeoff + 0.05, land + 0.1, stand], axis=-1).ravel()
     arm = np.stack([zero, zero - 38.0, reach, 0.5 * reach, zero], axis=-1).ravel()
@@ -415,8 +425,16 @@ def jumping(scene: Scene) -> Array:
 
 
 def _through(times: Array, knots: Array, states: Array) -> Array:
-    """Quintic pieces through ``states`` (position, or position, velocity and acceleration; zero where not
-    given) at ``knots``; at rest outside."""
+    """Interpolate ``states`` at ``knots`` with quintic polynomials.
+
+    Args:
+        times: The times of the frames in seconds, ``(F,)``.
+        knots: The times of the states in seconds, ``(N,)``. Outside, the position stays constant.
+        states: Positions ``(N,)``, with velocity and acceleration 0; or position, velocity and acceleration ``(N, 3)``.
+
+    Returns:
+        The position, ``(F,)``.
+    """
     full = np.zeros((len(knots), 3))
     full[:, : 1 if states.ndim == 1 else 3] = states.reshape(len(knots), -1)
     curve = BPoly.from_derivatives(knots, full)

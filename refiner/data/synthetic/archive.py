@@ -1,4 +1,4 @@
-"""Synthetic motion as arrays, as an archive and as a motion folder."""
+"""Synthetic motion as an array, as an archive and as a motion folder."""
 
 from __future__ import annotations
 
@@ -24,13 +24,25 @@ _FPS = 50.0
 def synthetic_motion(
     seed: int, action: str, frames: int, fps: float = _FPS, *, body: Body | None = None
 ) -> NDArray[np.float32]:
-    """A person doing ``action`` (one of `SYNTHETIC_ACTIONS`): ``(frames, 17, 3)`` float32 world metres.
+    """Generate one motion of a synthetic person.
 
-    Human3.6M's 17 joints, z up, floor at z = 0, within 1.5 m of the middle of the room, where Human3.6M's
-    four cameras see all of it. Frame i is at ``i / fps`` s. The person is that of ``Body.from_seed(seed)``
-    unless ``body`` is given; the same seed gives the same numbers, another number of frames the same motion
-    for longer or shorter, and another rate the same motion at other times. Raises UsageError for an unknown
-    action, a seed below 0 or a rate that is not positive, EmptySequenceError for less than one frame.
+    The person stays within 1.5 m of the middle of the room, where Human3.6M's four cameras see the whole body. The same
+    seed gives the same numbers. Another number of frames gives a longer or shorter part of the same motion, and another
+    frame rate samples the same motion at other times.
+
+    Args:
+        seed: The seed of the motion, 0 or above.
+        action: One of `SYNTHETIC_ACTIONS`.
+        frames: The number of frames; frame i is at time ``i / fps``.
+        fps: The frame rate, frames/s.
+        body: The body of the person. None: ``Body.from_seed(seed)``.
+
+    Returns:
+        ``(frames, 17, 3)`` float32 in world metres and Human3.6M's 17 joints; z is up, and the floor is at z = 0.
+
+    Raises:
+        UsageError: The action is unknown, the seed is negative or the frame rate is not positive.
+        EmptySequenceError: ``frames`` is below 1.
     """
     if action not in ACTIONS:
         raise UsageError(f"there is no synthetic action {action!r}; choose among {', '.join(ACTIONS)}")
@@ -51,12 +63,23 @@ def synthetic_archive(
     actions: Sequence[str] = SYNTHETIC_ACTIONS,
     clips: int = 1,
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """Synthetic people in the layout of `load_positions_3d`: subject -> clip key -> ``(frames, 17, 3)``.
+    """Generate an archive of synthetic people in the layout of `load_positions_3d`.
 
-    ``subjects``: how many (``SYN1``, ``SYN2``, ...) or their names; each has one body, ``clips`` clips of
-    every action (``Walking``, ``Walking 1``, ...) of ``frames`` frames at 50 frames/s. A person's motion
-    depends on the seed and on the person's place alone. Raises as `synthetic_motion`, and UsageError for
-    nobody or less than one clip.
+    The motion of a person depends only on the seed and on the index of the person.
+
+    Args:
+        seed: The seed of the archive, 0 or above.
+        subjects: The number of subjects (``SYN1``, ``SYN2``, ...) or their names. Each subject has one body.
+        frames: The number of frames of a clip, at 50 frames/s.
+        actions: The actions of every subject.
+        clips: The number of clips of every action (``Walking``, ``Walking 1``, ...).
+
+    Returns:
+        Subject -> clip key -> ``(frames, 17, 3)`` float32 in world metres.
+
+    Raises:
+        UsageError: There is no subject or no clip; see also `synthetic_motion`.
+        EmptySequenceError: ``frames`` is below 1.
     """
     names = [f"SYN{index + 1}" for index in range(subjects)] if isinstance(subjects, int) else list(subjects)
     if not names or clips < 1:
@@ -76,16 +99,19 @@ def synthetic_archive(
 
 
 def synthetic_description(subjects: Sequence[str] | Mapping[str, object]) -> ArchiveDescription:
-    """A split of synthetic people: the last third (at least one) for test, the one before them for
-    validation, the others for training. Raises UsageError for fewer than three people."""
+    """Split synthetic people into training, validation and test subjects.
+
+    The last third (at least one) are test subjects, the one before them is the validation subject, and the others are
+    training subjects. Raises UsageError for fewer than three people.
+    """
     names = tuple(subjects)
     if len(names) < 3:
         raise UsageError(
             f"{len(names)} synthetic people cannot be split into training, validation and test; expected at least 3"
         )
     test = max(1, len(names) // 3)
-    train, held = names[: -test - 1], names[-test - 1 : -test]
-    return ArchiveDescription("synthetic motion", _FPS, train, held, names[-test:])
+    train, validation = names[: -test - 1], names[-test - 1 : -test]
+    return ArchiveDescription("synthetic motion", _FPS, train, validation, names[-test:])
 
 
 def synthetic_folder(
@@ -95,7 +121,10 @@ def synthetic_folder(
     actions: Sequence[str] = SYNTHETIC_ACTIONS,
     clips: int = 1,
 ) -> MotionFolder:
-    """A `MotionFolder` of synthetic people before Human3.6M's cameras, with the default detector model."""
+    """Generate a `MotionFolder` of synthetic people with Human3.6M's cameras and the default detector model.
+
+    The arguments and errors are the same as for `synthetic_archive`.
+    """
     positions = synthetic_archive(seed, subjects, frames, actions, clips)
     return MotionFolder(positions, human36m_cameras(), synthetic_description(positions), DetectorModel.default())
 

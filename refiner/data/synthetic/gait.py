@@ -1,4 +1,4 @@
-"""Walking and running: leg angles over the gait cycle, and the root motion that keeps the foot in place."""
+"""Walking and running: leg angles over the gait cycle, and a root motion for which the standing foot does not slide."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ from refiner.data.synthetic.signals import Periodic, fit_harmonics, harmonic_bas
 
 Array = NDArray[np.float64]
 
-_CYCLE = 256  # places of a cycle where the root's motion is fitted
-_HARMONICS = (2, 4, 6)  # of the stride; a left and a right step are alike, so odd ones vanish
-_STRAIGHT = 0.999  # of a leg's length, at most
-_CLEAR = 0.006  # metres within which a foot is kept from the floor
-_BENT = 0.995  # of a leg's length, where the foot is held in place
+_CYCLE = 256  # number of phases of a cycle at which the motion of the root is fitted
+_HARMONICS = (2, 4, 6)  # harmonics of the stride; left and right steps are equal, so odd harmonics vanish
+_STRAIGHT = 0.999  # largest hip-ankle distance, as a fraction of the leg's length
+_CLEAR = 0.006  # smooth transition in metres that keeps a foot above the floor
+_BENT = 0.995  # largest hip-ankle distance of a standing leg, as a fraction of the leg's length
 
 
 @dataclass(frozen=True)
 class Gait:
-    """Thigh from the vertical and knee flexion in degrees by percent of a stride from foot strike.
+    """The leg angles of a gait over one stride, and its timing. Percentages are of the stride, from foot strike on.
 
-    ``stance``: the percent of the stride in which the foot bears weight; ``heel_rise``: how far the ankle
-    has risen by its end, as a share of the stature (the foot rolls over its ball); ``lag``: the percent of a
-    stride by which the arm follows the opposite leg; ``landing``: the percent of a stride before foot strike
-    in which the foot is led to its place.
+    Attributes:
+        thigh: Pairs (percent, angle of the thigh from the vertical in degrees).
+        knee: Pairs (percent, knee flexion in degrees).
+        stance: The percentage of the stride in which the foot bears weight.
+        heel_rise: The rise of the ankle at the end of the stance, divided by the stature (the foot rolls over its
+            ball).
+        lag: The percentage of a stride by which the arm follows the opposite leg.
+        landing: The percentage of a stride before foot strike in which the foot moves to its foothold.
+        hold: The strength with which a foot is pulled to its foothold along x, y and z, from 0 to 1.
     """
 
     thigh: tuple[tuple[float, float], ...]
@@ -71,7 +76,10 @@ RUN = Gait(
 
 
 def leg_angles(gait: Gait, phase: Array, amplitude: float, toe_in: float = 2.0) -> tuple[Array, Array, Array]:
-    """Hip flexion, hip abduction, knee flexion ``(n, 2)`` at the stride's ``phase``; left strikes at 0."""
+    """Return hip flexion, hip abduction and knee flexion, each ``(n, 2)`` radians, at a phase of the stride ``(n,)``.
+
+    The left foot strikes at phase 0.
+    """
     both = np.stack([phase, phase + np.pi], axis=-1)
     thigh = np.radians(amplitude * Periodic(gait.thigh)(both))
     knee = np.radians(amplitude * Periodic(gait.knee)(both))
@@ -79,34 +87,40 @@ def leg_angles(gait: Gait, phase: Array, amplitude: float, toe_in: float = 2.0) 
 
 
 def pelvis_swing(angles: Angles, phase: Array, amplitude: float) -> Array:
-    """Puts the pelvis's list into ``angles`` and returns its turn: forward on the side of the leading leg."""
+    """Add the roll of the pelvis to ``angles`` and return its rotation, forward on the side of the leading leg."""
     angles["trunk_roll"] = angles["trunk_roll"] + np.radians(3.0 * amplitude) * np.sin(phase)
     return np.asarray(-np.radians(4.0 * amplitude) * np.cos(phase))
 
 
 @dataclass(frozen=True)
 class Stride:
-    """The root over one stride: height and the distance gone, both functions of the stride's phase."""
+    """The motion of the root over one stride, as functions of the phase.
+
+    Attributes:
+        height: The coefficients of the height of the root in metres.
+        pace: The coefficients of the speed of the root in metres per radian.
+    """
 
     height: Array
-    pace: Array  # metres per radian
+    pace: Array
 
     def root_height(self, phase: Array) -> Array:
+        """Return the height of the root in metres."""
         return np.asarray(harmonic_basis(phase, _HARMONICS) @ self.height)
 
     def distance(self, phase: Array) -> Array:
-        """Metres gone at ``phase``: the integral of the pace, which a harmonic series has in closed form."""
-        gone = self.pace[0] * phase
+        """Return the travelled distance in metres: the integral of the pace, in closed form."""
+        travelled = self.pace[0] * phase
         for index, order in enumerate(_HARMONICS):
             cosine, sine = self.pace[1 + 2 * index : 3 + 2 * index]
-            gone = gone + (cosine * np.sin(order * phase) - sine * np.cos(order * phase)) / order
-        return np.asarray(gone)
+            travelled = travelled + (cosine * np.sin(order * phase) - sine * np.cos(order * phase)) / order
+        return np.asarray(travelled)
 
 
 def fit_stride(body: Body, gait: Gait, amplitude: float) -> Stride:
-    """The smooth height and pace of the root that best keep the foot that bears weight where it is.
+    """Fit a smooth height and pace of the root for which the standing foot slides as little as possible.
 
-    In the flight of a run no foot says anything, and the harmonics carry on.
+    During the flight of a run no foot constrains the root, and the harmonics interpolate.
     """
     phase = np.linspace(0.0, 2.0 * np.pi, _CYCLE, endpoint=False)
     angles = rest_angles(_CYCLE)
@@ -124,7 +138,7 @@ def fit_stride(body: Body, gait: Gait, amplitude: float) -> Stride:
     height = fit_harmonics(phases, heights.T.ravel(), weights, _HARMONICS)
     pace = fit_harmonics(phases, speeds.T.ravel(), weights, _HARMONICS)
     stride = Stride(height, pace)
-    # The legs must be long enough for the places where the feet are held: lower the root where they are not.
+    # The legs must reach the footholds. If they are too short, lower the root.
     feet = stance(gait, body, phase)
     for side in (0, 1):
         middle = np.mean(stance_phases(gait, feet.index[:, side], side)[1:], axis=0)
@@ -135,16 +149,22 @@ def fit_stride(body: Body, gait: Gait, amplitude: float) -> Stride:
         up = np.sqrt(np.maximum((_BENT * body.leg) ** 2 - ahead**2 - aside**2, 0.0))
         room = feet.height[:, side] + up - stride.root_height(phase)
         strides = phase / (2.0 * np.pi) + 0.5 * side
-        borne = (strides - np.floor(strides)) * 100.0 < 0.7 * gait.stance
-        height[0] += min(0.0, float(room[borne].min()))
+        standing = (strides - np.floor(strides)) * 100.0 < 0.7 * gait.stance
+        height[0] += min(0.0, float(room[standing].min()))
     return Stride(height, pace)
 
 
 @dataclass(frozen=True)
 class Stance:
-    """For each foot ``(n, 2)`` at n phases: its stride, how firmly it is led to its place and held there (0
-    to 1), how much of that counts from where it is rather than from where it will strike, and the height of
-    its ankle then."""
+    """The contact of both feet with the floor at n phases. Each array is ``(n, 2)``.
+
+    Attributes:
+        index: The number of the stride.
+        firm: The strength with which the foot is pulled to its foothold, from 0 to 1.
+        struck: The weight, from 0 to 1, of the foot's current position in the pull; the rest is the weight of the
+            position at foot strike.
+        height: The height of the ankle in metres.
+    """
 
     index: NDArray[np.int64]
     firm: Array
@@ -153,6 +173,7 @@ class Stance:
 
 
 def stance(gait: Gait, body: Body, phase: Array) -> Stance:
+    """Compute the contact of both feet with the floor at each phase ``(n,)`` of the stride."""
     strides = np.stack([phase, phase + np.pi], axis=-1) / (2.0 * np.pi)
     index = np.floor(strides + 0.01 * gait.landing)
     percent = 100.0 * (strides - index)
@@ -164,14 +185,19 @@ def stance(gait: Gait, body: Body, phase: Array) -> Stance:
 
 
 def stance_phases(gait: Gait, index: NDArray[np.int64], side: int) -> tuple[Array, Array, Array]:
-    """Three phases of each of a foot's strides: its strike, and one early and one late in the firm part; on a
-    curved path the foot is best held in the middle between its places at the latter two."""
+    """Return three phases for each stride of a foot: its strike, an early phase and a late phase of the firm contact.
+
+    On a curved path, the best foothold is midway between the positions at the early and the late phase.
+    """
     strike = np.asarray(2.0 * np.pi * index - np.pi * side)
     return strike, strike + 0.02 * np.pi * 0.1 * gait.stance, strike + 0.02 * np.pi * 0.6 * gait.stance
 
 
 def reach_ankles(body: Body, legs: Array, ankles: Array) -> Array:
-    """Legs ``(F, 2, 3, 3)`` with the same hips that reach for ``ankles``, as far as they are long."""
+    """Move the ankles of the legs ``(F, 2, 3, 3)`` to ``ankles`` ``(F, 2, 3)``, as far as the legs reach.
+
+    The hips do not move, and an ankle stays above the floor.
+    """
     hips, knees = legs[:, :, 0], legs[:, :, 1]
     ground = 0.9 * body.lengths["ankle"]
     ankles = np.concatenate(
@@ -182,7 +208,7 @@ def reach_ankles(body: Body, legs: Array, ankles: Array) -> Array:
     longest = _STRAIGHT * body.leg
     allowed = soft_clip(distance, 0.3 * longest, longest, 0.004 * longest)
     ankles = hips + apart * (allowed / distance)[..., None]
-    # The knee keeps to the side of the hip-ankle line on which it was.
+    # The knee stays on the same side of the hip-ankle line.
     middle = 0.5 * (hips + legs[:, :, 2])
     return np.stack([hips, bent_knees(body, hips, ankles, knees - middle), ankles], axis=2)
 
@@ -193,23 +219,23 @@ def _hip(body: Body, turn: Array, side: int) -> Array:
 
 
 def _heel_rise(gait: Gait, body: Body, inside: Array) -> Array:
-    # In the second half of stance the heel leaves the floor.
+    # The heel leaves the floor in the second half of the stance.
     return np.asarray(gait.heel_rise * body.stature * np.clip(2.0 * inside - 1.0, 0.0, 1.0) ** 2)
 
 
 class Track:
-    """A closed curve on the floor about the origin, by the distance along it."""
+    """An ellipse on the floor about the origin, parametrised by the distance along it."""
 
     def __init__(self, half_length: float, half_width: float) -> None:
         turn = np.linspace(0.0, 2.0 * np.pi, 721)
         points = np.stack([half_length * np.cos(turn), half_width * np.sin(turn)], axis=-1)
         points[-1] = points[0]
-        gone = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=-1))])
-        self.length = float(gone[-1])
-        self._curve = CubicSpline(gone, points, bc_type="periodic")
+        distances = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=-1))])
+        self.length = float(distances[-1])
+        self._curve = CubicSpline(distances, points, bc_type="periodic")
 
     def __call__(self, distance: Array) -> tuple[Array, Array, Array]:
-        """Position ``(n, 2)``, heading and curvature (1/m, to the left positive) at ``distance`` metres."""
+        """Return the position ``(n, 2)``, the heading and the curvature (1/m, left is positive) at ``distance``."""
         along = distance % self.length
         tangent, second = self._curve(along, 1), self._curve(along, 2)
         heading = np.arctan2(tangent[:, 1], tangent[:, 0])
@@ -218,9 +244,18 @@ class Track:
 
 
 def on_track(joints: Array, position: Array, heading: Array, bank: Array) -> Array:
-    """Joints about the point of the floor below the mid-hip, put on the floor at ``position``, turned to
-    ``heading`` and leaning by ``bank`` (to the left positive) about that point."""
+    """Place a body on a track.
+
+    Args:
+        joints: ``(F, J, 3)`` metres; the origin is the point on the floor below the mid-hip.
+        position: The position of this point on the floor, ``(F, 2)`` metres.
+        heading: ``(F,)`` radians.
+        bank: The lean about this point, ``(F,)`` radians; left is positive.
+
+    Returns:
+        ``(F, J, 3)`` metres in world axes.
+    """
     turn = turn_z(heading) @ turn_x(-bank)
-    placed = joints @ np.swapaxes(turn, 1, 2)
-    placed[..., :2] += position[:, None]
-    return placed
+    moved = joints @ np.swapaxes(turn, 1, 2)
+    moved[..., :2] += position[:, None]
+    return moved

@@ -1,4 +1,4 @@
-"""One motion in the making: a person's style, the angles so far, and feet that stand on the floor."""
+"""The construction of one motion: the style of a person, the joint angles, and the feet on the floor."""
 
 from __future__ import annotations
 
@@ -24,8 +24,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Style:
-    """How one person does one action: factors of tempo and of amplitude, lean in degrees, the side that
-    leads (0 left, 1 right), and how restless the body is (degrees of slow sway)."""
+    """The individual style of one person in one action.
+
+    Attributes:
+        tempo: A factor for the speed.
+        amplitude: A factor for the size of the movements.
+        arm_swing: A factor for the swing of the arms.
+        lean: The forward lean in degrees.
+        side: The leading side; 0 is left, 1 is right.
+        toe_out: The outward rotation of the feet in radians.
+        width: A factor for the distance between the feet.
+        restless: A factor for the slow sway of the body.
+    """
 
     tempo: float
     amplitude: float
@@ -38,6 +48,7 @@ class Style:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Style:
+        """Draw a random style."""
         return cls(
             tempo=float(rng.uniform(0.88, 1.12)),
             amplitude=float(rng.uniform(0.85, 1.12)),
@@ -51,7 +62,15 @@ class Style:
 
 
 class Scene:
-    """One motion in the making: its times, its person and style, and the angles so far."""
+    """One motion under construction.
+
+    Attributes:
+        body: The body of the person.
+        times: The times of the frames in seconds, ``(F,)``.
+        rng: The random generator of the motion.
+        style: The style of the person.
+        angles: The joint angles so far, in radians; actions change them with `add` and `blend`.
+    """
 
     def __init__(self, body: Body, times: Array, rng: np.random.Generator) -> None:
         self.body, self.times, self.rng = body, times, rng
@@ -71,11 +90,11 @@ class Scene:
             self.add("elbow", 17.0 + self.noise(4.0), side)
 
     def noise(self, scale: float, rate: float = 0.35) -> Array:
-        """Slow sway, `scale` times the person's restlessness."""
+        """Return a slow sway ``(F,)`` with standard deviation ``scale`` times the restlessness of the person."""
         return smooth_noise(self.rng, self.times, scale * self.style.restless, rate)
 
     def add(self, name: str, degrees: ArrayLike, side: int | None = None) -> None:
-        """Adds degrees to an angle; of both sides where ``side`` is None."""
+        """Add degrees to an angle. If ``side`` is None, the angles of both sides change."""
         change = np.radians(np.asarray(degrees, np.float64))
         if self.angles[name].ndim == 1:
             self.angles[name] = self.angles[name] + change
@@ -85,15 +104,21 @@ class Scene:
             self.angles[name][:, side] += change
 
     def blend(self, amount: Array, side: int | None = None, **degrees: ArrayLike) -> None:
-        """Draws angles of the arms to ``degrees`` by ``amount`` (0: as they are, 1: there)."""
+        """Move angles of the arms towards target angles.
+
+        Args:
+            amount: ``(F,)``; 0 leaves the angles unchanged, 1 sets them to the target.
+            side: 0 for left, 1 for right, None for both.
+            degrees: The target of each angle, by its name.
+        """
         for name, value in degrees.items():
             target = np.radians(np.asarray(value, np.float64))
             for index in (0, 1) if side is None else (side,):
-                own = self.angles[name][:, index]
-                self.angles[name][:, index] = own + amount * (target - own)
+                current = self.angles[name][:, index]
+                self.angles[name][:, index] = current + amount * (target - current)
 
     def keys(self, move: tuple[float, float], rest: tuple[float, float], first: float = 1.0) -> Keys:
-        """Seeded rests and moves, faster or slower by the person's tempo."""
+        """Draw rests and moves, whose lengths are divided by the tempo of the person; see `Keys`."""
         tempo = self.style.tempo
         return Keys(
             self.rng,
@@ -104,8 +129,11 @@ class Scene:
         )
 
     def feet(self, forward: float = 0.0) -> tuple[Array, Array]:
-        """Feet side by side, a seeded width apart, the leading one ``forward`` m ahead: ankles
-        ``(F, 2, 3)`` and the feet's headings ``(F, 2)``."""
+        """Place the feet side by side, with the leading foot ``forward`` metres ahead.
+
+        Returns:
+            The ankles ``(F, 2, 3)`` in metres, and the headings of the feet ``(F, 2)`` in radians.
+        """
         frames = len(self.times)
         half = self.style.width * (self.body.lengths["hip"] + 0.02)
         ankles = np.zeros((frames, 2, 3))
@@ -124,8 +152,19 @@ class Scene:
         drop: ArrayLike = 0.0,
         heading: ArrayLike = 0.0,
     ) -> Array:
-        """The motion of a body whose feet are given; the mid-hip is ``shift`` m ahead and ``aside`` m to the
-        left of their middle (in its ``heading``), and ``drop`` m lower than standing."""
+        """Compute the motion of a body from the positions of its feet and the joint angles of the upper body.
+
+        Args:
+            ankles: ``(F, 2, 3)`` metres.
+            toes: The headings of the feet, ``(F, 2)`` radians.
+            shift: The distance of the mid-hip ahead of the point midway between the feet, in metres.
+            aside: The distance of the mid-hip to the left of this point, in metres.
+            drop: The distance of the mid-hip below its standing height, in metres.
+            heading: The heading of the body, in radians.
+
+        Returns:
+            Human3.6M's 17 joints, ``(F, 17, 3)`` metres.
+        """
         frames = len(self.times)
         turn = np.broadcast_to(np.asarray(heading, np.float64), frames)
         ahead = np.asarray(shift, np.float64) + self.noise(0.006, 0.3)
