@@ -1,4 +1,4 @@
-"""``refiner-bench``: measurements that the project's figures come from."""
+"""``refiner-bench``: the measurements behind the project's published figures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.accuracy.command import add_accuracy
 from refiner_bench.cli_reports import add_compare, add_page, add_readme
 from refiner_bench.real.command import add_real
+from refiner_bench.report import JsonObject
 
 EXAMPLES = f"""\
 examples:
@@ -34,7 +34,7 @@ examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog="refiner-bench",
         description="Measure what the models cost and how good they are.",
@@ -237,7 +237,6 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run_engines(arguments: argparse.Namespace) -> None:
-
     _require_export("engines")
     from refiner_bench.engines import engines_report, format_engines
 
@@ -279,7 +278,6 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run_sweep(arguments: argparse.Namespace) -> None:
-
     _require_export("sweep")
     from refiner.data import open_motion_folder
     from refiner.data.clips import data_folder_from_env
@@ -381,8 +379,8 @@ def _require_export(command: str) -> None:
         )
 
 
-def _publish(report: dict[str, Any], text: str, arguments: argparse.Namespace) -> None:
-    """Write what was asked for, and print."""
+def _publish(report: JsonObject, text: str, arguments: argparse.Namespace) -> None:
+    """Write the files that the user asked for, and print the text."""
     from refiner_bench.report import publish
 
     publish(report, text, arguments.json, arguments.markdown)
@@ -395,5 +393,5 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run(lambda arguments: arguments.run(arguments), build_parser(), argv)

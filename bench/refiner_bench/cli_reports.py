@@ -1,4 +1,4 @@
-"""The commands of refiner-bench that measure nothing: they read reports that others wrote."""
+"""The commands of refiner-bench that read reports of other commands and measure nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from refiner.cli.common import EXIT_CODES, REGRESSION, HelpFormatter
 
 
 def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """refiner-bench compare."""
+    """Add ``refiner-bench compare`` and its options."""
     parser = commands.add_parser(
         "compare",
         help="two reports of the same command: what got worse",
@@ -49,7 +49,7 @@ def _run_compare(arguments: argparse.Namespace) -> int:
 
 
 def add_page(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """refiner-bench page."""
+    """Add ``refiner-bench page`` and its options."""
     parser = commands.add_parser(
         "page",
         help="one HTML page of many reports, with their plots",
@@ -71,7 +71,7 @@ def _run_page(arguments: argparse.Namespace) -> None:
 
 
 def add_readme(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """refiner-bench readme."""
+    """Add ``refiner-bench readme`` and its options."""
     parser = commands.add_parser(
         "readme",
         help="write the tables of README and other pages from the reports that they name",
@@ -92,6 +92,7 @@ def _run_readme(arguments: argparse.Namespace) -> int:
 
 
 def _write_tables(file: Path, check: bool) -> int:
+    """Write the tables of one page, or with ``check`` compare them with the reports; returns the exit code."""
     from refiner.errors import InputError
     from refiner.files import atomic_write_text
     from refiner_bench.readme import with_figures
@@ -99,14 +100,14 @@ def _write_tables(file: Path, check: bool) -> int:
     if not file.is_file():
         raise InputError(f"{file} is not there; name the README, or run this in its folder")
     text = file.read_text(encoding="utf-8")
-    written = with_figures(text, file.resolve().parent)
-    if written == text:
+    updated = with_figures(text, file.resolve().parent)
+    if updated == text:
         print(f"{file}: every table is that of its report")
         return 0
     if check:
-        lines = text.splitlines(), written.splitlines()
+        lines = text.splitlines(), updated.splitlines()
         print("\n".join(difflib.unified_diff(*lines, file.name, "reports", "", "", 0, "")))
         return REGRESSION
-    atomic_write_text(file, written)
+    atomic_write_text(file, updated)
     print(f"wrote {file}")
     return 0

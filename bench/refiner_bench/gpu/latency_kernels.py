@@ -13,7 +13,7 @@ from refiner import native
 from refiner.errors import MissingComponentError
 from refiner_bench.gpu.rates import ended
 from refiner_bench.native_kernels import CONDITION, ERROR, JOINTS, random_gaussian
-from refiner_bench.timing import Run, interleaved, ratio_interval
+from refiner_bench.timing import Contestant, Run, interleaved, ratio_interval
 
 # Bytes that a pose or a frame must move: what comes in and what goes out, float32.
 BYTES = {
@@ -31,7 +31,9 @@ def kernel_rows(device: str, counts: Sequence[int], rounds: int, rates: dict[str
         raise MissingComponentError(f"the compiled module has no CUDA kernels for this device: {native.features()}")
     for count in counts:
         for kernel, contestants in _contestants(device, count).items():
-            found = interleaved({name: (count, run) for name, run in contestants.items()}, rounds, turn_s=0.02)
+            found = interleaved(
+                {name: Contestant(count, run) for name, run in contestants.items()}, rounds, turn_s=0.02
+            )
             row: dict[str, Any] = {"kernel": kernel, "items": count}
             row["rates"] = {name: float(np.median(values)) for name, values in found.items()}
             if DEVICE in found:

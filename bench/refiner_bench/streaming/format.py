@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.cameras import told_cameras
+from refiner_bench.cameras import cameras_text
 
 METHODS = ("input", "One-Euro", "Savitzky-Golay", "window", "causal", "causal, smoothed")
 ERRORS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}
@@ -25,7 +25,7 @@ def format_streaming(report: Mapping[str, Any]) -> str:
     if "delay" in report:
         parts += [
             f"Errors of {report['delay']['frames']:,} frames of the test people of {settings['data']}"
-            f"{told_cameras(settings.get('cameras'))}, simulated detections, frame-wise "
+            f"{cameras_text(settings.get('cameras'))}, simulated detections, frame-wise "
             "means; the input is the bundled lifter's, the delays are the refinement's own. One-Euro and "
             "Savitzky-Golay are tuned on the validation person for MPJPE at each delay; smoothed: by the One-Euro "
             "filter that is calmest there for half a percent of MPJPE at most. In brackets: with one body shape, "
