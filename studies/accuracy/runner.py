@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from refiner_bench.accuracy.filters import tune
-from refiner_bench.accuracy.scores import KeptClips, LiftedClips, Scores, score_clips
+from refiner_bench.accuracy.scores import CachedPoses, LiftedClips, Scores, score_clips
 
 from refiner import bundled
 from refiner.data import CameraClip, MotionFolder
@@ -59,7 +59,7 @@ class Runner:
         self.spec, self.table, self.folder = spec, table, folder
         self._lifted = LiftedClips(spec.output / "cache", spec.threads)
         # Refined poses that several rows score: as they are, smoothed, with one body shape.
-        self._kept = KeptClips(spec.output / "cache")
+        self._kept = CachedPoses(spec.output / "cache")
         self._clips: dict[tuple[str, str], list[CameraClip]] = {}
 
     def place(self, row: Row, seed: int) -> Path:
