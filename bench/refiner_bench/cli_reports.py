@@ -13,10 +13,10 @@ def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add ``refiner-bench compare`` and its options."""
     parser = commands.add_parser(
         "compare",
-        help="two reports of the same command: what got worse",
-        description="A verdict on every number of two reports. Counts must be equal, accuracies agree within 0.02 mm; "
-        "ratios to a peer of the same run count when they differ by 15 % and by 3.5 standard errors; times alone are "
-        "shown and not judged. Exit code 6 when anything got worse or is no longer measured.",
+        help="regressions between two reports of the same command",
+        description="Give a verdict on every number of two reports. Counts must be equal, and accuracies must agree "
+        "within 0.02 mm. A ratio to a peer of the same run has changed if it differs by 15 % and by 3.5 standard "
+        "errors. Times are shown and not judged. The exit code is 6 if anything got worse or is no longer measured.",
         epilog=EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -28,10 +28,10 @@ def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         nargs="+",
         choices=["count", "accuracy", "ratio"],
         default=["count", "accuracy", "ratio"],
-        help="judge these alone (CI on shared machines: count accuracy)",
+        help="judge only these kinds (CI on shared machines: count accuracy)",
     )
     parser.add_argument("--all", action="store_true", help="print every measure, not only what changed")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the printed text")
     parser.set_defaults(run=_run_compare)
 
 
@@ -53,8 +53,8 @@ def add_page(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "page",
         help="one HTML page of many reports, with their plots",
-        description="Write one self-contained page: the tables of every report given, and their plots; it needs no "
-        "network to be read.",
+        description="Write one self-contained page with the tables and the plots of all given reports. Reading it "
+        "needs no network.",
         allow_abbrev=False,
     )
     parser.add_argument("reports", type=Path, nargs="+", help="reports (JSON), or a folder of them")
@@ -75,9 +75,9 @@ def add_readme(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "readme",
         help="write the tables of README and other pages from the reports that they name",
-        description="Write every '<!-- figures KIND REPORT -->' ... '<!-- end -->' block of a page anew from the "
-        "reports that it names; REPORT, relative to the page's folder, may be a glob. With --check nothing is "
-        "written, and a block that differs is exit code 6.",
+        description="Write every '<!-- figures KIND REPORT -->' ... '<!-- end -->' block of a page again from the "
+        "reports that it names. REPORT is relative to the page's folder, and may be a glob. With --check nothing is "
+        "written, and the exit code is 6 if a block differs.",
         epilog=EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,

@@ -143,15 +143,15 @@ def _by_estimator(reports: Reports, with_refiner: bool = False) -> str:
 
 
 def _study(reports: Reports) -> str:
-    found = {row["name"]: row["test"]["metrics"] for row in _one(reports)["rows"]}
+    metrics = {row["name"]: row["test"]["metrics"] for row in _one(reports)["rows"]}
     rows = []
     for name, title in STUDY_ROWS.items():
-        if name not in found:
+        if name not in metrics:
             raise InputError(f"the study has no row {name!r}")
-        cells = [_mean(found[name], metric) for metric in METRICS]
+        cells = [_mean(metrics[name], metric) for metric in METRICS]
         for ending in BESIDES:
-            beside = found.get(name + ending)
-            cells += ["", ""] if beside is None else [_mean(beside, metric) for metric in METRICS[:2]]
+            variant = metrics.get(name + ending)
+            cells += ["", ""] if variant is None else [_mean(variant, metric) for metric in METRICS[:2]]
         rows.append([title, *cells])
     header = ["test people, frame-wise mean", "MPJPE", "P-MPJPE", "acceleration error"]
     for words in BESIDES.values():
@@ -165,9 +165,11 @@ def _transfer(reports: Reports) -> str:
     for row in _one(reports)["rows"]:
         if row["group"] != TRANSFER or row["kind"] != "score":
             continue
-        gains, told = row["test"]["gains"]["lifter"], row["test"]["extra"].get("input")
+        gains, input_shift = row["test"]["gains"]["lifter"], row["test"]["extra"].get("input")
         cells = [_mean(row["test"]["metrics"], "mpjpe"), *(gain_text(gains[metric]) for metric in METRICS)]
-        rows.append([row["title"], *cells, "" if told is None else f"{100 * told['unusual_share']:.0f} %"])
+        rows.append(
+            [row["title"], *cells, "" if input_shift is None else f"{100 * input_shift['unusual_share']:.0f} %"]
+        )
     if not rows:
         raise InputError(f"the study has no row of {TRANSFER!r}")
     header = ["input, test people", "refined MPJPE, mm", "gain over the lifter, %: MPJPE", "P-MPJPE", "acceleration"]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import MODEL_PREFIX, Checkpoint, save_checkpoint
+from refiner.reports import Report
 from refiner.training.config import Config, load_config
 
 # The action of FinePOSE's text encoder. A trained FinePOSE has the actions of its training archive.
 ANY_ACTION = "Walking"
 
 
-def describe(config: Config) -> dict[str, Any]:
+def describe(config: Config) -> Report:
     """A configuration in the form that a checkpoint stores.
 
     FinePOSE gets its small text encoder, which needs no file, with a single action.

@@ -84,7 +84,7 @@ def run_real(arguments: argparse.Namespace) -> None:
         clip = _or_skip(lambda: rebuild_clip(cache), f"the clip of {SPORTS2D.requirement}", skipped)
         if arguments.save is not None:
             if take is None or clip is None:
-                raise MissingComponentError(f"nothing is saved, since not everything could be made: {skipped[0]}")
+                raise MissingComponentError(f"nothing is saved, because a part could not be made: {skipped[0]}")
             save_take(arguments.save / TAKE.name, take)
             save_clip(arguments.save / CLIP.name, clip)
     source = f"made anew with {MEDIAPIPE}"

@@ -14,11 +14,12 @@ from typing import Any
 import cv2
 import mediapipe
 import numpy as np
+from numpy.typing import NDArray
 
 LANDMARKS = 33
 
 
-def detect(path: str) -> dict[str, Any]:
+def detect(path: str) -> dict[str, NDArray[Any]]:
     """Detect the person in every frame of a video.
 
     Args:
@@ -66,7 +67,7 @@ def detect(path: str) -> dict[str, Any]:
 def main() -> None:
     """Detect in all videos of the command line."""
     target, *videos = sys.argv[1:]
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for video in videos:
         name, path = video.split("=", 1)
         arrays.update({f"{name}/{field}": value for field, value in detect(path).items()})

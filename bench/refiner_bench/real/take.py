@@ -7,6 +7,7 @@ licences.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def _rounded(values: Array, step: float) -> Array:
     return np.round(values / step) * step
 
 
-def _detections(arrays: dict[str, Any], name: str, source: str, frames: int | None = None) -> Detections:
+def _detections(arrays: Mapping[str, object], name: str, source: str, frames: int | None = None) -> Detections:
     keypoints = _array(arrays, f"{name}/keypoints", (frames, MEDIAPIPE33.joints, 2), source)
     shape = (len(keypoints), MEDIAPIPE33.joints)
     size = check_image_size(_array(arrays, f"{name}/image_size", (2,), source))
@@ -199,7 +200,7 @@ def _detections(arrays: dict[str, Any], name: str, source: str, frames: int | No
     )
 
 
-def _array(arrays: dict[str, Any], name: str, shape: tuple[int | None, ...], source: str) -> Array:
+def _array(arrays: Mapping[str, object], name: str, shape: tuple[int | None, ...], source: str) -> Array:
     """An array of a file as float64; None in ``shape`` stands for any length. Raises ArchiveError if it doesn't fit."""
     value = arrays.get(name)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
