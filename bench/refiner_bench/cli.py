@@ -317,8 +317,8 @@ def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         help="latency per frame of a live stream, several people, error by delay",
         description="Compare a causal step with a whole window for every frame, in the paper's size with random "
         "weights: percentiles over single calls. With --data also measure errors by delay of the bundled causal "
-        "refiner, of the windowed refiner that it started from and of tuned filters, and the share of errors inside the "
-        "predicted regions.",
+        "refiner, of the windowed refiner that it started from and of tuned filters, and the share of errors inside "
+        "the predicted regions.",
         allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, default=10_000, help="timed frames (default: 10000)")
