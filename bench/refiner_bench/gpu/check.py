@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{name}: {difference:.2g} apart")
         if not difference <= 2e-5:
             wrong.append(name)
-    print(f"wrong: {', '.join(wrong)}" if wrong else "all alike")
+    print(f"wrong: {', '.join(wrong)}" if wrong else "all results agree")
     return 4 if wrong else 0
 
 

@@ -121,12 +121,12 @@ def resume(plan: Plan, states: Sequence[Path], training: Training) -> list[Resul
     files = [file for folder in reversed(states) if (file := folder / f"{name}.safetensors").is_file()]
     if not files:
         if states and not results:
-            tell("state", "skipped", "no earlier run of it; it begins anew")
+            tell("state", "skipped", "no earlier run of it; it starts from the beginning")
         return results
     try:
         step = restart_from_weights(files[0], run)
     except CheckpointError as error:
-        tell("weights", "failed", f"{error}; it begins anew")
+        tell("weights", "failed", f"{error}; it starts from the beginning")
     else:
         tell("weights", "ok", f"going on from the weights of step {step:,} alone, with a new optimiser")
     return results
@@ -212,7 +212,7 @@ def _adopt(plan: Plan, way: str, training: Training) -> Result:
         step = adopt_state(run, load_config(plan.configuration, _changes(plan, way, training)))
     except CheckpointError as error:
         shutil.rmtree(run)
-        return Result(name, "failed", 0.0, None, f"{error}; it begins anew")
+        return Result(name, "failed", 0.0, None, f"{error}; it starts from the beginning")
     return Result(name, "ok", 0.0, None, f"going on from step {step:,} under the present configuration and data")
 
 

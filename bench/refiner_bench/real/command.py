@@ -120,6 +120,6 @@ def _or_skip(make: Callable[[], Part], what: str, skipped: list[str]) -> Part | 
     try:
         return make()
     except UnavailableError as error:
-        skipped.append(f"{what} is not made anew, the bundled one is scored: {error}")
+        skipped.append(f"{what} is not made again, the bundled one is scored: {error}")
         print(f"skipped: {skipped[-1]}", file=sys.stderr, flush=True)
         return None
