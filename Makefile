@@ -1,9 +1,9 @@
-# Everything happens in .venv of this checkout. `make` alone lists the targets.
+# All targets use the .venv of this checkout. `make` without a target lists the targets.
 PYTHON ?= python3
-# cpu or gpu: which ONNX Runtime (the two wheels install the same module, so never both).
+# The ONNX Runtime to install, cpu or gpu. The two wheels install the same module, so that only one may be installed.
 RUNTIME ?= cpu
 EXTRAS := $(RUNTIME),train,export,report,openvino,stream,viewer,video,3dhp,docs,dev
-# TensorRT for RTX has wheels for these alone; it builds engines without a GPU, so the tests use it.
+# TensorRT for RTX has wheels only for these machines. It builds engines without a GPU, so the tests use it.
 ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),tensorrt-rtx
 endif
@@ -44,7 +44,7 @@ $(CREATED):
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@touch $@
 
-# Python sources are read from the checkout, so only these make the installation stale.
+# The installation uses the Python sources of the checkout directly. It must be repeated only if one of these changes.
 $(INSTALLED): $(CREATED) pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
@@ -73,7 +73,7 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-# Every link, anchor and docstring that a page names must be there.
+# The build fails if a page names a link, an anchor or a docstring that does not exist.
 docs: venv
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo 'open docs-site/index.html'
@@ -88,7 +88,7 @@ bench: venv
 	$(BIN)/python -m pytest -q bench/suites --benchmark-enable --benchmark-json bench-output/suites.json
 	$(BIN)/refiner-bench page bench-output --output bench-output/report.html
 
-# Under three minutes: what a change can break on any machine, and rough ratios.
+# Takes less than three minutes: the figures that do not depend on the machine, and rough ratios.
 bench-quick: venv
 	$(BIN)/refiner-bench flops --json $(QUICK)/flops.json
 	$(BIN)/refiner-bench native --items 20000 --rounds 7 --json $(QUICK)/native.json

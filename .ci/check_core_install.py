@@ -1,4 +1,4 @@
-"""Run by check-core-install in an environment that has only refiner and its core dependencies."""
+"""Checks an installation without extras. check-core-install runs it in an environment with core dependencies only."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Hooks of mkdocs: README is the first page, and links that leave docs/ go to the repository.
+"""Hooks of mkdocs: README becomes the first page, and links to files outside of docs/ lead to the repository.
 
-Pages are written to be read in the repository, too, so that their links are relative to where they lie there. A link to
-a page stays one. A picture from elsewhere is copied into the site. Any other file or folder becomes an address below
-``repo_url``. A target that does not exist is a warning, which ends a strict build.
+People also read the pages in the repository, so that links are relative to the files there. A link to a page stays a
+link to this page. A picture outside of docs/ is copied into the site. A link to any other file or folder becomes an
+address below ``repo_url``. A target that does not exist is a warning, which ends a strict build.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Write the links of a page for the site; code stays as it is."""
+    """Rewrite the links of a page for the site. Code blocks are not changed."""
     here = "" if page.file.src_uri == HOME else os.path.dirname(f"docs/{page.file.src_uri}")
     site_folder = os.path.dirname(page.file.src_uri)
 
-    def link(found: re.Match[str]) -> str:
-        target, _, anchor = found[2].partition("#")
+    def link(match: re.Match[str]) -> str:
+        target, _, anchor = match[2].partition("#")
         if not target or "://" in target or target.startswith("mailto:"):
-            return found[0]
+            return match[0]
         path = os.path.normpath(os.path.join(here, target))
         if not (ROOT / path).exists():
             log.warning("%s links to %s, which does not exist", page.file.src_uri, path)
-            return found[0]
+            return match[0]
         address = _address(path, site_folder, config["repo_url"].rstrip("/"))
-        return f"{found[1]}({address}{'#' + anchor if anchor else ''})"
+        return f"{match[1]}({address}{'#' + anchor if anchor else ''})"
 
     parts, last = [], 0
     for fence in FENCE.finditer(markdown):
@@ -71,7 +71,7 @@ def _address(path: str, site_folder: str, repository: str) -> str:
 
 
 def _pictures(text: str, folder: Path) -> set[str]:
-    """The pictures outside of docs/ that a page shows or links, by their path in the repository."""
+    """The pictures outside of docs/ that a page shows or links to, as paths in the repository."""
     targets = [target for _, target in LINK.findall(text) if "://" not in target and target.endswith(PICTURES)]
     paths = [os.path.relpath(os.path.normpath(folder / target), ROOT) for target in targets]
     return {path for path in paths if (ROOT / path).is_file()}

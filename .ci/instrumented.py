@@ -1,4 +1,4 @@
-"""A pytest plugin: the kernels come from the module that REFINER_INSTRUMENTED names, built with sanitizers."""
+"""A pytest plugin that loads the kernels from the module in REFINER_INSTRUMENTED, which is built with sanitizers."""
 
 from __future__ import annotations
 

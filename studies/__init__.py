@@ -1,1 +1,1 @@
-"""Studies that train models: run from a checkout, in no wheel."""
+"""Studies that train models. They run from a checkout and are in no wheel."""

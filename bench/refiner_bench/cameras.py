@@ -1,4 +1,4 @@
-"""How many of a clip's cameras a measurement takes, for measurements that would take long with all of them."""
+"""The number of cameras of each clip that a measurement uses. Some measurements would take long with all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from refiner.data import CameraClip
 
 
 def of_cameras(clips: Sequence[CameraClip], count: int | None) -> list[CameraClip]:
-    """Each clip as its first ``count`` cameras saw it; None is all."""
+    """Keep the first ``count`` cameras of each clip; None keeps all cameras."""
     seen: Counter[tuple[str, str]] = Counter()
     chosen = []
     for clip in clips:
@@ -19,6 +19,6 @@ def of_cameras(clips: Sequence[CameraClip], count: int | None) -> list[CameraCli
     return chosen
 
 
-def told_cameras(count: int | None) -> str:
-    """For a report's sentence; nothing for all of them."""
+def cameras_text(count: int | None) -> str:
+    """The part of a report's sentence that names the number of cameras; an empty string where all were used."""
     return "" if count is None else f", as {count} of their cameras saw them"

@@ -1,4 +1,4 @@
-"""``refiner-bench``: measurements that the project's figures come from."""
+"""``refiner-bench``: the measurements behind the project's published figures."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 from refiner_bench.accuracy.command import add_accuracy
 from refiner_bench.cli_reports import add_compare, add_page, add_readme
 from refiner_bench.real.command import add_real
+from refiner_bench.report import JsonObject
 
 EXAMPLES = f"""\
 examples:
   refiner-bench flops                                  the paper's Table IV: depths 4 6 8 10 at T = 27
   refiner-bench flops --frames 243 --depth 8 --json flops.json
   refiner-bench lifters                                the lifters at their published sizes
-  refiner-bench cards --accuracy bench/reports/accuracy-study.json   what each model costs, was trained on, and scores
+  refiner-bench cards --accuracy bench/reports/accuracy-study.json   cost, training data and accuracy of each model
   refiner-bench accuracy --data FOLDER                 the accuracy reports of the bundled models, minutes a report
   refiner-bench engines                                latency of a window in every engine, against a plain export
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
   refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
-  refiner-bench streaming --data FOLDER                a live stream: latency of a frame, error against delay
-  refiner-bench real                                   real videos, MediaPipe's 3D and ours; --rebuild makes them anew
-  refiner-bench compare before.json after.json         what got worse (exit code 6)
+  refiner-bench streaming --data FOLDER                a live stream: latency per frame, error by delay
+  refiner-bench real                                   real videos, MediaPipe's 3D and ours; --rebuild detects again
+  refiner-bench compare before.json after.json         regressions between two reports (exit code 6)
   refiner-bench page bench/reports                     one HTML page of all reports
-  refiner-bench readme --check                         whether the README's tables are those of its reports
+  refiner-bench readme --check                         check that the README's tables equal its reports
 
 {EXIT_CODES}"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog="refiner-bench",
         description="Measure what the models cost and how good they are.",
@@ -74,7 +74,7 @@ def _add_flops(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--frames", type=int, default=27, help="frames of a window, T (default: 27)")
     parser.add_argument("--joints", type=int, default=17, help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=2, help="denoising steps, K (default: 2)")
-    parser.add_argument("--no-torch", action="store_true", help="formulas alone, without PyTorch's counter")
+    parser.add_argument("--no-torch", action="store_true", help="count only by formula, without PyTorch's counter")
     _add_outputs(parser)
     parser.set_defaults(run=_run_flops)
 
@@ -102,10 +102,10 @@ def _add_lifters(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "lifters",
         help="parameters and multiply-adds of the lifters",
         description="Parameters and multiply-adds of STCFormer, MixSTE and D3DP at their published sizes, by formula "
-        "and by PyTorch's counter where PyTorch is installed, beside the figures that are reported.",
+        "and by PyTorch's counter where PyTorch is installed, next to the published figures.",
         allow_abbrev=False,
     )
-    parser.add_argument("--no-torch", action="store_true", help="formulas alone, without PyTorch's counter")
+    parser.add_argument("--no-torch", action="store_true", help="count only by formula, without PyTorch's counter")
     _add_outputs(parser)
     parser.set_defaults(run=_run_lifters)
 
@@ -122,7 +122,7 @@ def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "cards",
         help="cost, training data and accuracy of every bundled model and named configuration",
         description="Parameters, FLOPs and latency in PyTorch of one window through every bundled model and every "
-        "named configuration, what the bundled ones were trained on, and what accuracy reports say of them.",
+        "named configuration, the training data of the bundled models, and the accuracies in accuracy reports.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -131,7 +131,11 @@ def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=10, help="timed calls (default: 10)")
     parser.add_argument(
-        "--most-gflop", type=float, default=400.0, metavar="N", help="time none above N GFLOP a window (default: 400)"
+        "--most-gflop",
+        type=float,
+        default=400.0,
+        metavar="N",
+        help="time no model above N GFLOP a window (default: 400)",
     )
     _add_outputs(parser)
     parser.set_defaults(run=_run_cards)
@@ -197,8 +201,8 @@ def _add_native(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "native",
         help="the compiled kernels against NumPy, PyTorch and SciPy, and against the machine",
-        description="Time batched Procrustes alignment and conditional sampling in interleaved rounds with what users "
-        "would write instead, and beside what the machine can copy and multiply, measured in the same run.",
+        description="Time batched Procrustes alignment and conditional sampling in interleaved rounds with usual "
+        "NumPy, PyTorch and SciPy code, and with the copies and matrix products of this machine, all in one run.",
         allow_abbrev=False,
     )
     parser.add_argument("--items", type=int, default=100_000, help="poses and frames of a call (default: 100000)")
@@ -220,8 +224,8 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "engines",
         help="latency of a window in every engine, against a plain export",
-        description="Time one call of every engine that is installed, in alternating rounds of one run, beside a "
-        "straightforward port of the model, exported and run with defaults.",
+        description="Time one call of every installed engine in alternating rounds of one run, together with a "
+        "straightforward port of the model that is exported and run with defaults.",
         allow_abbrev=False,
     )
     parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="a refiner (default: the paper's size, random)")
@@ -230,14 +234,13 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--rounds", type=int, default=40, help="timed rounds (default: 40)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     parser.add_argument(
-        "--without", nargs="+", default=[], metavar="ENGINE", help="leave these out (aoti takes minutes)"
+        "--without", nargs="+", default=[], metavar="ENGINE", help="engines to leave out (aoti takes minutes)"
     )
     _add_outputs(parser)
     parser.set_defaults(run=_run_engines)
 
 
 def _run_engines(arguments: argparse.Namespace) -> None:
-
     _require_export("engines")
     from refiner_bench.engines import engines_report, format_engines
 
@@ -257,7 +260,7 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "sweep",
         help="cost and accuracy of depths 4 to 10, in every engine",
         description="For each depth: parameters, FLOPs, accuracy of its checkpoint on the test people (with --data), "
-        "and latency, size and build time in every engine, against a plain export that runs in between.",
+        "and latency, size and build time in every engine, compared with a plain export in the same run.",
         allow_abbrev=False,
     )
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 6, 8, 10], help="default: 4 6 8 10")
@@ -267,19 +270,22 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--checkpoints", type=Path, metavar="DIR", help="depth-D-seed-S.safetensors (default: the committed ones)"
     )
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="the runs that trained them, instead")
+    parser.add_argument(
+        "--runs", type=Path, metavar="DIR", help="the folder of the runs that trained them, instead of --checkpoints"
+    )
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
     parser.add_argument("--cameras", type=int, metavar="N", help="score N cameras of each clip (default: all)")
     parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
     parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
     parser.add_argument("--rounds", type=int, default=30, help="timed rounds (default: 30)")
-    parser.add_argument("--engines", nargs="+", metavar="ENGINE", help="these alone (default: onnx openvino torch)")
+    parser.add_argument(
+        "--engines", nargs="+", metavar="ENGINE", help="measure only these (default: onnx openvino torch)"
+    )
     _add_outputs(parser)
     parser.set_defaults(run=_run_sweep)
 
 
 def _run_sweep(arguments: argparse.Namespace) -> None:
-
     _require_export("sweep")
     from refiner.data import open_motion_folder
     from refiner.data.clips import data_folder_from_env
@@ -308,16 +314,18 @@ def _run_sweep(arguments: argparse.Namespace) -> None:
 def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "streaming",
-        help="latency of a live frame, people at a time, error against delay",
-        description="A causal step beside the window that would have to run again, of the paper's size, random "
-        "weights: percentiles over single calls. With --data also the errors of the bundled causal refiner, of the "
-        "windowed one that it started from and of tuned filters by delay, and whether errors lie where "
-        "the stream says.",
+        help="latency per frame of a live stream, several people, error by delay",
+        description="Compare a causal step with a whole window for every frame, in the paper's size with random "
+        "weights: percentiles over single calls. With --data also measure errors by delay of the bundled causal "
+        "refiner, of the windowed refiner that it started from and of tuned filters, and the share of errors inside "
+        "the predicted regions.",
         allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, default=10_000, help="timed frames (default: 10000)")
     parser.add_argument("--threads", type=int, default=1, help="threads of every engine (default: 1)")
-    parser.add_argument("--people", type=int, nargs="+", default=[1, 4, 16], help="people at a time (default: 1 4 16)")
+    parser.add_argument(
+        "--people", type=int, nargs="+", default=[1, 4, 16], help="numbers of people in one engine (default: 1 4 16)"
+    )
     parser.add_argument(
         "--hour",
         type=int,
@@ -381,8 +389,8 @@ def _require_export(command: str) -> None:
         )
 
 
-def _publish(report: dict[str, Any], text: str, arguments: argparse.Namespace) -> None:
-    """Write what was asked for, and print."""
+def _publish(report: JsonObject, text: str, arguments: argparse.Namespace) -> None:
+    """Write the files that the user asked for, and print the text."""
     from refiner_bench.report import publish
 
     publish(report, text, arguments.json, arguments.markdown)
@@ -391,9 +399,9 @@ def _publish(report: dict[str, Any], text: str, arguments: argparse.Namespace) -
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the printed text")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run(lambda arguments: arguments.run(arguments), build_parser(), argv)

@@ -1,4 +1,4 @@
-"""The commands of refiner-bench that measure nothing: they read reports that others wrote."""
+"""The commands of refiner-bench that read reports of other commands and measure nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from refiner.cli.common import EXIT_CODES, REGRESSION, HelpFormatter
 
 
 def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """refiner-bench compare."""
+    """Add ``refiner-bench compare`` and its options."""
     parser = commands.add_parser(
         "compare",
-        help="two reports of the same command: what got worse",
-        description="A verdict on every number of two reports. Counts must be equal, accuracies agree within 0.02 mm; "
-        "ratios to a peer of the same run count when they differ by 15 % and by 3.5 standard errors; times alone are "
-        "shown and not judged. Exit code 6 when anything got worse or is no longer measured.",
+        help="regressions between two reports of the same command",
+        description="Give a verdict on every number of two reports. Counts must be equal, and accuracies must agree "
+        "within 0.02 mm. A ratio to a peer of the same run has changed if it differs by 15 % and by 3.5 standard "
+        "errors. Times are shown and not judged. The exit code is 6 if anything got worse or is no longer measured.",
         epilog=EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -28,10 +28,10 @@ def add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         nargs="+",
         choices=["count", "accuracy", "ratio"],
         default=["count", "accuracy", "ratio"],
-        help="judge these alone (CI on shared machines: count accuracy)",
+        help="judge only these kinds (CI on shared machines: count accuracy)",
     )
     parser.add_argument("--all", action="store_true", help="print every measure, not only what changed")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the printed text")
     parser.set_defaults(run=_run_compare)
 
 
@@ -49,12 +49,12 @@ def _run_compare(arguments: argparse.Namespace) -> int:
 
 
 def add_page(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """refiner-bench page."""
+    """Add ``refiner-bench page`` and its options."""
     parser = commands.add_parser(
         "page",
         help="one HTML page of many reports, with their plots",
-        description="Write one self-contained page: the tables of every report given, and their plots; it needs no "
-        "network to be read.",
+        description="Write one self-contained page with the tables and the plots of all given reports. Reading it "
+        "needs no network.",
         allow_abbrev=False,
     )
     parser.add_argument("reports", type=Path, nargs="+", help="reports (JSON), or a folder of them")
@@ -71,13 +71,13 @@ def _run_page(arguments: argparse.Namespace) -> None:
 
 
 def add_readme(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """refiner-bench readme."""
+    """Add ``refiner-bench readme`` and its options."""
     parser = commands.add_parser(
         "readme",
         help="write the tables of README and other pages from the reports that they name",
-        description="Write every '<!-- figures KIND REPORT -->' ... '<!-- end -->' block of a page anew from the "
-        "reports that it names; REPORT, relative to the page's folder, may be a glob. With --check nothing is "
-        "written, and a block that differs is exit code 6.",
+        description="Write every '<!-- figures KIND REPORT -->' ... '<!-- end -->' block of a page again from the "
+        "reports that it names. REPORT is relative to the page's folder, and may be a glob. With --check nothing is "
+        "written, and the exit code is 6 if a block differs.",
         epilog=EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -92,6 +92,7 @@ def _run_readme(arguments: argparse.Namespace) -> int:
 
 
 def _write_tables(file: Path, check: bool) -> int:
+    """Write the tables of one page, or with ``check`` compare them with the reports; returns the exit code."""
     from refiner.errors import InputError
     from refiner.files import atomic_write_text
     from refiner_bench.readme import with_figures
@@ -99,14 +100,14 @@ def _write_tables(file: Path, check: bool) -> int:
     if not file.is_file():
         raise InputError(f"{file} is not there; name the README, or run this in its folder")
     text = file.read_text(encoding="utf-8")
-    written = with_figures(text, file.resolve().parent)
-    if written == text:
+    updated = with_figures(text, file.resolve().parent)
+    if updated == text:
         print(f"{file}: every table is that of its report")
         return 0
     if check:
-        lines = text.splitlines(), written.splitlines()
+        lines = text.splitlines(), updated.splitlines()
         print("\n".join(difflib.unified_diff(*lines, file.name, "reports", "", "", 0, "")))
         return REGRESSION
-    atomic_write_text(file, written)
+    atomic_write_text(file, updated)
     print(f"wrote {file}")
     return 0

@@ -1,32 +1,33 @@
-"""Two reports of the same command, number by number: what got worse, and what the noise cannot tell.
+"""Compare two reports of the same command, number by number, to find regressions.
 
-Counts must be equal (sizes of files: within 1 %). Accuracies must agree within what a change of the weights shows
-and rounding does not. Ratios to a peer are judged against their intervals: both the smallest change worth a word and
-3.5 standard errors must be passed. Times alone are never judged: they are another machine's or another hour's.
+Counts must be equal, and sizes of files must agree within 1 %. Accuracies may differ by a tolerance that is above
+rounding and below the effect of other weights. A ratio to a peer has changed if the change is both above a tolerance
+and above 3.5 standard errors. Times are not judged, because they depend on the machine and on its other load.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from refiner.errors import InputError
 from refiner.evaluation.tables import markdown_table
 from refiner.reports import report_kind
 from refiner_bench.measures import Kind, Measure, measures
+from refiner_bench.report import JsonObject
 
 Verdict = Literal["same", "better", "worse", "not judged", "new", "gone"]
 
-# Engines name the tensors of their files anew.
+# The size of an exported file changes a little with each export, because engines rename its tensors.
 SIZE_TOLERANCE = 0.01
-# In the unit of the metric, mm above all: float32 engines differ by 0.001.
+# In the unit of the metric, mostly mm. Float32 engines differ by 0.001 mm.
 ACCURACY_TOLERANCE = 0.02
 RATIO_TOLERANCE = 0.15
 STANDARD_ERRORS = 3.5
 JUDGED: tuple[Kind, ...] = ("count", "accuracy", "ratio")
-# Settings that change how well a thing is measured, not what is.
+# Settings that change the precision of a measurement and not its subject. They may differ.
 NOT_DECISIVE = ("rounds", "resamples")
 # A 95 % interval reaches this many standard errors to either side.
 HALF_INTERVAL = 1.96
@@ -34,7 +35,7 @@ HALF_INTERVAL = 1.96
 
 @dataclass(frozen=True)
 class Change:
-    """A measure in two reports; ``before`` or ``after`` is None where one lacks it."""
+    """A measure in two reports; ``before`` or ``after`` is None if that report lacks it."""
 
     name: str
     before: Measure | None
@@ -42,12 +43,19 @@ class Change:
     verdict: Verdict
 
 
-def compare_reports(
-    before: Mapping[str, Any], after: Mapping[str, Any], kinds: Collection[Kind] = JUDGED
-) -> list[Change]:
-    """The verdict on every measure, in the order of ``after``; those of other ``kinds`` are not judged.
+def compare_reports(before: JsonObject, after: JsonObject, kinds: Collection[Kind] = JUDGED) -> list[Change]:
+    """Compare all measures of two reports.
 
-    Raises InputError for reports of two commands, or of different settings.
+    Args:
+        before: The older report.
+        after: The newer report.
+        kinds: The kinds of measures to judge; the others get the verdict "not judged".
+
+    Returns:
+        The changes in the order of ``after``, then the measures that ``after`` lacks.
+
+    Raises:
+        InputError: The reports are of different commands or have different settings.
     """
     commands = report_kind(before), report_kind(after)
     if commands[0] != commands[1]:
@@ -66,23 +74,23 @@ def compare_reports(
 
 
 def judge(before: Measure | None, after: Measure) -> Verdict:
-    """One measure. A number that is not finite is worse than any other."""
+    """The verdict on one measure. A number that is not finite is worse than any other."""
     if before is None:
         return "new"
     if not math.isfinite(after.value):
         return "worse"
     if after.kind == "time":
         return "not judged"
-    grown = after.value - before.value
+    difference = after.value - before.value
     if after.kind == "count":
-        changed = abs(grown) > (SIZE_TOLERANCE * before.value if after.unit == "B" else 0.0)
+        changed = abs(difference) > (SIZE_TOLERANCE * before.value if after.unit == "B" else 0.0)
     elif after.kind == "accuracy":
-        changed = abs(grown) > ACCURACY_TOLERANCE
+        changed = abs(difference) > ACCURACY_TOLERANCE
     else:
         changed = _ratio_changed(before, after)
     if not changed:
         return "same"
-    return "better" if (grown < 0) == (after.better == "lower") else "worse"
+    return "better" if (difference < 0) == (after.better == "lower") else "worse"
 
 
 def _ratio_changed(before: Measure, after: Measure) -> bool:
@@ -92,22 +100,27 @@ def _ratio_changed(before: Measure, after: Measure) -> bool:
 
 
 def _log_error(measure: Measure) -> float:
-    """The standard error of the logarithm, from the interval."""
+    """The standard error of the logarithm of a ratio, computed from its interval."""
     assert measure.low is not None and measure.high is not None
     return math.log(measure.high / measure.low) / (2 * HALF_INTERVAL)
 
 
 def regressions(changes: Sequence[Change]) -> list[Change]:
-    """What must stop a change: what got worse, and what is no longer measured."""
+    """The regressions: measures that got worse, and measures that the newer report lacks."""
     return [change for change in changes if change.verdict in ("worse", "gone")]
 
 
 def format_comparison(changes: Sequence[Change], everything: bool = False) -> str:
-    """Markdown: what changed (or every measure), and how many did not."""
+    """The changes as Markdown: the number of each verdict, and a table.
+
+    Args:
+        changes: The result of `compare_reports`.
+        everything: Show every measure; otherwise only measures that changed.
+    """
     shown = [change for change in changes if everything or change.verdict not in ("same", "not judged")]
     counts = {verdict: sum(change.verdict == verdict for change in changes) for verdict in dict.fromkeys(VERDICTS)}
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    lines = [f"{len(changes)} measures: {told}."]
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    lines = [f"{len(changes)} measures: {summary}."]
     if shown:
         rows = [[change.verdict, change.name, _number(change.before), _number(change.after)] for change in shown]
         lines += ["", markdown_table(["verdict", "measure", "before", "after"], rows)]

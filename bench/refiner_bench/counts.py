@@ -1,7 +1,7 @@
-"""Parameters and FLOPs of PoseDenoiser by formula: 1 multiply-add = 2 FLOPs.
+"""Parameters and FLOPs of PoseDenoiser by formula. One multiply-add is 2 FLOPs.
 
-Counted are the matrix products, the attention products and the depthwise convolutions, as is usual; biases,
-normalisations, activations and the softmax are not.
+The formulas count matrix products, attention products and depthwise convolutions. As usual, they don't count biases,
+normalisations, activations and the softmax.
 """
 
 from __future__ import annotations
@@ -19,9 +19,18 @@ PAPER_FRAMES = 27
 
 @dataclass(frozen=True)
 class DenoiserSize:
-    """The numbers that PoseDenoiser's cost depends on; depth = 2 x blocks.
+    """The sizes that the cost of PoseDenoiser depends on.
 
-    Raises UsageError for sizes that the model does not take.
+    Attributes:
+        depth: The number of attention modules, twice the number of blocks.
+        dim: The width C.
+        heads: The number of attention heads.
+        mlp_ratio: The hidden width of the MLPs divided by C.
+        frames: The frames T of a window.
+        joints: The joints J of a pose.
+
+    Raises:
+        UsageError: The model does not support the sizes.
     """
 
     depth: int = 8
@@ -41,17 +50,17 @@ class DenoiserSize:
 
     @property
     def blocks(self) -> int:
-        """Denoising blocks."""
+        """The number of denoising blocks."""
         return self.depth // 2
 
     @property
     def tokens(self) -> int:
-        """Joints of all frames of a window."""
+        """The number of tokens of a window: the joints of all its frames."""
         return self.frames * self.joints
 
 
 def parameters(size: DenoiserSize) -> int:
-    """Trainable numbers of ``PoseDenoiser`` without the joint embedding."""
+    """The number of trainable numbers of ``PoseDenoiser`` without the joint embedding."""
     dim = size.dim
     layer_norm = 2 * dim
     attention = 3 * dim * (dim + 1) + dim * (dim + 1)  # qkv and proj with their biases
@@ -64,28 +73,32 @@ def parameters(size: DenoiserSize) -> int:
 
 
 def _token_macs_of_block(size: DenoiserSize) -> int:
+    """Multiply-adds of one token in one block."""
     dim = size.dim
     weights = (2 * 4 + 2 * size.mlp_ratio) * dim * dim
-    # Two modules; in each, queries times keys and weights times values over half of the channels in space, the
-    # other half in time.
+    # Two modules. In each one, half of the channels attend over the joints and the other half over the frames. Both
+    # multiply queries with keys, and attention weights with values.
     attention = 2 * (size.joints + size.frames) * dim
     convolutions = 2 * CONVOLUTION_TAPS * dim
     return weights + attention + convolutions
 
 
 def time_path_flops(size: DenoiserSize) -> int:
-    """FLOPs of the time path, run once a window and step: the MLP and one projection a block.
+    """FLOPs of the time path: the MLP and one projection per block, once per window and step.
 
-    An exported graph has none of it: for a fixed K its results are constants.
+    An exported graph has no time path, because its results are constants for a fixed number of steps K.
     """
     return 2 * (4 + size.blocks) * size.dim**2
 
 
 def window_flops(size: DenoiserSize) -> int:
-    """FLOPs of one window and one denoising step without the time path: what an exported graph does K times."""
+    """FLOPs of one window and one denoising step without the time path. An exported graph runs this K times."""
     return 2 * size.tokens * (size.blocks * _token_macs_of_block(size) + (5 + 3) * size.dim)
 
 
 def paper_token_flops(size: DenoiserSize) -> int:
-    """FLOPs per token with the time path counted with every token: the reading that fits the paper's Table IV."""
+    """FLOPs per token where every token includes the whole time path.
+
+    This way of counting reproduces the figures of the paper's Table IV.
+    """
     return (window_flops(size) // size.tokens) + time_path_flops(size)

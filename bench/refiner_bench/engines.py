@@ -1,16 +1,16 @@
-"""Latency of one window in every engine that this machine has, beside what a plain port and export would give."""
+"""Latency of one call in every engine that this machine has, compared with a plain port of the model and its export."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from refiner_export.build import Clock, assemble
 from refiner_export.engines import engine_module
 from refiner_export.gate import parity_windows
@@ -23,15 +23,16 @@ from refiner.evaluation.tables import markdown_table
 from refiner.model_files.build import module_of
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import UnrolledRefiner
-from refiner.reports import new_report
+from refiner.reports import Report, new_report
 from refiner.runtime.engine import input_names
 from refiner.runtime.loading import open_engine
 from refiner_bench.naive_model import naive_form
-from refiner_bench.timing import Run, best_rate, interleaved, large_product, ratio_interval
+from refiner_bench.report import JsonObject
+from refiner_bench.timing import Contestant, Ratio, best_rate, interleaved, large_product, ratio_interval
 from refiner_bench.untrained import random_checkpoint
 
 PEER = "plain export in ONNX Runtime"
-# Engine and precision, in the order of the report.
+# Pairs of engine and precision by device, in the order of the report.
 CONTESTANTS = {
     "cpu": (
         ("onnx", "fp32"),
@@ -52,15 +53,95 @@ CONTESTANTS = {
 }
 WARM_UP = 5
 
+# Runs one call of an engine on fixed windows; returns the refined poses (batch, T, 17, 3) in metres.
+EngineCall = Callable[[], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class GraphSize:
+    """The number of nodes of an ONNX graph, and how many of them are transposes."""
+
+    nodes: int
+    transposes: int
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """The measurement of one engine. The field names are the keys of the JSON reports.
+
+    Attributes:
+        median_ms: The median of all calls.
+        p99_ms: Their 99th percentile.
+        faster_than_peer: How many times as fast as the plain export the engine was.
+        largest_difference_mm: The largest difference of a coordinate to the result of PyTorch.
+        build_s: The duration of the export in seconds; None for the plain export.
+        bytes: The size of the exported files without the manifest; None for the plain export.
+        nodes: The nodes of the graph; None for an engine without an ONNX graph.
+        transposes: The transposes among them.
+    """
+
+    median_ms: float
+    p99_ms: float
+    faster_than_peer: Ratio
+    largest_difference_mm: float
+    build_s: float | None = None
+    bytes: int | None = None
+    nodes: int | None = None
+    transposes: int | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The entry of a JSON report; fields without a value are left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class MeasuredEngines:
+    """The results of `measure_engines`.
+
+    Attributes:
+        module: The model in PyTorch.
+        contestants: The result of each contestant by its title, for example "onnx fp32".
+        missing: For each contestant that can't run here, the reason.
+    """
+
+    module: UnrolledRefiner
+    contestants: dict[str, EngineResult]
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Built:
+    """One exported engine, ready to run, with facts about its export."""
+
+    call: EngineCall
+    build_s: float | None = None
+    bytes: int | None = None
+    graph: GraphSize | None = None
+
 
 def engines_report(
     checkpoint: Path | None, batch: int, threads: int, rounds: int, without: list[str], device: str = "cpu"
-) -> dict[str, Any]:
-    """Milliseconds of a call: median, p99, ratio to the peer with a 95 % interval over rounds, all in one run.
+) -> Report:
+    """Measure every engine that is installed, all in one run.
 
-    ``checkpoint`` None is a refiner of the paper's size with random weights. A round calls every contestant once, in an
-    order that turns by one each round. On ``device`` "cuda" a call brings its windows to the device and the result
-    back. Raises UsageError for counts below 1, MissingComponentError without the device.
+    A round calls every contestant once. The order rotates by one position from round to round. On ``device`` "cuda" a
+    call includes the copy of the windows to the device and of the result back.
+
+    Args:
+        checkpoint: A refiner; None for random weights in the paper's size.
+        batch: The number of windows of a call.
+        threads: The number of threads of every engine.
+        rounds: The number of timed rounds.
+        without: The names of engines to leave out.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The report: for each engine the median and the 99th percentile in milliseconds, and its speed relative to the
+        plain export with a 95 % interval over rounds.
+
+    Raises:
+        UsageError: A count is below 1.
+        MissingComponentError: The device isn't there.
     """
     if min(batch, threads, rounds) < 1:
         raise UsageError(f"batch, threads and rounds must be at least 1, got {batch}, {threads} and {rounds}")
@@ -69,24 +150,22 @@ def engines_report(
         pairs = [pair for pair in CONTESTANTS[device] if pair[0] not in without]
         measured = measure_engines(file, batch, threads, rounds, pairs, device=device)
     module = measured.module
-    settings: dict[str, Any] = {"batch": batch, "threads": threads, "rounds": rounds, "device": device}
-    settings |= {"frames": module.frames, "steps": module.steps, "model": module.config["model"]}
+    settings = {
+        "batch": batch,
+        "threads": threads,
+        "rounds": rounds,
+        "device": device,
+        "frames": module.frames,
+        "steps": module.steps,
+        "model": module.config["model"],
+    }
     report = new_report("engines", settings)
     if device == "cuda":
         report["environment"]["gpu"] = torch.cuda.get_device_name()
-    report["contestants"] = measured.contestants
+    report["contestants"] = {title: result.to_json() for title, result in measured.contestants.items()}
     report["missing"] = measured.missing
     report["floor_ms"] = _floors(module, batch)
     return report
-
-
-@dataclass(frozen=True)
-class Measured:
-    """``contestants``: title -> times, ratio to the peer and facts; ``missing``: title -> what is not installed."""
-
-    module: UnrolledRefiner
-    contestants: dict[str, dict[str, Any]]
-    missing: dict[str, str]
 
 
 def measure_engines(
@@ -98,8 +177,22 @@ def measure_engines(
     steps: int | None = None,
     frames: int | None = None,
     device: str = "cpu",
-) -> Measured:
-    """Every (engine, precision) of ``pairs`` and the peer, built from one checkpoint and timed in one run."""
+) -> MeasuredEngines:
+    """Build engines and the plain export from one checkpoint, and time all of them in one run.
+
+    Args:
+        checkpoint: A refiner.
+        batch: The number of windows of a call.
+        threads: The number of threads of every engine.
+        rounds: The number of timed rounds.
+        pairs: The engines to measure, each with its precision.
+        steps: The denoising steps K; None for those of the checkpoint.
+        frames: The frames T of a window; None for those of the checkpoint.
+        device: "cpu" or "cuda".
+
+    Raises:
+        MissingComponentError: PyTorch sees no CUDA device, or ONNX Runtime lacks its CUDA provider.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingComponentError("PyTorch sees no CUDA device here; leave --device cuda out")
     torch.set_num_threads(threads)
@@ -109,62 +202,71 @@ def measure_engines(
         if frames is not None:
             module.frames = frames
         inputs = parity_windows(batch, module.frames)
-        session, nodes = _plain_export(module, batch, threads, device)
-        feeds = dict(zip(input_names("refiner"), inputs, strict=True))
-        runs: dict[str, Run] = {PEER: lambda: session.run(None, feeds)[0]}
-        notes: dict[str, dict[str, Any]] = {PEER: nodes}
+        engines = {PEER: _plain_export(module, inputs, threads, device)}
         missing: dict[str, str] = {}
         for engine, precision in pairs:
             title = f"{engine} {precision}"
-            place = Path(name) / title.replace(" ", "-")
-            place.mkdir()
-            # PyTorch compiles the checkpoint itself when it is loaded.
-            built = engine.removesuffix("-compile")
+            folder = Path(name) / title.replace(" ", "-")
+            folder.mkdir()
+            # For "torch-compile" the export is that of "torch": PyTorch compiles the checkpoint when it is loaded.
+            exported = engine.removesuffix("-compile")
             options = ExportOptions(
-                built,
-                place,
+                exported,
+                folder,
                 checkpoint,
                 precision=precision,
-                batch=_batch(built, batch),
+                batch=_batch(exported, batch),
                 steps=steps,
                 frames=frames,
                 device=device,
             )
             try:
-                engine_module(built).require(options)
+                engine_module(exported).require(options)
             except (MissingComponentError, UsageError) as error:
                 missing[title] = str(error)
                 continue
-            began = time.perf_counter()
-            made = assemble(options, place, Clock())
-            notes[title] = {"build_s": time.perf_counter() - began, "bytes": _bytes_of(place)}
-            runtime = engine if built == "torch" else None
-            where = device if options.has_device else None
-            opened = open_engine(made.target, "refiner", EngineOptions(runtime, threads=threads, device=where))
-            runs[title] = lambda opened=opened: opened(*inputs)  # type: ignore[misc]
-            if "nodes" in made.manifest:
-                counts = made.manifest["nodes"]
-                notes[title] |= {"nodes": sum(counts.values()), "transposes": counts.get("Transpose", 0)}
+            engines[title] = _build(options, engine, inputs, threads)
         with torch.inference_mode():
             expected = module(*(torch.from_numpy(array) for array in inputs)).numpy()
-        differences = {title: float(1000 * np.abs(run() - expected).max()) for title, run in runs.items()}
-        rates = interleaved({title: (1, run) for title, run in runs.items()}, rounds, WARM_UP)
+        differences = {title: float(1000 * np.abs(built.call() - expected).max()) for title, built in engines.items()}
+        calls = {title: Contestant(1, built.call) for title, built in engines.items()}
+        rates = interleaved(calls, rounds, WARM_UP)
     times = {title: 1000.0 / np.array(values) for title, values in rates.items()}
-    contestants = {
-        title: {
-            "median_ms": float(np.median(values)),
-            "p99_ms": float(np.percentile(values, 99)),
-            "faster_than_peer": ratio_interval(times[PEER] / values),
-            "largest_difference_mm": differences[title],
-            **notes[title],
-        }
-        for title, values in times.items()
-    }
-    return Measured(module, contestants, missing)
+    results = {}
+    for title, milliseconds in times.items():
+        built = engines[title]
+        results[title] = EngineResult(
+            median_ms=float(np.median(milliseconds)),
+            p99_ms=float(np.percentile(milliseconds, 99)),
+            faster_than_peer=ratio_interval(times[PEER] / milliseconds),
+            largest_difference_mm=differences[title],
+            build_s=built.build_s,
+            bytes=built.bytes,
+            nodes=None if built.graph is None else built.graph.nodes,
+            transposes=None if built.graph is None else built.graph.transposes,
+        )
+    return MeasuredEngines(module, results, missing)
+
+
+def _build(options: ExportOptions, engine: str, inputs: Sequence[NDArray[np.float32]], threads: int) -> _Built:
+    """Export into the folder of ``options``, and open the result in ``engine``."""
+    folder = options.output
+    began = time.perf_counter()
+    assembled = assemble(options, folder, Clock())
+    build_s = time.perf_counter() - began
+    size = _bytes_of(folder)
+    runtime = engine if options.engine == "torch" else None
+    device = options.device if options.has_device else None
+    opened = open_engine(assembled.target, "refiner", EngineOptions(runtime, threads=threads, device=device))
+    graph = None
+    if "nodes" in assembled.manifest:
+        counts = assembled.manifest["nodes"]
+        graph = GraphSize(sum(counts.values()), counts.get("Transpose", 0))
+    return _Built(lambda: opened(*inputs), build_s, size, graph)
 
 
 def _bytes_of(folder: Path) -> int:
-    """Of the files of an artefact, without its manifest."""
+    """The size of all files of an export without its manifest."""
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix != ".json")
 
 
@@ -172,14 +274,14 @@ def _batch(engine: str, batch: int) -> Batch:
     return Batch() if engine == "torch" else Batch(batch, batch, batch)
 
 
-def _plain_export(module: UnrolledRefiner, batch: int, threads: int, device: str) -> tuple[Any, dict[str, Any]]:
-    """The naive module through ``torch.onnx.export`` and ONNX Runtime with their defaults."""
+def _plain_export(module: UnrolledRefiner, inputs: Sequence[NDArray[np.float32]], threads: int, device: str) -> _Built:
+    """The naive module, exported by ``torch.onnx.export`` and opened in ONNX Runtime, both with their defaults."""
     import onnx
     import onnxruntime
 
     with quiet_exporter():
         program = torch.onnx.export(
-            naive_form(module), example_inputs("refiner", module.frames, batch), dynamo=True, verbose=False
+            naive_form(module), example_inputs("refiner", module.frames, len(inputs[0])), dynamo=True, verbose=False
         )
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
@@ -194,15 +296,20 @@ def _plain_export(module: UnrolledRefiner, batch: int, threads: int, device: str
     names = [entry.name for entry in session.get_inputs()]
     if names != input_names("refiner"):
         raise UsageError(f"the plain export renamed its inputs to {names}")
-    return session, {"nodes": len(operators), "transposes": operators.count("Transpose")}
+    feeds = dict(zip(names, inputs, strict=True))
+    return _Built(lambda: session.run(None, feeds)[0], graph=GraphSize(len(operators), operators.count("Transpose")))
 
 
 def _floors(module: UnrolledRefiner, batch: int) -> dict[str, float]:
-    """What the linear layers alone would take at the rate of a large product, float32 and bfloat16, in ms."""
+    """A lower bound of the latency: the time of the linear layers alone at the rate of a large matrix product.
+
+    Returns:
+        The operations of a call in GFLOP, and the bound in milliseconds for float32 and for bfloat16.
+    """
     dim = int(module.config["model"]["dim"])
     blocks, ratio = int(module.config["model"]["blocks"]), int(module.config["model"]["mlp_ratio"])
     tokens = batch * module.frames * 17
-    # Two attention modules (qkv, proj) and the MLPs of a block.
+    # The linear layers of a block: qkv and proj of its two attention modules, and the MLPs.
     flops = 2.0 * tokens * dim * dim * blocks * module.steps * (2 * 4 + 2 * ratio)
     floors = {"gflop": flops / 1e9}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -210,7 +317,7 @@ def _floors(module: UnrolledRefiner, batch: int) -> dict[str, float]:
     return floors
 
 
-def format_engines(report: dict[str, Any]) -> str:
+def format_engines(report: JsonObject) -> str:
     """The report as Markdown."""
     settings = report["settings"]
     rows = [

@@ -1,10 +1,9 @@
-"""Counts of the real PyTorch module, to check the formulas against."""
+"""Parameters and FLOPs of the real PyTorch modules. Tests compare the formulas with these counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,7 +17,11 @@ from refiner_bench.lifter_counts import LifterSize
 
 
 def measure_denoiser(size: DenoiserSize) -> dict[str, int]:
-    """Parameters and FlopCounterMode's FLOPs of one window (batch 1) and one step, with and without the time path."""
+    """Count parameters, and the FLOPs of one window (batch 1) and one step with PyTorch's FlopCounterMode.
+
+    Returns:
+        The keys ``parameters``, ``window_with_time_path`` and ``window_without_time_path``.
+    """
     model = build_denoiser(size)
     pose_3d = torch.randn(1, size.frames, size.joints, 3)
     pose_2d = torch.randn(1, size.frames, size.joints, 2)
@@ -33,7 +36,13 @@ def measure_denoiser(size: DenoiserSize) -> dict[str, int]:
 
 
 def measure_lifter(size: LifterSize) -> dict[str, int]:
-    """Parameters and FlopCounterMode's multiply-adds of one window; nothing is computed (the meta device)."""
+    """Count parameters, and the multiply-adds of one window with PyTorch's FlopCounterMode.
+
+    The model lies on the meta device, so that nothing is computed.
+
+    Returns:
+        The keys ``parameters`` and ``macs``.
+    """
     with torch.device("meta"):
         model = build_lifter(size)
         pose_2d = torch.randn(1, size.frames, size.joints, 2)
@@ -48,7 +57,7 @@ def measure_lifter(size: LifterSize) -> dict[str, int]:
 
 
 def build_lifter(size: LifterSize) -> torch.nn.Module:
-    """A lifter of this size with fresh weights; D3DP's denoiser has no schedule here."""
+    """A lifter of this size with random weights. D3DP has a denoiser without a noise schedule here."""
     if size.architecture == "stcformer":
         return STCFormer(size.dim, size.layers, size.heads, size.mlp_ratio, size.joints).eval()
     sizes = {name: getattr(size, name) for name in ("heads", "mlp_ratio", "frames", "joints")}
@@ -57,8 +66,8 @@ def build_lifter(size: LifterSize) -> torch.nn.Module:
     return D3DP(CleanPoseDenoiser(size.dim, depth=size.layers, **sizes)).eval()
 
 
-def count_flops(run: Callable[..., Any], inputs: Sequence[Any]) -> int:
-    """FlopCounterMode's FLOPs of one call."""
+def count_flops(run: Callable[..., object], inputs: Sequence[object]) -> int:
+    """The FLOPs of one call ``run(*inputs)`` as FlopCounterMode counts them."""
     with torch.no_grad(), _plain_operations(), _counter() as counter:
         run(*inputs)
     return int(counter.get_total_flops())
@@ -73,7 +82,7 @@ def counted_operations() -> list[str]:
 
 
 def build_denoiser(size: DenoiserSize) -> PoseDenoiser:
-    """A PoseDenoiser of this size with fresh weights."""
+    """A PoseDenoiser of this size with random weights."""
     return PoseDenoiser(
         dim=size.dim, blocks=size.blocks, heads=size.heads, mlp_ratio=size.mlp_ratio, joints=size.joints
     ).eval()
@@ -85,6 +94,6 @@ def _counter() -> FlopCounterMode:
 
 @contextmanager
 def _plain_operations() -> Iterator[None]:
-    """The counter sees neither into the native kernel nor into every fused attention of PyTorch's."""
+    """Use plain operations: the counter can't count the native kernel and some of PyTorch's fused attentions."""
     with attention_by("plain"), sdpa_kernel(SDPBackend.MATH):
         yield

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of the lifters by formula; counted as in `refiner_bench.counts`."""
+"""Parameters and multiply-adds of the lifters by formula. The rules are those of `refiner_bench.counts`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ Architecture = Literal["stcformer", "mixste", "d3dp"]
 
 @dataclass(frozen=True)
 class LifterSize:
-    """The numbers that a lifter's cost depends on. ``layers``: of STCFormer, or pairs of blocks of MixSTE and D3DP.
+    """The sizes that the cost of a lifter depends on.
 
-    Raises UsageError for sizes that the model does not take.
+    Attributes:
+        architecture: The network.
+        dim: The width C.
+        layers: The number of layers of STCFormer, or the number of pairs of blocks of MixSTE and D3DP.
+        mlp_ratio: The hidden width of the MLPs divided by C.
+        frames: The frames T of a window.
+        heads: The number of attention heads.
+        joints: The joints J of a pose.
+
+    Raises:
+        UsageError: The model does not support the sizes.
     """
 
     architecture: Architecture
@@ -35,7 +45,7 @@ class LifterSize:
 
     @property
     def tokens(self) -> int:
-        """Joints of all frames of a window."""
+        """The number of tokens of a window: the joints of all its frames."""
         return self.frames * self.joints
 
 
@@ -44,12 +54,12 @@ PUBLISHED_SIZES = {
     "MixSTE": LifterSize("mixste", dim=512, layers=8, mlp_ratio=2, frames=243),
     "D3DP": LifterSize("d3dp", dim=512, layers=8, mlp_ratio=2, frames=243),
 }
-# What is reported of them: million parameters, giga multiply-adds of a window without the attention products.
+# The figures of the publications: million parameters, and giga multiply-adds of a window without attention products.
 PUBLISHED_FIGURES: dict[str, tuple[float, float]] = {"STCFormer": (4.75, 19.5), "MixSTE": (33.78, 139.0)}
 
 
 def lifter_parameters(size: LifterSize) -> int:
-    """Trainable numbers, without STCFormer's joint embedding, which is not published."""
+    """The number of trainable numbers, without the joint embedding of our STCFormer, which the published one lacks."""
     dim, hidden, layer_norm = size.dim, size.mlp_ratio * size.dim, 2 * size.dim
     attention = 3 * dim * (dim + 1) + dim * (dim + 1)  # qkv and proj with their biases
     if size.architecture == "stcformer":
@@ -67,14 +77,16 @@ def lifter_parameters(size: LifterSize) -> int:
 
 
 def lifter_macs(size: LifterSize, attention: bool = True) -> int:
-    """Multiply-adds of a window, of D3DP for one hypothesis, step and pass.
+    """Multiply-adds of a window; for D3DP those of one hypothesis, one step and one pass.
 
-    ``attention`` False leaves out the products of queries, keys and values, as the published figures do.
+    Args:
+        size: The size of the lifter.
+        attention: Whether to count the products of queries, keys and values. The published figures leave them out.
     """
     dim = size.dim
     weights = (4 + 2 * size.mlp_ratio) * dim * dim
     if size.architecture == "stcformer":
-        # Half of the channels attend in space, half in time.
+        # Half of the channels attend over the joints, the other half over the frames.
         layer = weights + CONVOLUTION_TAPS * dim + attention * (size.joints + size.frames) * dim
         return size.tokens * (size.layers * layer + (2 + 3) * dim)
     pair = 2 * weights + attention * 2 * (size.joints + size.frames) * dim

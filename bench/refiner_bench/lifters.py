@@ -1,18 +1,22 @@
-"""``refiner-bench lifters``: what the lifters cost at their published sizes, beside the figures that are reported."""
+"""``refiner-bench lifters``: the cost of the lifters at their published sizes, next to the published figures."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import Any
 
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import new_report
+from refiner.reports import Report, new_report
 from refiner_bench.lifter_counts import PUBLISHED_FIGURES, PUBLISHED_SIZES, lifter_macs, lifter_parameters
+from refiner_bench.report import JsonObject
 
 
-def lifters_report(with_torch: bool = True) -> dict[str, Any]:
-    """Count every lifter by formula, and by PyTorch's own counter where it is installed and asked for."""
+def lifters_report(with_torch: bool = True) -> Report:
+    """Count parameters and multiply-adds of every lifter by formula.
+
+    Args:
+        with_torch: Also count with PyTorch's own counter if PyTorch is installed; otherwise these counts are null.
+    """
     report = new_report("lifters", {})
     report["unit"] = "multiply-add, one window; of D3DP one hypothesis, one step and one of the two passes"
     report["rows"] = []
@@ -38,7 +42,7 @@ def lifters_report(with_torch: bool = True) -> dict[str, Any]:
     return report
 
 
-def format_lifters(report: dict[str, Any]) -> str:
+def format_lifters(report: JsonObject) -> str:
     """The report as Markdown."""
     rows = [
         [

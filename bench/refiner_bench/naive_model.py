@@ -1,8 +1,9 @@
-"""The model as a straightforward port would write it: the peer that an export is measured against.
+"""The model as a straightforward port would write it. Exports of `refiner.models` are measured against its export.
 
-Attention as the published code has it (queries, keys and values interleaved, both halves split into heads in five
-dimensions, each convolved apart), a step loop in Python, every time embedding computed anew, nothing prepared for a
-graph. It computes exactly what `refiner.models` computes.
+The attention follows the published code: queries, keys and values are interleaved, both halves of the channels are
+split into heads in five dimensions, and each half has its own convolution. The denoising steps are a Python loop, every
+call computes all time embeddings again, and nothing is prepared for a graph. The results equal those of
+`refiner.models`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, STCAtten
 
 
 class NaiveAttention(nn.Module):
-    """`STCAttention` in five dimensions."""
+    """`STCAttention`, computed in five dimensions as in the published code."""
 
     def __init__(self, source: STCAttention) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class NaiveAttention(nn.Module):
 
 
 class NaiveRefiner(nn.Module):
-    """`UnrolledRefiner` with its time embeddings computed in every call."""
+    """`UnrolledRefiner`, but with its time embeddings computed in every call."""
 
     def __init__(self, source: UnrolledRefiner) -> None:
         super().__init__()
@@ -62,12 +63,12 @@ class NaiveRefiner(nn.Module):
 
     def forward(self, pose_2d: Tensor, pose_3d: Tensor, image_size: Tensor) -> Tensor:
         source = self.source
-        screen = normalise_screen(pose_2d, image_size)
+        image_points = normalise_screen(pose_2d, image_size)  # [B, T, J, 2]
         root = pose_3d[..., :1, :]
 
         def predict_error(noisy: Tensor, time: int) -> Tensor:
             timesteps = torch.full((1,), time, device=noisy.device)
-            predicted: Tensor = source.denoiser(noisy, screen, timesteps) * source.error_scale
+            predicted: Tensor = source.denoiser(noisy, image_points, timesteps) * source.error_scale
             return predicted
 
         start = pose_3d - root
@@ -76,7 +77,7 @@ class NaiveRefiner(nn.Module):
 
 
 def naive_form(module: UnrolledRefiner | LiftingModule) -> nn.Module:
-    """A copy of ``module`` in the naive form. A refiner that starts from the corrected pose has none."""
+    """A copy of ``module`` in the naive form. It does not support a refiner that starts from the corrected pose."""
     copied = copy.deepcopy(module)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):

@@ -1,9 +1,10 @@
-"""The compiled kernels against what users would write instead, and against what the machine can do, in one run."""
+"""Speed of the compiled kernels, compared with usual NumPy, PyTorch and SciPy code and with the machine's limits."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,25 +12,108 @@ from numpy.typing import NDArray
 from refiner import native
 from refiner.errors import UsageError
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import new_report
-from refiner_bench.timing import Run, best_rate, interleaved, large_copy, large_product, ratio_interval
+from refiner.reports import Report, new_report
+from refiner_bench.report import JsonObject
+from refiner_bench.timing import Contestant, Ratio, best_rate, interleaved, large_copy, large_product, ratio_interval
 
+if TYPE_CHECKING:
+    import torch
+
+# The size of an error is 17 x 3, that of a condition 17 x (3 + 2).
 JOINTS, ERROR, CONDITION = 17, 51, 85
-# SciPy aligns one pose a call: so many of them tell its rate.
+# SciPy aligns one pose per call, so this number of poses is enough to measure its rate.
 SCIPY_POSES = 1000
-# A contestant's turn in a round.
+# The least duration of a contestant's turn in a round.
 TURN_S = 0.1
+# The name of the contestant that shows the machine's own limit.
 AT_BEST = "what the machine does at best"
-# Per pose: centring, the 3x3 products, the eigenvector, turning and measuring (counted in the source, J = 17).
+# Operations per pose: centring, the 3x3 products, the eigenvector, the rotation and the error. They are counted in the
+# source code for J = 17.
 ALIGN_FLOPS = 17 * (6 + 18 + 6 + 21) + 600
 SAMPLE_FLOPS = 2 * (ERROR * CONDITION + ERROR * (ERROR + 1) // 2) + 3 * ERROR
 
 
-def native_report(items: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Rates of the kernels and of their peers in interleaved rounds, ratios with 95 % intervals, and the floors.
+@dataclass(frozen=True)
+class Work:
+    """The least work of a kernel for one item: the bytes that it must move, and its floating-point operations."""
 
-    ``items``: poses and frames of a call, float32. A round times every contestant once, in an order that turns by one
-    each round. Intervals are bootstraps over rounds. Raises UsageError for counts below 1.
+    bytes: int
+    flops: int
+
+
+WORK = {
+    "P-MPJPE, poses/s": Work(JOINTS * 3 * 4 * 2 + 4, ALIGN_FLOPS),
+    "conditional sampling, frames/s": Work((CONDITION + ERROR) * 4, SAMPLE_FLOPS),
+}
+
+
+@dataclass(frozen=True)
+class MachineFloors:
+    """The best rates of the machine. The field names are the keys of the JSON report.
+
+    Attributes:
+        copy_bytes_per_s: Bytes per second that a large copy reads and writes.
+        flops_per_s: Operations per second of a large float32 matrix product.
+        threads: The number of threads of both.
+    """
+
+    copy_bytes_per_s: float
+    flops_per_s: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class KernelResult:
+    """The measurement of one kernel. The field names are the keys of the JSON report.
+
+    Attributes:
+        rates: The median items per second of each contestant.
+        ratios: How many times as fast as each peer the kernel is.
+        bytes: The bytes that one item must move.
+        flops: The operations of one item.
+        floor: The items per second that the machine allows.
+        bound_by: The limit of the machine: "memory" or "arithmetic".
+        share_of_floor: The rate of the kernel divided by ``floor``.
+        share_interval: The same with its interval.
+    """
+
+    rates: dict[str, float]
+    ratios: dict[str, Ratio]
+    bytes: int
+    flops: int
+    floor: float
+    bound_by: str
+    share_of_floor: float
+    share_interval: Ratio
+
+
+class GaussianArrays(TypedDict):
+    """A noise model, float32, as keyword arguments of `native.sample_conditional` and `native.diffuse`.
+
+    The shapes are ``(51,)``, ``(85,)``, ``(51, 85)`` and ``(51, 51)``.
+    """
+
+    mean_error: NDArray[np.float32]
+    mean_condition: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    cholesky: NDArray[np.float32]
+
+
+def native_report(items: int, rounds: int, threads: int) -> Report:
+    """Measure the kernels and their peers in interleaved rounds.
+
+    A round gives every contestant one turn. The order rotates by one position from round to round.
+
+    Args:
+        items: The number of poses and frames of a call, float32.
+        rounds: The number of timed rounds.
+        threads: The number of threads of every contestant.
+
+    Returns:
+        The report: rates, ratios with 95 % bootstrap intervals over rounds, and the limits of the machine.
+
+    Raises:
+        UsageError: A count is below 1.
     """
     if min(items, rounds, threads) < 1:
         raise UsageError(f"items, rounds and threads must be at least 1, got {items}, {rounds} and {threads}")
@@ -43,69 +127,77 @@ def native_report(items: int, rounds: int, threads: int) -> dict[str, Any]:
     }
     floors = machine_floors(threads)
     report = new_report("native", {"items": items, "rounds": rounds, "threads": threads, "dtype": "float32"})
-    report |= {"features": native.features(), "floors": floors, "groups": {}, "single_pose_us": _single_pose()}
-    traffic = {
-        "P-MPJPE, poses/s": (JOINTS * 3 * 4 * 2 + 4, ALIGN_FLOPS),
-        "conditional sampling, frames/s": ((CONDITION + ERROR) * 4, SAMPLE_FLOPS),
-    }
+    report |= {"features": native.features(), "floors": asdict(floors), "groups": {}}
+    report["single_pose_us"] = _single_pose()
     for name, contestants in groups.items():
-        size, flops = traffic[name]
-        by_memory = floors["copy_bytes_per_s"] / size < floors["flops_per_s"] / flops
-        # What the machine does at best takes its turn too: a share of it holds whatever the machine's clock did.
-        amount, run = large_copy() if by_memory else large_product(torch.float32)
-        at_best = {AT_BEST: (amount // (size if by_memory else flops), run)}
-        rates = interleaved(contestants | at_best, rounds, turn_s=TURN_S)
-        ours, best = np.array(rates["native"]), np.array(rates.pop(AT_BEST))
-        share = ratio_interval(ours / best)
-        report["groups"][name] = {
-            "rates": {peer: float(np.median(values)) for peer, values in rates.items()},
-            "ratios": {peer: ratio_interval(ours / np.array(v)) for peer, v in rates.items() if peer != "native"},
-            "bytes": size,
-            "flops": flops,
-            "floor": float(np.median(best)),
-            "bound_by": "memory" if by_memory else "arithmetic",
-            "share_of_floor": share["ratio"],
-            "share_interval": share,
-        }
+        report["groups"][name] = asdict(_measure(contestants, WORK[name], floors, rounds))
     return report
 
 
-def machine_floors(threads: int) -> dict[str, float]:
-    """What the machine does at best: bytes copied per second (read and written) and float32 operations of a product."""
+def _measure(contestants: dict[str, Contestant], work: Work, floors: MachineFloors, rounds: int) -> KernelResult:
+    """Time one kernel, its peers and the operation that limits it on this machine."""
     import torch
 
-    return {
-        "copy_bytes_per_s": best_rate(*large_copy()),
-        "flops_per_s": best_rate(*large_product(torch.float32)),
-        "threads": threads,
-    }
+    by_memory = floors.copy_bytes_per_s / work.bytes < floors.flops_per_s / work.flops
+    # The limiting operation is a contestant too, so the share of it does not depend on changes of the clock frequency.
+    amount, run = large_copy() if by_memory else large_product(torch.float32)
+    limit = Contestant(amount // (work.bytes if by_memory else work.flops), run)
+    rates = interleaved(contestants | {AT_BEST: limit}, rounds, turn_s=TURN_S)
+    ours, best = np.array(rates["native"]), np.array(rates.pop(AT_BEST))
+    share = ratio_interval(ours / best)
+    return KernelResult(
+        rates={peer: float(np.median(values)) for peer, values in rates.items()},
+        ratios={peer: ratio_interval(ours / np.array(values)) for peer, values in rates.items() if peer != "native"},
+        bytes=work.bytes,
+        flops=work.flops,
+        floor=float(np.median(best)),
+        bound_by="memory" if by_memory else "arithmetic",
+        share_of_floor=share.ratio,
+        share_interval=share,
+    )
 
 
-def _alignments(rng: np.random.Generator, items: int, threads: int) -> dict[str, tuple[int, Run]]:
+def machine_floors(threads: int) -> MachineFloors:
+    """Measure the best rates of this machine with PyTorch's present number of threads, which ``threads`` records."""
+    import torch
+
+    return MachineFloors(best_rate(*large_copy()), best_rate(*large_product(torch.float32)), threads)
+
+
+def _alignments(rng: np.random.Generator, items: int, threads: int) -> dict[str, Contestant]:
+    """The contestants of the Procrustes alignment."""
     import torch
     from scipy.spatial.transform import Rotation
 
     target = rng.normal(scale=0.3, size=(items, JOINTS, 3)).astype(np.float32)
     pred = (target + rng.normal(scale=0.05, size=target.shape)).astype(np.float32)
     torch_pred, torch_target = torch.from_numpy(pred), torch.from_numpy(target)
-    few = [(p - p.mean(0), t - t.mean(0)) for p, t in zip(pred[:SCIPY_POSES], target[:SCIPY_POSES], strict=True)]
+    centred = [(p - p.mean(0), t - t.mean(0)) for p, t in zip(pred[:SCIPY_POSES], target[:SCIPY_POSES], strict=True)]
 
     def scipy_alignment() -> None:
-        for p, t in few:
+        for p, t in centred:
             rotation, _ = Rotation.align_vectors(t, p)
             moved = rotation.apply(p)
             np.linalg.norm((moved * t).sum() / (p * p).sum() * moved - t, axis=-1).mean()
 
     return {
-        "native": (items, lambda: native.p_mpjpe(pred, target, threads=threads)),
-        "NumPy SVD": (items, lambda: numpy_p_mpjpe(pred, target)),
-        "PyTorch SVD": (items, lambda: torch_p_mpjpe(torch_pred, torch_target)),
-        "SciPy align_vectors": (len(few), scipy_alignment),
+        "native": Contestant(items, lambda: native.p_mpjpe(pred, target, threads=threads)),
+        "NumPy SVD": Contestant(items, lambda: numpy_p_mpjpe(pred, target)),
+        "PyTorch SVD": Contestant(items, lambda: torch_p_mpjpe(torch_pred, torch_target)),
+        "SciPy align_vectors": Contestant(len(centred), scipy_alignment),
     }
 
 
-def numpy_p_mpjpe(pred: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
-    """P-MPJPE as the field computes it: one batched SVD."""
+def numpy_p_mpjpe(pred: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """P-MPJPE as published evaluation code computes it, with one batched SVD.
+
+    Args:
+        pred: Poses, ``(N, J, 3)``.
+        target: The true poses, ``(N, J, 3)``.
+
+    Returns:
+        The error of each pose, ``(N,)``, in the unit of the poses.
+    """
     pred_mean, target_mean = pred.mean(1, keepdims=True), target.mean(1, keepdims=True)
     p, t = pred - pred_mean, target - target_mean
     p_norm = np.sqrt((p**2).sum((1, 2), keepdims=True))
@@ -120,12 +212,12 @@ def numpy_p_mpjpe(pred: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
     rotation = v @ u.transpose(0, 2, 1)
     scale = s.sum(1)[:, None, None] * t_norm / p_norm
     moved = scale * (pred - pred_mean) @ rotation + target_mean
-    error: NDArray[Any] = np.linalg.norm(moved - target, axis=-1).mean(-1)
+    error: NDArray[np.floating[Any]] = np.linalg.norm(moved - target, axis=-1).mean(-1)
     return error
 
 
-def torch_p_mpjpe(pred: Any, target: Any) -> Any:
-    """The same in PyTorch."""
+def torch_p_mpjpe(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Like `numpy_p_mpjpe`, in PyTorch."""
     import torch
 
     pred_mean, target_mean = pred.mean(1, keepdim=True), target.mean(1, keepdim=True)
@@ -137,53 +229,59 @@ def torch_p_mpjpe(pred: Any, target: Any) -> Any:
     rotation = (u * flip[:, None]) @ vt
     scale = (s * flip).sum(1) / p.square().sum((1, 2))
     moved = scale[:, None, None] * p @ rotation + target_mean
-    return torch.linalg.vector_norm(moved - target, dim=-1).mean(-1)
+    error: torch.Tensor = torch.linalg.vector_norm(moved - target, dim=-1).mean(-1)
+    return error
 
 
-def random_gaussian(rng: np.random.Generator) -> dict[str, Any]:
-    """A noise model as `native.sample_conditional` takes it."""
-    gaussian = {
-        "mean_error": rng.normal(size=ERROR).astype(np.float32) * 0.01,
-        "mean_condition": rng.normal(size=CONDITION).astype(np.float32) * 0.1,
-        "gain": rng.normal(size=(ERROR, CONDITION)).astype(np.float32) * 0.01,
-        "cholesky": np.tril(rng.normal(size=(ERROR, ERROR))).astype(np.float32) * 0.01,
-    }
+def random_gaussian(rng: np.random.Generator) -> GaussianArrays:
+    """A random noise model for `native.sample_conditional`."""
+    gaussian = GaussianArrays(
+        mean_error=rng.normal(size=ERROR).astype(np.float32) * np.float32(0.01),
+        mean_condition=rng.normal(size=CONDITION).astype(np.float32) * np.float32(0.1),
+        gain=rng.normal(size=(ERROR, CONDITION)).astype(np.float32) * np.float32(0.01),
+        cholesky=np.tril(rng.normal(size=(ERROR, ERROR))).astype(np.float32) * np.float32(0.01),
+    )
     # The root does not vary, as in every noise model that is fitted on root-relative poses.
     gaussian["mean_error"][:3] = gaussian["gain"][:3] = gaussian["cholesky"][:3] = gaussian["cholesky"][:, :3] = 0.0
     return gaussian
 
 
-def _samplings(rng: np.random.Generator, items: int, threads: int) -> dict[str, tuple[int, Run]]:
+def _samplings(rng: np.random.Generator, items: int, threads: int) -> dict[str, Contestant]:
+    """The contestants of the conditional sampling."""
     import torch
 
     condition = rng.normal(size=(items, CONDITION)).astype(np.float32)
     gaussian = random_gaussian(rng)
-    mean_error, mean_condition, gain, factor = (torch.from_numpy(value) for value in gaussian.values())
+    mean_error, mean_condition = torch.from_numpy(gaussian["mean_error"]), torch.from_numpy(gaussian["mean_condition"])
+    gain, factor = torch.from_numpy(gaussian["gain"]), torch.from_numpy(gaussian["cholesky"])
     torch_condition = torch.from_numpy(condition)
-    drawn = np.empty((items, ERROR), np.float32)
+    output = np.empty((items, ERROR), np.float32)
 
-    def torch_sampling() -> Any:
+    def torch_sampling() -> torch.Tensor:
         noise = torch.randn(items, ERROR) @ factor.T
         return mean_error + (torch_condition - mean_condition) @ gain.T + noise
 
-    def numpy_sampling() -> Any:
+    def numpy_sampling() -> NDArray[np.float32]:
         noise = rng.standard_normal((items, ERROR), dtype=np.float32) @ gaussian["cholesky"].T
-        return gaussian["mean_error"] + (condition - gaussian["mean_condition"]) @ gaussian["gain"].T + noise
+        sample: NDArray[np.float32] = (
+            gaussian["mean_error"] + (condition - gaussian["mean_condition"]) @ gaussian["gain"].T + noise
+        )
+        return sample
 
     return {
-        "native": (items, lambda: native.sample_conditional(condition, **gaussian, seed=1, threads=threads)),
-        "native, out=": (
+        "native": Contestant(items, lambda: native.sample_conditional(condition, **gaussian, seed=1, threads=threads)),
+        "native, out=": Contestant(
             items,
-            lambda: native.sample_conditional(condition, **gaussian, seed=1, threads=threads, out=drawn),
+            lambda: native.sample_conditional(condition, **gaussian, seed=1, threads=threads, out=output),
         ),
-        "PyTorch": (items, torch_sampling),
-        "NumPy": (items, numpy_sampling),
-        "torch.randn of the noise alone": (items, lambda: torch.randn(items, ERROR)),
+        "PyTorch": Contestant(items, torch_sampling),
+        "NumPy": Contestant(items, numpy_sampling),
+        "torch.randn of the noise alone": Contestant(items, lambda: torch.randn(items, ERROR)),
     }
 
 
 def _single_pose(calls: int = 5000) -> float:
-    """Microseconds of one call with one pose, from Python: the median of ten runs of ``calls``."""
+    """Microseconds of one call with one pose, from Python: the median of ten runs of ``calls`` calls each."""
     pred, target = np.random.default_rng(1).normal(size=(2, 1, JOINTS, 3)).astype(np.float32)
     times = []
     for _ in range(10):
@@ -194,7 +292,7 @@ def _single_pose(calls: int = 5000) -> float:
     return 1e6 * float(np.median(times))
 
 
-def format_native(report: dict[str, Any]) -> str:
+def format_native(report: JsonObject) -> str:
     """The report as Markdown."""
     settings, floors, features = report["settings"], report["floors"], report["features"]
     lines = [
@@ -207,8 +305,8 @@ def format_native(report: dict[str, Any]) -> str:
         rows = []
         for peer, rate in group["rates"].items():
             ratio = group["ratios"].get(peer)
-            told = "" if ratio is None else f"{ratio['ratio']:.1f} ({ratio['low']:.1f} to {ratio['high']:.1f})"
-            rows.append([peer, f"{rate / 1e6:.2f} M", told])
+            faster = "" if ratio is None else f"{ratio['ratio']:.1f} ({ratio['low']:.1f} to {ratio['high']:.1f})"
+            rows.append([peer, f"{rate / 1e6:.2f} M", faster])
         lines += ["", markdown_table([name, "rate", "native is faster by"], rows), ""]
         lines.append(
             f"Floor {group['floor'] / 1e6:.1f} M/s by {group['bound_by']} ({group['bytes']} bytes and {group['flops']} "

@@ -1,19 +1,19 @@
-"""``refiner-bench page``: reports as one HTML page that needs nothing else, neither a network nor a file beside it."""
+"""``refiner-bench page``: all reports as one HTML page, which needs no network and no other file."""
 
 from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from refiner import __version__
 from refiner.errors import InputError, MissingComponentError
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import EVALUATION, STUDY, SUITE, report_kind
+from refiner.reports import EVALUATION, STUDY, SUITE, Report, report_kind
 from refiner_bench.measures import read_measured
+from refiner_bench.report import JsonObject
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --paper: #fff; --line: #d5dae2; --soft: #f3f5f8; }
@@ -32,28 +32,39 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } .facts { color: #6b7585
 """
 
 
-def reports_of(paths: Sequence[Path]) -> list[tuple[str, dict[str, Any]]]:
-    """(name, report) of files, and of every report in folders; other JSON files of a folder are passed over.
+def reports_of(paths: Sequence[Path]) -> list[tuple[str, Report]]:
+    """Read reports.
 
-    Raises InputError for a file that is no report, and when nothing is found.
+    Args:
+        paths: Files, and folders of reports. JSON files in a folder that are no reports are ignored.
+
+    Returns:
+        The name and the content of each report.
+
+    Raises:
+        InputError: A file is no report, or there is no report at all.
     """
-    found = []
+    reports = []
     for path in paths:
         if not path.is_dir():
-            found.append((path.stem, read_measured(path)))
+            reports.append((path.stem, read_measured(path)))
             continue
         for file in sorted(path.glob("*.json")):
             try:
-                found.append((file.stem, read_measured(file)))
+                reports.append((file.stem, read_measured(file)))
             except InputError:
                 continue
-    if not found:
+    if not reports:
         raise InputError(f"no report among {', '.join(map(str, paths))}; refiner-bench ... --json FILE writes one")
-    return found
+    return reports
 
 
-def page_of(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """The page. Raises MissingComponentError without matplotlib and Markdown (the extra ``report``)."""
+def page_of(reports: Sequence[tuple[str, JsonObject]]) -> str:
+    """The HTML page with the text and the plots of every report.
+
+    Raises:
+        MissingComponentError: matplotlib or Markdown (the extra ``report``) is not installed.
+    """
     from refiner_bench.page_plots import plots_of
 
     sections = []
@@ -77,26 +88,26 @@ def page_of(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     )
 
 
-def _facts(report: Mapping[str, Any]) -> str:
-    """The machine and the versions; an evaluation names its data instead."""
+def _facts(report: JsonObject) -> str:
+    """The line below the title of a report: the machine and the versions, or for an evaluation its data."""
     machine = report.get("environment")
     if report_kind(report) == SUITE:
         return html.escape(f"{report['datetime']}, {report['machine_info']['cpu'].get('brand_raw', '')}")
     if machine is None:
         return html.escape(str(report.get("data", {}).get("description", "")))
-    told = [f"{name} {value}" for name, value in machine.items() if value is not None]
-    return html.escape(", ".join([str(report.get("created", "")), *told]))
+    facts = [f"{name} {value}" for name, value in machine.items() if value is not None]
+    return html.escape(", ".join([str(report.get("created", "")), *facts]))
 
 
-def _text_of(report: Mapping[str, Any]) -> str:
-    """The Markdown that the command itself would print."""
+def _text_of(report: JsonObject) -> str:
+    """The Markdown that the report's own command prints."""
     kind = report_kind(report)
     if kind == SUITE:
         return _suite_table(report)
     module, function = _WRITERS[kind]
-    # Imported when it is needed: some of them bring PyTorch.
+    # Imported here because some of these modules import PyTorch.
     text: str = getattr(import_module(module), function)(dict(report))
-    # Indented lines of plain text, which Markdown would join.
+    # Markdown joins the lines of plain text, unless they are indented.
     return textwrap.indent(text, "    ", lambda line: True) if kind in PLAIN_TEXT else text
 
 
@@ -105,15 +116,15 @@ def _html_of(text: str) -> str:
         import markdown
     except ModuleNotFoundError as error:
         raise MissingComponentError("the page needs Markdown: pip install 'refiner[report]'") from error
-    # Names of machines and files are text: what looks like markup in them is shown.
+    # Names of machines and files may look like markup. Escaping shows them as they are.
     body: str = markdown.markdown(html.escape(text, quote=False), extensions=["tables"], output_format="html")
-    # Headings of a report lie below the page's own; wide tables scroll by themselves.
+    # The headings of a report are two levels below those of the page. Each wide table gets its own scroll bar.
     for level in (3, 2, 1):
         body = body.replace(f"<h{level}>", f"<h{level + 2}>").replace(f"</h{level}>", f"</h{level + 2}>")
     return body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
 
 
-def _suite_table(report: Mapping[str, Any]) -> str:
+def _suite_table(report: JsonObject) -> str:
     rows = [
         [
             entry["group"] or "",
@@ -126,13 +137,13 @@ def _suite_table(report: Mapping[str, Any]) -> str:
     return markdown_table(["group", "benchmark", "least us", "median us", "most us", "rounds"], rows)
 
 
-def _format_evaluation(report: Mapping[str, Any]) -> str:
+def _format_evaluation(report: JsonObject) -> str:
     from refiner.evaluation.report import format_report
 
     return format_report(report, markdown=True)
 
 
-# kind of report -> module and function that format it.
+# The module and the function that format a report, by the kind of the report.
 _WRITERS = {
     "flops": ("refiner_bench.flops", "format_flops"),
     "lifters": ("refiner_bench.lifters", "format_lifters"),

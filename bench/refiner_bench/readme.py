@@ -1,7 +1,8 @@
-"""``refiner-bench readme``: the tables of the README, each written from the reports that its block names.
+"""``refiner-bench readme``: writes the tables of the README from reports.
 
-A block is ``<!-- figures KIND PATTERN -->`` to ``<!-- end -->``; PATTERN, relative to the README's folder, may be a
-glob, so that the report of another machine is in the table as soon as it lies there.
+A table is in a block from ``<!-- figures KIND PATTERN -->`` to ``<!-- end -->``. PATTERN is the path of a report,
+relative to the README's folder. It may be a glob, so that a new report of another machine gets into the table without
+a change of the README.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ BLOCK = re.compile(r"(?P<head><!-- figures (?P<kind>\S+) (?P<pattern>\S+) -->\n)
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 UNITS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}
 COLUMNS = {"lifter": "lifter", "linear mean": "minus the linear conditional mean (eq. 5)", "refined": "refined"}
-# Rows of the accuracy study that the README sets side by side.
+# Rows of the accuracy study that the README compares, with their titles.
 STUDY_ROWS = {
     "lifter": "the lifter",
     "single-lifter": "control: one larger lifter",
     "lifter-recombined": "control: the lifter, taught further on recombined motion",
     "bundled": "lifter and refiner",
 }
-# Each may have rows of what costs no training: one body shape a clip; the mirrored pass beside it; and the shape of all
-# that there is of a person instead.
+# Endings of the names of further rows, which need no training: one body shape per clip; the mirrored pass in addition;
+# and one body shape per person, from all clips of that person, instead of one per clip.
 BESIDES = {
     "-one-shape": "with one body shape a clip",
     "-at-its-best": "and the mirrored pass",
@@ -46,18 +47,26 @@ Reports = Sequence[tuple[str, Mapping[str, Any]]]
 
 
 def with_figures(text: str, folder: Path) -> str:
-    """The README with every block written anew from the reports below ``folder``.
+    """Write every block of a page again from the reports below ``folder``.
 
-    Raises InputError for a kind that is not known, a pattern that names no report or one of another kind, and a text
-    without any block.
+    Args:
+        text: The page.
+        folder: The folder of the page.
+
+    Returns:
+        The page with new tables.
+
+    Raises:
+        InputError: The kind of a block is unknown, a pattern matches no report or a report of another kind, or the page
+            has no block.
     """
     if BLOCK.search(text) is None:
         raise InputError("no '<!-- figures KIND REPORT -->' ... '<!-- end -->' in this file")
-    return BLOCK.sub(lambda found: _block(found, folder), text)
+    return BLOCK.sub(lambda block: _block(block, folder), text)
 
 
-def _block(found: re.Match[str], folder: Path) -> str:
-    kind, pattern = found["kind"], found["pattern"]
+def _block(block: re.Match[str], folder: Path) -> str:
+    kind, pattern = block["kind"], block["pattern"]
     if kind not in _TABLES:
         raise InputError(f"no table of {kind!r}; expected one of {', '.join(_TABLES)}")
     wanted, table = _TABLES[kind]
@@ -67,11 +76,11 @@ def _block(found: re.Match[str], folder: Path) -> str:
     for name, report in reports:
         if report_kind(report) != wanted:
             raise InputError(f"{name} is a report of {report_kind(report)}, not of {wanted}")
-    return f"{found['head']}\n{table(reports)}\n\n{found['end']}"
+    return f"{block['head']}\n{table(reports)}\n\n{block['end']}"
 
 
 def _seen_from(folder: Path, path: Path) -> str:
-    """A report's path in the links of a page in ``folder``, which may lie beside the reports and not above them."""
+    """A report's path for links of a page in ``folder``. The reports need not be below this folder."""
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
@@ -82,7 +91,7 @@ def _one(reports: Reports) -> Mapping[str, Any]:
 
 
 def _told_gains(report: Mapping[str, Any]) -> dict[str, str]:
-    """By metric, what the refiner takes off the lifter, with its interval."""
+    """The gain of the refiner over the lifter with its interval, by metric."""
 
     def told(gain: Mapping[str, Any]) -> str:
         return f"{gain['gain_percent']:.1f} % ({gain['gain_percent_low']:.1f} to {gain['gain_percent_high']:.1f})"
@@ -95,7 +104,7 @@ def _told_gains(report: Mapping[str, Any]) -> dict[str, str]:
 def _evaluation(reports: Reports) -> str:
     report = _one(reports)
     gains = _told_gains(report)
-    # A refiner of rays has no linear column: its condition is not what is on the screen.
+    # A refiner of rays has no linear column, because the linear mean takes image coordinates.
     titles = {name: title for name, title in COLUMNS.items() if name in report["metrics"]["mpjpe"]["frame_mean"]}
     rows = []
     for metric in METRICS:
@@ -134,15 +143,15 @@ def _by_estimator(reports: Reports, with_refiner: bool = False) -> str:
 
 
 def _study(reports: Reports) -> str:
-    found = {row["name"]: row["test"]["metrics"] for row in _one(reports)["rows"]}
+    metrics = {row["name"]: row["test"]["metrics"] for row in _one(reports)["rows"]}
     rows = []
     for name, title in STUDY_ROWS.items():
-        if name not in found:
+        if name not in metrics:
             raise InputError(f"the study has no row {name!r}")
-        cells = [_mean(found[name], metric) for metric in METRICS]
+        cells = [_mean(metrics[name], metric) for metric in METRICS]
         for ending in BESIDES:
-            beside = found.get(name + ending)
-            cells += ["", ""] if beside is None else [_mean(beside, metric) for metric in METRICS[:2]]
+            variant = metrics.get(name + ending)
+            cells += ["", ""] if variant is None else [_mean(variant, metric) for metric in METRICS[:2]]
         rows.append([title, *cells])
     header = ["test people, frame-wise mean", "MPJPE", "P-MPJPE", "acceleration error"]
     for words in BESIDES.values():
@@ -151,14 +160,16 @@ def _study(reports: Reports) -> str:
 
 
 def _transfer(reports: Reports) -> str:
-    """What the refiner of the study does to inputs that it was not trained on."""
+    """The effect of the study's refiner on inputs that it was not trained on."""
     rows = []
     for row in _one(reports)["rows"]:
         if row["group"] != TRANSFER or row["kind"] != "score":
             continue
-        gains, told = row["test"]["gains"]["lifter"], row["test"]["extra"].get("input")
+        gains, input_shift = row["test"]["gains"]["lifter"], row["test"]["extra"].get("input")
         cells = [_mean(row["test"]["metrics"], "mpjpe"), *(gain_text(gains[metric]) for metric in METRICS)]
-        rows.append([row["title"], *cells, "" if told is None else f"{100 * told['unusual_share']:.0f} %"])
+        rows.append(
+            [row["title"], *cells, "" if input_shift is None else f"{100 * input_shift['unusual_share']:.0f} %"]
+        )
     if not rows:
         raise InputError(f"the study has no row of {TRANSFER!r}")
     header = ["input, test people", "refined MPJPE, mm", "gain over the lifter, %: MPJPE", "P-MPJPE", "acceleration"]
@@ -166,7 +177,7 @@ def _transfer(reports: Reports) -> str:
 
 
 def _runs(reports: Reports) -> str:
-    """Every row of a table of runs, with what a refiner takes off its lifter."""
+    """Every row of a table of runs; for a refiner with its gain over the lifter."""
     rows = []
     for row in _one(reports)["rows"]:
         gain = row["test"]["gains"].get("lifter")
@@ -198,7 +209,7 @@ def _flops(reports: Reports) -> str:
 
 
 def _engines(reports: Reports) -> str:
-    """One table a report: cards and processors are not to be mixed."""
+    """One table per report, because a table must not mix machines."""
     return "\n\n".join(_engine_table(name, report) for name, report in reports)
 
 
@@ -258,12 +269,12 @@ def _markdown_of(name: str) -> str:
 
 
 def _paper_table(table: str, reports: Reports) -> str:
-    """A table of a paper with the rows of an accuracy report beside its own."""
+    """A table of a paper, with the rows of accuracy reports added."""
     ours = [entry for name, report in reports for entry in rows_as_reports(Path(name).stem, report)]
     return format_paper_table(paper_table(table, ours), markdown=True).rstrip()
 
 
-# What a block may ask for: the kind of its reports, and what writes the table.
+# The tables that a block may name, each with the kind of its reports and the function that writes it.
 _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
     "estimators": ("evaluation", _estimators),

@@ -1,35 +1,63 @@
-"""The training step by the fused kernel against the plainly written module, interleaved in one run."""
+"""Speed of a training step with the fused attention kernel and with the plain module, interleaved in one run."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from refiner import native
 from refiner.errors import UsageError
-from refiner.reports import new_report
+from refiner.reports import Report, new_report
 from refiner_bench.native_kernels import CONDITION, ERROR, random_gaussian
-from refiner_bench.timing import Run, interleaved, ratio_interval
+from refiner_bench.report import JsonObject
+from refiner_bench.timing import Contestant, Ratio, Run, interleaved, ratio_interval
 
 if TYPE_CHECKING:
     import torch
 
 
-# Of a model: pairs of blocks of MixSTE.
+# The number of blocks of each model; for MixSTE the number of pairs of blocks.
 BLOCKS = {"refiner": 2, "lifter": 4, "mixste": 3}
 
 
-def train_step_report(
-    dim: int, batch: int, rounds: int, steps: int, threads: int, kind: str = "refiner"
-) -> dict[str, Any]:
-    """Windows/s of forward, backward and optimiser for both backends, and the ratio with its 95 % interval.
+@dataclass(frozen=True)
+class NoiseCosts:
+    """The cost of drawing the noise of a training step. The field names are the keys of the JSON report.
 
-    A round times ``steps`` steps of each backend, in alternating order; the interval is a bootstrap over rounds.
-    Also the share of time by group of operations, from PyTorch's profiler; and for a refiner the same step with its
-    noise drawn by the native sampler and by PyTorch. ``threads`` 0 keeps PyTorch's number.
-    Raises UsageError for a count below its least value.
+    Attributes:
+        draw_us: Microseconds of one draw, by sampler.
+        windows_per_s: The speed of the whole training step, by sampler, and without a draw ("none").
+        native_over_pytorch: The speed of the step with the native sampler relative to the step with PyTorch's.
+    """
+
+    draw_us: dict[str, float]
+    windows_per_s: dict[str, float]
+    native_over_pytorch: Ratio
+
+
+def train_step_report(dim: int, batch: int, rounds: int, steps: int, threads: int, kind: str = "refiner") -> Report:
+    """Measure forward pass, backward pass and optimiser step with both attention backends.
+
+    A round times ``steps`` steps of each backend, in alternating order.
+
+    Args:
+        dim: The width C of the model.
+        batch: The number of windows of a step, each with 27 frames.
+        rounds: The number of timed rounds.
+        steps: The number of steps of a round.
+        threads: PyTorch's number of threads; 0 keeps the present number.
+        kind: "refiner", "lifter" (STCFormer) or "mixste".
+
+    Returns:
+        The report: windows per second of both backends; their ratio with a 95 % bootstrap interval over rounds; the
+        share of time by group of operations from PyTorch's profiler; for a refiner also the cost of drawing the noise
+        with the native sampler and with PyTorch.
+
+    Raises:
+        UsageError: A count is below its least value.
     """
     if min(dim, batch, rounds, steps) < 1 or threads < 0:
         raise UsageError(
@@ -66,7 +94,7 @@ def train_step_report(
                 began = time.perf_counter()
                 for _ in range(steps):
                     step()
-                if number:  # the first round warms up
+                if number:  # the first round is the warm-up
                     speeds[backend].append(batch * steps / (time.perf_counter() - began))
     shares = {}
     for backend in speeds:
@@ -92,12 +120,12 @@ def train_step_report(
         "ratio": float(ratios.mean()),
         "ratio_interval": [float(np.percentile(draws, 2.5)), float(np.percentile(draws, 97.5))],
         "time_shares": shares,
-        "noise": noise,
+        "noise": None if noise is None else asdict(noise),
     }
 
 
 def _model(kind: str, dim: int) -> torch.nn.Module:
-    """Of the small configurations' depth: PoseDenoiser, STCFormer ("lifter") or MixSTE."""
+    """A model with the depth of the small configurations: PoseDenoiser, STCFormer ("lifter") or MixSTE."""
     from refiner.models import MixSTE, PoseDenoiser, STCFormer
 
     if kind == "refiner":
@@ -107,11 +135,15 @@ def _model(kind: str, dim: int) -> torch.nn.Module:
     return STCFormer(dim, BLOCKS[kind], joint_embedding=True)
 
 
-DRAWS = 50  # of the noise alone, in a round
+# The number of draws of a round that measures the draw alone.
+DRAWS = 50
 
 
-def _noise_costs(batch: int, rounds: int, steps: int, step: Run) -> dict[str, Any]:
-    """What eq. 5, 6 and 8 take of a step: drawn by `native.diffuse`, and by products and normal numbers of PyTorch."""
+def _noise_costs(batch: int, rounds: int, steps: int, step: Run) -> NoiseCosts:
+    """Measure the time of eq. 5, 6 and 8 in a training step.
+
+    `native.diffuse` draws the noise in one variant. PyTorch's matrix products and normal numbers draw it in the other.
+    """
     import torch
 
     frames, generator = 27 * batch, np.random.default_rng(0)
@@ -119,15 +151,16 @@ def _noise_costs(batch: int, rounds: int, steps: int, step: Run) -> dict[str, An
     condition = generator.normal(size=(frames, CONDITION)).astype(np.float32)
     factors = np.full((2, frames), 0.7, np.float32)
     gaussian = random_gaussian(generator)
-    tensors = {name: torch.from_numpy(value) for name, value in gaussian.items()}
+    mean_error, mean_condition = torch.from_numpy(gaussian["mean_error"]), torch.from_numpy(gaussian["mean_condition"])
+    gain, factor = torch.from_numpy(gaussian["gain"]), torch.from_numpy(gaussian["cholesky"])
     torch_clean, torch_condition, torch_factors = (torch.from_numpy(a) for a in (clean, condition, factors[..., None]))
 
     def draw_natively() -> None:
         native.diffuse(condition, clean, factors[0], factors[1], **gaussian)
 
     def draw_by_pytorch() -> None:
-        mean = tensors["mean_error"] + (torch_condition - tensors["mean_condition"]) @ tensors["gain"].T
-        error = mean + torch.randn(frames, ERROR) @ tensors["cholesky"].T
+        mean = mean_error + (torch_condition - mean_condition) @ gain.T
+        error = mean + torch.randn(frames, ERROR) @ factor.T
         torch_factors[0] * torch_clean + torch_factors[1] * error
 
     def repeated(count: int, *parts: Run) -> Run:
@@ -139,16 +172,17 @@ def _noise_costs(batch: int, rounds: int, steps: int, step: Run) -> dict[str, An
         return run
 
     draws: dict[str, Run] = {"native": draw_natively, "PyTorch": draw_by_pytorch}
-    alone = interleaved({name: (DRAWS, repeated(DRAWS, draw)) for name, draw in draws.items()}, rounds)
-    whole = {name: (batch * steps, repeated(steps, draw, step)) for name, draw in draws.items()}
-    rates = interleaved({**whole, "none": (batch * steps, repeated(steps, step))}, rounds)
-    return {
-        "draw_us": {name: 1e6 / float(np.median(values)) for name, values in alone.items()},
-        "windows_per_s": {name: float(np.median(values)) for name, values in rates.items()},
-        "native_over_pytorch": ratio_interval(np.array(rates["native"]) / np.array(rates["PyTorch"])),
-    }
+    alone = interleaved({name: Contestant(DRAWS, repeated(DRAWS, draw)) for name, draw in draws.items()}, rounds)
+    whole = {name: Contestant(batch * steps, repeated(steps, draw, step)) for name, draw in draws.items()}
+    rates = interleaved({**whole, "none": Contestant(batch * steps, repeated(steps, step))}, rounds)
+    return NoiseCosts(
+        draw_us={name: 1e6 / float(np.median(values)) for name, values in alone.items()},
+        windows_per_s={name: float(np.median(values)) for name, values in rates.items()},
+        native_over_pytorch=ratio_interval(np.array(rates["native"]) / np.array(rates["PyTorch"])),
+    )
 
 
+# The groups of operations of the report, with the beginnings of PyTorch's names for the operations.
 GROUPS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "PyTorch's attention": ("aten::_scaled_dot_product",),
@@ -168,7 +202,8 @@ GROUPS = {
 }
 
 
-def _shares(step: Any) -> dict[str, float]:
+def _shares(step: Run) -> dict[str, float]:
+    """The share of the time of a step by group of operations, largest first."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -183,7 +218,7 @@ def _shares(step: Any) -> dict[str, float]:
     return {name: round(value / everything, 3) for name, value in ordered}
 
 
-def format_train_step(report: dict[str, Any]) -> str:
+def format_train_step(report: JsonObject) -> str:
     """The report as text."""
     low, high = report["ratio_interval"]
     settings = report["settings"]

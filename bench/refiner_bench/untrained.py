@@ -1,25 +1,27 @@
-"""Models with random weights: what one costs does not depend on what it has learnt."""
+"""Models with random weights, for measurements of cost: the cost of a model does not depend on its weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import MODEL_PREFIX, Checkpoint, save_checkpoint
+from refiner.reports import Report
 from refiner.training.config import Config, load_config
 
-# For the text side of FinePOSE, whose actions are those of the archive that it is trained on.
+# The action of FinePOSE's text encoder. A trained FinePOSE has the actions of its training archive.
 ANY_ACTION = "Walking"
 
 
-def describe(config: Config) -> dict[str, Any]:
-    """A configuration as a checkpoint has it; FinePOSE's text side is the small one, which needs no file, and knows one
-    action."""
+def describe(config: Config) -> Report:
+    """A configuration in the form that a checkpoint stores.
+
+    FinePOSE gets its small text encoder, which needs no file, with a single action.
+    """
     if config.model.architecture == "finepose":
         config = dataclasses.replace(
             config, text=dataclasses.replace(config.text, tower="small", actions=(ANY_ACTION,))
@@ -28,7 +30,12 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def untrained(name: str, overrides: Sequence[str] = ()) -> Checkpoint:
-    """A named configuration, changed by ``overrides``, with random weights."""
+    """A checkpoint of a named configuration with random weights.
+
+    Args:
+        name: The name of the configuration.
+        overrides: Changes of its values, such as ``model.dim=32``.
+    """
     described = describe(load_config(name, list(overrides)))
     torch.manual_seed(0)
     tensors = {MODEL_PREFIX + key: value for key, value in build_model(described).state_dict().items()}
@@ -36,7 +43,7 @@ def untrained(name: str, overrides: Sequence[str] = ()) -> Checkpoint:
 
 
 def random_checkpoint(path: Path, name: str = "refiner-paper", overrides: Sequence[str] = ()) -> Path:
-    """`untrained` as a file."""
+    """Write the checkpoint of `untrained` to ``path``, and return the path."""
     checkpoint = untrained(name, overrides)
     save_checkpoint(path, checkpoint.config, checkpoint.tensors)
     return path

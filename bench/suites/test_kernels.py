@@ -1,7 +1,7 @@
 """pytest-benchmark suites of the compiled kernels and their peers.
 
-python -m pytest bench/suites --benchmark-enable --benchmark-json suite.json; `refiner-bench page` takes the file.
-Ratios that are judged come from `refiner-bench native`, whose contestants take turns.
+Run ``python -m pytest bench/suites --benchmark-enable --benchmark-json suite.json``. ``refiner-bench page`` reads the
+file. The ratios that ``refiner-bench compare`` judges come from ``refiner-bench native``, whose contestants take turns.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def poses():
 
 @pytest.mark.benchmark(group="P-MPJPE of 20,000 poses")
 def test_native_p_mpjpe(benchmark, poses):
-    found = benchmark(native.p_mpjpe, *poses)
-    assert found.shape == (ITEMS,) and 0.05 < found.mean() < 0.1
+    errors = benchmark(native.p_mpjpe, *poses)
+    assert errors.shape == (ITEMS,) and 0.05 < errors.mean() < 0.1
 
 
 @pytest.mark.benchmark(group="P-MPJPE of 20,000 poses")
 def test_numpy_p_mpjpe(benchmark, poses):
-    found = benchmark(numpy_p_mpjpe, *poses)
-    np.testing.assert_allclose(found, native.p_mpjpe(*poses), atol=1e-5)
+    errors = benchmark(numpy_p_mpjpe, *poses)
+    np.testing.assert_allclose(errors, native.p_mpjpe(*poses), atol=1e-5)
 
 
 @pytest.mark.benchmark(group="one pose from Python")
@@ -43,8 +43,8 @@ def test_native_one_pose(benchmark, poses):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_native_sampling(benchmark, threads):
     condition = RNG.normal(size=(ITEMS, CONDITION)).astype(np.float32)
-    found = benchmark(native.sample_conditional, condition, **random_gaussian(RNG), seed=1, threads=threads)
-    assert np.isfinite(found).all()
+    sample = benchmark(native.sample_conditional, condition, **random_gaussian(RNG), seed=1, threads=threads)
+    assert np.isfinite(sample).all()
 
 
 @pytest.mark.benchmark(group="conditional sampling of 20,000 frames")

@@ -1,4 +1,4 @@
-"""pytest-benchmark suites of refinement as a user calls it: the bundled models on built-in motion."""
+"""pytest-benchmark suites of the user's functions: the bundled models lift and refine built-in motion."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// The module refiner._native: thin, unchecked for meaning. refiner/native.py checks shapes and types and words the
-// errors; what is checked here only keeps a wrong call from touching foreign memory.
+// The module refiner._native. It is a thin layer: refiner/native.py checks shapes and types, and raises the errors
+// that users see. The checks here only prevent access to memory outside of the arrays.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -71,7 +71,7 @@ py::object simple_p_mpjpe(const py::array& pred, const py::array& target, bool s
                                  pred.shape(1),
                                  scale};
     const int64_t poses = pred.shape(0);
-    // Few poses take less time than another thread needs to get the lock.
+    // A few poses take less time than releasing the lock for another thread.
     if (poses <= 64) {
         p_mpjpe(block, poses, 1);
     } else {
@@ -81,8 +81,8 @@ py::object simple_p_mpjpe(const py::array& pred, const py::array& target, bool s
     return std::move(error);
 }
 
-// The usual case, two contiguous NumPy arrays of one shape and type, without a detour through Python; None for any
-// other, which native.py then sorts out.
+// The usual case without Python code: two contiguous NumPy arrays of the same shape and type. Returns None for any
+// other case, which native.py then handles.
 py::object quick_p_mpjpe(const py::object& first, const py::object& second, bool scale, int threads) {
     if (!py::isinstance<py::array>(first) || !py::isinstance<py::array>(second)) return py::none();
     const auto pred = py::reinterpret_borrow<py::array>(first), target = py::reinterpret_borrow<py::array>(second);
@@ -187,7 +187,7 @@ T* at(std::uintptr_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// Addresses of device memory come as integers: the caller holds the tensors.
+// Addresses of device memory are passed as integers. The caller keeps the tensors alive.
 template <typename Real>
 void bind_cuda(py::module_& m, const char* p_mpjpe_name, const char* align_name) {
     using Address = std::uintptr_t;
@@ -203,7 +203,7 @@ void bind_cuda(py::module_& m, const char* p_mpjpe_name, const char* align_name)
     });
 }
 
-// An address of 0 means that there is none: no frame_ids, or no forward process.
+// An address of 0 stands for a missing array: no frame_ids, or no forward process.
 void bind_cuda_sampling(py::module_& m) {
     using Address = std::uintptr_t;
     m.def(

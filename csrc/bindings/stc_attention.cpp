@@ -1,4 +1,4 @@
-// Python face of the fused STC attention; refiner/models/fused.py is its only caller and passes checked arrays.
+// Python bindings of the fused STC attention. Only refiner/models/fused.py calls them, with checked arrays.
 
 #include "stc_attention.h"
 
@@ -15,7 +15,7 @@ namespace {
 
 using Array = py::array_t<float, py::array::c_style>;
 
-// Raises for a number of heads or a width that the kernels were not compiled for.
+// Raises for a number of heads or a width for which no kernel was compiled.
 void require_variant(int64_t heads, int64_t width) {
     const bool known_heads = heads == 2 || heads == 4 || heads == 8 || heads == 16;
     const bool known_width = width == 2 || width == 4 || width == 6 || width == 8 || width == 12 || width == 16;
@@ -94,7 +94,7 @@ void rows_backward(const Array& qkv, const Array& grad_out, Array grad_qkv, int6
 
 }  // namespace
 
-// noconvert: a silent copy of an output array would lose the result.
+// noconvert, because the result would be lost in a silent copy of an output array.
 void bind_stc_attention(py::module_& m) {
     m.def("stc_attention_forward", &forward, py::arg("qkv").noconvert(), py::arg("convolution").noconvert(),
           py::arg("bias").noconvert(), py::arg("out").noconvert(), py::arg("scale"), py::arg("threads"),

@@ -25,7 +25,8 @@ int positive_from_environment(const char* name) {
     return end != text && value > 0 && value <= 4096 ? static_cast<int>(value) : 0;
 }
 
-// One call of parallel_for: the pieces are handed out by an atomic counter, so a slow thread holds nobody up.
+// One call of parallel_for. An atomic counter hands out the pieces, so that a slow thread does not delay the
+// others.
 struct Work {
     const Body* body;
     int64_t begin, end, piece;
@@ -56,7 +57,7 @@ class Pool {
     const pid_t owner = getpid();
 
     void run(Work& work, int threads) {
-        // One call at a time has the workers; another Python thread waits for its turn.
+        // Only one call at a time uses the workers. A call from another Python thread waits.
         std::lock_guard<std::mutex> turn(turn_);
         const int workers = grow(threads - 1);
         {
@@ -76,8 +77,8 @@ class Pool {
     }
 
  private:
-    // The number of workers that there are, up to `workers`: fewer where the system refuses another thread, which
-    // costs time and changes no result.
+    // Starts threads until there are `workers` of them; returns the number of usable workers. There are fewer if
+    // the system refuses another thread. This costs time, but does not change results.
     int grow(int workers) {
         while (count_ < workers) {
             try {
@@ -117,16 +118,16 @@ class Pool {
     uint64_t generation_ = 0;
 };
 
-// The pool is never destroyed: its threads are detached and may outlive static destruction. A forked child has
-// none of its parent's threads, so it starts a pool of its own. No mutex: one that another thread holds while the
-// process forks would stay locked in the child for ever.
+// The pool is never destroyed, because its threads are detached and may run longer than static destruction. A
+// forked child has none of its parent's threads, so that it starts its own pool. This function uses no mutex: if
+// another thread held it while the process forks, it would stay locked in the child for ever.
 Pool& pool() {
     static std::atomic<Pool*> current{nullptr};
     Pool* found = current.load();
     if (found != nullptr && found->owner == getpid()) return *found;
     Pool* fresh = new Pool();
     if (current.compare_exchange_strong(found, fresh)) return *fresh;
-    delete fresh;  // another thread was first; no thread of this one has started
+    delete fresh;  // another thread was faster; this pool has started no thread
     return *found;
 }
 
@@ -146,7 +147,7 @@ void parallel_for_impl(int64_t begin, int64_t end, int64_t grain, int threads, c
     const int64_t items = end - begin;
     const int64_t pieces = (items + grain - 1) / grain;
     const int count = static_cast<int>(std::min<int64_t>(thread_count(threads), pieces));
-    // Small pieces: where a processor is taken away for a while, the other threads do not wait for its last one.
+    // Pieces are small, so that the other threads wait only briefly if the system takes a processor away from one.
     Work work{&body, begin, end, std::max(grain, items / (int64_t{count} * 32))};
     pool().run(work, count);
     if (work.error) std::rethrow_exception(work.error);

@@ -6,7 +6,7 @@
 namespace refiner {
 namespace {
 
-// Poses that a thread takes at a time: some 100 kB, and enough work to be worth waking it.
+// The number of poses of a piece: about 100 kB, and enough work to justify waking a thread.
 constexpr int64_t kGrain = 256;
 
 const ProcrustesKernels& kernels() {

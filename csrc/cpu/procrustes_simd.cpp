@@ -1,12 +1,12 @@
-// Optimal alignment of eight poses at a time (see procrustes_simd.h). Compiled once for every instruction set,
-// each time into another namespace. GCC and Clang vector extensions keep it portable: a Lane is eight doubles, one
-// AVX-512 register, two of AVX, four of SSE or NEON.
+// Optimal alignment of eight poses at a time (see procrustes_simd.h). This file is compiled once for every
+// instruction set, each time into another namespace. It uses the portable vector extensions of GCC and Clang: a
+// Lane is eight doubles, which are one AVX-512 register, two AVX registers, or four SSE or NEON registers.
 //
 // Horn's quaternion is the eigenvector of the largest eigenvalue of a symmetric, traceless 4x4 matrix K. The
-// eigenvalue is the largest root of a quartic without cubic term, found by Newton's method from above, where it
-// converges monotonously (Theobald, Acta Cryst. A61, 2005); the eigenvector is a column of the adjugate of K -
-// lambda. Both lose digits where eigenvalues meet, which a residual and the size of the adjugate tell: such lanes
-// go to the scalar code.
+// eigenvalue is the largest root of a quartic without cubic term. Newton's method finds it from above, where it
+// converges monotonically (Theobald, Acta Cryst. A61, 2005). The eigenvector is a column of the adjugate of
+// K - lambda. Both lose digits if two eigenvalues are nearly equal. A residual and the size of the adjugate detect
+// this, and the scalar code then computes such lanes.
 
 #include "procrustes_simd.h"
 
@@ -16,7 +16,8 @@ namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
 
 constexpr int kLanes = 8;
-// Joints that are kept in registers and cache between the passes; more of them go to the scalar code.
+// The largest number of joints, so that the poses stay in the cache between the passes. The scalar code computes
+// poses with more joints.
 constexpr int64_t kMostJoints = 64;
 constexpr int kIterations = 24;
 constexpr double kConverged = 1e-15;
@@ -32,7 +33,7 @@ Lane splat(double value) { return Lane{} + value; }
 Lane magnitude(Lane x) { return x < 0.0 ? -x : x; }
 Lane larger(Lane a, Lane b) { return a > b ? a : b; }
 
-// Lanes of NaN stay NaN.
+// The square root of every lane; NaN stays NaN.
 Lane root(Lane x) {
     double values[kLanes];
     std::memcpy(values, &x, sizeof(x));
@@ -41,7 +42,8 @@ Lane root(Lane x) {
     return x;
 }
 
-// The distance of two joints: single precision is enough for single-precision poses, and four times as fast.
+// The distance of two joints from its square. For single-precision poses a single-precision root is exact enough,
+// and four times as fast.
 Lane distance(Lane square, float) {
     Singles single = __builtin_convertvector(square, Singles);
     float values[kLanes];
@@ -53,7 +55,7 @@ Lane distance(Lane square, float) {
 
 Lane distance(Lane square, double) { return root(square); }
 
-// The same coordinate of eight poses.
+// Loads the same coordinate of eight poses.
 Lane gather(const float* const* rows, int64_t at) {
     const Singles single = {rows[0][at], rows[1][at], rows[2][at], rows[3][at],
                             rows[4][at], rows[5][at], rows[6][at], rows[7][at]};
@@ -71,7 +73,8 @@ struct Motion {
     Mask poor;  // lanes that need the scalar code
 };
 
-// The largest eigenvalue of K and its eigenvector, from M = sum w p t^T of Frobenius norm 1.
+// Computes the largest eigenvalue of K and its eigenvector from M = sum w p t^T, which has the Frobenius norm 1.
+// Returns the lanes that need the scalar code.
 Mask solve(const Lane m[3][3], Lane q[4], Lane* lambda) {
     const Lane k00 = m[0][0] + m[1][1] + m[2][2], k11 = m[0][0] - m[1][1] - m[2][2];
     const Lane k22 = m[1][1] - m[0][0] - m[2][2], k33 = m[2][2] - m[0][0] - m[1][1];
@@ -82,7 +85,8 @@ Mask solve(const Lane m[3][3], Lane q[4], Lane* lambda) {
                        m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0]) +
                        m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0]);
     const auto determinant = [](Lane a, Lane b, Lane c, Lane d, Lane e, Lane f, Lane g, Lane h, Lane i, Lane j) {
-        // The symmetric matrix [a b c d; b e f g; c f h i; d g i j], by 2x2 minors of its upper and lower halves.
+        // The determinant of the symmetric matrix [a b c d; b e f g; c f h i; d g i j],
+        // by 2x2 minors of its upper and lower halves.
         const Lane s0 = a * e - b * b, s1 = a * f - c * b, s2 = a * g - d * b;
         const Lane s3 = b * f - c * e, s4 = b * g - d * e, s5 = c * g - d * f;
         const Lane c0 = c * g - f * d, c1 = c * i - h * d, c2 = c * j - i * d;
@@ -91,8 +95,9 @@ Mask solve(const Lane m[3][3], Lane q[4], Lane* lambda) {
     };
     const Lane c0 = determinant(k00, k01, k02, k03, k11, k12, k13, k22, k23, k33);
     const Lane c1 = -8.0 * det_m;
-    // Three singular values whose squares sum to 1 sum to sqrt(3) at most. A lane that has converged stays as it
-    // is: what a pose gives must not depend on the poses beside it.
+    // The start is an upper bound: three singular values with squares that sum to 1 have a sum of at most sqrt(3).
+    // A lane that has converged is not changed any more, so that the result of a pose does not depend on the other
+    // poses of the group.
     Lane x = splat(1.7320508075688774);
     Mask moving = x > 0.0;
     for (int step = 0; step < kIterations; ++step) {
@@ -109,7 +114,8 @@ Mask solve(const Lane m[3][3], Lane q[4], Lane* lambda) {
     *lambda = x;
     const Lane a = k00 - x, e = k11 - x, h = k22 - x, j = k33 - x;
     const Lane b = k01, c = k02, d = k03, f = k12, g = k13, i = k23;
-    // The adjugate of [a b c d; b e f g; c f h i; d g i j]: symmetric, of rank 1 for a simple eigenvalue.
+    // The adjugate of [a b c d; b e f g; c f h i; d g i j]. It is symmetric, and has rank 1 for a simple
+    // eigenvalue.
     const Lane s0 = a * e - b * b, s1 = a * f - c * b, s2 = a * g - d * b;
     const Lane s3 = b * f - c * e, s4 = b * g - d * e, s5 = c * g - d * f;
     const Lane t0 = c * g - f * d, t1 = c * i - h * d, t2 = c * j - i * d;
@@ -135,11 +141,12 @@ Mask solve(const Lane m[3][3], Lane q[4], Lane* lambda) {
                               d * q[0] + g * q[1] + i * q[2] + j * q[3]};
     Lane worst = magnitude(residual[0]);
     for (int r = 1; r < 4; ++r) worst = larger(worst, magnitude(residual[r]));
-    // Written so that NaN is poor.
+    // The comparisons are false for NaN, so that NaN needs the scalar code.
     return ~((worst <= kLargestResidual) & (best >= kSmallestAdjugate));
 }
 
-// Eight poses from `first` on; lanes past `end` repeat the last one. Kept between the passes: the centred poses.
+// Eight poses from `first` on; lanes after `end` repeat the last pose. The centred poses are kept for the second
+// pass.
 template <typename Real>
 struct Group {
     Lane pred[3 * kMostJoints];

@@ -7,7 +7,7 @@
 namespace refiner {
 namespace {
 
-constexpr int64_t kGrain = 240;  // frames that a thread takes at a time, a multiple of every block
+constexpr int64_t kGrain = 240;  // frames of a piece, a multiple of every block size
 
 const SampleKernels& kernels() {
     static const SampleKernels selected = select_sample_kernels();
@@ -16,14 +16,14 @@ const SampleKernels& kernels() {
 
 int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Memory that a thread keeps from call to call: no allocation once it has grown to the largest size that was
-// asked.
+// Memory that a thread keeps between calls. It grows to the largest requested size; after that there are no more
+// allocations.
 float* kept(std::vector<float>& memory, int64_t size) {
     if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
     return memory.data();
 }
 
-// Whether a dimension depends on nothing: its rows of the gain and of the factor are 0.
+// Whether a dimension is constant: its rows of the gain and of the Cholesky factor are 0.
 bool constant(const Gaussian& g, int64_t d) {
     for (int64_t c = 0; c < g.condition_size; ++c) {
         if (g.gain[d * g.condition_size + c] != 0.0f) return false;

@@ -1,9 +1,9 @@
-// Conditional-Gaussian sampling of blocks of frames (see sampling_simd.h). Compiled once for every instruction
-// set, each time into another namespace.
+// Conditional-Gaussian sampling of blocks of frames (see sampling_simd.h). This file is compiled once for every
+// instruction set, each time into another namespace.
 //
-// A frame's operations and their order do not depend on the frames around it: a block that is not full repeats its
-// last frame, and writes it once. So the same seed gives the same bits for any number of threads and any split of
-// a batch.
+// The operations of a frame and their order do not depend on the other frames of the call: a block that is not
+// full repeats its last frame, and writes it once. Therefore a seed gives the same bits for any number of threads
+// and any split of a batch.
 
 #include "sampling_simd.h"
 
@@ -17,15 +17,15 @@
 namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
 
-// Sixteen lanes: the counters 0 .. 15 of a frame, which give its dimensions 0 .. 63.
+// Vectors of sixteen lanes. Each lane computes one counter; a counter gives four dimensions of a frame.
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef int32_t Integers __attribute__((vector_size(64)));
 typedef uint64_t Wide __attribute__((vector_size(64)));
 typedef float Lane __attribute__((vector_size(64)));
 
 constexpr int kLanes = 16;
-// Frames and Lanes of columns whose sums are in registers at a time, and frames of a block: several tiles, and as
-// many as fill the lanes of their counters.
+// A tile is the part of a product whose sums fit into the registers: kTileFrames frames by kTileLanes Lanes of
+// columns. A block has kBlock frames: several tiles, and as many frames as fill the lanes of their counters.
 #if defined(__AVX512F__)
 constexpr int kTileFrames = 8, kTileLanes = 3, kBlock = 16;
 #elif defined(__AVX2__)
@@ -47,8 +47,9 @@ void store(float* to, Lane lane) { std::memcpy(to, &lane, sizeof(lane)); }
 Lane floats(Words x) { return __builtin_convertvector(x, Lane); }
 
 #if !defined(__AVX512F__)
-// The two halves of the 64-bit product with a constant: of the even and of the odd words, put together again.
-// Compilers do not see that the upper halves of the factors are 0, so the instruction for that is named.
+// The upper and lower 32 bits of the product of every word with a constant. Even and odd words are multiplied
+// separately, and their products are then merged. Compilers do not see that the upper halves of the 64-bit factors
+// are 0, so the code names the instruction for such a product explicitly.
 void multiply(Words x, uint32_t factor, Words* high, Words* low) {
 #if defined(__AVX2__)
     __m256i words[2], upper[2], lower[2];
@@ -76,7 +77,8 @@ constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u, kWeyl0 = 0x9E
 
 constexpr int kRounds = 10;
 
-// The keys of all rounds, in memory: from there they reach every lane without an instruction of their own.
+// The keys of all rounds. An instruction can read a key from memory into every lane, so that copying the key into
+// a register needs no extra instruction.
 struct Keys {
     uint32_t first[kRounds], second[kRounds];
 
@@ -88,12 +90,14 @@ struct Keys {
     }
 };
 
-// Philox 4x32-10, as philox.h has it, for sixteen counters.
+// Philox 4x32-10 for sixteen counters at a time, equal to philox.h.
 #if defined(__AVX512F__)
-// The even and the odd counters apart, each in the lower half of 64 bits, where a product leaves its upper half
-// beside the lower one: nothing is put together again before the end. Upper halves hold what nobody reads.
+// Even and odd counters are in separate vectors, each counter in the lower half of 64 bits. A product then has its
+// upper 32 bits next to its lower ones, so that even and odd counters need no merging until the end. The upper
+// halves of the vectors have no meaning, and are not read.
 void philox(Words counter[4], const Keys& keys) {
-    constexpr auto kUpper = static_cast<_MM_PERM_ENUM>(0xF5);  // of every 64 bits, into both halves
+    // Copies the upper half of every 64 bits into both halves.
+    constexpr auto kUpper = static_cast<_MM_PERM_ENUM>(0xF5);
     __m512i half[2][4];
     for (int i = 0; i < 4; ++i) {
         half[0][i] = (__m512i)counter[i];
@@ -105,7 +109,7 @@ void philox(Words counter[4], const Keys& keys) {
         const __m512i second = _mm512_set1_epi32(static_cast<int>(keys.second[round]));
         for (__m512i* x : half) {
             const __m512i product0 = _mm512_mul_epu32(x[0], factor0), product1 = _mm512_mul_epu32(x[2], factor1);
-            constexpr int kXor = 0x96;  // of three
+            constexpr int kXor = 0x96;  // the exclusive or of three values
             x[0] = _mm512_ternarylogic_epi32(_mm512_shuffle_epi32(product1, kUpper), x[1], first, kXor);
             x[2] = _mm512_ternarylogic_epi32(_mm512_shuffle_epi32(product0, kUpper), x[3], second, kXor);
             x[1] = product1;
@@ -130,9 +134,10 @@ void philox(Words counter[4], const Keys& keys) {
 }
 #endif
 
-// ln of (x + 1) / 2^32, within 1 unit in the last place or so: m 2^e with m in [sqrt(1/2), sqrt(2)), polynomial of
-// Cephes in m - 1. Just below 1 that difference is taken from the integer, which has the digits that a float has
-// lost.
+// The natural logarithm of u = (x + 1) / 2^32, with an error of about 1 unit in the last place.
+//
+// The code writes u as m 2^e with m in [sqrt(1/2), sqrt(2)), and evaluates the polynomial of the Cephes library in
+// m - 1. For u just below 1, m - 1 is computed from the integer x, because the float u has lost digits of it.
 Lane log_uniform(Words x) {
     const Lane value = (floats(x) + 1.0f) * 0x1p-32f;
     Integers bits;
@@ -145,7 +150,7 @@ Lane log_uniform(Words x) {
     const Lane below_one = floats(~x) * -0x1p-32f;
     const Lane f = (exponent == 0) ? below_one : m - 1.0f;
     const Lane square = f * f, fourth = square * square;
-    // In pairs, whose sums wait for fewer others than one long chain of them.
+    // The terms are added in pairs, because the additions of one long chain would wait for each other.
     const Lane p01 = f * -2.4999993993e-1f + 3.3333331174e-1f, p23 = f * -1.6668057665e-1f + 2.0000714765e-1f;
     const Lane p45 = f * -1.2420140846e-1f + 1.4249322787e-1f, p67 = f * -1.1514610310e-1f + 1.1676998740e-1f;
     const Lane p = (p23 * square + p01) + ((fourth * 7.0376836292e-2f + p67 * square) + p45) * fourth;
@@ -154,10 +159,11 @@ Lane log_uniform(Words x) {
     return e * 0.693359375f + (f + small);
 }
 
-// cos and sin of 2 pi x / 2^32: the angle's part comes from the integer, so that no digit is lost.
+// The cosine and the sine of 2 pi x / 2^32. The remainder of the angle is computed in integers, so that no digit
+// is lost.
 #if defined(__AVX512F__)
-// The nearest of 16 directions from registers, turned by what is left, at most pi / 16. Where the cosine or the
-// sine is 0, it is exactly 0 in the table, so that small values keep their digits.
+// The result is the nearest of 16 directions, which are in registers, rotated by the remaining angle of at most
+// pi / 16. A cosine or sine of 0 is exactly 0 in the table, so that small results keep their digits.
 void circle(Words x, Lane* cosine, Lane* sine) {
     constexpr float kC = 0.92387953251128674f, kD = 0.70710678118654752f, kS = 0.38268343236508977f;
     const Lane cosines = {1, kC, kD, kS, 0, -kS, -kD, -kC, -1, -kC, -kD, -kS, 0, kS, kD, kC};
@@ -175,7 +181,7 @@ void circle(Words x, Lane* cosine, Lane* sine) {
     *sine = s0 + (s0 * c_less_one + c0 * s);
 }
 #else
-// The quarter and what is left, at most pi / 4.
+// The angle is split into a multiple of pi / 2 and a remainder of at most pi / 4.
 void circle(Words x, Lane* cosine, Lane* sine) {
     const Words quadrant = (x + 0x20000000u) >> 30;
     const Integers rest = (Integers)(x - (quadrant << 30));
@@ -191,13 +197,13 @@ void circle(Words x, Lane* cosine, Lane* sine) {
     c = c * square * square - 0.5f * square + 1.0f;
     const Integers odd = (Integers)(quadrant & 1u) != 0;
     const Lane first = odd ? s : c, second = odd ? c : s;
-    // cos: + - - +, sin: + + - - over the quadrants.
+    // Signs over the four quadrants: + - - + for the cosine, + + - - for the sine.
     *cosine = (Integers)((quadrant + 1u) & 2u) != 0 ? -first : first;
     *sine = (Integers)(quadrant & 2u) != 0 ? -second : second;
 }
 #endif
 
-// Lanes of a (0 .. 15) and of b (16 .. 31) in the order given.
+// Picks sixteen lanes of a (numbers 0 .. 15) and b (numbers 16 .. 31) in the given order.
 Lane interleave(Lane a, Lane b, Words order) {
 #if defined(__clang__)
     Lane result;
@@ -209,8 +215,8 @@ Lane interleave(Lane a, Lane b, Words order) {
 }
 
 #if defined(__AVX512F__)
-// x times an estimate of its reciprocal root, and one step of Newton's: the processor's own root takes longer than
-// all the rest of a number. 0 gives 0.
+// The square root: x times an estimate of its reciprocal root, then one step of Newton's method. The processor's
+// own root would take longer than all other operations of a normal number together. The root of 0 is 0.
 Lane root(Lane x) {
     const __m512 from = (__m512)x;
     const __mmask16 positive = _mm512_cmp_ps_mask(from, _mm512_setzero_ps(), _CMP_GT_OQ);
@@ -228,7 +234,8 @@ Lane root(Lane x) {
 }
 #endif
 
-// The 64 normal numbers of sixteen counters, by Box and Muller: four of each, one counter's after another's.
+// The 64 normal numbers of sixteen counters by the method of Box and Muller: four numbers for each counter, one
+// counter after the other.
 void normals_of(Words counter[4], const Keys& keys, float* to) {
     philox(counter, keys);
     Lane drawn[4];
@@ -239,7 +246,7 @@ void normals_of(Words counter[4], const Keys& keys, float* to) {
         drawn[2 * pair] = radius * cosine;
         drawn[2 * pair + 1] = radius * sine;
     }
-    // From four vectors of sixteen counters to sixteen counters of four dimensions, by two rounds of interleaving.
+    // Two rounds of interleaving transpose 4 numbers x 16 counters to 16 counters x 4 numbers.
     const Words low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23}, high = low + 8;
     const Words low_pairs = {0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23}, high_pairs = low_pairs + 8;
     for (int half = 0; half < 2; ++half) {
@@ -252,9 +259,9 @@ void normals_of(Words counter[4], const Keys& keys, float* to) {
 
 int64_t normal_stride(int64_t dims) { return (dims + 3) / 4 * 4; }
 
-// Which frame of a block, and which of its counters, a lane draws: for groups of sixteen lanes, first the frames,
-// then the counters. The counters of all frames lie in a row, so that no lane stays empty; the lanes after the
-// last frame draw what nobody reads.
+// The plan of a block: for every lane the frame and the counter that it computes. Each group of sixteen lanes has
+// sixteen frames, followed by sixteen counters. The counters of all frames are one sequence, so that no lane is
+// empty before the last frame; lanes after the last frame compute numbers that are not read.
 void plan_lanes(int64_t dims, uint32_t* plan) {
     const int64_t counters = normal_stride(dims) / 4;
     for (int64_t first = 0; first < kBlock * counters; first += kLanes, plan += 2 * kLanes) {
@@ -265,7 +272,7 @@ void plan_lanes(int64_t dims, uint32_t* plan) {
     }
 }
 
-// Lanes of x by their numbers.
+// Picks lanes of x by their numbers.
 Words lookup(Words x, Words lanes) {
 #if defined(__AVX512F__)
     return (Words)_mm512_permutexvar_epi32((__m512i)lanes, (__m512i)x);
@@ -276,8 +283,8 @@ Words lookup(Words x, Words lanes) {
 #endif
 }
 
-// Normal numbers of kBlock frames, `normal_stride` apart: dimensions 4 i .. 4 i + 3 come from counter i. Writes up
-// to kSampleSlack floats after the last.
+// Computes the normal numbers of kBlock frames, which are `normal_stride` floats apart. Counter i gives the
+// dimensions 4 i .. 4 i + 3. Up to kSampleSlack floats after the last number are overwritten.
 void normal_rows(const Keys& keys, const uint64_t frames[kBlock], int64_t dims, const uint32_t* plan,
                  float* normal) {
     Words low{}, high{};
@@ -295,7 +302,8 @@ void normal_rows(const Keys& keys, const uint64_t frames[kBlock], int64_t dims, 
     }
 }
 
-// Of a block: centred conditions [kBlock, condition_size] and normal numbers, `normal_stride` apart.
+// The input of a block: centred conditions [kBlock, condition_size], and normal numbers of frames that are
+// `normal_stride` floats apart.
 struct Rows {
     const float* condition;
     const float* normal;
@@ -305,7 +313,8 @@ struct Rows {
 #define REFINER_INLINE inline __attribute__((always_inline))
 #define REFINER_LAMBDA __attribute__((always_inline))
 
-// body(0), body(1), ... with numbers that are constants: arrays that are indexed by them alone live in registers.
+// Calls body(0), body(1), ... with compile-time constants. An array that is indexed only by such constants is kept
+// in registers.
 template <typename Body, int... Numbers>
 REFINER_INLINE void repeat(const Body& body, std::integer_sequence<int, Numbers...>) {
     (body(std::integral_constant<int, Numbers>()), ...);
@@ -316,7 +325,7 @@ using Sums = Lane[kTileFrames * WideLanes];
 template <int WideLanes>
 using SumNumbers = std::make_integer_sequence<int, kTileFrames * WideLanes>;
 
-// sums [f, w] += rows [f, k] packed [k, w] for k from `begin` to `end` and the Lanes from `First` on.
+// sums [f, w] += rows [f, k] packed [k, w] for k from `begin` to `end`, for the Lanes w >= `First`.
 template <int First, int WideLanes>
 REFINER_INLINE void accumulate(Sums<WideLanes>& sums, const float* rows, int64_t stride, const float* packed,
                                int64_t columns, int64_t begin, int64_t end) {
@@ -326,7 +335,7 @@ REFINER_INLINE void accumulate(Sums<WideLanes>& sums, const float* rows, int64_t
         repeat(
             [&](auto number) REFINER_LAMBDA {
                 constexpr int f = number / WideLanes, w = number % WideLanes;
-                // Four rows from each of two pointers: addresses that the processor computes by itself.
+                // Each pointer serves four rows: a load instruction can compute these addresses by itself.
                 const float* four = row + f / 4 * 4 * stride;
                 if constexpr (w >= First) sums[number] += load(factors + w * kLanes) * four[f % 4 * stride];
             },
@@ -334,8 +343,8 @@ REFINER_INLINE void accumulate(Sums<WideLanes>& sums, const float* rows, int64_t
     }
 }
 
-// The factor is lower triangular: dimension d adds to columns d and after, so later dimensions are left out, for
-// each Lane of columns by itself.
+// Like accumulate, for the lower triangular factor: dimension d contributes only to columns d and above. For each
+// Lane of columns, the dimensions after its last column are skipped.
 template <int First, int WideLanes>
 REFINER_INLINE void accumulate_triangle(Sums<WideLanes>& sums, const float* rows, int64_t stride,
                                         const float* packed, int64_t columns, int64_t begin, int64_t reach,
@@ -347,8 +356,8 @@ REFINER_INLINE void accumulate_triangle(Sums<WideLanes>& sums, const float* rows
     }
 }
 
-// `WideLanes` Lanes of columns of the frames tile .. tile + kTileFrames: offset + (centred) condition gain^T +
-// normal cholesky^T, into `out` [kBlock, columns].
+// Computes offset + (centred condition) gain^T + normal cholesky^T for the frames tile .. tile + kTileFrames and
+// `WideLanes` Lanes of columns, and writes the result into `out` [kBlock, columns].
 template <int WideLanes>
 void multiply_tile(const SampleCall& call, int64_t column, const Rows& rows, int tile, float* out) {
     const int64_t inputs = call.condition_size;
@@ -394,7 +403,8 @@ void sample(const SampleCall& call, int64_t begin, int64_t end, float* scratch) 
         for (int f = 0; f < kBlock; ++f) {
             const int64_t at = first + (f < count ? f : count - 1);
             frames[f] = call.ids != nullptr ? static_cast<uint64_t>(call.ids[at]) : call.first_frame + at;
-            // Centred first: a condition that is large beside its deviations would cancel in the product.
+            // The mean is subtracted before the product: if a condition is much larger than its deviations, digits
+            // would be lost otherwise.
             const float* condition = call.condition + at * inputs;
             float* row = conditions + f * inputs;
             for (int64_t c = 0; c < inputs; ++c) row[c] = condition[c] - call.mean_condition[c];

@@ -1,8 +1,8 @@
-// Fused STC attention on the CPU (see stc_attention.h). This file is compiled once for every instruction set,
-// each time into another namespace, REFINER_ISA_NAMESPACE.
+// Fused STC attention on the CPU (see stc_attention.h). This file is compiled once for every instruction set, each
+// time into another namespace, REFINER_ISA_NAMESPACE.
 //
-// GCC and Clang vector extensions keep it portable: a Lane is H floats, one for every head, and becomes one AVX
-// or AVX-512 register, two NEON registers, and so on.
+// It uses the portable vector extensions of GCC and Clang: a Lane is H floats, one for every head. It becomes one
+// AVX or AVX-512 register, two NEON registers, and so on.
 
 #include "stc_attention.h"
 
@@ -17,8 +17,8 @@ namespace {
 
 constexpr int kTaps = 9;
 
-// Instead of std::vector, std::fill and std::max: the linker keeps one copy of a shared inline function, and the
-// one from the file compiled for AVX-512 must not be what an older processor runs. Everything here is local.
+// Local replacements for std::vector, std::fill and std::max. The linker keeps only one copy of a shared inline
+// function. It could keep the copy that was compiled for AVX-512, which an older processor cannot run.
 struct Buffer {
     explicit Buffer(int64_t size) : data(static_cast<float*>(std::calloc(size > 0 ? size : 1, sizeof(float)))) {
         if (data == nullptr) throw std::bad_alloc();
@@ -45,8 +45,9 @@ struct Vector {
     static Lane splat(float value) { return Lane{} + value; }
     static Lane larger(Lane a, Lane b) { return a > b ? a : b; }
 
-    // exp for arguments <= 0: Cody-Waite reduction and a polynomial of degree 5, relative error below 2e-7. NaN
-    // stays NaN. Arguments below -87 give about 1e-38 instead of 0, which a softmax cannot tell apart.
+    // exp for arguments <= 0, by Cody-Waite reduction and a polynomial of degree 5. The relative error is below
+    // 2e-7. NaN stays NaN. Arguments below -87 give about 1e-38 instead of 0, which makes no difference in a
+    // softmax.
     static Lane exp(Lane x) {
         x = x < splat(-87.0f) ? splat(-87.0f) : x;
         const Lane shifter = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
@@ -62,7 +63,7 @@ struct Vector {
         p = p * (r * r) + r + 1.0f;
         Bits exponent;
         std::memcpy(&exponent, &rounded, sizeof(exponent));
-        exponent = exponent << 23;  // the integer sits in the low bits; the shifter's own bits are pushed out
+        exponent = exponent << 23;  // the integer is in the low bits; the bits of the shifter are shifted out
         Bits bits;
         std::memcpy(&bits, &p, sizeof(bits));
         bits += exponent;
@@ -77,7 +78,7 @@ struct Row {
     int64_t length;
     int64_t qkv_stride;  // floats between two tokens of the row
     int64_t out_stride;
-    int64_t band;  // how many tokens up to itself a token sees; 0: the whole row
+    int64_t band;  // the number of tokens up to itself that a token attends to; 0 for the whole row
 
     int64_t first(int64_t i) const { return band > 0 && i >= band ? i - band + 1 : 0; }
     int64_t last(int64_t i) const { return band > 0 ? i + 1 : length; }
@@ -112,7 +113,7 @@ void attend_row(const Row& row, float scale, const float* qkv, float* out, float
     }
 }
 
-// Gradients of attend_row: fills grad_q and adds to grad_k and grad_v, which the caller has set to zero.
+// The gradients of attend_row. Writes grad_q, and adds to grad_k and grad_v, which the caller has set to zero.
 template <int H, int D>
 void attend_row_backward(const Row& row, float scale, const float* qkv, const float* grad_out, float* grad_qkv,
                          float* scratch) {
@@ -169,11 +170,11 @@ void attend_row_backward(const Row& row, float scale, const float* qkv, const fl
     }
 }
 
-// How many frames the taps lie earlier than around their token.
+// The number of frames by which the taps are shifted to the past: 1 for causal attention.
 int64_t lag(const StcShape& s) { return s.band > 0 ? 1 : 0; }
 
-// Adds to `target` (`channels` floats a token) the 3x3 convolution of `source` over the grid at one token.
-// flipped = true gives the transposed convolution, which is the gradient towards the source.
+// Adds the 3x3 convolution of `source` over (frames, joints) at one token to `target` (`channels` floats).
+// flipped = true gives the transposed convolution, which is the gradient with respect to the source.
 template <bool flipped>
 void convolve_token(const StcShape& s, int64_t t, int64_t j, int64_t channels, const float* source,
                     int64_t source_stride, const float* taps, float* target) {
@@ -232,7 +233,7 @@ void forward(const StcShape& s, const float* qkv, const float* convolution, cons
     });
 }
 
-// Gradient of the taps and the bias for one window.
+// The gradient of the taps and of the bias for one window.
 template <int64_t kPart>
 void weights_backward(const StcShape& s, const float* window, const float* grad_out, float* grad_convolution,
                       float* grad_bias) {
@@ -270,7 +271,8 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
     const int64_t scratch_size = 2 * longer(s.frames, s.joints) * H;
     const int64_t convolution_size = 2 * kTaps * kPart;
     const int64_t bias_size = 2 * s.joints * kPart;
-    // One partial sum a window, added up in order: the result does not depend on the number of threads.
+    // Every window has its own partial sum, and these are added in order. The result therefore does not depend on
+    // the number of threads.
     const Buffer partial(s.batch * (convolution_size + bias_size));
 
     parallel_for(0, s.batch, 1, s.threads, [&](int64_t begin, int64_t end) {
@@ -338,7 +340,7 @@ void rows_backward(const RowsShape& s, const float* qkv, const float* grad_out, 
     });
 }
 
-// Calls `visit.template operator()<H, D>()` for the shape; the bindings have checked that it is one of these.
+// Calls `visit.template operator()<H, D>()` for the shape. The bindings have checked that the shape is supported.
 template <int H, typename Shape, typename Visit>
 void with_width(const Shape& s, Visit&& visit) {
     switch (s.width) {

@@ -1,4 +1,4 @@
-// CUDA twins of the CPU kernels, sharing their arithmetic (procrustes_math.h, philox.h).
+// The CUDA versions of the CPU kernels. They share the arithmetic of procrustes_math.h and philox.h.
 #include <cuda_runtime.h>
 
 #include "cuda_kernels.h"
@@ -17,7 +17,7 @@ const char* launched() {
 
 int64_t blocks_for(int64_t items) { return (items + kThreads - 1) / kThreads; }
 
-// One pose a thread.
+// Each thread computes one pose.
 template <typename Real>
 __global__ void p_mpjpe_kernel(const Real* pred, const Real* target, const double* weights, Real* error,
                                int64_t poses, int64_t joints, bool with_scale) {
@@ -41,7 +41,8 @@ __global__ void align_kernel(const Real* pred, const Real* target, const double*
     }
 }
 
-// One frame a block, one error coordinate a thread; the normal numbers and the centred condition are shared.
+// Each block computes one frame, and each thread one coordinate of the error. The threads of a block share the
+// normal numbers and the centred condition.
 __global__ void sample_kernel(Gaussian g, const float* condition, float* error, Draw draw, Forward forward) {
     extern __shared__ float shared[];
     float* normal = shared;

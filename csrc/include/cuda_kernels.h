@@ -1,5 +1,5 @@
-// The CUDA kernels: pointers to device memory, queued on the caller's stream. Each returns nullptr, or what went
-// wrong as text that lives for ever (CUDA's own error strings).
+// The CUDA kernels. Arguments are pointers to device memory; the work is queued on the caller's stream. Each
+// function returns nullptr, or an error message that is never freed (one of CUDA's own error strings).
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace refiner {
 
-// Number of devices; 0 without a driver.
+// The number of devices; 0 without a driver.
 int cuda_device_count();
 
 template <typename Real>

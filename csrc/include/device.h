@@ -1,4 +1,4 @@
-// One source for the CPU and CUDA.
+// Allows one source for the CPU and CUDA.
 #pragma once
 
 #if defined(__CUDACC__)

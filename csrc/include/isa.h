@@ -1,4 +1,4 @@
-// Which instruction set this processor has, of those that the vectorised kernels are compiled for.
+// Selects the instruction set of this processor among those that the vectorised kernels are compiled for.
 #pragma once
 
 namespace refiner {
@@ -17,7 +17,8 @@ inline Isa processor_isa() {
 }
 
 // REFINER_DECLARE_VARIANTS(Kernels, kernels) declares the variants of `Kernels kernels()`, one for every namespace
-// that the build compiles, and `select_kernels()`, the fastest of them that this processor runs.
+// that the build compiles. It also declares `select_kernels()`, which returns the fastest variant that this
+// processor can run.
 #if defined(__x86_64__)
 #define REFINER_DECLARE_VARIANTS(Type, name)               \
     namespace isa_baseline {                               \

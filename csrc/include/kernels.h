@@ -1,4 +1,4 @@
-// The CPU kernels. Arrays are contiguous; `threads` 0 means the default of parallel_for.
+// The CPU kernels. Arrays are contiguous. `threads` 0 stands for the default of parallel_for.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,8 @@ struct Gaussian {
     int64_t condition_size;
 };
 
-// Which random numbers the rows take: row f those of frame ids[f] where ids is given, else of first_frame + f.
+// The random numbers of the rows: row f takes the numbers of frame ids[f] if there are ids, otherwise those of
+// frame first_frame + f.
 struct Draw {
     uint64_t seed;
     uint64_t first_frame;
@@ -35,7 +36,7 @@ struct Draw {
     }
 };
 
-// The forward process of eq. 8; without `clean` only the error is drawn.
+// The forward process of eq. 8. Without `clean` only the error is drawn.
 struct Forward {
     const float* clean = nullptr;         // [frames, D]
     const float* clean_factor = nullptr;  // [frames]
@@ -43,12 +44,12 @@ struct Forward {
     float* noisy = nullptr;               // [frames, D]
 };
 
-// condition [frames, C] -> error [frames, D]. With clean [frames, D] given, also the forward process, eq. 8:
-// noisy [frames, D] = clean_factor[f] clean + noise_factor[f] error.
+// Draws error [frames, D] for condition [frames, C]. With clean [frames, D], it also computes the forward process
+// of eq. 8: noisy [frames, D] = clean_factor[f] clean + noise_factor[f] error.
 void sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
                         const Draw& draw, int threads, const Forward& forward = {});
 
-// normal [frames, dims]: the numbers that sample_conditional uses.
+// Writes the normal numbers that sample_conditional uses into normal [frames, dims].
 void philox_normal(float* normal, int64_t frames, int64_t dims, uint64_t seed, uint64_t first_frame, int threads);
 
 }  // namespace refiner

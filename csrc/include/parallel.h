@@ -1,4 +1,5 @@
-// A small persistent thread pool. No OpenMP: PyTorch brings its own runtime, and two of them fight over the cores.
+// A small persistent thread pool. It does not use OpenMP: PyTorch has its own OpenMP runtime, and two runtimes
+// would compete for the cores.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +7,13 @@
 
 namespace refiner {
 
-// Threads that a call with `requested` threads uses: `requested` if positive, else REFINER_NUM_THREADS, else
-// OMP_NUM_THREADS, else the processor's.
+// The number of threads of a call: `requested` if it is positive, else REFINER_NUM_THREADS, else OMP_NUM_THREADS,
+// else the number of threads of the processor.
 int thread_count(int requested);
 
-// Runs body(first, last) over [begin, end) in pieces of at least `grain`, on up to `threads` threads (0: default),
-// and returns when all are done. The first exception is rethrown here. Calls from inside a body run serially.
+// Runs body(first, last) for pieces of [begin, end) with at least `grain` items, on up to `threads` threads (0 for
+// the default). Returns when all pieces are done, and rethrows the first exception. A call from inside a body runs
+// serially.
 void parallel_for_impl(int64_t begin, int64_t end, int64_t grain, int threads,
                        const std::function<void(int64_t, int64_t)>& body);
 

@@ -1,4 +1,4 @@
-// Philox 4x32-10 (Salmon et al., SC 2011): random numbers as a function of a counter and a key, no state.
+// Philox 4x32-10 (Salmon et al., SC 2011): random numbers as a function of a counter and a key, without a state.
 #pragma once
 
 #include <cmath>
@@ -29,8 +29,8 @@ REFINER_HD Philox philox4x32(Philox counter, uint32_t key0, uint32_t key1) {
     return counter;
 }
 
-// Four standard normal numbers: those of dimensions 4 block .. 4 block + 3 of a frame. Box-Muller in double, whose
-// first uniform lies in (0, 1], so that the logarithm is finite.
+// Four standard normal numbers for the dimensions 4 block .. 4 block + 3 of a frame, by the method of Box and
+// Muller in double precision. The first uniform number is in (0, 1], so that its logarithm is finite.
 REFINER_HD void philox_normal4(uint64_t seed, uint64_t frame, uint32_t block, double normal[4]) {
     const Philox bits = philox4x32({{static_cast<uint32_t>(frame), static_cast<uint32_t>(frame >> 32), block, 0u}},
                                    static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));

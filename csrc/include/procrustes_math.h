@@ -1,8 +1,8 @@
 // Optimal similarity alignment of one pose, without a general SVD: Horn's quaternion method (JOSA A 4, 1987).
 //
-// The rotation that best turns the centred prediction onto the centred target is the eigenvector of the largest
-// eigenvalue of a symmetric 4x4 matrix. A quaternion is always a proper rotation, so reflections need no special
-// case: the result equals the SVD formula with its sign correction.
+// The quaternion of the best rotation of the centred prediction onto the centred target is the eigenvector of the
+// largest eigenvalue of a symmetric 4x4 matrix. A quaternion is always a proper rotation, so that reflections need
+// no special case. The result equals that of the SVD formula with its sign correction.
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@ struct Alignment {
     double target_centre[3];
 };
 
-// Eigenvector of the largest eigenvalue of a symmetric 4x4 matrix by cyclic Jacobi rotations. NaN in, NaN out.
+// The eigenvector of the largest eigenvalue of a symmetric 4x4 matrix, by cyclic Jacobi rotations. NaN gives NaN.
 REFINER_HD void largest_eigenvector(double a[4][4], double vector[4]) {
     double v[4][4] = {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 0, 1}};
     for (int sweep = 0; sweep < 12; ++sweep) {
@@ -65,8 +65,9 @@ REFINER_HD void largest_eigenvector(double a[4][4], double vector[4]) {
     for (int k = 0; k < 4; ++k) vector[k] = v[k][best];
 }
 
-// The alignment of `pred` onto `target`, both [joints, 3]; `weights` [joints] of mean 1, or nullptr for equal
-// ones. A prediction whose joints coincide has no scale: it aligns to the target's centroid.
+// The alignment of `pred` onto `target`, both [joints, 3]. `weights` [joints] have a mean of 1; nullptr stands for
+// equal weights. If all joints of the prediction coincide, the scale is 0: the prediction is moved to the centroid
+// of the target.
 template <typename Real>
 REFINER_HD Alignment align_pose(const Real* pred, const Real* target, const double* weights, int64_t joints,
                                 bool with_scale) {
@@ -126,16 +127,16 @@ REFINER_HD Alignment align_pose(const Real* pred, const Real* target, const doub
     }
     result.scale = 1.0;
     if (with_scale) {
-        // Rounding leaves coincident joints some 1e-16 of their distance to the origin apart.
+        // Because of rounding, coincident joints differ by about 1e-16 of their distance to the origin.
         const double rounding = 1e-13 * largest;
         result.scale = spread <= joints * rounding * rounding ? 0.0 : trace / spread;
     }
-    // Adds 0, or NaN where one coordinate is not finite: the whole pose is then NaN, not that coordinate alone.
+    // This adds 0, or NaN if a coordinate is not finite. Then the whole pose is NaN, and not only this coordinate.
     result.scale += 0.0 * trace;
     return result;
 }
 
-// One joint of the prediction in the target's place.
+// Moves one joint of the prediction by the alignment.
 template <typename Real>
 REFINER_HD void apply_alignment(const Alignment& a, const Real* joint, double aligned[3]) {
     for (int r = 0; r < 3; ++r) {
@@ -145,7 +146,7 @@ REFINER_HD void apply_alignment(const Alignment& a, const Real* joint, double al
     }
 }
 
-// (Weighted) mean distance over the joints after alignment.
+// The (weighted) mean distance of the joints after the alignment.
 template <typename Real>
 REFINER_HD double aligned_error(const Real* pred, const Real* target, const double* weights, int64_t joints,
                                 bool with_scale) {

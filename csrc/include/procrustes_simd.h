@@ -1,4 +1,4 @@
-// Vectorised alignment: eight poses at a time, one in each lane of double precision.
+// Vectorised alignment of eight poses at a time, one in each lane of a vector of doubles.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace refiner {
 
-// Poses begin .. end of [poses, joints, 3]; weights [joints], positive, of mean 1, or nullptr. `out` is error
-// [poses] or aligned [poses, joints, 3].
+// The arguments for poses [poses, joints, 3]. The weights [joints] are positive with a mean of 1, or nullptr.
+// `out` is the error [poses] or the aligned poses [poses, joints, 3].
 template <typename Real>
 struct AlignBlock {
     const Real* pred;
@@ -28,8 +28,9 @@ struct ProcrustesKernels {
 
 REFINER_DECLARE_VARIANTS(ProcrustesKernels, procrustes_kernels)
 
-// One pose by cyclic Jacobi rotations, for the lanes that the vector code cannot vouch for: joints on a line or on
-// a point, equal eigenvalues, NaN. Compiled once, for every processor.
+// The scalar code for one pose, by cyclic Jacobi rotations. It computes the poses for which the vector code is not
+// exact enough: all joints on a line or at a point, equal eigenvalues, NaN. It is compiled once for all
+// processors.
 void error_of_pose(const AlignBlock<float>& block, int64_t pose);
 void error_of_pose(const AlignBlock<double>& block, int64_t pose);
 void align_one_pose(const AlignBlock<float>& block, int64_t pose);

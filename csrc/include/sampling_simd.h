@@ -1,4 +1,4 @@
-// Vectorised conditional sampling: normal numbers and the two matrix products of a block of frames, in registers.
+// Vectorised conditional sampling: the normal numbers and the two matrix products of a block of frames.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,13 @@
 
 namespace refiner {
 
-constexpr int64_t kSampleColumns = 16;  // packed rows are a multiple of it
-constexpr int64_t kSampleFrames = 16;   // frames of a block at most: what its scratch must hold
+constexpr int64_t kSampleColumns = 16;  // the length of packed rows is a multiple of this
+constexpr int64_t kSampleFrames =
+    16;  // the largest number of frames of a block, for the size of its scratch memory
 
-// Everything of a call. Only the dimensions first_column .. first_column + active vary: the others (the root's)
-// are their means. `packed` [condition_size + error_size, columns] holds gain^T over cholesky^T for those, padded
-// by zeros; `offset` [columns] their mean_error, padded too.
+// The arguments of a call. Only the dimensions first_column .. first_column + active vary. The others (those of
+// the root) equal their means. For the varying dimensions, `packed` [condition_size + error_size, columns] holds
+// gain^T above cholesky^T, and `offset` [columns] holds mean_error. Both are padded with zeros.
 struct SampleCall {
     const float* packed;
     const float* offset;
@@ -34,22 +35,23 @@ struct SampleCall {
     float* noisy;               // [frames, error_size]
 };
 
-constexpr int64_t kSampleSlack = 64;  // floats that a round of sixteen counters draws
+constexpr int64_t kSampleSlack = 64;  // the floats that one round of sixteen counters writes
 
 struct SampleKernels {
-    // Frames begin .. end; `scratch` has sample_scratch(...) floats.
+    // Samples the frames begin .. end. `scratch` has sample_scratch(...) floats.
     void (*sample)(const SampleCall& call, int64_t begin, int64_t end, float* scratch);
-    // to [begin .. end, dims]: standard normal numbers of the frames first_frame + begin and after.
+    // Writes standard normal numbers of the frames first_frame + begin and after into `to` [begin .. end, dims].
     void (*draw)(uint64_t seed, uint64_t first_frame, int64_t begin, int64_t end, int64_t dims, float* scratch,
                  float* to);
 };
 
-// Of a block of frames: which lane draws which of their counters, two numbers for each counter.
+// The size of the plan of a block (the frame and the counter of each lane), with two numbers for each counter.
 inline int64_t sample_plan(int64_t error_size) {
     return 2 * ((kSampleFrames * ((error_size + 3) / 4) + kSampleColumns - 1) / kSampleColumns * kSampleColumns);
 }
 
-// Of a block of frames: their conditions and results, the plan, and their normal numbers in fours.
+// The size of the scratch memory of a block: its conditions and results, the plan, and its normal numbers, whose
+// number per frame is rounded up to a multiple of four.
 inline int64_t sample_scratch(int64_t condition_size, int64_t error_size, int64_t columns) {
     const int64_t normals = kSampleFrames * ((error_size + 3) / 4 * 4) + kSampleSlack;
     return kSampleFrames * (condition_size + columns) + sample_plan(error_size) + normals;

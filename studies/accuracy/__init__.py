@@ -1,1 +1,1 @@
-"""The accuracy study: a table of runs, each trained, scored on people whom it never saw, and compared."""
+"""The accuracy study: trains the models of a table, scores them on people that they never saw, and compares them."""

@@ -1,4 +1,4 @@
-"""The scores of a row on disk, under a key that names everything they follow from."""
+"""Stores the scores of a row on disk, together with a key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from refiner.files import atomic_write_text
 
 
 def write_scores(path: Path, scores: Sequence[Scores], key: str) -> None:
-    """Write all scores of a row, whole or not at all; ``key`` names everything they follow from."""
+    """Write all scores of a row, completely or not at all.
+
+    Args:
+        path: The file.
+        scores: The scores.
+        key: Identifies everything that the scores depend on.
+    """
     atomic_write_text(path, json.dumps({"key": key, "scores": [asdict(entry) for entry in scores]}) + "\n")
 
 
 def read_scores(path: Path, key: str) -> list[Scores] | None:
-    """The scores of ``path`` where they are of ``key``, else None."""
+    """Read the scores of a file; None if there is no file, or if its key is another one."""
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))

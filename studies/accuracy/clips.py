@@ -1,4 +1,4 @@
-"""The clips that a study scores: the archive's, or the same motion under conditions that no model saw."""
+"""The clips that a study scores: those of the archive, or the same motion under conditions new to the models."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from refiner.data.resample import resample_poses
 
 @dataclass(frozen=True)
 class Variant:
-    """Scored data.
+    """A variant of the scored data.
 
     Attributes:
-        detections: The simulated detector's 2D poses, or the true ones.
-        noise: Multiplies the errors of the simulated detector.
-        cameras: The archive's, or ones that no model saw.
-        fps: Frames a second; 0: the archive's.
+        detections: The 2D poses: those of the simulated detector, or the true ones.
+        noise: A factor for the errors of the simulated detector.
+        cameras: The cameras: those of the archive, or random ones that no model was trained on.
+        fps: Frames per second; 0 for those of the archive.
     """
 
     detections: Literal["simulated", "ground-truth"] = "simulated"
@@ -30,7 +30,7 @@ class Variant:
 
 
 def study_clips(folder: MotionFolder, part: Part, variant: Variant) -> list[CameraClip]:
-    """The camera clips of one part of the split under ``variant``'s conditions, the same ones every time."""
+    """The camera clips of one part of the split under the conditions of a variant. Every call gives the same clips."""
     simulated = variant.detections == "simulated"
     detector = scaled_detector(folder.detector, variant.noise) if simulated else None
     people, fps = folder.subjects(part), folder.description.fps
@@ -44,7 +44,7 @@ def study_clips(folder: MotionFolder, part: Part, variant: Variant) -> list[Came
 
 
 def scaled_detector(detector: DetectorModel, noise: float) -> DetectorModel:
-    """The same model of errors with every length in pixels multiplied by ``noise``."""
+    """A copy of the error model with every length in pixels multiplied by ``noise``."""
     return dataclasses.replace(
         detector,
         slow_sigma=detector.slow_sigma * noise,
@@ -54,8 +54,11 @@ def scaled_detector(detector: DetectorModel, noise: float) -> DetectorModel:
 
 
 def _at_rate(clip: CameraClip, fps: float) -> CameraClip:
-    """The clip as a slower camera sees it. Whole divisors drop frames, so that the detector's jitter stays as it is;
-    other rates are resampled, which takes a little of it away."""
+    """The clip at a lower frame rate.
+
+    If the rate is a whole fraction, frames are dropped, which does not change the detector's jitter. For another rate
+    the clip is resampled, which reduces the jitter a little.
+    """
     ratio = clip.fps / fps
     if abs(ratio - round(ratio)) < 1e-9:
         step = round(ratio)

@@ -1,4 +1,4 @@
-"""``python -m studies.accuracy``: the options, the progress, the files."""
+"""``python -m studies.accuracy``: the command and its options."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 DESCRIPTION = """\
-Trains every row of a table of runs (lifters, refiners, ablations, controls), scores it on people whom it never saw, and
-writes one report with intervals, and pictures. After an interruption it goes on: a row that is trained and scored
-under --output is not run again. With --quick the same rows run as toys on built-in motion, in minutes."""
+Trains every row of a table of runs (lifters, refiners, ablations, controls), scores it on people that it was not
+trained on, and writes one report with intervals, and plots. After an interruption the study continues: a row that is
+trained and scored in the folder --output does not run again. With --quick the same rows run as toys on built-in motion,
+in minutes."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m studies.accuracy",
         description=DESCRIPTION,
@@ -25,26 +26,33 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="motion archive (default: REFINER_DATA)")
-    parser.add_argument("--quick", action="store_true", help="toy models, built-in motion: shows that every row runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="train toy models on built-in motion, to see that every row runs"
+    )
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs/accuracy"), help="the runs' folder")
     parser.add_argument("--table", metavar="FILE", type=Path, help="another table of runs (default: the study's)")
-    parser.add_argument("--rows", metavar="ROW", nargs="+", default=[], help="these rows, and the rows that they need")
+    parser.add_argument(
+        "--rows", metavar="ROW", nargs="+", default=[], help="run only these rows and the rows that they need"
+    )
     parser.add_argument("--list", action="store_true", help="print the rows and exit")
-    parser.add_argument("--report-only", action="store_true", help="run nothing; report the rows that are there")
+    parser.add_argument("--report-only", action="store_true", help="run nothing; only report finished rows")
     parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="seeds (default: the table's)")
     parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one per processor)")
     parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each run (default: 1)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables")
     parser.add_argument(
-        "--earlier", metavar="REPORT", type=Path, help="take rows that are not here from this JSON report of the study"
+        "--earlier",
+        metavar="REPORT",
+        type=Path,
+        help="use rows of this JSON report of the study if they are not in the output folder",
     )
-    parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw the pictures into this folder")
+    parser.add_argument("--pictures", metavar="DIR", type=Path, help="draw plots into this folder")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return run(_run_study, build_parser(), argv)
 
 
@@ -76,7 +84,7 @@ def _run_study(arguments: argparse.Namespace) -> None:
     claim_folder(spec)
     runner = Runner(spec, *spec.load())
     settings = report_settings(runner, seeds)
-    # Refused before anything is run for hours.
+    # The earlier report is checked before the study runs for hours.
     earlier = None if arguments.earlier is None else load_earlier(arguments.earlier, settings)
     failed: list[tuple[str, int]] = []
     if not arguments.report_only:
@@ -105,5 +113,5 @@ def _run_study(arguments: argparse.Namespace) -> None:
         draw_skeletons(runner, seeds[0], arguments.pictures)
     print(text)
     if failed:
-        told = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
-        raise TrainingError(f"failed, or without a row that they need: {told}; all other rows stand in the report")
+        names = ", ".join(f"{name} (seed {seed})" for name, seed in failed)
+        raise TrainingError(f"failed, or without a row that they need: {names}; all other rows are in the report")

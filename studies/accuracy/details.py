@@ -1,4 +1,4 @@
-"""Details of a refiner's row beside its scores: how usual its input is, and its errors by the place in a window."""
+"""Details of a refiner's row: a comparison of its input with its training data, and errors by window position."""
 
 from __future__ import annotations
 
@@ -17,20 +17,41 @@ from refiner.runtime import Refiner
 def compare_input(
     refiner: Refiner, clips: Sequence[CameraClip], lifted: Sequence[NDArray[np.float32]]
 ) -> dict[str, object] | None:
-    """How the input compares with the refiner's training data; None where the refiner does not know that."""
+    """Compare the input with the refiner's training data.
+
+    Args:
+        refiner: The refiner.
+        clips: The clips.
+        lifted: The lifted poses of each clip, ``(F, 17, 3)``.
+
+    Returns:
+        The entry of the report; None if the refiner has no statistics of its training data.
+    """
     parts = []
     for clip, pose in zip(clips, lifted, strict=True):
         familiar = refiner.compare_input(clip.pose_2d, pose, clip.image_size, fps=clip.fps)
         if familiar is not None:
             parts.append((clip.frames, familiar))
-    found = merge_familiarity(parts)
-    return None if found is None else dataclasses.asdict(found) | {"warnings": found.warnings}
+    familiarity = merge_familiarity(parts)
+    return None if familiarity is None else dataclasses.asdict(familiarity) | {"warnings": familiarity.warnings}
 
 
-def errors_by_place(
+def errors_by_position(
     checkpoint: Path, threads: int, clips: Sequence[CameraClip], lifted: Sequence[NDArray[np.float32]]
 ) -> list[float]:
-    """MPJPE in mm by the place in a window, in windows side by side. Blending has to even out the differences."""
+    """MPJPE in mm by the position of a frame in its window.
+
+    The windows do not overlap here. Normally they overlap, and are blended to reduce the differences between positions.
+
+    Args:
+        checkpoint: The refiner.
+        threads: The number of threads.
+        clips: The clips.
+        lifted: The lifted poses of each clip, ``(F, 17, 3)``.
+
+    Returns:
+        The error of each of the T positions.
+    """
     refiner = Refiner.load(checkpoint, threads=threads)
     refiner.hop = refiner.frames
     total, count = np.zeros(refiner.frames), np.zeros(refiner.frames)

@@ -1,16 +1,17 @@
-"""Rows that another machine ran, as its report has them: a study need not run in one place.
+"""Rows from the report of another machine, so that a study need not run on one machine.
 
-The entry of a row stands as it is in the report, with the machine that it was measured on. A row is taken over where
-the report is of the same data, people and seeds, the table has the same row, with the same training and the same rows
-that it needs, and the checkpoints that are here are the ones that it was scored with.
+A row of an earlier report is used unchanged, with the machine that it was measured on. The conditions: the report has
+the same data, people and seeds; the table has the same row with the same training, and the same rows that it needs;
+the checkpoints in this folder are the ones that the row was scored with.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from refiner_bench.report import JsonObject
 
 from refiner.errors import ArchiveError, UsageError
 from refiner.evaluation.protocol import EvaluationResult, SequenceScore
@@ -22,8 +23,16 @@ MACHINE = ("processor", "logical_processors")
 PARTS_OF_A_REPORT = {"settings": dict, "environment": dict, "rows": list}
 
 
-def load_earlier(path: Path, settings: Mapping[str, Any]) -> Report:
-    """The report of ``path``. Raises UsageError for another file, and for a report of other data or other people."""
+def load_earlier(path: Path, settings: JsonObject) -> Report:
+    """Read an earlier report.
+
+    Args:
+        path: The JSON file.
+        settings: The settings of the present study.
+
+    Raises:
+        UsageError: The file is no complete report of a study, or its data, people or options differ.
+    """
     try:
         report = read_report(path, (STUDY,))
     except ArchiveError as error:
@@ -38,42 +47,60 @@ def load_earlier(path: Path, settings: Mapping[str, Any]) -> Report:
     return report
 
 
-def earlier_row(
-    report: Mapping[str, Any], runner: Runner, entry: Mapping[str, Any], seeds: Sequence[int]
-) -> dict[str, Any] | str:
-    """An entry of an earlier report, in the words of today's table; or why it does not count."""
+def earlier_row(report: JsonObject, runner: Runner, entry: JsonObject, seeds: Sequence[int]) -> Report | str:
+    """Check a row of an earlier report.
+
+    Args:
+        report: The earlier report.
+        runner: The present study.
+        entry: The row of the report.
+        seeds: The seeds of the present study.
+
+    Returns:
+        The row with the title and the group of the present table, or the reason why it cannot be used.
+    """
     row = next((row for row in runner.table.rows if row.name == entry["name"]), None)
     if row is None:
         return "not in the table any more"
-    now: dict[str, Any] = json.loads(json.dumps(record_of(row)))
-    # A field that has come since was at its default.
-    usual: dict[str, Any] = json.loads(json.dumps(RECORD))
-    changed = [name for name, value in now.items() if name not in WORDS and entry.get(name, usual[name]) != value]
+    present: Report = json.loads(json.dumps(record_of(row)))
+    # A field that is newer than the report had its default value.
+    defaults: Report = json.loads(json.dumps(RECORD))
+    changed = [
+        name for name, value in present.items() if name not in WORDS and entry.get(name, defaults[name]) != value
+    ]
     if changed:
         return f"changed in the table: {', '.join(changed)}"
     if entry.get("recipe") != runner.recipe(row):
         return "what it was trained with, what it needs or what it is scored on has changed"
     if not set(entry["seeds"]) <= set(seeds):
         return f"of the seeds {', '.join(map(str, entry['seeds']))}"
-    told = entry["checkpoints"]
+    recorded = entry["checkpoints"]
     here = runner.digests(row, min(entry["seeds"]))
-    other = [name for name, digest in here.items() if told.get(name, digest) != digest]
+    other = [name for name, digest in here.items() if recorded.get(name, digest) != digest]
     if other:
         return f"scored with another checkpoint of {', '.join(other)} than the one that is here"
-    unknown = [name for name in here if name not in told]
+    unknown = [name for name in here if name not in recorded]
     if unknown:
         return f"it does not say with which checkpoint of {', '.join(unknown)} it was scored, and one is here"
-    # Reports once named one machine for all rows.
+    # Older reports name one machine for all rows.
     machine = entry.get("machine", {name: report["environment"][name] for name in MACHINE})
-    return {**entry, **{name: now[name] for name in WORDS}, "machine": machine}
+    return {**entry, **{name: present[name] for name in WORDS}, "machine": machine}
 
 
-def clip_means(result: EvaluationResult, metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """``{subject, name, METRIC: [mean, count]}`` of every clip, its cameras together: enough for a paired interval."""
+def clip_means(result: EvaluationResult, metrics: Sequence[str]) -> list[Report]:
+    """The mean of each clip over all its cameras, which is enough for a paired bootstrap.
+
+    Args:
+        result: The scores.
+        metrics: The names of metrics.
+
+    Returns:
+        For each clip ``{subject, name, METRIC: [mean, count]}``.
+    """
     clips = []
     for subject, name in result.clips:
         scores = [score for score in result.sequences if (score.subject, score.name) == (subject, name)]
-        entry: dict[str, Any] = {"subject": subject, "name": name}
+        entry: Report = {"subject": subject, "name": name}
         for metric in metrics:
             count = sum(score.counts[metric] for score in scores)
             total = sum(score.sums[metric] for score in scores)
@@ -82,8 +109,8 @@ def clip_means(result: EvaluationResult, metrics: Sequence[str]) -> list[dict[st
     return clips
 
 
-def result_of(clips: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> EvaluationResult:
-    """`clip_means` as an evaluation of one sequence a clip, to be held against another one."""
+def result_of(clips: Sequence[JsonObject], metrics: Sequence[str]) -> EvaluationResult:
+    """Turn the result of `clip_means` into an evaluation with one sequence per clip, to compare it with another."""
     return EvaluationResult(
         tuple(
             SequenceScore(

@@ -1,56 +1,60 @@
-"""Gains of a row over its lifter and over the rows that are scored as it is, each with its interval."""
+"""Gains of a row, each with its interval: over its lifter, and over other rows that are scored in the same way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from refiner_bench.accuracy.markdown import CONTROLS, GAIN_METRICS
 from refiner_bench.accuracy.scores import Scores
 
 from refiner.evaluation.bootstrap import GainInterval, bootstrap_difference
 from refiner.evaluation.protocol import METRICS, EvaluationResult, SequenceScore
+from refiner.reports import Report
 from studies.accuracy.earlier import clip_means, result_of
 from studies.accuracy.rows import LifterRow, Row, ScoreRow
 from studies.accuracy.runner import PARTS
 from studies.accuracy.table import Table
 
-# The published method's row, and the rows that others are held against.
+# The row of the published method, and the rows that other rows are compared with.
 METHOD = "full"
 RIVALS = ("linear", METHOD, *CONTROLS)
 
 # By seed, the scores of every part.
 ScoresBySeed = dict[int, list[Scores]]
-# A row of a report, and the gains of a row by rival and metric: JSON types alone.
-Entry = dict[str, Any]
+# A row of a report, and the gains of a row by rival and metric. Both have only JSON types.
+Entry = Report
 Gains = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """All that a report is made of.
+    """The content of a report.
 
     Attributes:
         table: The study.
         here: By row, the scores of this folder's runs.
-        taken: By row, the entries of an earlier report that count.
-        resamples: How often the bootstrap draws clips anew.
+        reused: By row, the usable entries of an earlier report.
+        resamples: The number of bootstrap samples.
     """
 
     table: Table
     here: Mapping[str, ScoresBySeed]
-    taken: Mapping[str, Entry]
+    reused: Mapping[str, Entry]
     resamples: int
 
 
 def gains_of(row: Row, gathered: Gathered, index: int) -> Gains:
-    """Gains of a row on one part of the split, the ``index``-th of `PARTS`.
+    """The gains of a row over its lifter and over the rivals that score the same clips in the same way.
 
-    They are over the row's lifter, and over the rows that matter where they score the same clips in the same way: the
-    conditional mean alone, the published method, the controls.
+    The rivals are the conditional mean alone, the published method, and the controls.
+
+    Args:
+        row: The row.
+        gathered: The content of the report.
+        index: The part of the split, as an index of `PARTS`.
     """
-    collected, taken = gathered.here, gathered.taken
+    collected, reused = gathered.here, gathered.reused
     own = collected[row.name]
     known: Gains = {}
     pairs: dict[str, tuple[list[EvaluationResult], list[EvaluationResult]]] = {}
@@ -64,26 +68,26 @@ def gains_of(row: Row, gathered: Gathered, index: int) -> Gains:
         if common:
             pairs[rival] = (results_of(collected[name], common, index), results_of(own, common, index))
             continue
-        if taken.get(name, {}).get("seeds") != sorted(own):
+        if reused.get(name, {}).get("seeds") != sorted(own):
             continue
-        clips = taken[name][PARTS[index]].get("by_clip")
+        clips = reused[name][PARTS[index]].get("by_clip")
         if clips:
             ours = clip_means(pooled(results_of(own, own, index)), GAIN_METRICS)
             pairs[rival] = ([result_of(clips, GAIN_METRICS)], [result_of(ours, GAIN_METRICS)])
-        elif row.name in taken and rival in taken[row.name][PARTS[index]]["gains"]:
-            # The same row, scored with the same checkpoints, was held against it there.
-            known[rival] = taken[row.name][PARTS[index]]["gains"][rival]
+        elif row.name in reused and rival in reused[row.name][PARTS[index]]["gains"]:
+            # The earlier report compares the same row, scored with the same checkpoints, with this rival.
+            known[rival] = reused[row.name][PARTS[index]]["gains"][rival]
     return known | {
         label: _compared(pooled(before), pooled(after), gathered.resamples) for label, (before, after) in pairs.items()
     }
 
 
 def with_gains_over(row: Row, gathered: Gathered) -> Entry:
-    """The earlier entry of a row, with gains over the rivals that are here instead of over those that were there.
+    """The earlier entry of a row, with new gains over the rivals that were scored in this folder.
 
-    They come from the means of clips; an entry without those has no gains over these rivals.
+    The new gains use the means of clips. An entry without these means gets no gains over these rivals.
     """
-    entry = gathered.taken[row.name]
+    entry = gathered.reused[row.name]
     test = dict(entry["test"])
     gains = dict(test["gains"])
     for rival in RIVALS:
@@ -92,16 +96,17 @@ def with_gains_over(row: Row, gathered: Gathered) -> Entry:
             continue
         gains.pop(rival, None)
         if test.get("by_clip") and sorted(here) == entry["seeds"]:
-            theirs = clip_means(pooled(results_of(here, here, PARTS.index("test"))), GAIN_METRICS)
-            before, after = (result_of(clips, GAIN_METRICS) for clips in (theirs, test["by_clip"]))
+            rival_clips = clip_means(pooled(results_of(here, here, PARTS.index("test"))), GAIN_METRICS)
+            before, after = (result_of(clips, GAIN_METRICS) for clips in (rival_clips, test["by_clip"]))
             gains[rival] = _compared(before, after, gathered.resamples)
     return {**entry, "test": {**test, "gains": gains}}
 
 
 def _scored_like(table: Table, row: Row, rival: str) -> str:
-    """The row of ``rival`` that is scored as ``row`` is: on its data, with its mirrored pass and its body shape.
+    """The name of the row that scores the model of ``rival`` under the conditions of ``row``.
 
-    "" for none, as for a row over another lifter than the published method's.
+    The conditions are the data, the mirrored pass and the body shape. The result is "" if there is no such row, and if
+    the lifter of ``row`` is not the one of the published method.
     """
     names = {other.name: other for other in table.rows}
     if not {rival, METHOD} <= names.keys() or row.lifted_by not in (names[METHOD].lifted_by, *CONTROLS):
@@ -113,12 +118,12 @@ def _scored_like(table: Table, row: Row, rival: str) -> str:
 
 
 def _scores(row: ScoreRow, name: str) -> bool:
-    """Whether a row scores the model of another: its refiner, or its lifter as it is."""
+    """Whether a row scores the model of another row: its refiner, or the plain poses of its lifter."""
     return row.of == name or (row.method == "none" and row.lifter == name)
 
 
 def results_of(scores: ScoresBySeed, seeds: Iterable[int], index: int) -> list[EvaluationResult]:
-    """The results of those seeds on one part of the split, the ``index``-th of `PARTS`."""
+    """The results of seeds on one part of the split; ``index`` is an index of `PARTS`."""
     return [scores[seed][index].result for seed in seeds]
 
 
@@ -141,7 +146,7 @@ def _interval(gain: GainInterval) -> dict[str, float]:
 
 
 def pooled(results: Sequence[EvaluationResult]) -> EvaluationResult:
-    """Several seeds as one: the sums of each sequence are added, so that means are means over seeds too."""
+    """Join the results of several seeds: the sums of each sequence are added, so that means are also over seeds."""
     merged: dict[tuple[str, str, str], SequenceScore] = {}
     for result in results:
         for score in result.sequences:

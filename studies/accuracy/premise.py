@@ -1,4 +1,7 @@
-"""The paper's premise: is the error of a lifter Gaussian, given the 2D pose and the lifter's? And for how long?"""
+"""Checks the paper's assumption: the error of a lifter is Gaussian, given the 2D pose and the lifted pose.
+
+It also measures how long the errors are correlated over time.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ LAGS = (1, 2, 4, 8, 16, 26, 50, 100)
 
 @dataclass(frozen=True)
 class Premise:
-    """Residuals, divided by the standard deviation of their coordinate by eq. 6.
+    """The distribution of residuals. Each is divided by the standard deviation of its coordinate (eq. 6).
 
     Attributes:
         edges: The edges of the histogram.
@@ -28,7 +31,7 @@ class Premise:
         spread: The standard deviation of each coordinate; 1 where the Gaussian holds.
         bias: The mean of each coordinate.
         excess_kurtosis: The excess kurtosis of each coordinate.
-        time_correlation: By frames apart, the correlation over time.
+        time_correlation: The correlation over time, by distance in frames.
     """
 
     edges: list[float]
@@ -49,7 +52,7 @@ def check_premise(checkpoint: Path, clips: Sequence[CameraClip], lifted: Sequenc
         lifted: The lifter's poses of every clip, ``(F, 17, 3)`` in metres, root-relative.
 
     Returns:
-        The residuals' distribution.
+        The distribution of the residuals.
     """
     noise = load_noise_model(checkpoint)
     deviation = np.sqrt(np.diag(noise.covariance))[3:]

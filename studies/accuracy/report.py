@@ -1,12 +1,12 @@
-"""From the scores of a study's rows to one report, of JSON types alone."""
+"""Makes one report from the scores of a study's rows. The report has only JSON types."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from refiner_bench.accuracy.markdown import GAIN_METRICS
+from refiner_bench.report import JsonObject
 
 from refiner.evaluation.protocol import METRICS
 from refiner.evaluation.selection import acknowledgement_of
@@ -17,14 +17,14 @@ from studies.accuracy.gains import Entry, Gathered, ScoresBySeed, gains_of, pool
 from studies.accuracy.rows import ModelRow, Row, record_of
 from studies.accuracy.runner import PARTS, Runner
 
-# A run whose validation error still fell by more than this over the last quarter of its training is not at its
-# plateau. The learning rate's decay flattens every curve, so that this names only the clearest cases.
+# A run is not at its plateau if its validation error still fell by more than this share over the last quarter of its
+# training. The decay of the learning rate flattens every curve, so that this finds only the clearest cases.
 PLATEAU_SHARE = 0.003
 
 
 @dataclass(frozen=True)
 class Training:
-    """The budget and the curve of a row's checkpoint.
+    """The training of a row's checkpoint. The field names are the keys of the JSON report.
 
     Attributes:
         parameters: The number of the network's parameters.
@@ -36,7 +36,7 @@ class Training:
         machine: The machine; None for a bundled checkpoint that does not name it.
         validation_curve: Pairs of a step and the validation MPJPE in mm.
         plateau: Whether the error had stopped falling (`at_plateau`).
-        model: The part of the configuration that says which network it is, as in the reports of refiner-evaluate.
+        model: The part of the configuration that describes the network, as in the reports of refiner-evaluate.
     """
 
     parameters: int
@@ -45,14 +45,22 @@ class Training:
     frames: int
     windows: int
     wall_s: float
-    machine: dict[str, Any] | None
+    machine: JsonObject | None
     validation_curve: list[list[float]]
     plateau: bool
-    model: dict[str, Any]
+    model: JsonObject
 
 
-def report_settings(runner: Runner, seeds: Sequence[int], resamples: int = 10_000) -> dict[str, Any]:
-    """The data and the options of a report; reports that differ in them, seeds aside, cannot be joined."""
+def report_settings(runner: Runner, seeds: Sequence[int], resamples: int = 10_000) -> Report:
+    """The settings of a report: its data and its options.
+
+    Reports can be joined only if they have equal settings, apart from the seeds.
+
+    Args:
+        runner: The study and its folder.
+        seeds: The seeds.
+        resamples: The number of bootstrap samples.
+    """
     description = runner.folder.description
     return {
         "archive": runner.spec.archive,
@@ -64,8 +72,8 @@ def report_settings(runner: Runner, seeds: Sequence[int], resamples: int = 10_00
     }
 
 
-def accuracy_report(runner: Runner, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Report:
-    """The report of every row that is trained and scored, here or in an earlier report.
+def accuracy_report(runner: Runner, settings: JsonObject, earlier: JsonObject | None = None) -> Report:
+    """Make the report of all rows that are trained and scored, in this folder or in an earlier report.
 
     Args:
         runner: The study and its folder.
@@ -73,50 +81,51 @@ def accuracy_report(runner: Runner, settings: Mapping[str, Any], earlier: Mappin
         earlier: The earlier report (`load_earlier`), or None.
 
     Returns:
-        The report. It names the other rows under ``missing``, and under ``left_out`` those of ``earlier`` that do not
-        count, with the reason.
+        The report. ``missing`` names the other rows of the table. ``left_out`` gives the reason for each row of
+        ``earlier`` that is not used.
     """
     table, seeds = runner.table, settings["seeds"]
     report = new_report(STUDY, settings)
     report["title"] = table.title
     report["variants"] = {name: asdict(variant) for name, variant in table.variants.items()}
-    thanks = acknowledgement_of(report["settings"]["archive"])
-    if thanks is not None:
-        report["acknowledgement"] = thanks
+    acknowledgement = acknowledgement_of(report["settings"]["archive"])
+    if acknowledgement is not None:
+        report["acknowledgement"] = acknowledgement
     here = {row.name: _collect(runner, row, seeds) for row in table.rows}
-    taken, left_out = ({}, {}) if earlier is None else _taken(runner, earlier, seeds)
-    gathered = Gathered(table, here, taken, settings["resamples"])
+    reused, left_out = ({}, {}) if earlier is None else _usable_rows(runner, earlier, seeds)
+    gathered = Gathered(table, here, reused, settings["resamples"])
     entries = []
     for row in table.rows:
         if here[row.name]:
             entries.append(_entry(runner, row, gathered))
-        elif row.name in taken:
+        elif row.name in reused:
             entries.append(with_gains_over(row, gathered))
     report["rows"] = entries
-    report["missing"] = [row.name for row in table.rows if not here[row.name] and row.name not in taken]
+    report["missing"] = [row.name for row in table.rows if not here[row.name] and row.name not in reused]
     report["left_out"] = {name: why for name, why in left_out.items() if not here.get(name)}
     return report
 
 
-def _taken(runner: Runner, earlier: Mapping[str, Any], seeds: Sequence[int]) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The rows of an earlier report by name, and why others of it do not count."""
-    taken: dict[str, Entry] = {}
+def _usable_rows(runner: Runner, earlier: JsonObject, seeds: Sequence[int]) -> tuple[dict[str, Entry], dict[str, str]]:
+    """The usable rows of an earlier report by name, and the reason why each other row is not usable."""
+    usable: dict[str, Entry] = {}
     left_out: dict[str, str] = {}
     for entry in earlier["rows"]:
-        found = earlier_row(earlier, runner, entry, seeds)
-        if isinstance(found, str):
-            left_out[entry["name"]] = found
+        row = earlier_row(earlier, runner, entry, seeds)
+        if isinstance(row, str):
+            left_out[entry["name"]] = row
         else:
-            taken[entry["name"]] = found
-    return taken, left_out
+            usable[entry["name"]] = row
+    return usable, left_out
 
 
 def _collect(runner: Runner, row: Row, seeds: Sequence[int]) -> ScoresBySeed:
-    """The scores of the seeds that are there and fit the table and the checkpoints that are there."""
+    """The stored scores of each seed that were made with the present table and checkpoints."""
     return {seed: scores for seed in seeds if (scores := runner.scores(row, seed)) is not None}
 
 
 def _entry(runner: Runner, row: Row, gathered: Gathered) -> Entry:
+    """The report's entry of a row that was scored in this folder."""
     own = gathered.here[row.name]
     first = next(iter(own.values()))
     training = _training(runner, row, min(own))
@@ -147,19 +156,19 @@ def _entry(runner: Runner, row: Row, gathered: Gathered) -> Entry:
     return entry
 
 
-def _machine(row: Row, training: Training | None, gathered: Gathered) -> dict[str, Any] | None:
-    """Where the row was trained, or scored if nothing was trained for it.
+def _machine(row: Row, training: Training | None, gathered: Gathered) -> JsonObject | None:
+    """The machine on which the row was trained, or on which it was scored if nothing was trained for it.
 
-    None for a bundled checkpoint that does not say. A run of this folder that does not say (of before runs did) counts
-    as this machine's.
+    The result is None for a bundled checkpoint that does not name its machine. Older runs do not name their machine
+    either; a run in this folder then counts as a run of this machine.
     """
     if training is None or row.trained:
         return (None if training is None else training.machine) or this_machine()
-    return training.machine or gathered.taken.get(row.name, {}).get("machine")
+    return training.machine or gathered.reused.get(row.name, {}).get("machine")
 
 
 def _training(runner: Runner, row: Row, seed: int) -> Training | None:
-    """The training of the row's checkpoint; None for a row that scores another's."""
+    """The training of the row's checkpoint; None for a row without its own checkpoint."""
     if not isinstance(row, ModelRow):
         return None
     from refiner.model_files.build import build_model
@@ -182,19 +191,23 @@ def _training(runner: Runner, row: Row, seed: int) -> Training | None:
     )
 
 
-def _model(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that says which network it is, as in the reports of refiner-evaluate."""
-    kept = {name: config[name] for name in ("kind", "model", "frames", "noise", "sampling") if name in config}
+def _model(config: JsonObject) -> JsonObject:
+    """The part of a configuration that describes the network, as in the reports of refiner-evaluate."""
+    model = {name: config[name] for name in ("kind", "model", "frames", "noise", "sampling") if name in config}
     if config["kind"] == "refiner":
-        kept["diffusion"] = config["diffusion"]
-        kept["steps"] = config["diffusion"]["steps"]
+        model["diffusion"] = config["diffusion"]
+        model["steps"] = config["diffusion"]["steps"]
     if "text" in config:
-        kept["text"] = {"prompts": config["text"]["prompts"]}
-    return kept
+        model["text"] = {"prompts": config["text"]["prompts"]}
+    return model
 
 
 def at_plateau(curve: Sequence[Sequence[float]]) -> bool:
-    """Whether the last quarter of the steps brought the best validation error down by 0.3 % or less."""
+    """Whether the last quarter of the steps reduced the best validation error by at most `PLATEAU_SHARE`.
+
+    Args:
+        curve: Pairs of a step and the validation error. With fewer than four pairs the result is False.
+    """
     if len(curve) < 4:
         return False
     last = curve[-1][0]

@@ -1,4 +1,4 @@
-"""The rows of a study: a lifter, a refiner, or a score of models that other rows have."""
+"""The rows of a study. A row is a lifter, a refiner, or another score of the models of other rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Value = str | int | bool | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a row is scored; rows are compared with rows of the same conditions."""
+    """The conditions under which a row is scored. Only rows with equal conditions are compared."""
 
     data: str
     pool_shape: bool
@@ -32,7 +32,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Refinement:
-    """One refiner, run in one way on the poses of one lifter; both are named by their rows."""
+    """A refiner that refines the poses of a lifter, with its options. Both models are named by their rows."""
 
     refiner: str
     lifter: str
@@ -44,17 +44,18 @@ class Refinement:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRow:
-    """The fields of every row. A row stands for one line of the report.
+    """The fields of every row. A row is one line of the report.
 
     Attributes:
         name: Its name in the table.
         title: Its description in the report.
-        group: The heading that it stands below.
+        group: The heading of its group in the report.
         data: The variant of the data that it is scored on.
-        action: How a lifter with prompts comes by the action: by its own guess (""), not at all, or by the archive's
-            label.
-        pool_shape: Whether poses get one body shape (`refiner.shape`), whatever made them.
-        shape_of: Who has one body shape: a clip, all clips of a person by one camera, or by every camera.
+        action: The action that a lifter with text prompts gets: "" for its own guess, "unknown" for none, or "label"
+            for the archive's label.
+        pool_shape: Whether all poses get one body shape (`refiner.shape`).
+        shape_of: The group of poses with one body shape: a clip, all clips of a person from one camera, or all clips of
+            a person from all cameras.
         detail: Whether the report also has histograms, errors by joint and by position in the window, and pictures.
     """
 
@@ -72,14 +73,14 @@ class ScoredRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow(ScoredRow):
-    """The fields of the rows that have a checkpoint of their own.
+    """The fields of the rows with their own checkpoint.
 
     Attributes:
-        config: The configuration that it is trained by.
+        config: The configuration of its training.
         set: Changes of the configuration.
-        start_from: The row whose weights the training begins with.
-        checkpoint: A bundled model's name, or a file with its suffix, instead of training.
-        keep: Which checkpoint counts: the end of the schedule, or the best on the validation person.
+        start_from: The row whose weights the training starts from.
+        checkpoint: The name of a bundled model, or a file with its suffix, which replaces the training.
+        keep: The checkpoint that is scored: "last" of the training, or "best" on the validation person.
     """
 
     config: str = ""
@@ -90,18 +91,22 @@ class ModelRow(ScoredRow):
 
     @property
     def trained(self) -> bool:
-        """Whether the study trains it."""
+        """Whether the study trains a model for this row."""
         return not self.checkpoint
 
     @property
     def conditions(self) -> Conditions:
-        """How it is scored."""
+        """The conditions of its scores."""
         return Conditions(self.data, self.pool_shape, self.shape_of)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LifterRow(ModelRow):
-    """A lifter. With ``fold`` i it never sees every third person, from the i-th on."""
+    """A lifter.
+
+    Attributes:
+        fold: With a fold i of 0 or more, the training leaves out every third person, starting with the i-th.
+    """
 
     kind: ClassVar[Kind] = "lifter"
 
@@ -114,26 +119,32 @@ class LifterRow(ModelRow):
 
     @property
     def refinement(self) -> Refinement | None:
-        """No refiner runs."""
+        """None, because no refiner runs."""
         return None
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The rows whose checkpoints its scores follow from."""
+        """The rows whose checkpoints its scores depend on."""
         return (self.name,)
 
     def needs(self) -> list[str]:
-        """The rows that must be there before this one."""
+        """The rows that must run before this one."""
         return _named(self.start_from)
 
     def problem(self) -> str:
-        """Fields that do not go together; "" for none."""
+        """A message about fields that contradict each other; "" if there are none."""
         return ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerRow(ModelRow):
-    """A refiner, trained on the outputs of the row ``lifter``, or on those of the rows ``cross_fit``."""
+    """A refiner.
+
+    Attributes:
+        lifter: The row of the lifter whose poses it is trained on.
+        cross_fit: Rows of lifters for cross-fitting: each lifts only the people that its training left out, and these
+            poses replace those of ``lifter`` in the training.
+    """
 
     kind: ClassVar[Kind] = "refiner"
 
@@ -147,34 +158,34 @@ class RefinerRow(ModelRow):
 
     @property
     def refinement(self) -> Refinement | None:
-        """It refines the poses of its lifter."""
+        """The refinement of its lifter's poses."""
         return Refinement(self.name, self.lifter, self.data, self.action)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The rows whose checkpoints its scores follow from."""
+        """The rows whose checkpoints its scores depend on."""
         return (self.name, self.lifter)
 
     def needs(self) -> list[str]:
-        """The rows that must be there before this one, without repetition."""
+        """The rows that must run before this one, without repetition."""
         return _named(self.lifter, self.start_from, *self.cross_fit)
 
     def problem(self) -> str:
-        """Fields that do not go together; "" for none."""
+        """A message about fields that contradict each other; "" if there are none."""
         return "" if self.lifter else "lifter: a refiner names no lifter"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow(ScoredRow):
-    """A score of models of other rows; nothing is trained for it.
+    """A score of the models of other rows. Nothing is trained for it.
 
     Attributes:
         lifter: The row of the lifter whose poses are scored.
-        method: Who changes them: nobody, a refiner, the refiner's conditional mean alone, or a filter.
-        of: The row of that refiner.
-        steps: The refiner's denoising steps; 0: as many as it was trained for.
+        method: The change of these poses: none, by a refiner, by a refiner's conditional mean alone, or by a filter.
+        of: The row of the refiner.
+        steps: The refiner's denoising steps; 0 for the number of its training.
         flip_test: Whether the lifter and the refiner average with their mirrored passes.
-        smooth: Whether refined poses are smoothed as `Refiner` does it.
+        smooth: Whether refined poses are smoothed, as the option of `Refiner` does it.
     """
 
     kind: ClassVar[Kind] = "score"
@@ -188,12 +199,12 @@ class ScoreRow(ScoredRow):
 
     @property
     def trained(self) -> bool:
-        """Nothing is trained."""
+        """False, because nothing is trained."""
         return False
 
     @property
     def conditions(self) -> Conditions:
-        """How it is scored."""
+        """The conditions of its scores."""
         return Conditions(self.data, self.pool_shape, self.shape_of, self.flip_test, self.smooth)
 
     @property
@@ -203,22 +214,22 @@ class ScoreRow(ScoredRow):
 
     @property
     def refinement(self) -> Refinement | None:
-        """How a refiner runs, where one does."""
+        """The refinement; None for another method."""
         if self.method != "refine":
             return None
         return Refinement(self.of, self.lifter, self.data, self.action, self.flip_test, self.steps)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The rows whose checkpoints its scores follow from."""
+        """The rows whose checkpoints its scores depend on."""
         return tuple(_named(self.lifter, self.of))
 
     def needs(self) -> list[str]:
-        """The rows that must be there before this one, without repetition."""
+        """The rows that must run before this one, without repetition."""
         return _named(self.lifter, self.of)
 
     def problem(self) -> str:
-        """Fields that do not go together; "" for none."""
+        """A message about fields that contradict each other; "" if there are none."""
         if not self.lifter:
             return "lifter: a score needs a lifter"
         if self.method in ("refine", "linear") and not self.of:
@@ -230,14 +241,14 @@ class ScoreRow(ScoredRow):
 
 Row = LifterRow | RefinerRow | ScoreRow
 TYPES: dict[Kind, type[Row]] = {"lifter": LifterRow, "refiner": RefinerRow, "score": ScoreRow}
-# For messages: the rows of each kind.
+# The names of the kinds in messages.
 ROWS_OF_KIND: dict[Kind, str] = {
     "lifter": "rows of the kind lifter",
     "refiner": "rows of the kind refiner",
     "score": "rows of the kind score, rows that score a refiner or a lifter in another way",
 }
-# A row in a report has the fields of every kind, in this order, at these values where its kind lacks them. Recipes are
-# hashes of it, so that the order and the values stay as they are.
+# A row in a report has the fields of all kinds, in this order. Fields that its kind lacks have these values. The order
+# and the values must not change, because recipes are hashes of them.
 RECORD: dict[str, Value] = {
     "name": "",
     "title": "",
@@ -262,18 +273,18 @@ RECORD: dict[str, Value] = {
     "keep": "last",
     "detail": False,
 }
-# Fields that may change in a table without another result.
+# Fields of a table that do not affect the results.
 WORDS = ("title", "group")
 
 
 def record_of(row: Row) -> dict[str, Value]:
-    """The row as a report has it: the fields of every kind."""
+    """The row in the form of a report, with the fields of all kinds."""
     own: dict[str, Value] = {"kind": row.kind, **dataclasses.asdict(row)}
-    return {name: own.get(name, usual) for name, usual in RECORD.items()}
+    return {name: own.get(name, default) for name, default in RECORD.items()}
 
 
 def row_from(content: object, where: str) -> Row:
-    """A row from its table.
+    """Read a row from its TOML table.
 
     Args:
         content: The table.
@@ -283,8 +294,8 @@ def row_from(content: object, where: str) -> Row:
         The row, of the type of its kind.
 
     Raises:
-        ConfigError: A field is unknown, of another kind, of another type, or does not go with the others; the message
-            names the row and the field.
+        ConfigError: A field is unknown, belongs to another kind, has a wrong type, or contradicts other fields. The
+            message names the row and the field.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: a row must be a table, got {content!r}")
@@ -306,7 +317,7 @@ def _fields(kind: Kind) -> set[str]:
 
 
 def _check_kind(content: Mapping[str, object], kind: Kind, where: str) -> None:
-    """Refuse fields that other kinds have."""
+    """Raise ConfigError for fields that only other kinds of rows have."""
     for name in content:
         others = [ROWS_OF_KIND[other] for other in TYPES if name in _fields(other)]
         if others and name not in _fields(kind):

@@ -1,4 +1,4 @@
-"""Runs tasks that need each other, several at a time; one that fails stops nothing but those that need it."""
+"""Runs tasks that depend on each other, several at a time. A failed task stops only the tasks that depend on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Task = TypeVar("Task")
 
 
 class Inline(Executor):
-    """Runs every call at once, in the caller's process."""
+    """Runs every call immediately in the caller's process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -28,9 +28,17 @@ def run_tasks(
     on_done: Callable[[Task, float], None],
     on_failure: Callable[[Task, Exception], None],
 ) -> list[Task]:
-    """Submit every task of ``needs`` when the tasks that it needs are done, ``jobs`` at a time, in order.
+    """Submit every task as soon as the tasks that it depends on are done.
 
-    Each result is told when it is there. Returns the tasks that failed, and those that lack a task that they need.
+    Args:
+        needs: By task, the tasks that it depends on. Tasks start in this order where possible.
+        submit: Starts a task.
+        jobs: The largest number of tasks at a time.
+        on_done: Receives each finished task and its result.
+        on_failure: Receives each failed task and its error.
+
+    Returns:
+        The tasks that failed, and the tasks that did not run because they depend on a failed task.
     """
     waiting = list(needs)
     done: set[Task] = set()

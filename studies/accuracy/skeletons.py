@@ -1,4 +1,4 @@
-"""Skeletons before and after refinement (the paper's Fig. 5), of one clip for each refiner with ``detail``."""
+"""Draws skeletons before and after refinement, as in Fig. 5 of the paper: one clip for each refiner with ``detail``."""
 
 from __future__ import annotations
 
@@ -14,24 +14,36 @@ from refiner.data import CameraClip
 from refiner.evaluation.figures import before_after_figure
 from studies.accuracy.runner import PARTS, Runner
 
+# The length of the drawn clip.
 SECONDS = 10.0
 
 
 def draw_skeletons(runner: Runner, seed: int, folder: Path) -> list[Path]:
-    """``skeletons-ROW.png`` of every row with ``detail`` that has been trained and scored."""
-    drawn = []
+    """Draw ``skeletons-ROW.png`` for every refiner's row with ``detail`` that was trained and scored.
+
+    Args:
+        runner: The study.
+        seed: The seed.
+        folder: The folder for the files.
+
+    Returns:
+        The files.
+    """
+    files = []
     for row in runner.table.rows:
-        if row.kind != "refiner" or not row.detail or (found := runner.scores(row, seed)) is None:
+        if row.kind != "refiner" or not row.detail or (scores := runner.scores(row, seed)) is None:
             continue
-        clip, before, after = runner.refined_test_clip(row, seed, middling(found[PARTS.index("test")]))
-        shown = _first_seconds(clip)
-        frames = shown.frames
-        drawn.append(before_after_figure(folder / f"skeletons-{row.name}.png", shown, before[:frames], after[:frames]))
-    return drawn
+        clip, before, after = runner.refined_test_clip(row, seed, middling(scores[PARTS.index("test")]))
+        excerpt = _first_seconds(clip)
+        frames = excerpt.frames
+        files.append(
+            before_after_figure(folder / f"skeletons-{row.name}.png", excerpt, before[:frames], after[:frames])
+        )
+    return files
 
 
 def middling(scores: Scores) -> int:
-    """The clip with the median gain in MPJPE: neither the best that there is to show, nor the worst."""
+    """The index of the clip with the median gain in MPJPE, as a typical example."""
     gains = [
         1.0 - after.mean("mpjpe") / before.mean("mpjpe")
         for before, after in zip(scores.before, scores.sequences, strict=True)
@@ -41,6 +53,7 @@ def middling(scores: Scores) -> int:
 
 
 def _first_seconds(clip: CameraClip) -> CameraClip:
+    """The first `SECONDS` of a clip."""
     frames = round(SECONDS * clip.fps)
 
     def cut(values: NDArray[np.float32]) -> NDArray[np.float32]:

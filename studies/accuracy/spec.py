@@ -1,4 +1,4 @@
-"""The data and the folder that a study's runs are of, as every worker is told of them."""
+"""The data and the output folder of a study, in a form that is passed to worker processes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ QUICK_SYNTHETIC_SEED = 11
 
 @dataclass(frozen=True)
 class Spec:
-    """A study as a worker is told of it.
+    """The description of a study for a worker process.
 
     Attributes:
         table: The file of the table.
-        data: The folder of the motion archive; None: small built-in motion.
+        data: The folder of the motion archive; None for a small built-in motion.
         output: The folder of the runs.
         quick: Whether the models are toys.
         threads: The threads of each run.
@@ -52,17 +52,18 @@ class Spec:
 
 @dataclass(frozen=True)
 class Claim:
-    """The note in a folder of runs."""
+    """The content of the file `FOLDER_FILE`, which names the data of all runs in a folder."""
 
     archive: str
     quick: bool
 
 
 def claim_folder(spec: Spec) -> None:
-    """Note in the runs' folder which data its runs are of.
+    """Write the name of the data into the output folder, or check the name that is already there.
 
-    Raises UsageError where they are of other data, whose checkpoints, lifted poses and scores would be taken for this
-    study's.
+    Raises:
+        UsageError: The folder has runs on other data. Their checkpoints, poses and scores must not be mixed with those
+            of this study.
     """
     claim = Claim(spec.archive, spec.quick)
     file = spec.output / FOLDER_FILE
@@ -70,7 +71,7 @@ def claim_folder(spec: Spec) -> None:
         spec.output.mkdir(parents=True, exist_ok=True)
         atomic_write_text(file, json.dumps(asdict(claim)) + "\n")
         return
-    found = Claim(**json.loads(file.read_text(encoding="utf-8")))
-    if found != claim:
-        told = f"{found.archive}{', toys (--quick)' if found.quick else ''}"
-        raise UsageError(f"{spec.output} holds runs on {told}; choose another --output, or remove it")
+    existing = Claim(**json.loads(file.read_text(encoding="utf-8")))
+    if existing != claim:
+        data = f"{existing.archive}{', toys (--quick)' if existing.quick else ''}"
+        raise UsageError(f"{spec.output} holds runs on {data}; choose another --output, or remove it")

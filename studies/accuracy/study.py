@@ -1,4 +1,4 @@
-"""Runs the rows of a study, several at a time, each after the rows that it needs."""
+"""Runs the rows of a study, several at a time. A row starts after the rows that it needs."""
 
 from __future__ import annotations
 
@@ -24,18 +24,27 @@ def run_study(
     on_done: Callable[[str, int, float], None],
     on_failure: Callable[[str, int, Exception], None],
 ) -> list[tuple[str, int]]:
-    """Train and score ``rows`` (none: all) and the rows that they need, ``jobs`` at a time.
+    """Train and score rows, and the rows that they need.
 
-    ``on_done(row, seed, seconds)`` and ``on_failure(row, seed, error)`` are called as it happens. A row that fails
-    stops nothing but the rows that need it; its traceback goes into its log. Returns the rows and seeds that failed or
-    lack a row that they need.
+    A failed row stops only the rows that need it. Its traceback is in its log.
+
+    Args:
+        spec: The study.
+        rows: The names of rows; all rows if it is empty.
+        seeds: The seeds.
+        jobs: The largest number of runs at a time.
+        on_done: Receives the row, the seed and the seconds of each finished run.
+        on_failure: Receives the row, the seed and the error of each failed run.
+
+    Returns:
+        The rows and seeds that failed, or that lack a row that they need.
     """
     table, folder = spec.load()
     pool: Executor
     work: Callable[[str, int], float]
     needs = {(row.name, seed): [(name, seed) for name in row.needs()] for seed in seeds for row in table.select(rows)}
     if jobs == 1:
-        # One runner keeps the clips that it has read.
+        # A single runner reads the clips only once.
         pool, work = Inline(), partial(_timed, Runner(spec, table, folder))
     else:
         pool, work = ThreadPoolExecutor(jobs), partial(_in_own_process, spec)
@@ -50,7 +59,7 @@ def run_study(
 
 
 def _in_own_process(spec: Spec, name: str, seed: int) -> float:
-    """A process of its own for a row: one that dies takes no other with it."""
+    """Run a row in its own process, so that a crash does not stop other rows."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_timed_alone, spec, name, seed).result()
 
@@ -64,18 +73,18 @@ def _timed(runner: Runner, name: str, seed: int) -> float:
     try:
         runner.run(row, seed)
     except Exception:
-        with (runner.place(row, seed) / LOG_FILE).open("a", encoding="utf-8") as log:
+        with (runner.run_folder(row, seed) / LOG_FILE).open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         raise
     return time.perf_counter() - began
 
 
 def default_jobs() -> int:
-    """One run a processor: two runs of one thread train more windows a second than one of two."""
+    """One run per processor: two runs with one thread train more windows per second than one run with two threads."""
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def check_request(jobs: int, seeds: Collection[int]) -> None:
-    """Raises UsageError for no seed or no job."""
+    """Raise UsageError without a job, without a seed, and for a negative seed."""
     if jobs < 1 or not seeds or min(seeds) < 0:
         raise UsageError(f"expected at least one job and seeds of 0 or more, got {jobs} and {list(seeds)}")

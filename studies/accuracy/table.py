@@ -1,8 +1,8 @@
-"""The table of a study (TOML): which models are trained, and which are scored another way.
+"""The table of a study (TOML): the models to train, and further scores of models.
 
-[study]   title, seeds
-[budget]  overrides for every lifter and every refiner: how long they train
-[quick]   overrides that make them toys
+[study]   title and seeds
+[budget]  changes of the configuration of every lifter and every refiner, for the length of their training
+[quick]   changes that turn the models into toys
 [data.X]  a variant of the scored data: cameras, detections, noise, frame rate
 [[row]]   one line of the report, see `studies.accuracy.rows`
 """
@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from refiner.errors import ConfigError
 from refiner.from_toml import dataclass_from
@@ -41,13 +40,22 @@ class Overrides:
     refiner: tuple[str, ...] = ()
 
     def of(self, row: ModelRow) -> tuple[str, ...]:
-        """Those of a row's kind."""
+        """The changes for the kind of a row."""
         return self.lifter if row.kind == "lifter" else self.refiner
 
 
 @dataclass(frozen=True)
 class Table:
-    """A whole study; ``budget`` and ``toy`` are overrides, before and after a row's own."""
+    """A whole study.
+
+    Attributes:
+        title: The title of the report.
+        seeds: The default seeds.
+        budget: Changes of the configurations, which come before the changes of a row.
+        toy: Changes of the configurations, which come after the changes of a row.
+        variants: The variants of the scored data by name.
+        rows: The rows.
+    """
 
     title: str
     seeds: tuple[int, ...]
@@ -61,21 +69,21 @@ class Table:
         return next(row for row in self.rows if row.name == name)
 
     def model(self, name: str) -> LifterRow | RefinerRow:
-        """The row of that name, which has a model. Raises ConfigError for a row that scores another's."""
+        """The row of that name. Raises ConfigError for a row without its own model."""
         row = self.row(name)
         if not isinstance(row, ModelRow):
             raise ConfigError(f"the row {name} has no model of its own")
         return row
 
     def overrides(self, row: ModelRow) -> list[str]:
-        """The changes of a trained row's configuration, of which the last one counts."""
+        """The changes of a trained row's configuration. Later changes replace earlier ones of the same key."""
         return [*self.budget.of(row), *row.set, *self.toy.of(row)]
 
     def recipe(self, row: Row) -> dict[str, object]:
-        """Everything that a row's figures follow from, as far as a table and its configurations say.
+        """Everything in the table and its configurations that a row's figures depend on.
 
-        It holds the rows that the row needs, and values that differ from the defaults alone, so that a new field
-        changes no old recipe.
+        It includes the rows that the row needs. It contains only values that differ from the defaults, so that a new
+        field does not change old recipes.
         """
         facts: dict[str, object] = {
             "row": {
@@ -86,14 +94,21 @@ class Table:
         }
         if isinstance(row, ModelRow) and row.trained:
             config = load_config(row.config, self.overrides(row))
-            usual = dataclasses.asdict(Config(config.kind))
-            facts["config"] = _unlike(dataclasses.asdict(config), usual)
+            defaults = dataclasses.asdict(Config(config.kind))
+            facts["config"] = _changed(dataclasses.asdict(config), defaults)
         return facts
 
     def select(self, names: Collection[str]) -> list[Row]:
-        """The rows of those names and the rows that they need, in an order in which they can run; no name means all.
+        """Select rows and the rows that they need.
 
-        Raises ConfigError for an unknown name, and for rows that need each other in a circle.
+        Args:
+            names: The names of rows; all rows if it is empty.
+
+        Returns:
+            The rows in an order in which they can run.
+
+        Raises:
+            ConfigError: A name is unknown, or rows need each other in a circle.
         """
         known = [row.name for row in self.rows]
         unknown = [name for name in names if name not in known]
@@ -116,13 +131,15 @@ class Table:
         return list(chosen.values())
 
 
-def _unlike(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that are not as usual, in sections, too."""
-    return {
-        name: _unlike(value, usual[name]) if isinstance(value, dict) and isinstance(usual.get(name), dict) else value
-        for name, value in values.items()
-        if value != usual.get(name)
-    }
+def _changed(values: Mapping[str, object], defaults: Mapping[str, object]) -> dict[str, object]:
+    """The entries that differ from the defaults; in a section only its entries that differ."""
+    changed: dict[str, object] = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if value == default:
+            continue
+        changed[name] = _changed(value, default) if isinstance(value, dict) and isinstance(default, dict) else value
+    return changed
 
 
 def load_table(path: Path = TABLE, quick: bool = False) -> Table:
@@ -130,14 +147,14 @@ def load_table(path: Path = TABLE, quick: bool = False) -> Table:
 
     Args:
         path: The TOML file.
-        quick: Whether the overrides of [quick] come after all others: the same rows at toy size.
+        quick: Whether to apply the changes of [quick] after all others, which gives the same rows at toy size.
 
     Returns:
         The study.
 
     Raises:
-        ConfigError: The file cannot be read, a row or a section has a wrong field, or a row names another that is not
-            there; the message names the row and the field.
+        ConfigError: The file cannot be read, a row or a section has a wrong field, or a row names a row that does not
+            exist. The message names the row and the field.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -158,7 +175,7 @@ def load_table(path: Path = TABLE, quick: bool = False) -> Table:
 
 
 def _check(table: Table, path: Path) -> None:
-    """Refuse rows that do not go together with the rest of the table."""
+    """Raise ConfigError for a row that does not fit the rest of the table."""
     names = [row.name for row in table.rows]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
@@ -184,5 +201,5 @@ def _check(table: Table, path: Path) -> None:
 
 
 def _has_prompts(lifter: ModelRow) -> bool:
-    """Whether a row's lifter takes actions, as far as the table says: a file may hold anything."""
+    """Whether a lifter may support text prompts. A checkpoint file may contain any lifter, so it counts as one."""
     return bool(lifter.checkpoint) or load_config(lifter.config).model.architecture == "finepose"

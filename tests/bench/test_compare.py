@@ -13,7 +13,7 @@ import pytest
 from refiner_bench.cli import main
 from refiner_bench.compare import compare_reports, format_comparison, judge, regressions
 from refiner_bench.measures import Measure, measures, read_measured
-from refiner_bench.timing import ratio_interval
+from refiner_bench.timing import Ratio, ratio_interval
 
 from refiner.errors import InputError
 
@@ -59,7 +59,7 @@ def times(rng, factor, rounds=30):
 
 
 def measure_of(ratio):
-    return Measure("speed", ratio["ratio"], "x", "ratio", "higher", ratio["low"], ratio["high"])
+    return Measure("speed", ratio.ratio, "x", "ratio", "higher", ratio.low, ratio.high)
 
 
 def test_a_kernel_that_is_slower_by_a_third_is_caught_and_noise_is_not():
@@ -84,23 +84,23 @@ def test_a_kernel_that_is_slower_by_a_third_is_caught_and_noise_is_not():
         (None, Measure("a", 1, "", "count"), "new"),
         # 10 % is not worth a word, however sure; 30 % is, unless the intervals hide it.
         (
-            measure_of({"ratio": 2.0, "low": 1.99, "high": 2.01}),
-            measure_of({"ratio": 1.8, "low": 1.79, "high": 1.81}),
+            measure_of(Ratio(2.0, 1.99, 2.01)),
+            measure_of(Ratio(1.8, 1.79, 1.81)),
             "same",
         ),
         (
-            measure_of({"ratio": 2.0, "low": 1.9, "high": 2.1}),
-            measure_of({"ratio": 1.5, "low": 1.4, "high": 1.6}),
+            measure_of(Ratio(2.0, 1.9, 2.1)),
+            measure_of(Ratio(1.5, 1.4, 1.6)),
             "worse",
         ),
         (
-            measure_of({"ratio": 2.0, "low": 1.2, "high": 3.1}),
-            measure_of({"ratio": 1.5, "low": 0.9, "high": 2.6}),
+            measure_of(Ratio(2.0, 1.2, 3.1)),
+            measure_of(Ratio(1.5, 0.9, 2.6)),
             "same",
         ),
         (
-            measure_of({"ratio": 1.5, "low": 1.4, "high": 1.6}),
-            measure_of({"ratio": 2.0, "low": 1.9, "high": 2.1}),
+            measure_of(Ratio(1.5, 1.4, 1.6)),
+            measure_of(Ratio(2.0, 1.9, 2.1)),
             "better",
         ),
     ],

@@ -67,15 +67,15 @@ def test_a_turn_is_filled_and_its_median_counts(monkeypatch):
 
 def test_the_interval_holds_the_median():
     found = ratio_interval(np.array([2.0, 2.1, 1.9, 2.0, 5.0]))
-    assert found["ratio"] == 2.0 and found["low"] <= 2.0 <= found["high"]
+    assert found.ratio == 2.0 and found.low <= 2.0 <= found.high
     alone = ratio_interval(np.array([3.0]))
-    assert (alone["low"], alone["ratio"], alone["high"]) == (3.0, 3.0, 3.0)
+    assert (alone.low, alone.ratio, alone.high) == (3.0, 3.0, 3.0)
 
 
 def test_intervals_of_few_rounds_cover_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(5)
     found = [ratio_interval(4.0 * np.exp(rng.normal(0, 0.2, 7))) for _ in range(300)]
-    assert sum(entry["low"] <= 4.0 <= entry["high"] for entry in found) >= 0.93 * len(found)
+    assert sum(entry.low <= 4.0 <= entry.high for entry in found) >= 0.93 * len(found)
 
 
 def test_counts_below_one_are_refused():

@@ -18,7 +18,7 @@ from refiner_bench.gpu.bring_back import MOST_BYTES, MOST_FILES, MOST_IN_A_FILE
 from refiner_bench.gpu.command import TO_BRING_BACK, main, words_of
 from refiner_bench.gpu.jobs import Result
 from refiner_bench.gpu.packages import PACKAGES
-from refiner_bench.gpu.parts import BOX_OF_OTHERS, BOX_OF_PACKAGE, BOXES, Place
+from refiner_bench.gpu.parts import BOX_OF_OTHERS, BOX_OF_PACKAGE, BOXES, RunSetup
 from refiner_bench.gpu.summary import Summary
 
 from refiner.data.synthetic import synthetic_archive, synthetic_description
@@ -160,7 +160,7 @@ def test_a_plan_that_goes_wrong_leaves_the_next_its_time(tmp_path):
         if len(began) == 1:
             raise OSError("the disk is full")
 
-    training_ = training.Training(Place(tmp_path, "cuda", False), (), (), time.monotonic() + 1000.0)
+    training_ = training.Training(RunSetup(tmp_path, "cuda", False), (), (), time.monotonic() + 1000.0)
     command._in_turns(training.PLANS, train, training_, summary)
     assert [name for name, _ in began] == [plan.name for plan in training.PLANS]
     assert summary_of(tmp_path)[1] == {training.PLANS[0].name: "failed"}
@@ -199,7 +199,7 @@ def test_each_package_is_measured_in_a_process_of_its_own(tmp_path, monkeypatch)
         (tmp_path / "packages" / name / "x.pt2").write_bytes(b"")
     monkeypatch.setattr(command, "run_jobs", run_jobs)
     summary = Summary(tmp_path / "summary.json", tmp_path, {})
-    command._measure_packages(Place(tmp_path, "cuda", False), float("inf"), summary)
+    command._measure_packages(RunSetup(tmp_path, "cuda", False), float("inf"), summary)
     assert ran == [[(f"latency, {name}", BOX_OF_PACKAGE)] for name in names[:2]]
     states = summary_of(tmp_path)[1]
     expected = ["failed"] * 2 + ["skipped"] * 2

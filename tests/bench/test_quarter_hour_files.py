@@ -10,8 +10,8 @@ from refiner_bench.gpu import bring_back as module
 from refiner_bench.gpu import training as training_module
 from refiner_bench.gpu.bring_back import bring_back
 from refiner_bench.gpu.jobs import Result
-from refiner_bench.gpu.parts import Place
-from refiner_bench.gpu.training import OTHER_RUN, TO_BEGIN, Plan, Training, progress_of, take_up, train_plan
+from refiner_bench.gpu.parts import RunSetup
+from refiner_bench.gpu.training import OTHER_RUN, TO_BEGIN, Plan, Training, progress_of, resume, train_plan
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.models.weights import read_safetensors
@@ -102,11 +102,11 @@ def test_weights_that_are_too_large_are_named(back, monkeypatch):
 
 
 def test_earlier_runs_are_taken_up(run, tmp_path):
-    training = Training(Place(tmp_path, "cpu", True), (), (), 0.0)
+    training = Training(RunSetup(tmp_path, "cpu", True), (), (), 0.0)
     plan, saved = Plan("first", "lifter", "lifter-small"), tmp_path / "saved"
 
     def statuses(states):
-        return {result.name: result.status for result in take_up(plan, states, training)}
+        return {result.name: result.status for result in resume(plan, states, training)}
 
     assert statuses([]) == {} and progress_of(training.folder(plan)) is None
     saved.mkdir()
@@ -122,10 +122,10 @@ def test_earlier_runs_are_taken_up(run, tmp_path):
 
 @pytest.mark.parametrize("same_network", [True, False])
 def test_a_state_of_another_run_fails_once(same_network, run, tmp_path, monkeypatch):
-    training = Training(Place(tmp_path, "cpu", True), (), (), float("inf"))
+    training = Training(RunSetup(tmp_path, "cpu", True), (), (), float("inf"))
     plan, saved = Plan("first", "lifter", "lifter-small"), tmp_path / "saved"
     split_state(run, saved, "first")
-    take_up(plan, [saved], training)
+    resume(plan, [saved], training)
     taken = []
 
     def jobs(jobs, logs, environment):
@@ -158,7 +158,7 @@ def words(plan, monkeypatch, training):
 
 def test_a_plan_has_words_of_its_own(tmp_path, monkeypatch):
     given = {"refiner": ("--lifter", "a b", "--lifter", "c", "--set", "optimiser.rate=0.5")}
-    training = Training(Place(tmp_path, "cuda", False), ("d",), (), float("inf"), given)
+    training = Training(RunSetup(tmp_path, "cuda", False), ("d",), (), float("inf"), given)
     refiner = words(Plan("refiner", "refiner", "refiner-small", ("optimiser.rate=0.1",)), monkeypatch, training)
     assert refiner[refiner.index("refiner") :][:3] == ["refiner", "--config", "refiner-small"]
     assert refiner[-4:] == ["--lifter", "a b", "--lifter", "c"]
@@ -172,7 +172,7 @@ def test_a_plan_has_words_of_its_own(tmp_path, monkeypatch):
 
 
 def test_a_way_that_hangs_leaves_time_to_the_next(tmp_path, monkeypatch):
-    training, taken = Training(Place(tmp_path, "cuda", False), ("d",), (), float("inf")), []
+    training, taken = Training(RunSetup(tmp_path, "cuda", False), ("d",), (), float("inf")), []
     plan = Plan("lifter", "lifter", "lifter-small")
     begun = training.folder(plan) / BEGUN_FILE
 
@@ -198,5 +198,5 @@ def test_a_way_that_hangs_leaves_time_to_the_next(tmp_path, monkeypatch):
     ],
 )
 def test_a_plan_that_cannot_run_is_skipped(plan, why, tmp_path):
-    (result,) = train_plan(plan, Training(Place(tmp_path, "cpu", True), (), (), float("inf")))
+    (result,) = train_plan(plan, Training(RunSetup(tmp_path, "cpu", True), (), (), float("inf")))
     assert (result.name, result.status) == (plan.name, "skipped") and why in result.why

@@ -59,9 +59,9 @@ def test_what_a_job_started_ends_with_it(tmp_path):
 def test_the_jobs_of_a_device(tmp_path):
     pytest.importorskip("torch")
     from refiner_bench.gpu.packages import PACKAGES
-    from refiner_bench.gpu.parts import BOXES, Place, jobs_of
+    from refiner_bench.gpu.parts import BOXES, RunSetup, jobs_of
 
-    place = Place(tmp_path, "cuda", False)
+    place = RunSetup(tmp_path, "cuda", False)
     jobs = {job.name: job for job in jobs_of("build", place, 1000.0)}
     assert jobs.keys() == {"build", *(f"package, {name}" for name in PACKAGES)}
     assert "-DREFINER_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90" in jobs["build"].command[-1]
@@ -72,5 +72,5 @@ def test_the_jobs_of_a_device(tmp_path):
     checks = {job.name: job for job in jobs_of("check", place, 10.0)}
     assert checks.keys() == {"check", "sanitizer", "tests"} and {job.seconds for job in checks.values()} == {10.0}
     assert all(str(tmp_path / "build" / "_native.so") in job.command for job in checks.values())
-    (rehearsal,) = jobs_of("build", Place(tmp_path, "cpu", True), 1000.0)
+    (rehearsal,) = jobs_of("build", RunSetup(tmp_path, "cpu", True), 1000.0)
     assert "-DREFINER_CUDA=OFF" in rehearsal.command[-1] and "Debug" in rehearsal.command[-1]

@@ -34,11 +34,11 @@ def measured(tmp_path, kind="window", package=None):
 def test_contestants_take_turns_and_the_first_is_the_rival():
     runs = {"slow": lambda frame: time.sleep(0.004), "fast": lambda frame: time.sleep(0.001)}
     found = timed_in_turns(runs, Sizes(seconds=0.08, turns=4, least=2, most=8))
-    assert found["slow"]["faster_than_first"]["ratio"] == 1
-    assert found["fast"]["faster_than_first"]["ratio"] > 0
+    assert found["slow"].faster_than_first.ratio == 1
+    assert found["fast"].faster_than_first.ratio > 0
     # From 4 turns of the least to 4 of the most; how many depends on how busy the machine is.
-    assert all(8 <= entry["calls"] <= 32 for entry in found.values())
-    assert 4 <= found["slow"]["median_ms"] <= found["slow"]["p99_ms"]
+    assert all(8 <= entry.calls <= 32 for entry in found.values())
+    assert 4 <= found["slow"].median_ms <= found["slow"].p99_ms
     assert timed_in_turns({}, TOY) == {}
 
 

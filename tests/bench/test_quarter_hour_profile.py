@@ -11,7 +11,16 @@ pytest.importorskip("torch")
 
 import torch
 from refiner_bench.gpu import profile_step
-from refiner_bench.gpu.profile_step import NAME_CHARACTERS, ROWS, STEPS, WARM_UP, kernels_of, profiled, table
+from refiner_bench.gpu.profile_step import (
+    NAME_CHARACTERS,
+    ROWS,
+    STEPS,
+    WARM_UP,
+    KernelTime,
+    kernels_of,
+    profiled,
+    table,
+)
 
 from refiner.data.synthetic import synthetic_folder
 from refiner.training.config import load_config
@@ -35,16 +44,16 @@ def test_kernels_are_summed_by_name_for_a_step():
     events += [event("Optimizer.step", "CUDA", 9000.0, True), event("aten::mm", "CPU", 70.0)]
     found = table(events, True, 2)
     assert found == [
-        {"name": "slow", "calls": 1.0, "ms": 4.0},
-        {"name": long[:NAME_CHARACTERS], "calls": 0.5, "ms": 0.25},
+        KernelTime("slow", 1.0, 4.0),
+        KernelTime(long[:NAME_CHARACTERS], 0.5, 0.25),
     ]
-    assert table(events, False, 2) == [{"name": "aten::mm", "calls": 0.5, "ms": 0.035}]
+    assert table(events, False, 2) == [KernelTime("aten::mm", 0.5, 0.035)]
 
 
 def test_a_call_is_taken_apart():
     left = torch.ones(64, 64)
-    rows = {row["name"]: row for row in kernels_of(lambda step: (left @ left, left @ left), torch.device("cpu"))}
-    assert rows["aten::mm"]["calls"] == 2 and rows["aten::mm"]["ms"] > 0
+    rows = {row.name: row for row in kernels_of(lambda step: (left @ left, left @ left), torch.device("cpu"))}
+    assert rows["aten::mm"].calls == 2 and rows["aten::mm"].ms > 0
 
 
 def test_a_step_of_a_plan_is_profiled():

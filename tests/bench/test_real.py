@@ -47,8 +47,8 @@ def test_the_truth_is_as_good_as_it_is_said_to_be():
         "cam04": 0,
     }
     quality = truth_quality(take)
-    assert quality["bone_spread"] < 16.5
-    assert max(quality["pixels"][name] for name in ("cam01", "cam02", "cam04")) < 7.5
+    assert quality.bone_spread < 16.5
+    assert max(quality.pixels[name] for name in ("cam01", "cam02", "cam04")) < 7.5
 
 
 def test_a_take_comes_back_as_it_was_saved(tmp_path):

@@ -17,6 +17,7 @@ from refiner_bench.measures import measures
 from refiner_bench.page_plots import draw_plots, plots_of
 from refiner_bench.streaming.format import delay_table, format_streaming
 from refiner_bench.streaming.latency import in_turns, percentiles, spin, summary
+from refiner_bench.timing import Ratio
 
 
 def test_turns_hold_every_call_of_everyone():
@@ -30,9 +31,9 @@ def test_percentiles_and_ratios():
     rng = np.random.default_rng(0)
     slow = [10.0 + rng.random(100) for _ in range(20)]
     found = summary({"fast": [taken / 4 for taken in slow], "slow": slow}, "slow")
-    assert found["fast"]["faster_than_rival"]["ratio"] == pytest.approx(4.0)
-    assert found["slow"]["faster_than_rival"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
-    assert found["slow"]["calls"] == 2000
+    assert found["fast"].faster_than_rival.ratio == pytest.approx(4.0)
+    assert found["slow"].faster_than_rival == Ratio(1.0, 1.0, 1.0)
+    assert found["slow"].calls == 2000
     expected = {"p50_ms": 500.0, "p99_ms": 990.0, "p99.9_ms": 999.0}
     assert percentiles(np.arange(1001.0)) == pytest.approx(expected)
 

@@ -111,7 +111,7 @@ def test_one_shape_of_a_person_is_the_runtime_s(runner, name):
 
 def test_scores_are_not_of_a_checkpoint_that_came_while_they_were_made(runner, monkeypatch):
     row = runner.table.row("linear")
-    checkpoint, file = runner.checkpoint("full", 0), runner.place(row, 0) / "scores.json"
+    checkpoint, file = runner.checkpoint("full", 0), runner.run_folder(row, 0) / "scores.json"
     content, scored = checkpoint.read_bytes(), file.read_text()
     own = runner.scores(row, 0)
     file.unlink()

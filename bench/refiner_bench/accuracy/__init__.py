@@ -1,1 +1,1 @@
-"""Accuracy: the reports of the bundled models, scores of clips, and accuracy reports as tables and pictures."""
+"""Accuracy: reports of the bundled models, scores of clips, and accuracy reports as tables and plots."""

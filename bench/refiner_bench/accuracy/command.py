@@ -8,12 +8,12 @@ from pathlib import Path
 
 HELP = "write the accuracy reports of the bundled models"
 DESCRIPTION = """\
-Scores the bundled models by random cameras, without the lens, live, and on estimators that they never saw. Writes the
-reports below --reports from which the tables of README and docs are made (then: refiner-bench readme). Nothing is
-trained; a report takes minutes.
+Scores the bundled models with random cameras, without the lens, on a live stream, and on estimators that they were
+not trained on. Writes the reports into the folder --reports. The tables of README and docs come from these reports;
+write the tables with "refiner-bench readme" afterwards. Nothing is trained; a report takes minutes.
 
 The accuracy study, which trains models, is a command of the checkout: python -m studies.accuracy --help"""
-# Options that this command had while it ran the study, too.
+# Options of the accuracy study, which this command ran in earlier versions.
 OF_STUDY = ("output", "report-only", "seeds", "jobs", "threads", "json", "markdown", "earlier", "pictures")
 
 
@@ -26,13 +26,17 @@ def add_accuracy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--bundled", action="store_true", help="the bundled models, which is what it scores anyway")
+    parser.add_argument(
+        "--bundled", action="store_true", help="no effect: the command always scores the bundled models"
+    )
     parser.add_argument("--data", metavar="FOLDER", type=Path, help="motion archive (default: REFINER_DATA)")
-    parser.add_argument("--quick", action="store_true", help="two clips of built-in motion: shows that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="score two clips of built-in motion, to see that the command runs"
+    )
     parser.add_argument("--table", metavar="FILE", type=Path, help="another table of reports (default: bundled.toml)")
-    parser.add_argument("--rows", metavar="REPORT", nargs="+", default=[], help="these reports alone")
+    parser.add_argument("--rows", metavar="REPORT", nargs="+", default=[], help="write only these reports")
     parser.add_argument("--list", action="store_true", help="print the reports and exit")
-    parser.add_argument("--reports", metavar="DIR", type=Path, help="where they lie (default: bench/reports)")
+    parser.add_argument("--reports", metavar="DIR", type=Path, help="folder of the reports (default: bench/reports)")
     for name in OF_STUDY:
         parser.add_argument(f"--{name}", dest=f"study_{name}", nargs="*", help=argparse.SUPPRESS)
     parser.set_defaults(run=run_accuracy)
@@ -44,9 +48,9 @@ def run_accuracy(arguments: argparse.Namespace) -> None:
     from refiner_bench.accuracy.bundled import TABLE, load_evaluations, run_evaluations, select
     from refiner_bench.accuracy.motion import archive_folder
 
-    given = [f"--{name}" for name in OF_STUDY if getattr(arguments, f"study_{name}") is not None]
-    if given:
-        raise UsageError(f"{', '.join(given)}: of the study, which a checkout runs: python -m studies.accuracy")
+    unsupported = [f"--{name}" for name in OF_STUDY if getattr(arguments, f"study_{name}") is not None]
+    if unsupported:
+        raise UsageError(f"{', '.join(unsupported)}: of the study, which a checkout runs: python -m studies.accuracy")
     evaluations = select(load_evaluations(arguments.table or TABLE), arguments.rows)
     if arguments.list:
         for entry in evaluations:

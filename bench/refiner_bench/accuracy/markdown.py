@@ -1,25 +1,24 @@
-"""The accuracy report as Markdown."""
+"""Accuracy reports as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from string import ascii_uppercase
-from typing import Any
 
 from refiner.evaluation.selection import describe_archive
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.report import gain_text
+from refiner_bench.report import JsonObject, gain_text
 
 GAIN_METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
-# Lifters that took what a refiner costs: as many parameters, as much training, the same motion.
+# Control rows: lifters that got the budget of a refiner in addition (parameters, training time, motion).
 CONTROLS = ("single-lifter", "lifter-recombined")
 
 
-def format_accuracy(report: Mapping[str, Any]) -> str:
-    """The report as Markdown: one table per group of rows, then the tables by action."""
+def format_accuracy(report: JsonObject) -> str:
+    """The report as Markdown: one table per group of rows, then the errors by action."""
     settings = report["settings"]
     machines = _machines(report)
-    # A column of letters for a single machine would say nothing.
+    # With a single machine the column of machines is left out.
     several = len(machines) > 1 or not all(_machine_of(row, report) for row in report["rows"])
     letters = machines if several else {}
     named = [f"{letter}: {name}" for name, letter in letters.items()] or list(machines) or ["not recorded"]
@@ -78,20 +77,23 @@ HEADINGS = [
 
 
 def _filled_columns(table: Sequence[Sequence[str]]) -> str:
-    """Without the columns that have nothing to say about any row."""
+    """The Markdown table without columns that are empty in all rows. The first row holds the headings."""
     columns = [column for column in zip(*table, strict=True) if any(column[1:])]
-    header, *rows = ([column[place] for column in columns] for place in range(len(table)))
+    header, *rows = ([column[row] for column in columns] for row in range(len(table)))
     return markdown_table(header, rows)
 
 
-def _machines(report: Mapping[str, Any]) -> dict[str, str]:
-    """Each machine that rows were run on, in words, and its letter."""
-    told = dict.fromkeys(text for row in report["rows"] if (text := _machine_of(row, report)))
-    return dict(zip(told, ascii_uppercase, strict=False))
+def _machines(report: JsonObject) -> dict[str, str]:
+    """The letter of each machine of the report, by the machine's description."""
+    machines = dict.fromkeys(text for row in report["rows"] if (text := _machine_of(row, report)))
+    return dict(zip(machines, ascii_uppercase, strict=False))
 
 
-def _machine_of(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Reports once named one machine for all rows; a checkpoint may not say where it was trained."""
+def _machine_of(row: JsonObject, report: JsonObject) -> str:
+    """The description of a row's machine; empty if it is unknown, as for a checkpoint that does not name it.
+
+    Older reports name one machine for all rows.
+    """
     machine = row.get("machine", report["environment"])
     if machine is None:
         return ""
@@ -99,11 +101,12 @@ def _machine_of(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return f"{machine['processor']}, {machine['logical_processors']} processors{gpu}"
 
 
-def _cells(row: Mapping[str, Any], machine: str) -> list[str]:
+def _cells(row: JsonObject, machine: str) -> list[str]:
+    """The cells of a row in the order of `HEADINGS`."""
     training, test = row["training"], row["test"]
     star = "" if training is None or training["plateau"] or row["checkpoint"] else "*"
     metrics = {metric: test["metrics"][metric]["frame_mean"] for metric in GAIN_METRICS}
-    told = test["extra"].get("input")
+    input_shift = test["extra"].get("input")
     gains = [gain_text(test["gains"].get("lifter", {}).get(metric)) for metric in GAIN_METRICS]
     return [
         row["name"] + star,
@@ -118,12 +121,12 @@ def _cells(row: Mapping[str, Any], machine: str) -> list[str]:
         f"{metrics['acceleration_error']:.2f}",
         *gains,
         *(gain_text(test["gains"].get(rival, {}).get("mpjpe")) for rival in ("linear", *CONTROLS)),
-        "" if not told else f"{100 * told['unusual_share']:.1f} %",
-        "" if not told else f"x {told['jitter_ratio']:.2f}",
+        "" if not input_shift else f"{100 * input_shift['unusual_share']:.1f} %",
+        "" if not input_shift else f"x {input_shift['jitter_ratio']:.2f}",
     ]
 
 
-def _by_action(report: Mapping[str, Any]) -> str:
+def _by_action(report: JsonObject) -> str:
     rows = [row for row in report["rows"] if row["data"] == "default"]
     actions = list(rows[0]["test"]["per_action"]["mpjpe"]) if rows else []
     body = [[row["name"], *(f"{row['test']['per_action']['mpjpe'][action]:.1f}" for action in actions)] for row in rows]

@@ -1,4 +1,4 @@
-"""Scores of one row: sums per sequence for every metric, and for some rows the distributions behind them."""
+"""Scores of clips: the sums of every metric per sequence, and the distributions of the errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,24 @@ from refiner.evaluation.protocol import EvaluationResult, Evaluator, SequenceSco
 from refiner.evaluation.protocol import Sequence as ScoredSequence
 from refiner.files import atomic_path, sha256_of
 from refiner.runtime import Lifter
+from refiner_bench.arrays import FloatArray
 
-# Frame errors in millimetres, the last bin open: fine enough for the paper's 30 and 35 mm.
+# Errors of frames in millimetres; the last bin is open. The bins separate the paper's limits of 30 and 35 mm.
 HISTOGRAM_EDGES = np.arange(0.0, 251.0, 5.0)
 JOINTS = 17
 
 
 @dataclass(frozen=True)
 class Distributions:
-    """The distribution of MPJPE over frames: its histogram, the mean by joint and by camera, all in mm."""
+    """The distribution of the errors of one list of clips.
+
+    Attributes:
+        histogram: The number of frames in each bin of `HISTOGRAM_EDGES`, by MPJPE of the frame; the last bin is open.
+        below_30: The share of frames with an MPJPE below 30 mm, 0 to 1.
+        above_35: The share of frames with an MPJPE above 35 mm, 0 to 1.
+        by_joint: The mean error of each joint in mm.
+        by_camera: The MPJPE of each camera in mm.
+    """
 
     histogram: list[int]
     below_30: float
@@ -37,7 +45,16 @@ class Distributions:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a row on one part of the split; ``before``: those of its lifter's poses on the same clips."""
+    """The scores of one row of the study on one part of the split.
+
+    Attributes:
+        part: The part of the split, such as "test".
+        data: The name of the data.
+        sequences: The scores of each sequence.
+        before: The scores of the lifter's poses on the same clips.
+        distributions: The distributions of the errors.
+        extra: Further content for the row of the JSON report.
+    """
 
     part: str
     data: str
@@ -48,19 +65,26 @@ class Scores:
 
     @property
     def result(self) -> EvaluationResult:
+        """The scores of all sequences together."""
         return EvaluationResult(self.sequences)
 
 
-class KeptClips:
-    """Poses of a list of clips by name, computed once and kept on disk."""
+class CachedPoses:
+    """Poses of lists of clips, computed once and stored on disk under a name."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
 
     def get(
-        self, name: str, clips: Sequence[CameraClip], make: Callable[[], list[NDArray[Any]]]
+        self, name: str, clips: Sequence[CameraClip], make: Callable[[], list[FloatArray]]
     ) -> list[NDArray[np.float32]]:
-        """The poses that ``make()`` gives for the clips, or gave before under ``name``, which names all sources."""
+        """The poses of the clips, from the cache or from ``make()``.
+
+        Args:
+            name: The name in the cache. It must identify everything that the poses depend on.
+            clips: The clips.
+            make: Computes the poses of every clip, ``(F, 17, 3)``.
+        """
         file = self.cache / f"{name}.npz"
         if not file.is_file():
             poses = np.concatenate(make()).astype(np.float32)
@@ -71,27 +95,37 @@ class KeptClips:
 
 
 class LiftedClips:
-    """A lifter's poses of a list of clips, computed once and kept on disk under the lifter's hash."""
+    """The poses of lifters for lists of clips, computed once and stored on disk under the hash of the lifter."""
 
     def __init__(self, cache: Path, threads: int) -> None:
-        self._files, self.threads = KeptClips(cache), threads
-        self._kept: dict[str, list[NDArray[np.float32]]] = {}
+        self._files, self.threads = CachedPoses(cache), threads
+        # The last result only, because poses of many clips need much memory.
+        self._latest: dict[str, list[NDArray[np.float32]]] = {}
 
     def lift(
         self, checkpoint: Path, clips: Sequence[CameraClip], name: str, mode: str = "", flip_test: bool = False
     ) -> list[NDArray[np.float32]]:
-        """``(F, 17, 3)`` root-relative metres of every clip; ``name`` tells the lists of clips apart, ``mode`` says
-        how a lifter with prompts comes by the action (`refiner.actions.action_for_lifter`), ``flip_test`` averages with
-        the mirrored pass."""
+        """Lift every clip.
+
+        Args:
+            checkpoint: The lifter.
+            clips: The clips.
+            name: A name for the list of clips, which distinguishes it from other lists in the cache.
+            mode: How a lifter with text prompts learns the action (see `refiner.actions.action_for_lifter`).
+            flip_test: Whether to average with the mirrored pass.
+
+        Returns:
+            The poses of each clip, ``(F, 17, 3)`` in metres relative to the root.
+        """
         digest = sha256_of(checkpoint)[:16]
         stem = "-".join(part for part in (digest, name, mode, "mirrored" * flip_test) if part)
-        if stem not in self._kept:
+        if stem not in self._latest:
             make = partial(self._lift, checkpoint, clips, mode, flip_test)
-            self._kept = {stem: self._files.get(stem, clips, make)}
-        return self._kept[stem]
+            self._latest = {stem: self._files.get(stem, clips, make)}
+        return self._latest[stem]
 
-    def _lift(self, checkpoint: Path, clips: Sequence[CameraClip], mode: str, flip_test: bool) -> list[NDArray[Any]]:
-        # None: as the checkpoint says.
+    def _lift(self, checkpoint: Path, clips: Sequence[CameraClip], mode: str, flip_test: bool) -> list[FloatArray]:
+        # Without a flip test here, None keeps the checkpoint's own setting.
         lifter = Lifter.load(checkpoint, flip_test=flip_test or None, threads=self.threads)
         poses = []
         for clip in clips:
@@ -100,41 +134,70 @@ class LiftedClips:
         return poses
 
 
+class _ErrorSums:
+    """Sums of the errors of clips, from which `Distributions` follow."""
+
+    def __init__(self) -> None:
+        self._histogram = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)
+        self._joint_sums = np.zeros(JOINTS)
+        self._frames = self._below_30 = self._above_35 = 0
+        # The sum of the frames' errors and the number of frames of each camera.
+        self._cameras: dict[str, tuple[float, int]] = {}
+
+    def add(self, clip: CameraClip, pose: FloatArray) -> None:
+        """Add the errors of the poses ``(F, 17, 3)`` of one clip."""
+        distance = 1000.0 * np.linalg.norm(pose.astype(np.float64) - clip.pose_3d, axis=-1)  # [F, J] mm
+        error = distance.mean(axis=1)
+        self._histogram += np.histogram(error, np.append(HISTOGRAM_EDGES, np.inf))[0]
+        self._joint_sums += distance.sum(axis=0)
+        self._frames += len(error)
+        self._below_30 += int((error < 30).sum())
+        self._above_35 += int((error > 35).sum())
+        total, frames = self._cameras.get(clip.camera, (0.0, 0))
+        self._cameras[clip.camera] = (total + float(error.sum()), frames + len(error))
+
+    def distributions(self) -> Distributions:
+        """The distributions over all frames so far."""
+        return Distributions(
+            histogram=self._histogram.tolist(),
+            below_30=self._below_30 / self._frames,
+            above_35=self._above_35 / self._frames,
+            by_joint=(self._joint_sums / self._frames).tolist(),
+            by_camera={name: total / frames for name, (total, frames) in self._cameras.items()},
+        )
+
+
 def score_clips(
     clips: Sequence[CameraClip],
-    lifted: Sequence[NDArray[Any]],
-    refined: Sequence[NDArray[Any]] | None,
+    lifted: Sequence[FloatArray],
+    refined: Sequence[FloatArray] | None,
     part: str,
     data: str,
-    before: Sequence[NDArray[Any]] | None = None,
+    before: Sequence[FloatArray] | None = None,
 ) -> Scores:
-    """Score the refined poses of every clip, or the lifted ones themselves.
+    """Score refined poses, or the lifted poses themselves.
 
-    ``before``: the lifter's own poses of them, where the row has it lift in another way.
+    Args:
+        clips: The clips.
+        lifted: The lifted poses of each clip, ``(F, 17, 3)`` in metres relative to the root.
+        refined: The refined poses; None scores the lifted poses.
+        part: The part of the split.
+        data: The name of the data.
+        before: The poses to compare with, if they are not ``lifted``: the lifter's plain poses for a row that lifts in
+            another way.
     """
-    evaluator, lifter = Evaluator(), Evaluator()
-    histogram = np.zeros(len(HISTOGRAM_EDGES), dtype=np.int64)
-    joints, frames, below, above = np.zeros(JOINTS), 0, 0, 0
-    cameras: dict[str, list[float]] = {}
-    changed = refined is not None or before is not None
-    after = lifted if refined is None else refined
-    for clip, pose, plain in zip(clips, after, lifted if before is None else before, strict=True):
-        for target, scored in ((evaluator, pose), (lifter, plain)):
-            if target is evaluator or changed:
-                target.add(ScoredSequence(clip.key, clip.subject, clip.action, clip.camera, scored, clip.pose_3d))
-        distance = 1000.0 * np.linalg.norm(pose.astype(np.float64) - clip.pose_3d, axis=-1)
-        error = distance.mean(axis=1)
-        histogram += np.histogram(error, np.append(HISTOGRAM_EDGES, np.inf))[0]
-        joints += distance.sum(axis=0)
-        frames, below, above = frames + len(error), below + int((error < 30).sum()), above + int((error > 35).sum())
-        sums = cameras.setdefault(clip.camera, [0.0, 0])
-        sums[0], sums[1] = sums[0] + float(error.sum()), sums[1] + len(error)
-    distributions = Distributions(
-        histogram.tolist(),
-        below / frames,
-        above / frames,
-        (joints / frames).tolist(),
-        {name: total / count for name, (total, count) in cameras.items()},
-    )
+    evaluator, evaluator_before, sums = Evaluator(), Evaluator(), _ErrorSums()
+    poses_after = lifted if refined is None else refined
+    poses_before = lifted if before is None else before
+    for clip, pose, pose_before in zip(clips, poses_after, poses_before, strict=True):
+        evaluator.add(_sequence(clip, pose))
+        sums.add(clip, pose)
+        if poses_before is not poses_after:
+            evaluator_before.add(_sequence(clip, pose_before))
     sequences = evaluator.result().sequences
-    return Scores(part, data, sequences, lifter.result().sequences if changed else sequences, distributions)
+    sequences_before = sequences if poses_before is poses_after else evaluator_before.result().sequences
+    return Scores(part, data, sequences, sequences_before, sums.distributions())
+
+
+def _sequence(clip: CameraClip, pose: FloatArray) -> ScoredSequence:
+    return ScoredSequence(clip.key, clip.subject, clip.action, clip.camera, pose, clip.pose_3d)

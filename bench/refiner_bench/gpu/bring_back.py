@@ -1,4 +1,4 @@
-"""What comes back: few files, none of them large. Weights come first, then reports, then the state of the optimiser."""
+"""Copies results to the output folder, with limits on number and size of files: weights, then reports, then states."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from refiner.errors import CheckpointError
 from refiner.training.travel import LIMIT, bytes_of_state, has_state, split_state
 
 MOST_FILES, MOST_BYTES, MOST_IN_A_FILE = 8, 64 * 2**20, 16 * 2**20
-# The summary is written last, and is small.
+# Room for the summary, which is written last.
 SUMMARY_BYTES = 2**20
-# Of the headers of a state: names, shapes, the run's configuration and curve.
+# Room for the headers of a state: names, shapes, the run's configuration and curve.
 HEADERS = 2**16
 
 
 @dataclass
 class Room:
-    """Files and bytes that may still come back, and what was decided."""
+    """The room that is left in the output folder.
+
+    Attributes:
+        files: The number of files that still fit.
+        bytes: The number of bytes that still fit.
+        taken: The names of the copied files.
+        left_out: By name, the reason why something was not copied.
+    """
 
     files: int
     bytes: int
@@ -27,7 +34,11 @@ class Room:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str, sources: Sequence[Path], folder: Path) -> bool:
-        """Copy ``sources`` into ``folder`` if all of them fit, else say why not."""
+        """Copy ``sources`` into ``folder`` if all of them fit; otherwise add the reason to ``left_out``.
+
+        Returns:
+            Whether they were copied.
+        """
         sizes = [source.stat().st_size for source in sources]
         why = self.refusal(len(sizes), sum(sizes), max(sizes))
         if why:
@@ -40,7 +51,7 @@ class Room:
         return True
 
     def refusal(self, files: int, total: int, largest: int = 0) -> str:
-        """Why so much does not fit; nothing where it does."""
+        """The reason why files of this size do not fit; an empty string if they fit."""
         if largest > MOST_IN_A_FILE:
             return f"a file of {largest:,} bytes; at most {MOST_IN_A_FILE:,} come back"
         if files > self.files or total > self.bytes:
@@ -49,10 +60,19 @@ class Room:
 
 
 def bring_back(runs: Sequence[tuple[str, Path]], reports: Sequence[Path], output: Path, work: Path) -> Room:
-    """Write weights and states of ``runs`` (name, folder) and the ``reports`` into ``output``, in priority order.
+    """Copy weights, reports and states into the output folder, in the order of their priority.
 
-    A state comes whole or not at all; its weights in float16 where float32 does not fit. What lies in ``output`` from
-    an earlier run of the same names is replaced; anything else there counts.
+    A state is copied completely or not at all; if it does not fit with weights in float32, they are stored in float16.
+    Files of an earlier run with the same names are replaced. All other files in the folder count for the limits.
+
+    Args:
+        runs: The name and the folder of each training run.
+        reports: The files of reports.
+        output: The output folder.
+        work: A folder for temporary files.
+
+    Returns:
+        The room that is left, with the names of copied and left-out files.
     """
     output.mkdir(parents=True, exist_ok=True)
     _remove_old([name for name, _ in runs], reports, output)
@@ -83,7 +103,7 @@ def _take_state(name: str, run: Path, parts: list[Path], room: Room, output: Pat
         if why:
             room.left_out[f"{name}.state"] = f"{why}, with weights in float16 too"
             return
-        # Written again with its checkpoint, which the state knows by its digest.
+        # The checkpoint is copied again too, because the state contains the hash of its checkpoint.
         parts = split_state(run, work / "half", name, "float16", LIMIT)
         shutil.copyfile(parts[0], output / parts[0].name)
     room.take(f"{name}.state", parts[1:], output)

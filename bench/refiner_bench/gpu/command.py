@@ -1,4 +1,4 @@
-"""``bench/gpu/quarter-hour``: build, check, measure and train on one graphics card within a few minutes."""
+"""``bench/gpu/quarter-hour``: builds, checks, measures and trains on one graphics card within a few minutes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refiner_bench.gpu.parts import (
     BOXES,
     DEFAULT_PARTS,
     PARTS,
-    Place,
+    RunSetup,
     environment,
     jobs_of,
     operations_file,
@@ -30,19 +30,19 @@ from refiner_bench.gpu.parts import (
     profile_file,
     profile_job,
 )
-from refiner_bench.gpu.summary import Summary, told
+from refiner_bench.gpu.summary import Summary, result_line
 
 if TYPE_CHECKING:
     from refiner_bench.gpu.training import Plan, Training
 
-# Parts with less time than this are not begun.
+# A part is not started with less time than this.
 LEAST_SECONDS = 5.0
-# Of the end: what training has written is packed and copied.
+# Seconds at the end for packing and copying the results of the training.
 TO_BRING_BACK = 10.0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The parser of the command's options."""
     parser = argparse.ArgumentParser(
         prog="quarter-hour",
         description="Build the kernels, check them, measure latencies, and train on a graphics card within a few "
@@ -58,12 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="motion archive (default: REFINER_DATA); again for each further folder to train on",
+        help="motion archive (default: REFINER_DATA); may be repeated for several folders",
     )
     parser.add_argument(
-        "--weight", action="append", default=[], metavar="ARCHIVE=X", help="as refiner-train takes it; again for more"
+        "--weight",
+        action="append",
+        default=[],
+        metavar="ARCHIVE=X",
+        help="weight of an archive, an option of refiner-train; may be repeated",
     )
-    parser.add_argument("--minutes", type=float, default=9.0, metavar="N", help="in all (default: 9)")
+    parser.add_argument("--minutes", type=float, default=9.0, metavar="N", help="total time (default: 9)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="default: cuda")
     parser.add_argument("--toy", action="store_true", help="a rehearsal at toy size")
     parser.add_argument(
@@ -71,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=",".join(DEFAULT_PARTS),
         help=f"some of {','.join(PARTS)} (default: {','.join(DEFAULT_PARTS)})",
     )
-    parser.add_argument("--plans", metavar="NAMES", help="what is trained, with commas (default: all there are)")
+    parser.add_argument("--plans", metavar="NAMES", help="plans to train, separated by commas (default: all plans)")
     parser.add_argument(
         "--side-by-side",
         action="store_true",
@@ -82,14 +86,16 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PLAN=WORDS",
-        help="more words for one plan's refiner-train, like 'refiner-base=--lifter FILE'; again for more",
+        help="further arguments of refiner-train for one plan, like 'refiner-base=--lifter FILE'; may be repeated",
     )
-    parser.add_argument("--state", type=Path, nargs="+", default=[], metavar="DIR", help="what earlier runs wrote")
+    parser.add_argument(
+        "--state", type=Path, nargs="+", default=[], metavar="DIR", help="output folders of earlier runs"
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 4 where a part failed."""
+    """Run the command and return its exit code, which is 4 if a part failed."""
     return run(_command, build_parser(), argv)
 
 
@@ -102,35 +108,40 @@ def _command(arguments: argparse.Namespace) -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(arguments, name) for name in ("device", "minutes", "toy", "weight", "plan_option")}
     with tempfile.TemporaryDirectory() as name:
-        place = Place(Path(name), arguments.device, arguments.toy)
-        summary = Summary(arguments.output / "summary.json", place.work / "logs", settings)
+        setup = RunSetup(Path(name), arguments.device, arguments.toy)
+        summary = Summary(arguments.output / "summary.json", setup.work / "logs", settings)
         trained = plans if "train" in parts else []
         last = until - (TO_BRING_BACK if trained else 0.0)
-        # Latency is measured alone: whatever runs beside training ends with it.
+        # Latency is measured without other jobs. Jobs that run at the same time as the training end before it.
         end = last - (BOXES["latency"] if trained and "latency" in parts else 0.0)
-        training = Training(place, tuple(arguments.data), tuple(arguments.weight), end, words_of(arguments.plan_option))
+        training = Training(setup, tuple(arguments.data), tuple(arguments.weight), end, words_of(arguments.plan_option))
         if "profile" in parts:
             _profile(plans, training, summary)
         if "operations" in parts:
-            _measure_operations(place, end, summary)
+            _measure_operations(setup, end, summary)
         early = [part for part in PARTS if part in ("build", "check") and part in parts]
         train = partial(_train, states=arguments.state, training=training, summary=summary)
-        work: dict[str, Callable[[], None]] = {"parts": partial(_run_parts, early, place, end, summary, bool(trained))}
+        work: dict[str, Callable[[], None]] = {"parts": partial(_run_parts, early, setup, end, summary, bool(trained))}
         if arguments.side_by_side:
             work |= {plan.name: partial(train, plan) for plan in trained}
         else:
             work["train"] = partial(_in_turns, trained, train, training, summary)
         _side_by_side(work, summary)
         if "latency" in parts:
-            _run_parts(["latency"], place, last, summary)
-            _measure_packages(place, last, summary)
+            _run_parts(["latency"], setup, last, summary)
+            _measure_packages(setup, last, summary)
         _bring_back(arguments.output, trained, training, summary)
-    print("\n".join(map(told, summary.results)))
+    print("\n".join(map(result_line, summary.results)))
     return 4 if any(result.status == "failed" for result in summary.results) else 0
 
 
 def _checked(arguments: argparse.Namespace) -> list[str]:
-    """The parts that are asked for. Raises UsageError and MissingComponentError before any time is spent."""
+    """Check the options before the first job starts, and return the parts that the user asked for.
+
+    Raises:
+        UsageError: An option is wrong.
+        MissingComponentError: PyTorch, safetensors or the device is missing.
+    """
     from refiner.errors import MissingComponentError, UsageError
 
     parts: list[str] = arguments.parts.split(",")
@@ -158,27 +169,37 @@ def _checked(arguments: argparse.Namespace) -> list[str]:
 
 
 def _plans(arguments: argparse.Namespace) -> list[Plan]:
-    """The plans that are asked for, in priority order. Raises UsageError for one that is not there."""
+    """The plans that the user asked for, in the order of their priority. Raises UsageError for an unknown plan."""
     from refiner.errors import UsageError
     from refiner_bench.gpu.training import PLANS
 
     known = [plan.name for plan in PLANS]
-    asked = arguments.plans.split(",") if arguments.plans else known
-    unknown = sorted({*asked, *words_of(arguments.plan_option)} - set(known))
+    names = arguments.plans.split(",") if arguments.plans else known
+    unknown = sorted({*names, *words_of(arguments.plan_option)} - set(known))
     if unknown:
         raise UsageError(f"there is no plan {', '.join(unknown)}; there are {', '.join(known)}")
-    return [plan for plan in PLANS if plan.name in asked]
+    return [plan for plan in PLANS if plan.name in names]
 
 
 def words_of(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What ``--plan-option PLAN=WORDS`` adds to the command of each plan. Raises UsageError."""
+    """Parse ``--plan-option PLAN=WORDS``.
+
+    Args:
+        options: The values of the option.
+
+    Returns:
+        By plan, further arguments of its command.
+
+    Raises:
+        UsageError: A value has another form.
+    """
     from refiner.errors import UsageError
 
     words: dict[str, tuple[str, ...]] = {}
     for option in options:
-        name, _, given = option.partition("=")
+        name, _, text = option.partition("=")
         try:
-            more = tuple(shlex.split(given))
+            more = tuple(shlex.split(text))
         except ValueError as error:
             raise UsageError(f"--plan-option {option}: {error}") from error
         if not name or not more:
@@ -189,90 +210,107 @@ def words_of(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return words
 
 
-def _run_parts(parts: Sequence[str], place: Place, until: float, summary: Summary, beside: bool = False) -> None:
-    """One part after the other, up to ``until``; ``beside``: while models train."""
+def _run_parts(parts: Sequence[str], setup: RunSetup, until: float, summary: Summary, beside: bool = False) -> None:
+    """Run parts one after the other.
+
+    Args:
+        parts: The names of the parts.
+        setup: The setup of the run.
+        until: The time of `time.monotonic` at which the parts end.
+        summary: Receives the results.
+        beside: Whether models train at the same time.
+    """
     for part in parts:
         left = until - time.monotonic()
         if left < LEAST_SECONDS:
             summary.add([Result(part, "skipped", 0.0, None, "no time was left")])
         else:
-            summary.add(run_jobs(jobs_of(part, place, left, beside), place.work / "logs", environment()))
+            summary.add(run_jobs(jobs_of(part, setup, left, beside), setup.work / "logs", environment()))
 
 
-def _measure_packages(place: Place, until: float, summary: Summary) -> None:
-    """Each package of AOTInductor in a process of its own, one after the other: a crash costs its rows alone."""
+def _measure_packages(setup: RunSetup, until: float, summary: Summary) -> None:
+    """Measure each package of AOTInductor in its own process, so that a crash does not affect the other packages."""
     from refiner_bench.gpu.packages import PACKAGES
 
-    for name in PACKAGES if place.device == "cuda" else ():
+    for name in PACKAGES if setup.device == "cuda" else ():
         left = until - time.monotonic()
-        job = package_job(name, place, left)
+        job = package_job(name, setup, left)
         if job is None or left < LEAST_SECONDS:
-            why = "no time was left" if job else "there is no package; see what became of its job"
+            why = "no time was left" if job else "there is no package; see the result of its job"
             summary.add([Result(f"latency, {name}", "skipped", 0.0, None, why)])
         else:
-            summary.add(run_jobs([job], place.work / "logs", environment()))
+            summary.add(run_jobs([job], setup.work / "logs", environment()))
 
 
 def _profile(plans: Sequence[Plan], training: Training, summary: Summary) -> None:
-    """A step of each plan that can run, with the kernels that take its time."""
+    """Profile a training step of each plan that can run."""
     from refiner_bench.gpu.training import refusal, words_to_profile
 
-    place, left = training.place, training.until - time.monotonic()
+    setup, left = training.setup, training.until - time.monotonic()
     words = {plan.name: words_to_profile(plan, training) for plan in plans if not refusal(plan, training)}
     if left < LEAST_SECONDS or not words:
         why = "no time was left" if words else "there is no plan that can run"
         summary.add([Result("profile", "skipped", 0.0, None, why)])
         return
-    summary.add(run_jobs([profile_job(words, place, left)], place.work / "logs", environment()))
-    summary.take("profile", profile_file(place))
+    summary.add(run_jobs([profile_job(words, setup, left)], setup.work / "logs", environment()))
+    summary.take("profile", profile_file(setup))
 
 
-def _measure_operations(place: Place, until: float, summary: Summary) -> None:
-    """A layer of the networks in several forms."""
-    if place.device != "cuda":
+def _measure_operations(setup: RunSetup, until: float, summary: Summary) -> None:
+    """Measure variants of a layer of the networks."""
+    if setup.device != "cuda":
         summary.add([Result("operations", "skipped", 0.0, None, "the forms are for a CUDA device")])
         return
-    (place.work / "reports").mkdir(parents=True, exist_ok=True)
-    _run_parts(["operations"], place, until, summary)
-    summary.take("operations", operations_file(place))
+    (setup.work / "reports").mkdir(parents=True, exist_ok=True)
+    _run_parts(["operations"], setup, until, summary)
+    summary.take("operations", operations_file(setup))
 
 
 def _train(plan: Plan, states: Sequence[Path], training: Training, summary: Summary, until: float = math.inf) -> None:
-    """``until``: where that is before the end of all training."""
-    from refiner_bench.gpu.training import progress_of, take_up, train_plan
+    """Resume and train one plan.
+
+    Args:
+        plan: The plan.
+        states: The output folders of earlier runs.
+        training: The setup of the training.
+        summary: Receives the results.
+        until: The end of this plan as a time of `time.monotonic`, if it is before the end of all training.
+    """
+    from refiner_bench.gpu.training import progress_of, resume, train_plan
 
     training = dataclasses.replace(training, until=min(until, training.until))
-    summary.add(take_up(plan, states, training))
+    summary.add(resume(plan, states, training))
     results = train_plan(plan, training)
-    found = progress_of(training.folder(plan))
-    if found is not None:
-        summary.train(plan.name, {"configuration": plan.configuration, **found})
+    progress = progress_of(training.folder(plan))
+    if progress is not None:
+        summary.train(plan.name, {"configuration": plan.configuration, **progress})
     summary.add(results)
 
 
 def _in_turns(plans: Sequence[Plan], train: Callable[..., None], training: Training, summary: Summary) -> None:
-    """One plan after the other; each has an equal share of the time that is left when it begins."""
-    for place, plan in enumerate(plans):
+    """Train one plan after the other. Each plan gets an equal share of the time that is left when it starts."""
+    for number, plan in enumerate(plans):
         now = time.monotonic()
-        until = now + (training.until - now) / (len(plans) - place)
+        until = now + (training.until - now) / (len(plans) - number)
         _side_by_side({plan.name: partial(train, plan, until=until)}, summary)
 
 
 def _side_by_side(work: Mapping[str, Callable[[], None]], summary: Summary) -> None:
-    """Run each in a thread, to the end of all."""
+    """Run functions in threads, and wait for all of them."""
     with ThreadPoolExecutor(len(work)) as pool:
-        begun = {name: pool.submit(function) for name, function in work.items()}
-    for name, future in begun.items():
-        # What goes wrong in one is a failed part: what the others made comes back.
+        futures = {name: pool.submit(function) for name, function in work.items()}
+    for name, future in futures.items():
+        # An error in one thread is a failed part, so that the results of the other threads are kept.
         error = future.exception()
         if error is not None:
             summary.add([Result(name, "failed", 0.0, None, repr(error))])
 
 
 def _bring_back(output: Path, plans: Sequence[Plan], training: Training, summary: Summary) -> None:
+    """Copy results to the output folder."""
     from refiner_bench.gpu.bring_back import bring_back
 
-    began, work = time.monotonic(), training.place.work
+    began, work = time.monotonic(), training.setup.work
     runs = [(plan.name, training.folder(plan)) for plan in plans if plan.name in summary.trained]
     room = bring_back(runs, sorted((work / "reports").glob("latency.*")), output, work)
     summary.left_out = room.left_out

@@ -1,4 +1,4 @@
-"""The project's tests for a device, where pytest is installed, with the compiled module that was built."""
+"""Runs the project's tests for a CUDA device with the new compiled module, if pytest is installed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-# Exit code of pytest where no test was found: each module was skipped.
+# The exit code of pytest if it finds no test, because every module was skipped.
 NOTHING_RAN = 5
 SKIPPED = 3
 
 
 def main(argv: Sequence[str]) -> int:
-    """Arguments: the project's folder. Exit codes: 0, 3 where nothing could run, else pytest's.
+    """Run the tests, except those of AOTInductor: its packages have their own jobs, which also check the results.
 
-    The packages of AOTInductor have jobs of their own, and the latency report compares what they give.
+    Args:
+        argv: The project's folder.
+
+    Returns:
+        The exit code: 0, 3 if nothing could run, otherwise that of pytest.
     """
     try:
         import pytest
     except ModuleNotFoundError:
-        print("pytest is not installed; check alone tells about the kernels")
+        print("pytest is not installed; only the job check tests the kernels")
         return SKIPPED
     root = Path(argv[0])
     os.chdir(root)
-    # Not the project's own options, which ask for plugins; warnings are for the project's usual tests.
+    # The project's own pytest options need plugins that may be missing. The usual tests check for warnings.
     options = ["-q", "-rs", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-o", "filterwarnings="]
     code = int(pytest.main([*options, "-k", "not aotinductor", str(root / "tests" / "gpu")]))
     if code == NOTHING_RAN:

@@ -1,21 +1,19 @@
-"""The latency report as Markdown."""
+"""Latency reports as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from refiner.evaluation.tables import markdown_table
+from refiner_bench.report import JsonObject
 
 RATIO = "{ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
-def format_latency(report: Mapping[str, Any]) -> str:
-    """Tables of the models and of the kernels, what was missing, and what failed."""
-    rates, where = report["rates"], report["environment"].get("gpu") or report["environment"]["processor"]
+def format_latency(report: JsonObject) -> str:
+    """The report as Markdown: tables of models and kernels, and the contestants that were missing or failed."""
+    rates, machine = report["rates"], report["environment"].get("gpu") or report["environment"]["processor"]
     kind = "A rehearsal at toy size" if report["settings"]["toy"] else "One run"
     parts = [
-        f"# Latency on {where}",
+        f"# Latency on {machine}",
         f"{kind} with PyTorch {report['environment']['torch']}, on {report['settings']['device']}.",
         f"A large product runs at {rates['float32_flops_per_s'] / 1e12:.3g} TFLOP/s in float32 and "
         f"{rates['bfloat16_flops_per_s'] / 1e12:.3g} in bfloat16, a large copy at "
@@ -26,11 +24,11 @@ def format_latency(report: Mapping[str, Any]) -> str:
         _kernels(report),
     ]
     for title in ("missing", "failed"):
-        parts += [f"{title}: {name}: {why}" for name, why in report[title].items()]
+        parts += [f"{title}: {name}: {reason}" for name, reason in report[title].items()]
     return "\n\n".join(part for part in parts if part)
 
 
-def _models(report: Mapping[str, Any]) -> str:
+def _models(report: JsonObject) -> str:
     rows = [
         [
             row["model"],
@@ -51,7 +49,7 @@ def _models(report: Mapping[str, Any]) -> str:
     return markdown_table([*head, "of the floor", "largest mm"], rows) if rows else ""
 
 
-def _kernels(report: Mapping[str, Any]) -> str:
+def _kernels(report: JsonObject) -> str:
     rows = [
         [
             row["kernel"],

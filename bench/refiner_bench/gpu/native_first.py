@@ -1,4 +1,4 @@
-"""``python -m refiner_bench.gpu.native_first MODULE.so COMMAND ...``: a command with the compiled module of a file."""
+"""``python -m refiner_bench.gpu.native_first MODULE.so COMMAND ...``: runs COMMAND with a compiled module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import import_module
 
 
 def use_native(file: str) -> None:
-    """Let ``refiner._native`` be ``file``, before anything of refiner asks for it."""
+    """Load ``file`` as ``refiner._native``. This must happen before any other import of refiner."""
     spec = importlib.util.spec_from_file_location("refiner._native", file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no compiled module")

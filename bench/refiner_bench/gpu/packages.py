@@ -1,4 +1,4 @@
-"""The checkpoints of the latency report, and AOTInductor's packages of them."""
+"""The checkpoints of the latency report, and the packages that AOTInductor compiles from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refiner.cli.common import run
 
-# Package -> model, kind, and for a causal step the number of streams, which is fixed in it.
+# By name of the package: the model, the kind, and for a causal step the number of streams, which is fixed.
 PACKAGES = {
     "bundled-window": ("bundled", "window", None),
     "paper-window": ("paper", "window", None),
@@ -21,7 +21,14 @@ TOY_SIZE = ("model.blocks=1", "model.dim=32")
 
 
 def checkpoint_of(model: str, kind: str, folder: Path, toy: bool = False) -> Path:
-    """A bundled checkpoint, or an untrained one of the paper's size (``toy``: a small one) written into ``folder``."""
+    """The checkpoint of a model.
+
+    Args:
+        model: "bundled" or "paper".
+        kind: "window" or "step".
+        folder: The folder for a new checkpoint with random weights.
+        toy: Whether the new checkpoint has toy size instead of the paper's size.
+    """
     from refiner import bundled
     from refiner_bench.untrained import random_checkpoint
 
@@ -34,13 +41,13 @@ def checkpoint_of(model: str, kind: str, folder: Path, toy: bool = False) -> Pat
 
 
 def package_of(name: str, folder: Path) -> Path | None:
-    """The package that a job has written; None where it has not."""
-    found = sorted((folder / name).glob("*.pt2"))
-    return found[0] if found else None
+    """The package that a job has written below ``folder``; None if there is none."""
+    packages = sorted((folder / name).glob("*.pt2"))
+    return packages[0] if packages else None
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The job's arguments."""
+    """The parser of the job's arguments."""
     parser = argparse.ArgumentParser(prog="packages", allow_abbrev=False)
     parser.add_argument("name", choices=list(PACKAGES))
     parser.add_argument("folder", type=Path)
@@ -49,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile one of `PACKAGES` for the device; the latency report compares what it gives."""
+    """Compile one of `PACKAGES` for the device. The latency report checks its results."""
     return run(_command, build_parser(), argv)
 
 

@@ -1,4 +1,4 @@
-"""The jobs of each part but training: what they run, and how long they may take."""
+"""The jobs of every part except training: their commands and their time limits."""
 
 from __future__ import annotations
 
@@ -14,24 +14,31 @@ from refiner_bench.gpu.jobs import Job
 from refiner_bench.gpu.packages import PACKAGES, package_of
 
 ROOT = Path(__file__).parents[3]
-# Jobs of one part run side by side. Training steps are profiled alone, first. Build, then check, run beside training;
-# latency is measured alone, last.
+# The jobs of one part run at the same time. The profile of training steps comes first, without other jobs. Then build
+# and check run one after the other, at the same time as the training. Latency comes last, without other jobs.
 PARTS = ("profile", "operations", "build", "check", "latency", "train")
-# Asked for by name: it decides how the networks are compiled, once for a kind of device.
+# "operations" runs only if the user names it. Once per kind of device, it helps to choose how to compile networks.
 DEFAULT_PARTS = tuple(part for part in PARTS if part != "operations")
 BOXES = {"profile": 60.0, "operations": 100.0, "build": 150.0, "check": 90.0, "latency": 150.0}
-# Of latency's time: each package of AOTInductor has a process of its own after the others, and at most so many seconds.
-# What the others need less than their box, the packages have too.
+# The time limits within latency. After the other contestants, each package of AOTInductor runs in its own process with
+# its own limit. The packages also get the time that the others did not need.
 BOX_OF_OTHERS, BOX_OF_PACKAGE = 85.0, 60.0
-# Beside training, which they are not to hold up, jobs are slower, and nothing waits for them.
+# The limits of jobs that run at the same time as the training. They have a low priority, and are slower therefore.
 BOXES_BESIDE = {"build": 240.0, "check": 120.0}
 NICE = ("nice", "-n", "10")
+# The number of poses of each check.
 POSES = {"check": "100000", "sanitizer": "300"}
 
 
 @dataclass(frozen=True)
-class Place:
-    """``work``: a folder for what does not come back; ``device``: "cuda" or "cpu"; ``toy``: a rehearsal."""
+class RunSetup:
+    """The setup of a run.
+
+    Attributes:
+        work: A folder for temporary files.
+        device: "cuda" or "cpu".
+        toy: Whether the run is a rehearsal at toy size.
+    """
 
     work: Path
     device: str
@@ -39,90 +46,107 @@ class Place:
 
     @property
     def native(self) -> str:
-        """The compiled module that the build made; "-" takes the installed one."""
-        found = sorted((self.work / "build").glob("_native*.so"))
-        return str(found[0]) if found else "-"
+        """The compiled module of the build job; "-" stands for the installed module."""
+        modules = sorted((self.work / "build").glob("_native*.so"))
+        return str(modules[0]) if modules else "-"
 
     def command(self, *words: str) -> list[str]:
-        """A module's ``main`` with the compiled module at hand."""
+        """The command that runs ``main`` of a module with the compiled module of `native`.
+
+        Args:
+            words: The name of the module and its arguments.
+        """
         return [sys.executable, "-m", "refiner_bench.gpu.native_first", self.native, *words]
 
 
 def environment() -> dict[str, str]:
-    """What every job finds its modules by."""
-    return {"PYTHONPATH": os.pathsep.join(str(ROOT / place) for place in (".", "bench", "export"))}
+    """The environment variables with which a job finds the project's packages."""
+    return {"PYTHONPATH": os.pathsep.join(str(ROOT / folder) for folder in (".", "bench", "export"))}
 
 
-def jobs_of(part: str, place: Place, left: float, beside: bool = False) -> list[Job]:
-    """The jobs of a part, but for training and profile, within ``left`` seconds; ``beside``: while models train."""
+def jobs_of(part: str, setup: RunSetup, left: float, beside: bool = False) -> list[Job]:
+    """The jobs of a part other than training and profile.
+
+    Args:
+        part: The name of the part.
+        setup: The setup of the run.
+        left: The seconds that are left.
+        beside: Whether models train at the same time.
+    """
     seconds = min((BOXES_BESIDE if beside else BOXES)[part], left)
-    first = NICE if beside else ()
+    prefix = NICE if beside else ()
     commands: dict[str, list[str]]
     if part == "build":
-        commands = {"build": _build(place)}
-        if place.device == "cuda":
-            folder = str(place.work / "packages")
+        commands = {"build": _build(setup)}
+        if setup.device == "cuda":
+            folder = str(setup.work / "packages")
             commands |= {
-                f"package, {name}": place.command("refiner_bench.gpu.packages", name, folder) for name in PACKAGES
+                f"package, {name}": setup.command("refiner_bench.gpu.packages", name, folder) for name in PACKAGES
             }
     elif part == "check":
-        check = {name: place.command("refiner_bench.gpu.check", poses) for name, poses in POSES.items()}
+        check = {name: setup.command("refiner_bench.gpu.check", poses) for name, poses in POSES.items()}
         commands = {
             "check": check["check"],
             "sanitizer": _under_sanitizer(check["sanitizer"]),
-            "tests": place.command("refiner_bench.gpu.device_tests", str(ROOT)),
+            "tests": setup.command("refiner_bench.gpu.device_tests", str(ROOT)),
         }
     elif part == "operations":
         commands = {
-            "operations": place.command("refiner_bench.gpu.operations", "--output", str(operations_file(place)))
+            "operations": setup.command("refiner_bench.gpu.operations", "--output", str(operations_file(setup)))
         }
     else:
-        commands = {"latency": _latency(place)}
+        commands = {"latency": _latency(setup)}
         seconds = min(seconds, BOX_OF_OTHERS)
-    return [Job(name, [*first, *command], seconds) for name, command in commands.items()]
+    return [Job(name, [*prefix, *command], seconds) for name, command in commands.items()]
 
 
-def profile_job(words: Mapping[str, Sequence[str]], place: Place, left: float) -> Job:
-    """The job that profiles a step of each plan, which ``words`` give by name as `refiner-train` takes them."""
-    folder = place.work / "reports"
+def profile_job(words: Mapping[str, Sequence[str]], setup: RunSetup, left: float) -> Job:
+    """The job that profiles a training step of each plan.
+
+    Args:
+        words: The arguments of ``refiner-train`` by the name of the plan.
+        setup: The setup of the run.
+        left: The seconds that are left.
+    """
+    folder = setup.work / "reports"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plans.json").write_text(json.dumps({name: list(given) for name, given in words.items()}))
+    (folder / "plans.json").write_text(json.dumps({name: list(arguments) for name, arguments in words.items()}))
     seconds = min(BOXES["profile"], left)
-    options = ["--plans", str(folder / "plans.json"), "--output", str(profile_file(place))]
-    # It ends by itself a little before it is stopped.
-    options += ["--seconds", f"{0.9 * seconds:.1f}", *(["--compiled"] if place.device == "cuda" else [])]
-    return Job("profile", place.command("refiner_bench.gpu.profile_step", *options), seconds)
+    options = ["--plans", str(folder / "plans.json"), "--output", str(profile_file(setup))]
+    # The job ends by itself a little before its time limit.
+    options += ["--seconds", f"{0.9 * seconds:.1f}", *(["--compiled"] if setup.device == "cuda" else [])]
+    return Job("profile", setup.command("refiner_bench.gpu.profile_step", *options), seconds)
 
 
-def profile_file(place: Place) -> Path:
-    """Where the profile of the steps lies."""
-    return place.work / "reports" / "profile.json"
+def profile_file(setup: RunSetup) -> Path:
+    """The file of the profile of training steps."""
+    return setup.work / "reports" / "profile.json"
 
 
-def operations_file(place: Place) -> Path:
-    """Where the times of a layer's variants lie."""
-    return place.work / "reports" / "operations.json"
+def operations_file(setup: RunSetup) -> Path:
+    """The file of the times of a layer's variants."""
+    return setup.work / "reports" / "operations.json"
 
 
-def package_job(name: str, place: Place, left: float) -> Job | None:
-    """The job that measures a package of AOTInductor beside the eager model; None where there is no such package."""
-    if package_of(name, place.work / "packages") is None:
+def package_job(name: str, setup: RunSetup, left: float) -> Job | None:
+    """The job that compares a package of AOTInductor with the eager model; None if there is no such package."""
+    if package_of(name, setup.work / "packages") is None:
         return None
-    return Job(f"latency, {name}", _latency(place, "--package", name), min(BOX_OF_PACKAGE, left))
+    return Job(f"latency, {name}", _latency(setup, "--package", name), min(BOX_OF_PACKAGE, left))
 
 
-def _latency(place: Place, *more: str) -> list[str]:
-    words = ["--device", place.device, "--output", str(place.work / "reports")]
-    words += ["--packages", str(place.work / "packages"), *(["--toy"] if place.toy else [])]
-    return place.command("refiner_bench.gpu.latency", *words, *more)
+def _latency(setup: RunSetup, *more: str) -> list[str]:
+    words = ["--device", setup.device, "--output", str(setup.work / "reports")]
+    words += ["--packages", str(setup.work / "packages"), *(["--toy"] if setup.toy else [])]
+    return setup.command("refiner_bench.gpu.latency", *words, *more)
 
 
-def _build(place: Place) -> list[str]:
+def _build(setup: RunSetup) -> list[str]:
     import torch
 
     headers = Path(torch.__file__).parent / "include"
-    cuda = "ON -DCMAKE_CUDA_ARCHITECTURES=90" if place.device == "cuda" else "OFF"
-    folder, kind = place.work / "build", "Debug" if place.toy else "Release"
+    cuda = "ON -DCMAKE_CUDA_ARCHITECTURES=90" if setup.device == "cuda" else "OFF"
+    folder, kind = setup.work / "build", "Debug" if setup.toy else "Release"
     configure = (
         f"cmake -S '{ROOT}' -B '{folder}' -DREFINER_CUDA={cuda} -DCMAKE_BUILD_TYPE={kind} "
         f"-DREFINER_PYBIND11_HEADERS='{headers}' -DPython_EXECUTABLE='{sys.executable}' "

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: kernels by name, the batch and the step apart, for each plan in turn."""
+"""Profile of a training step of each plan: the kernels with the most time, for the batch and the step separately."""
 
 from __future__ import annotations
 
@@ -25,40 +25,41 @@ from refiner.training.optimiser import build_optimiser
 from refiner.training.runs import PreparedRun, prepare_lifter, prepare_refiner
 from refiner.training.schedule import MovingAverage
 from refiner.training.steps import build_step, check_device
+from refiner_bench.report import JsonObject
 
-# Steps before any is measured, and steps that are measured.
+# The number of warm-up steps, and of measured steps.
 WARM_UP, STEPS = 5, 10
-# Rows of a table, and characters of a kernel's name.
+# The number of rows of a table, and of characters of a kernel's name.
 ROWS, ROWS_OF_BATCH, NAME_CHARACTERS = 15, 5, 80
-# Operation by operation first: there kernels have the names of PyTorch's operations.
+# The ways to run a step. "none" is not compiled; with it kernels have the names of PyTorch's operations.
 WAYS = ("none", "compile")
-# A way is not begun with less time than this.
+# The least time in seconds for the start of a way.
 LEAST_SECONDS = {"none": 3.0, "compile": 15.0}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The job's arguments."""
+    """The parser of the job's arguments."""
     parser = argparse.ArgumentParser(prog="profile", allow_abbrev=False)
     parser.add_argument("--plans", type=Path, required=True, help="JSON: name -> words of refiner-train")
-    parser.add_argument("--output", type=Path, required=True, help="JSON, written anew after every plan and way")
-    parser.add_argument("--seconds", type=float, required=True, help="the job ends by itself after so many")
-    parser.add_argument("--compiled", action="store_true", help="compiled, too, after all plans")
+    parser.add_argument("--output", type=Path, required=True, help="JSON, written again after every plan and way")
+    parser.add_argument("--seconds", type=float, required=True, help="the job ends by itself after this time")
+    parser.add_argument("--compiled", action="store_true", help="measure all plans compiled, too")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure each plan operation by operation, then compiled, while there is time."""
+    """Measure each plan without compiling, then compiled, while there is time."""
     return run(_command, build_parser(), argv)
 
 
 def _command(arguments: argparse.Namespace) -> int:
     until = time.monotonic() + arguments.seconds
-    # Compiling cannot be interrupted. What was measured is written, so the process simply ends.
+    # Compiling cannot be interrupted. Earlier results are already in the file, so that the process can simply end.
     watch = threading.Timer(arguments.seconds, _out_of_time)
     watch.daemon = True
     watch.start()
     plans: dict[str, list[str]] = json.loads(arguments.plans.read_text(encoding="utf-8"))
-    found: dict[str, dict[str, Any]] = {name: {} for name in plans}
+    profiles: dict[str, dict[str, JsonObject]] = {name: {} for name in plans}
     folders: dict[str, MotionFolder] = {}
     prepared: dict[str, PreparedRun] = {}
     for way in WAYS if arguments.compiled else WAYS[:1]:
@@ -70,13 +71,13 @@ def _command(arguments: argparse.Namespace) -> int:
             try:
                 if name not in prepared:
                     prepared[name] = _prepared(words, folders)
-                found[name][way] = profiled(f"{name}, {way}", _by_way(prepared[name], way))
-            except Exception as error:  # of many kinds; the other plans go on
-                found[name][way] = {"failed": (str(error).strip() or repr(error)).splitlines()[0]}
-                print(f"{name}, {way}: {found[name][way]['failed']}")
-            atomic_write_text(arguments.output, json.dumps(found, indent=1) + "\n")
+                profiles[name][way] = profiled(f"{name}, {way}", _by_way(prepared[name], way))
+            except Exception as error:  # errors of many types; the other plans go on
+                profiles[name][way] = {"failed": (str(error).strip() or repr(error)).splitlines()[0]}
+                print(f"{name}, {way}: {profiles[name][way]['failed']}")
+            atomic_write_text(arguments.output, json.dumps(profiles, indent=1) + "\n")
     watch.cancel()
-    return 4 if any("failed" in entry for ways in found.values() for entry in ways.values()) else 0
+    return 4 if any("failed" in entry for ways in profiles.values() for entry in ways.values()) else 0
 
 
 def _out_of_time() -> None:
@@ -85,7 +86,12 @@ def _out_of_time() -> None:
 
 
 def _prepared(words: Sequence[str], folders: dict[str, MotionFolder]) -> PreparedRun:
-    """What ``refiner-train`` with these words would train. Folders are read once."""
+    """Prepare the training of ``refiner-train`` with these arguments.
+
+    Args:
+        words: The arguments of ``refiner-train``.
+        folders: The motion folders that were already read. New folders are added.
+    """
     arguments = train_parser().parse_args(words)
     config = configuration_of(arguments)
     check_device(config.training.device)
@@ -98,22 +104,62 @@ def _prepared(words: Sequence[str], folders: dict[str, MotionFolder]) -> Prepare
 
 
 def _by_way(prepared: PreparedRun, way: str) -> PreparedRun:
+    """The same training with another setting of ``training.compile``."""
     training = dataclasses.replace(prepared.config.training, compile=way)  # type: ignore[arg-type]
     return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, training=training))
 
 
-def profiled(name: str, prepared: PreparedRun) -> dict[str, Any]:
-    """Milliseconds of a step and of its batch, and the kernels that take most of them.
+@dataclasses.dataclass(frozen=True)
+class KernelTime:
+    """A kernel in a profile: its name, its calls per step and its milliseconds per step."""
 
-    ``wall_ms``: of a whole step, the batch included, without the profiler. ``host_ms``: until the host is done with
-    it; ``batch_wall_ms`` and ``batch_host_ms``: the same of the batch alone. ``device_ms`` and ``kernels``: how long
-    the device works on a step without the batch, and in how many launches; ``batch_device_ms`` and ``batch_kernels``:
-    on a batch. On a CPU an operation counts as a kernel.
+    name: str
+    calls: float
+    ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProfile:
+    """The profile of a training step. The field names are the keys of the JSON file.
+
+    On a CPU every operation counts as a kernel.
+
+    Attributes:
+        wall_ms: Milliseconds of a whole step with its batch, without the profiler.
+        host_ms: Milliseconds until the host has finished the step.
+        device_ms: Milliseconds of all kernels of a step without its batch.
+        kernels: The number of kernel launches of a step without its batch.
+        batch_wall_ms: Like ``wall_ms``, for the sampling of the batch alone.
+        batch_host_ms: Like ``host_ms``, for the sampling of the batch alone.
+        batch_device_ms: Like ``device_ms``, for the sampling of the batch alone.
+        batch_kernels: Like ``kernels``, for the sampling of the batch alone.
+        rows: The kernels of a step with the most time.
+        batch_rows: The kernels of the batch with the most time.
+    """
+
+    wall_ms: float
+    host_ms: float
+    device_ms: float
+    kernels: float
+    batch_wall_ms: float
+    batch_host_ms: float
+    batch_device_ms: float
+    batch_kernels: float
+    rows: list[KernelTime]
+    batch_rows: list[KernelTime]
+
+
+def profiled(name: str, prepared: PreparedRun) -> JsonObject:
+    """Profile a training step; returns the entry of the JSON file, see `StepProfile`.
+
+    Args:
+        name: A name for lines of progress.
+        prepared: The training.
     """
     config, task, sampler = prepared.config, prepared.task, prepared.sampler
     device = torch.device(config.training.device)
     model = task.model.to(device)
-    # The one that a captured step has, whose rates are tensors.
+    # On CUDA the optimiser is that of a captured step, whose learning rates are tensors.
     optimiser = build_optimiser(model, config.optimiser, device.type == "cuda")
     average = MovingAverage(model, config.training.ema)
     take_step = build_step(config, task, optimiser, average)
@@ -121,7 +167,7 @@ def profiled(name: str, prepared: PreparedRun) -> dict[str, Any]:
     print(f"{name}: first steps")
     for step in range(WARM_UP):
         take_step(step, sampler.batch(step))
-    kept = sampler.batch(0)
+    fixed_batch = sampler.batch(0)
 
     def batch(step: int) -> None:
         sampler.batch(step)
@@ -130,32 +176,43 @@ def profiled(name: str, prepared: PreparedRun) -> dict[str, Any]:
         take_step(step, sampler.batch(step))
 
     def alone(step: int) -> None:
-        take_step(step, kept)
+        take_step(step, fixed_batch)
 
     print(f"{name}: timing")
     batch_host, batch_wall = timed(batch, device)
     host, wall = timed(whole, device)
     print(f"{name}: profiling")
     rows, batch_rows = kernels_of(alone, device), kernels_of(batch, device)
-    result = {
-        "wall_ms": wall,
-        "host_ms": host,
-        "device_ms": sum(row["ms"] for row in rows),
-        "kernels": sum(row["calls"] for row in rows),
-        "batch_wall_ms": batch_wall,
-        "batch_host_ms": batch_host,
-        "batch_device_ms": sum(row["ms"] for row in batch_rows),
-        "batch_kernels": sum(row["calls"] for row in batch_rows),
-    }
-    told = ", ".join(f"{key} {value:.1f}" for key, value in result.items())
-    print(f"{name}: {told}")
-    for row in rows[:ROWS]:
-        print(f"  {row['ms']:9.3f} ms {row['calls']:7.1f} x {row['name']}")
-    return {**result, "rows": rows[:ROWS], "batch_rows": batch_rows[:ROWS_OF_BATCH]}
+    step_profile = StepProfile(
+        wall_ms=wall,
+        host_ms=host,
+        device_ms=sum(row.ms for row in rows),
+        kernels=sum(row.calls for row in rows),
+        batch_wall_ms=batch_wall,
+        batch_host_ms=batch_host,
+        batch_device_ms=sum(row.ms for row in batch_rows),
+        batch_kernels=sum(row.calls for row in batch_rows),
+        rows=rows[:ROWS],
+        batch_rows=batch_rows[:ROWS_OF_BATCH],
+    )
+    entry = dataclasses.asdict(step_profile)
+    totals = ", ".join(f"{key} {value:.1f}" for key, value in entry.items() if not isinstance(value, list))
+    print(f"{name}: {totals}")
+    for row in step_profile.rows:
+        print(f"  {row.ms:9.3f} ms {row.calls:7.1f} x {row.name}")
+    return entry
 
 
 def timed(function: Callable[[int], None], device: torch.device) -> tuple[float, float]:
-    """Milliseconds of a call until the host is done with it, and until the device is, which ends all calls at once."""
+    """Time `STEPS` calls.
+
+    Args:
+        function: Runs one step, whose number it receives.
+        device: The device.
+
+    Returns:
+        Milliseconds per call until the host has finished, and until the device has finished all calls.
+    """
     _wait(device)
     began = time.perf_counter()
     for step in range(STEPS):
@@ -165,8 +222,8 @@ def timed(function: Callable[[int], None], device: torch.device) -> tuple[float,
     return 1000 * host / STEPS, 1000 * (time.perf_counter() - began) / STEPS
 
 
-def kernels_of(function: Callable[[int], None], device: torch.device) -> list[dict[str, Any]]:
-    """What a call launches: ``name``, ``calls`` and ``ms`` of each kernel per call, the longest first."""
+def kernels_of(function: Callable[[int], None], device: torch.device) -> list[KernelTime]:
+    """The kernels of a call, those with the most time first."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -177,20 +234,26 @@ def kernels_of(function: Callable[[int], None], device: torch.device) -> list[di
     return table(profiler.events() or (), device.type == "cuda", STEPS)
 
 
-def table(events: Iterable[Any], on_cuda: bool, steps: int) -> list[dict[str, Any]]:
-    """Events of the profiler as rows, per step."""
+def table(events: Iterable[Any], on_cuda: bool, steps: int) -> list[KernelTime]:
+    """Sum the events of PyTorch's profiler by kernel.
+
+    Args:
+        events: The events.
+        on_cuda: Whether to sum the events of CUDA; otherwise those of the CPU.
+        steps: The number of steps that the events are from.
+    """
     calls: dict[str, int] = defaultdict(int)
     micros: dict[str, float] = defaultdict(float)
     wanted = "CUDA" if on_cuda else "CPU"
     for event in events:
-        # Ranges that somebody named lie over the kernels in them, and would count them twice.
+        # A range that user code named contains kernels, which must not count twice.
         if event.device_type.name != wanted or getattr(event, "is_user_annotation", False):
             continue
         name = event.name[:NAME_CHARACTERS]
         calls[name] += 1
         micros[name] += event.time_range.elapsed_us() if on_cuda else event.self_cpu_time_total
-    rows = [{"name": name, "calls": calls[name] / steps, "ms": micros[name] / 1000 / steps} for name in calls]
-    return sorted(rows, key=lambda row: -float(row["ms"]))
+    rows = [KernelTime(name, calls[name] / steps, micros[name] / 1000 / steps) for name in calls]
+    return sorted(rows, key=lambda row: -row.ms)
 
 
 def _wait(device: torch.device) -> None:

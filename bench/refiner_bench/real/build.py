@@ -1,4 +1,4 @@
-"""Detections and a published calibration -> a take with its truth."""
+"""Makes a take with a truth from detections and a published calibration."""
 
 from __future__ import annotations
 
@@ -20,33 +20,42 @@ from refiner_bench.real.triangulate import swaps_against, triangulate
 
 Array = NDArray[np.float64]
 
-# Its published pose sees the others' points 30 pixels off, so that it would bend the truth.
+# With the published pose of this camera, the points of the other views are 30 pixels off. It would distort the truth.
 UNCALIBRATED = ("cam03",)
-# COCO's joints are landmarks of MediaPipe, by the same names.
+# MediaPipe has a landmark for each of COCO's joints, with the same name.
 COCO_LANDMARKS = tuple(MEDIAPIPE33.joint_names.index(name) for name in COCO17.joint_names)
 LEGS = tuple(range(11, 17))
 PARTS = (LEGS, tuple(range(11)))
-# Frames at 50 per second, order 3: passes 10 Hz, of a man who walks.
+# The window of the Savitzky-Golay filter of order 3, in frames at 50 per second. It passes frequencies up to 10 Hz,
+# which is enough for a walking person.
 SMOOTHING_WINDOW = 9
 
 
 def rebuild_take(cache: Path) -> Take:
-    """Download, detect, triangulate. Raises UnavailableError where a package cannot be had."""
+    """Download the videos, detect, and triangulate. Raises UnavailableError if a package is not available."""
     files = package_files(POSE2SIM, cache)
     videos = {path.stem: path for name, path in files.items() if name.endswith(".mp4")}
     return build_take(read_qualisys(files["Calib.qca.txt"]), _detect(videos, cache))
 
 
 def rebuild_clip(cache: Path) -> Detections:
-    """Download and detect the clip of a single camera. Raises UnavailableError where a package cannot be had."""
+    """Download the clip of a single camera, and detect. Raises UnavailableError if a package is not available."""
     (video,) = package_files(SPORTS2D, cache).values()
     return _detect({"clip": video}, cache)["clip"]
 
 
 def build_take(published: Mapping[str, Camera], detections: Mapping[str, Detections]) -> Take:
-    """The truth from all views but `UNCALIBRATED`, smoothed lightly; the poses of those fitted to it.
+    """Make a take.
 
-    Raises InputError for views without a camera, of different lengths, or a joint that two views never see.
+    The truth comes from all views except those in `UNCALIBRATED`, and is smoothed lightly. The poses of the other
+    cameras are then fitted to the truth.
+
+    Args:
+        published: The published cameras by name.
+        detections: The detections of each view by name.
+
+    Raises:
+        InputError: A view has no camera, the views have different lengths, or fewer than two views see a joint.
     """
     if missing := sorted(set(detections) - set(published)):
         raise InputError(f"the calibration has no camera {', '.join(missing)}; it has {', '.join(sorted(published))}")
@@ -56,11 +65,11 @@ def build_take(published: Mapping[str, Camera], detections: Mapping[str, Detecti
     pixels = {name: detections[name].keypoints[:, list(COCO_LANDMARKS)] for name in names}
     trust = {name: detections[name].confidence[:, list(COCO_LANDMARKS)] for name in names}
     cameras = {name: for_video(published[name], detections[name].image_size) for name in names}
-    sure = [name for name in names if name not in UNCALIBRATED]
+    calibrated = [name for name in names if name not in UNCALIBRATED]
     result = triangulate(
-        [cameras[name] for name in sure],
-        np.stack([pixels[name] for name in sure]),
-        np.stack([trust[name] for name in sure]),
+        [cameras[name] for name in calibrated],
+        np.stack([pixels[name] for name in calibrated]),
+        np.stack([trust[name] for name in calibrated]),
         COCO17,
         PARTS,
     )
@@ -69,14 +78,17 @@ def build_take(published: Mapping[str, Camera], detections: Mapping[str, Detecti
         raise InputError(f"{lost} of {len(result.points)} frames have joints that fewer than two views see")
     fps = detections[names[0]].fps
     truth = savitzky_golay(result.points, fps, window=SMOOTHING_WINDOW).astype(np.float32).astype(np.float64)
-    swapped = {name: result.swapped[number].any(axis=-1) for number, name in enumerate(sure)}
+    swapped = {name: result.swapped[number].any(axis=-1) for number, name in enumerate(calibrated)}
     for name in UNCALIBRATED:
         if name in names:
-            # Labels first by the published pose, 30 pixels off: left and right lie further apart.
+            # The first decision about labels uses the published pose. It is 30 pixels off, but left and right are
+            # further apart than that.
             for _ in range(2):
                 swaps = _swaps(cameras[name], truth, pixels[name], trust[name])
-                kept = np.where(swaps[..., None], 0.0, trust[name][:, None, :])
-                weights = np.where(np.isin(np.arange(COCO17.joints), LEGS), kept[:, 0], kept[:, 1])
+                unswapped_trust = np.where(swaps[..., None], 0.0, trust[name][:, None, :])
+                weights = np.where(
+                    np.isin(np.arange(COCO17.joints), LEGS), unswapped_trust[:, 0], unswapped_trust[:, 1]
+                )
                 cameras[name] = fit_pose(
                     cameras[name], truth.reshape(-1, 3), pixels[name].reshape(-1, 2), weights.ravel()
                 )
@@ -86,14 +98,14 @@ def build_take(published: Mapping[str, Camera], detections: Mapping[str, Detecti
 
 
 def _swaps(camera: Camera, truth: Array, pixels: Array, trust: Array) -> NDArray[np.bool_]:
-    """``(F, P)``: the parts whose labels fit the truth better swapped."""
-    found = []
+    """The parts whose labels fit the truth better if they are swapped, ``(F, P)``."""
+    swaps = []
     for part in PARTS:
         chosen = list(part)
         mirror = [chosen.index(COCO17.flip_order[joint]) for joint in chosen]
-        seen, sure = pixels[None, :, chosen], trust[None, :, chosen]
-        found.append(swaps_against([camera], truth[:, chosen], seen, sure, mirror)[0])
-    return np.stack(found, axis=-1)
+        part_pixels, part_trust = pixels[None, :, chosen], trust[None, :, chosen]
+        swaps.append(swaps_against([camera], truth[:, chosen], part_pixels, part_trust, mirror)[0])
+    return np.stack(swaps, axis=-1)
 
 
 def _detect(videos: Mapping[str, Path], cache: Path) -> dict[str, Detections]:

@@ -1,4 +1,4 @@
-"""Published calibrations of real cameras: Qualisys' file, the camera of a resized video, a pose that is fitted."""
+"""Calibrations of real cameras: reading Qualisys' files, adapting a camera to a resized video, fitting its pose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,19 +13,30 @@ from numpy.typing import NDArray
 
 from refiner.camera import Camera
 from refiner.errors import InputError, ShapeError
+from refiner_bench.arrays import FloatArray
 from refiner_bench.real.triangulate import OUTLIER_PX
 
-# Qualisys counts 64 units to the pixel, and millimetres.
+# Qualisys' units: 64 per pixel, and millimetres.
 SUBPIXELS, MILLIMETRES = 64.0, 1000.0
-# Its camera looks along its negative z axis with y up; ours along z with y down: half a turn about x.
+# Qualisys' camera looks along its negative z axis, with y up. Ours looks along z, with y down. The difference is half a
+# turn about x.
 HALF_TURN = np.diag([1.0, -1.0, -1.0])
 
 
 def read_qualisys(path: str | os.PathLike[str]) -> dict[str, Camera]:
-    """The cameras of a Qualisys calibration (``.qca.txt``, XML) by their serial names.
+    """Read a Qualisys calibration (``.qca.txt``, XML).
 
-    Our `Camera` has one tangential term where OpenCV's, which the file's coefficients are of, has two: with these
-    lenses (0.001 at most) that is below half a pixel. Raises InputError for another file or an incomplete camera.
+    The distortion coefficients of the file follow OpenCV's model, which has two tangential terms where our `Camera` has
+    one. For these lenses (coefficients up to 0.001) the difference is below half a pixel.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The cameras by their serial names.
+
+    Raises:
+        InputError: The file is no Qualisys calibration, or a camera is incomplete.
     """
     try:
         root = ElementTree.parse(Path(path)).getroot()
@@ -47,8 +57,8 @@ def read_qualisys(path: str | os.PathLike[str]) -> dict[str, Camera]:
 
 def _camera(name: str, element: ElementTree.Element, path: str) -> Camera:
     def numbers(part: str, *fields: str) -> NDArray[np.float64]:
-        found = element.find(part)
-        attributes: Mapping[str, str] = {} if found is None else found.attrib
+        child = element.find(part)
+        attributes: Mapping[str, str] = {} if child is None else child.attrib
         try:
             return np.array([float(attributes[field]) for field in fields])
         except KeyError as error:
@@ -59,7 +69,7 @@ def _camera(name: str, element: ElementTree.Element, path: str) -> Camera:
     left, right, top, bottom = numbers("fov_video", "left", "right", "top", "bottom")
     rotation = numbers("transform", *(f"r{row}{column}" for row in (1, 2, 3) for column in (1, 2, 3))).reshape(3, 3)
     position = numbers("transform", "x", "y", "z") / MILLIMETRES
-    # The file writes "tangental"; in our form the terms of x and y come the other way round than OpenCV's p1 and p2.
+    # The file spells it "tangental". Our camera has the terms in the opposite order of OpenCV's p1 and p2.
     p1, p2 = numbers("intrinsic", "tangentalDistortion1", "tangentalDistortion2")
     world_to_camera = HALF_TURN @ rotation
     return Camera(
@@ -76,11 +86,22 @@ def _camera(name: str, element: ElementTree.Element, path: str) -> Camera:
 
 
 def for_video(camera: Camera, image_size: tuple[int, int]) -> Camera:
-    """The camera for a video that shows its image scaled to the video's width, cut or continued above and below alike.
+    """Adapt a camera to a video of another size.
 
-    Two of the take's four videos are 1080 pixels wide instead of the calibration's 1088 and show 7 rows more at the top
-    and at the bottom: found by matching their background with the calibration's own pictures. A video of the
-    calibration's size leaves the camera as it is. Raises InputError for a size without pixels.
+    The video shows the camera's image scaled to the width of the video. It is cut or extended equally at the top and at
+    the bottom. Two of the take's four videos are 1080 pixels wide instead of the 1088 of the calibration, and show 7
+    more rows at the top and at the bottom. A comparison of their background with pictures of the calibration shows
+    this.
+
+    Args:
+        camera: The camera of the calibration.
+        image_size: Width and height of the video in pixels.
+
+    Returns:
+        The camera of the video; for the size of the calibration an equal camera.
+
+    Raises:
+        InputError: The size has no pixels.
     """
     width, height = image_size
     if min(image_size) < 1:
@@ -96,11 +117,23 @@ def for_video(camera: Camera, image_size: tuple[int, int]) -> Camera:
     )
 
 
-def fit_pose(camera: Camera, points: NDArray[Any], pixels: NDArray[Any], weights: NDArray[Any]) -> Camera:
-    """The camera turned and moved so that it sees world points ``(N, 3)`` where ``pixels`` ``(N, 2)`` say.
+def fit_pose(camera: Camera, points: FloatArray, pixels: FloatArray, weights: FloatArray) -> Camera:
+    """Fit the rotation and translation of a camera to known points, with robust least squares from its present pose.
 
-    Least squares from the published pose, weights ``(N,)``, points further off than `OUTLIER_PX` counting less. Raises
-    ShapeError for arrays that do not fit and InputError for fewer than 6 points with weight.
+    Points that are further off than `OUTLIER_PX` count less.
+
+    Args:
+        camera: The camera.
+        points: World points, ``(N, 3)`` in metres.
+        pixels: Their keypoints, ``(N, 2)`` in pixels.
+        weights: Their weights, ``(N,)``.
+
+    Returns:
+        The camera with another pose.
+
+    Raises:
+        ShapeError: The shapes do not fit.
+        InputError: Fewer than 6 points have a weight.
     """
     if points.shape != (len(points), 3) or pixels.shape != (len(points), 2) or weights.shape != (len(points),):
         raise ShapeError(f"expected (N, 3), (N, 2), (N,); got {points.shape}, {pixels.shape}, {weights.shape}")
@@ -110,15 +143,16 @@ def fit_pose(camera: Camera, points: NDArray[Any], pixels: NDArray[Any], weights
     from scipy.optimize import least_squares
     from scipy.spatial.transform import Rotation
 
-    known, seen, root = points[used], pixels[used], np.sqrt(weights[used])[:, None]
+    used_points, used_pixels, root_weights = points[used], pixels[used], np.sqrt(weights[used])[:, None]
 
     def moved(change: NDArray[np.float64]) -> Camera:
         turn = Rotation.from_rotvec(change[:3]).as_matrix()
         return replace(camera, rotation=turn @ camera.rotation, translation=turn @ camera.translation + change[3:])
 
     def residual(change: NDArray[np.float64]) -> NDArray[np.float64]:
-        there = moved(change)
-        off: NDArray[np.float64] = (root * (there.project(there.to_camera(known)) - seen)).ravel()
-        return off
+        candidate = moved(change)
+        image = candidate.project(candidate.to_camera(used_points))
+        weighted: NDArray[np.float64] = (root_weights * (image - used_pixels)).ravel().astype(np.float64)
+        return weighted
 
     return moved(least_squares(residual, np.zeros(6), loss="soft_l1", f_scale=OUTLIER_PX).x)

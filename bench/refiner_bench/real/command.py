@@ -1,4 +1,4 @@
-"""``refiner-bench real``: the options, what is made anew or skipped, the files."""
+"""``refiner-bench real``: the command and its options."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from refiner.errors import MissingComponentError, UsageError
 
 BUNDLED = "bundled"
 DESCRIPTION = """\
-Scores MediaPipe's own 3D and our lifter's, each as it is and refined, on real videos: four calibrated cameras around
-one person, with a truth that is triangulated from the detector's 2D. By default on the detections and the truth that
-ship with this command. With --rebuild the videos and the detector come from the Python registry (pip; about 200 MB),
-and detections and truth are made anew; a part whose packages cannot be had is skipped by name, and the file that
-ships is scored instead. MediaPipe runs in an environment of its own in the cache folder."""
+Scores the 3D poses of MediaPipe and of our lifter, each without and with refinement, on real videos: four calibrated
+cameras around one person. The truth is triangulated from the detector's 2D keypoints. By default the command scores the
+detections and the truth that ship with it. With --rebuild it gets the videos and the detector from the Python registry
+(with pip; about 200 MB), and makes detections and truth again. If the packages of a part are not available, the command
+names the part, and scores the file that ships with it instead. MediaPipe runs in its own environment in the cache
+folder."""
 
 Part = TypeVar("Part")
 
 
 def add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The options of the command."""
+    """Add the command and its options."""
     parser = commands.add_parser(
         "real",
         help="real videos and a real detector: MediaPipe's 3D and ours, refined",
@@ -38,12 +39,16 @@ def add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--refiner",
         type=Path,
         metavar="PATH",
-        help="another refiner (default: the bundled one, and for MediaPipe's poses that for other estimators)",
+        help="another refiner (default: the bundled one; for MediaPipe's poses the one for other estimators)",
     )
-    parser.add_argument("--take", type=Path, metavar="FILE", help="score a take that --save wrote")
-    parser.add_argument("--rebuild", action="store_true", help="download, detect and triangulate anew")
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="downloads (default: ~/.cache/refiner/real)")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="with --rebuild: write the files that were made")
+    parser.add_argument("--take", type=Path, metavar="FILE", help="score a take that --save has written")
+    parser.add_argument("--rebuild", action="store_true", help="download, detect and triangulate again")
+    parser.add_argument(
+        "--cache", type=Path, metavar="FOLDER", help="folder of downloads (default: ~/.cache/refiner/real)"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="FOLDER", help="with --rebuild: write the new files to this folder"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write what is printed")
     parser.set_defaults(run=run_real)
@@ -52,7 +57,7 @@ def add_real(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def run_real(arguments: argparse.Namespace) -> None:
     """Run the command."""
     if arguments.save is not None and not arguments.rebuild:
-        raise UsageError("--save writes what --rebuild makes; give both")
+        raise UsageError("--save writes the files that --rebuild makes; give both options")
     if arguments.take is not None and arguments.rebuild:
         raise UsageError("--take scores a file and --rebuild makes one; give one of them")
     from importlib.util import find_spec
@@ -63,7 +68,7 @@ def run_real(arguments: argparse.Namespace) -> None:
     from refiner.runtime.refiner import Refiner
     from refiner_bench.real.estimates import Models
     from refiner_bench.real.packages import MEDIAPIPE, POSE2SIM, SPORTS2D, cache_folder
-    from refiner_bench.real.report import format_real, real_report
+    from refiner_bench.real.report import RealSettings, format_real, real_report
     from refiner_bench.real.take import CLIP, TAKE, load_clip, load_take, save_clip, save_take
     from refiner_bench.report import publish
 
@@ -79,17 +84,17 @@ def run_real(arguments: argparse.Namespace) -> None:
         clip = _or_skip(lambda: rebuild_clip(cache), f"the clip of {SPORTS2D.requirement}", skipped)
         if arguments.save is not None:
             if take is None or clip is None:
-                raise MissingComponentError(f"nothing is saved, since not everything could be made: {skipped[0]}")
+                raise MissingComponentError(f"nothing is saved, because a part could not be made: {skipped[0]}")
             save_take(arguments.save / TAKE.name, take)
             save_clip(arguments.save / CLIP.name, clip)
-    made = f"made anew with {MEDIAPIPE}"
-    settings = {
-        "take": str(arguments.take or f"{POSE2SIM.requirement}, {'as bundled' if take is None else made}"),
-        "clip": f"{SPORTS2D.requirement}, {'as bundled' if clip is None else made}",
-        "lifter": str(arguments.lifter or BUNDLED),
-        "refiner": str(arguments.refiner or f"{BUNDLED}; of MediaPipe's poses {for_estimators.stem}"),
-        "skipped": skipped,
-    }
+    source = f"made anew with {MEDIAPIPE}"
+    settings = RealSettings(
+        take=str(arguments.take or f"{POSE2SIM.requirement}, {'as bundled' if take is None else source}"),
+        clip=f"{SPORTS2D.requirement}, {'as bundled' if clip is None else source}",
+        lifter=str(arguments.lifter or BUNDLED),
+        refiner=str(arguments.refiner or f"{BUNDLED}; of MediaPipe's poses {for_estimators.stem}"),
+        skipped=skipped,
+    )
     take = load_take(arguments.take or TAKE) if take is None else take
     if arguments.take is None:
         clip = load_clip() if clip is None else clip
@@ -100,12 +105,21 @@ def run_real(arguments: argparse.Namespace) -> None:
 
 
 def _or_skip(make: Callable[[], Part], what: str, skipped: list[str]) -> Part | None:
-    """What ``make`` gives; None, and a line in ``skipped`` and on stderr, where its packages cannot be had."""
+    """Make a part; if its packages are not available, add the reason to ``skipped`` and print it.
+
+    Args:
+        make: Makes the part.
+        what: The name of the part.
+        skipped: Receives the reason.
+
+    Returns:
+        The part, or None.
+    """
     from refiner_bench.real.packages import UnavailableError
 
     try:
         return make()
     except UnavailableError as error:
-        skipped.append(f"{what} is not made anew, the bundled one is scored: {error}")
+        skipped.append(f"{what} is not made again, the bundled one is scored: {error}")
         print(f"skipped: {skipped[-1]}", file=sys.stderr, flush=True)
         return None

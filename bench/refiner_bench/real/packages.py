@@ -1,8 +1,8 @@
-"""The videos and the detector, from the ordinary Python registry, by pip, into a cache folder.
+"""Downloads the videos and the detector with pip from the Python registry into a cache folder.
 
-MediaPipe 0.10.14 wants an older protobuf than our exporter, and its wheel asks for JAX, which pose detection never
-loads. It gets a separate environment with what it loads, all pinned: another OpenCV decodes the videos a little
-differently, which is enough for the detector to swap left and right in other frames.
+MediaPipe 0.10.14 needs an older protobuf than our exporter, and its wheel requires JAX, which pose detection never
+loads. It therefore gets its own environment with only the packages that it loads. All versions are pinned: another
+OpenCV decodes the videos slightly differently, and the detector then swaps left and right in other frames.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ DETECTOR_NEEDS = (
     "flatbuffers==25.9.23",
     "matplotlib==3.10.8",
 )
-# Videos take seconds; a detector that hangs must not hang the command.
+# A video takes seconds. This limit ends a detector that hangs.
 DETECTION_TIMEOUT_S = 1800
 
 
 class UnavailableError(MissingComponentError):
-    """A package cannot be had: no registry in reach, or nothing there for this Python and machine."""
+    """A package is not available: the registry cannot be reached, or has nothing for this Python and machine."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A pinned wheel and the files that are taken from it."""
+    """A pinned wheel and the files that are used from it."""
 
     requirement: str
     sha256: str
@@ -63,19 +63,21 @@ SPORTS2D = Package(
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/refiner/real``, by default under ``~/.cache``."""
+    """The default cache folder: ``$XDG_CACHE_HOME/refiner/real``, or below ``~/.cache`` without the variable."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refiner" / "real"
 
 
 def package_files(package: Package, cache: Path) -> dict[str, Path]:
-    """The package's files by their own names, downloaded once into ``cache``.
+    """The files of a package by their names. They are downloaded once into ``cache``.
 
-    Raises UnavailableError where pip cannot get the wheel, InputError for a wheel that is not the pinned one.
+    Raises:
+        UnavailableError: pip cannot get the wheel.
+        InputError: The wheel is not the pinned one.
     """
     folder = cache / package.requirement.replace("==", "-")
-    found = {Path(name).name: folder / Path(name).name for name in package.files}
-    if all(path.is_file() for path in found.values()):
-        return found
+    files = {Path(name).name: folder / Path(name).name for name in package.files}
+    if all(path.is_file() for path in files.values()):
+        return files
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         _pip(sys.executable, package.requirement, "download", "--no-deps", "--dest", temporary, package.requirement)
@@ -92,15 +94,16 @@ def package_files(package: Package, cache: Path) -> dict[str, Path]:
                 (unpacked / Path(name).name).write_bytes(archive.read(name))
         shutil.rmtree(folder, ignore_errors=True)
         unpacked.rename(folder)
-    return found
+    return files
 
 
 def detector_python(cache: Path) -> Path:
-    """The Python of an environment with MediaPipe, made once in ``cache``.
+    """The Python interpreter of an environment with MediaPipe. The environment is made once in ``cache``.
 
-    Raises UnavailableError where pip cannot install it: there are wheels for Python 3.8 to 3.12 alone.
+    Raises:
+        UnavailableError: pip cannot install MediaPipe. It has wheels only for Python 3.8 to 3.12.
     """
-    # What it holds is its name: another pin is another environment.
+    # The name of the folder contains a hash of all pins, so that other pins get another environment.
     pins = hashlib.sha256(" ".join((MEDIAPIPE, *DETECTOR_NEEDS)).encode()).hexdigest()[:8]
     folder = cache / f"{MEDIAPIPE.replace('==', '-')}-python{sys.version_info.major}.{sys.version_info.minor}-{pins}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -116,7 +119,16 @@ def detector_python(cache: Path) -> Path:
 
 
 def run_detector(python: Path, videos: Mapping[str, Path], result: Path) -> None:
-    """Detect in ``videos`` by name and write ``result`` (``.npz``; see `detect`). Raises InputError where it fails."""
+    """Run the detector on videos.
+
+    Args:
+        python: The interpreter of `detector_python`.
+        videos: The videos by name.
+        result: The file for the result (``.npz``; see `detect`).
+
+    Raises:
+        InputError: The detector failed or took too long.
+    """
     named = [f"{name}={path}" for name, path in videos.items()]
     command = [str(python), str(Path(__file__).with_name("detect.py")), str(result), *named]
     try:
@@ -128,7 +140,7 @@ def run_detector(python: Path, videos: Mapping[str, Path], result: Path) -> None
 
 
 def _pip(python: str, requirement: str, verb: str, *arguments: str) -> None:
-    """Run pip. Raises UnavailableError with pip's own reason."""
+    """Run pip. Raises UnavailableError with the reason that pip gives."""
     common = ("--disable-pip-version-check", "--quiet", "--only-binary", ":all:")
     done = subprocess.run([python, "-m", "pip", verb, *common, *arguments], capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -140,11 +152,11 @@ def _pip(python: str, requirement: str, verb: str, *arguments: str) -> None:
 
 def _reason(lines: Sequence[str]) -> str:
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    told = errors[-1] if errors else _last_line("\n".join(lines))
-    # These packages exist: an index that lists none of their versions was not reached.
+    reason = errors[-1] if errors else _last_line("\n".join(lines))
+    # These packages exist. If pip finds no version of them at all, it did not reach the index.
     if any("from versions: none" in line or "connection" in line.lower() for line in lines):
-        return f"the Python registry cannot be reached ({told}); check the network and pip config list"
-    return f"pip does not find it for Python {sys.version_info.major}.{sys.version_info.minor} here ({told})"
+        return f"the Python registry cannot be reached ({reason}); check the network and pip config list"
+    return f"pip does not find it for Python {sys.version_info.major}.{sys.version_info.minor} here ({reason})"
 
 
 def _last_line(text: str) -> str:

@@ -1,32 +1,62 @@
-"""The report of ``refiner-bench real``, and its tables."""
+"""The report of ``refiner-bench real`` and its Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import new_report
+from refiner.reports import Report, new_report
 from refiner_bench.real.estimates import METHODS, Models
-from refiner_bench.real.scores import SCORED, mean_rows, score_clip, score_take, truth_quality
+from refiner_bench.real.scores import SCORED, mean_over_views, score_clip, score_take, truth_quality
 from refiner_bench.real.take import Detections, Take
+from refiner_bench.report import JsonObject
 
 HEADINGS = ("MPJPE", "N-MPJPE", "P-MPJPE", "acceleration")
 
 
-def real_report(take: Take, clip: Detections | None, models: Models, settings: dict[str, Any]) -> dict[str, Any]:
-    """Scores of the take, and of the clip where there is one. Raises an InputError for what the models do not take."""
-    report = new_report("real", settings)
-    rows = score_take(take, models)
-    report["truth"] = truth_quality(take)
-    report["views"] = rows
-    report["mean"] = mean_rows(rows, "all")
-    report["swapped"] = mean_rows(rows, "swapped")
-    report["clip"] = None if clip is None else score_clip(clip, models)
+@dataclass(frozen=True)
+class RealSettings:
+    """The settings of the report in words. The field names are the keys of the JSON report.
+
+    Attributes:
+        take: The source of the take.
+        clip: The source of the clip.
+        lifter: The lifter.
+        refiner: The refiner.
+        skipped: For each part that could not be made again, a sentence with the reason.
+    """
+
+    take: str
+    clip: str
+    lifter: str
+    refiner: str
+    skipped: list[str]
+
+
+def real_report(take: Take, clip: Detections | None, models: Models, settings: RealSettings) -> Report:
+    """Score a take and a clip.
+
+    Args:
+        take: The take.
+        clip: The detections of the clip, or None.
+        models: The models.
+        settings: The settings.
+
+    Raises:
+        InputError: The models do not accept the detections.
+    """
+    report = new_report("real", asdict(settings))
+    views = score_take(take, models)
+    report["truth"] = asdict(truth_quality(take))
+    report["views"] = [asdict(view) for view in views]
+    report["mean"] = mean_over_views(views, "all")
+    report["swapped"] = mean_over_views(views, "swapped")
+    report["clip"] = None if clip is None else asdict(score_clip(clip, models))
     return report
 
 
-def format_real(report: Mapping[str, Any]) -> str:
+def format_real(report: JsonObject) -> str:
     """The report as Markdown."""
     settings, views = report["settings"], report["views"]
     spread = report["truth"]["bone_spread"]
@@ -86,12 +116,12 @@ def _both(errors: Mapping[str, float]) -> str:
     return f"{errors['mpjpe']:.1f} / {errors['p_mpjpe']:.1f}"
 
 
-def _swapped(view: Mapping[str, Any]) -> Sequence[str]:
+def _swapped(view: JsonObject) -> Sequence[str]:
     parts = [(part, title) for part, title in (("swapped", "swapped"), ("others", "other"))]
     header = ["method", *(f"{heading}, {title}" for heading in HEADINGS for _, title in parts)]
     rows = []
-    for method, found in view["methods"].items():
-        cells = ["" if found[part] is None else _number(found[part], name) for name in SCORED for part, _ in parts]
+    for method, errors in view["methods"].items():
+        cells = ["" if errors[part] is None else _number(errors[part], name) for name in SCORED for part, _ in parts]
         rows.append([method, *cells])
     return [
         f"## {view['view']}: the {view['swapped_frames']} of {view['frames']} frames whose left and right the detector "
@@ -101,10 +131,10 @@ def _swapped(view: Mapping[str, Any]) -> Sequence[str]:
     ]
 
 
-def _clip(clip: Mapping[str, Any], name: str) -> Sequence[str]:
+def _clip(clip: JsonObject, name: str) -> Sequence[str]:
     rows = [
-        [method, f"{found['acceleration']:.1f}", f"{found['bone_spread']:.1f}"]
-        for method, found in clip["methods"].items()
+        [method, f"{motion['acceleration']:.1f}", f"{motion['bone_spread']:.1f}"]
+        for method, motion in clip["methods"].items()
     ]
     return [
         "## A single camera, no truth",

@@ -1,11 +1,13 @@
-"""What is scored: detections in the views of one take, their cameras and the triangulated truth, as a file of numbers.
+"""A take: detections in several views of one person, the cameras of the views, and the triangulated truth.
 
-The bundled files lie beside this module and ship in the wheel; README.md there names their sources and licences.
+The bundled files are next to this module and ship in the wheel. README.md in this folder names their sources and
+licences.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ Array = NDArray[np.float64]
 
 TAKE = Path(__file__).with_name("pose2sim_take.npz")
 CLIP = Path(__file__).with_name("sports2d_clip.npz")
-# A sixteenth of a pixel, a thousandth, a quarter of a millimetre: far below the detector's error, and what compresses.
+# The stored precision: 1/16 pixel, 1/1000, and about a quarter of a millimetre. It is far finer than the detector's
+# error, and coarse enough for a good compression.
 PIXEL, TRUST, METRE = 1 / 16, 1 / 1000, 1 / 4096
 _CAMERA_FIELDS = {
     "focal_length": (2,),
@@ -38,11 +41,15 @@ _CAMERA_FIELDS = {
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """MediaPipe's landmarks in one video, NaN in frames where it sees nobody.
+    """MediaPipe's landmarks in one video. Frames without a detected person are NaN.
 
-    ``keypoints`` ``(F, 33, 2)`` pixels; ``confidence`` ``(F, 33)`` its visibility, 0 to 1; ``own_3d`` ``(F, 33, 3)``
-    its world landmarks: metres about the middle of the hips, camera axes (x right, y down, z forward); ``image_size``
-    (width, height); ``fps``.
+    Attributes:
+        keypoints: ``(F, 33, 2)`` in pixels.
+        confidence: ``(F, 33)``; MediaPipe's visibility, 0 to 1.
+        own_3d: ``(F, 33, 3)``; MediaPipe's world landmarks in metres relative to the middle of the hips, in camera axes
+            (x right, y down, z forward).
+        image_size: Width and height in pixels.
+        fps: Frames per second.
     """
 
     keypoints: Array
@@ -53,11 +60,11 @@ class Detections:
 
     @property
     def frames(self) -> int:
-        """F."""
+        """The number of frames, F."""
         return len(self.keypoints)
 
     def cut(self, frames: slice) -> Detections:
-        """The same of some frames."""
+        """The detections of a range of frames."""
         return Detections(
             self.keypoints[frames], self.confidence[frames], self.own_3d[frames], self.image_size, self.fps
         )
@@ -65,10 +72,14 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One camera's detections.
+    """The detections of one camera.
 
-    ``swapped`` ``(F,)``: frames whose left and right the detector swapped, in the legs, the rest or both. ``fitted``:
-    the camera's pose is not the published one, and the view has no part in the truth.
+    Attributes:
+        name: The name of the view.
+        detections: The detections.
+        camera: The camera.
+        swapped: ``(F,)``; True where the detector swapped left and right in the legs, in the rest of the body, or both.
+        fitted: Whether the pose of the camera is fitted instead of published. Such a view is not used for the truth.
     """
 
     name: str
@@ -80,14 +91,14 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """Views of one person at a time, and ``truth`` ``(F, 17, 3)``: COCO's joints in world metres."""
+    """Synchronous views of one person, and the truth: COCO's joints, ``(F, 17, 3)`` in world metres."""
 
     views: tuple[View, ...]
     truth: Array
 
 
 def load_take(path: str | os.PathLike[str] = TAKE) -> Take:
-    """Read what `save_take` wrote. Raises ArchiveError for another file or one with parts missing or misshapen."""
+    """Read a file of `save_take`. Raises ArchiveError for another file, and for missing or wrong parts."""
     source = str(path)
     arrays = load_npz(path)
     truth = _array(arrays, "truth", (None, COCO17.joints, 3), source)
@@ -108,12 +119,12 @@ def load_take(path: str | os.PathLike[str] = TAKE) -> Take:
 
 
 def load_clip(path: str | os.PathLike[str] = CLIP) -> Detections:
-    """Read what `save_clip` wrote: detections without a truth. Raises ArchiveError as `load_take`."""
+    """Read a file of `save_clip`: detections without a truth. Raises ArchiveError like `load_take`."""
     return _detections(load_npz(path), "clip", str(path))
 
 
 def save_take(path: str | os.PathLike[str], take: Take) -> None:
-    """Write a take that `load_take`, or ``numpy.load`` without pickle, reads."""
+    """Write a take. `load_take` reads the file; so does ``numpy.load`` without pickle."""
     arrays: dict[str, NDArray[Any]] = {"truth": take.truth.astype(np.float32)}
     for view in take.views:
         arrays |= _packed(view.name, view.detections)
@@ -124,15 +135,15 @@ def save_take(path: str | os.PathLike[str], take: Take) -> None:
 
 
 def save_clip(path: str | os.PathLike[str], clip: Detections) -> None:
-    """Write detections that `load_clip` reads."""
+    """Write detections without a truth. `load_clip` reads the file."""
     _save(path, _packed("clip", clip))
 
 
 def read_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
-    """The detector's result by video, rounded as the files of `save_take` are. Raises ArchiveError as `load_take`."""
+    """Read the file of `detect`: rounded detections by video. Raises ArchiveError like `load_take`."""
     arrays = load_npz(path)
     names = sorted({name.split("/")[0] for name in arrays})
-    found = {name: _detections(arrays, name, str(path)) for name in names}
+    videos = {name: _detections(arrays, name, str(path)) for name in names}
     return {
         name: Detections(
             _rounded(seen.keypoints, PIXEL),
@@ -141,12 +152,12 @@ def read_detections(path: str | os.PathLike[str]) -> dict[str, Detections]:
             seen.image_size,
             seen.fps,
         )
-        for name, seen in found.items()
+        for name, seen in videos.items()
     }
 
 
 def longest_stretch(clip: Detections) -> slice:
-    """The longest run of frames in which somebody is seen; an empty one where nobody ever is."""
+    """The longest run of frames with a detected person; empty if there is none."""
     seen = np.isfinite(clip.keypoints).all(axis=(1, 2)) & np.isfinite(clip.own_3d).all(axis=(1, 2))
     edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(np.int8), [0]])))
     if not len(edges):
@@ -157,6 +168,7 @@ def longest_stretch(clip: Detections) -> slice:
 
 
 def _packed(name: str, seen: Detections) -> dict[str, NDArray[Any]]:
+    """The arrays of a file for one view or clip."""
     return {
         f"{name}/keypoints": seen.keypoints.astype(np.float32),
         f"{name}/confidence": seen.confidence.astype(np.float32),
@@ -175,7 +187,7 @@ def _rounded(values: Array, step: float) -> Array:
     return np.round(values / step) * step
 
 
-def _detections(arrays: dict[str, Any], name: str, source: str, frames: int | None = None) -> Detections:
+def _detections(arrays: Mapping[str, object], name: str, source: str, frames: int | None = None) -> Detections:
     keypoints = _array(arrays, f"{name}/keypoints", (frames, MEDIAPIPE33.joints, 2), source)
     shape = (len(keypoints), MEDIAPIPE33.joints)
     size = check_image_size(_array(arrays, f"{name}/image_size", (2,), source))
@@ -188,8 +200,8 @@ def _detections(arrays: dict[str, Any], name: str, source: str, frames: int | No
     )
 
 
-def _array(arrays: dict[str, Any], name: str, shape: tuple[int | None, ...], source: str) -> Array:
-    """The array as float64. Raises ArchiveError where it is missing or of another shape; None is any length."""
+def _array(arrays: Mapping[str, object], name: str, shape: tuple[int | None, ...], source: str) -> Array:
+    """An array of a file as float64; None in ``shape`` stands for any length. Raises ArchiveError if it doesn't fit."""
     value = arrays.get(name)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         raise ArchiveError(f"{source} holds no numbers {name!r}; expected a file of refiner-bench real --save")

@@ -1,7 +1,8 @@
-"""3D points from several calibrated views of one person: linear, weighted, swapped labels repaired, outliers held down.
+"""Triangulation of one person from several calibrated views, robust against outliers and swapped labels.
 
-The linear method is Hartley and Zisserman's (Multiple View Geometry, 12.2, inhomogeneous), every equation divided by
-the point's depth so that what is minimised is close to pixels. The robust weights are those of Geman and McClure.
+The linear method is that of Hartley and Zisserman (Multiple View Geometry, 12.2, inhomogeneous). Every equation is
+divided by the depth of the point, so that the minimised error is close to pixels. The robust weights are those of Geman
+and McClure.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +17,30 @@ from numpy.typing import NDArray
 from refiner.camera import Camera
 from refiner.errors import InputError, ShapeError
 from refiner.skeleton import JointSet
+from refiner_bench.arrays import FloatArray
 
 Array = NDArray[np.float64]
 
-# A detector's joint is off by some pixels of a person's height of about 1,000: ten are a doubt, thirty an error.
+# For a person of about 1,000 pixels, a detector is normally off by some pixels. Ten pixels are doubtful, and thirty an
+# error.
 OUTLIER_PX = 15.0
 REPETITIONS = 10
-# Labels are changed only where that is clearly better: of a person seen from the side both fit alike.
+# Labels are swapped only if that is clearly better. For a person seen from the side both labels fit equally well.
 SWAP_GAIN = 0.7
-# Frames that tell where a person is in the one in their middle: 0.15 s at 60 frames per second.
+# The number of frames whose median gives the position in the middle frame: 0.15 s at 60 frames per second.
 MEDIAN_FRAMES = 9
 
 
 @dataclass(frozen=True)
 class Triangulation:
-    """What several views agree on.
+    """The result of `triangulate` for V views, F frames, J joints and P parts of the body.
 
-    ``points`` ``(F, J, 3)`` world metres, NaN where fewer than two views see a joint; ``swapped`` ``(V, F, P)``: the
-    views whose left and right labels were swapped back, for each part of the body; ``errors`` ``(V, F, J)`` pixels from
-    the (repaired) keypoints to the points' images, NaN where a view sees nothing; ``weights`` ``(V, F, J)`` what each
-    view counted, 0 to 1.
+    Attributes:
+        points: ``(F, J, 3)`` in world metres; NaN where fewer than two views see a joint.
+        swapped: ``(V, F, P)``; True where the left and right labels of a part were swapped back.
+        errors: ``(V, F, J)``; pixels between the repaired keypoints and the images of the points; NaN where a view does
+            not see the joint.
+        weights: ``(V, F, J)``; the weight of each view, 0 to 1.
     """
 
     points: Array
@@ -47,16 +51,24 @@ class Triangulation:
 
 def triangulate(
     cameras: Sequence[Camera],
-    keypoints: NDArray[Any],
-    confidence: NDArray[Any],
+    keypoints: FloatArray,
+    confidence: FloatArray,
     joints: JointSet,
     parts: Sequence[Sequence[int]],
 ) -> Triangulation:
-    """``(V, F, J, 2)`` pixels and ``(V, F, J)`` confidence 0 to 1 of V views -> one `Triangulation`.
+    """Triangulate the joints of one person from V views.
 
-    NaN keypoints and confidence 0 count as not seen. ``parts`` divides the joints into groups whose labels detectors
-    swap together, like legs and the rest; each has both joints of a left-right pair or none. Raises InputError for
-    fewer than two views, confidences outside of 0 to 1 and other parts, ShapeError for arrays that do not fit.
+    Args:
+        cameras: The camera of each view.
+        keypoints: ``(V, F, J, 2)`` in pixels; NaN where a joint is not seen.
+        confidence: ``(V, F, J)``, 0 to 1; 0 where a joint is not seen.
+        joints: The joint set.
+        parts: Groups of joints whose labels a detector swaps together, such as the legs and the rest of the body. Each
+            group contains both joints of a left-right pair or none of them.
+
+    Raises:
+        InputError: There are fewer than two views, a confidence is out of range, or the parts are wrong.
+        ShapeError: The shapes do not fit.
     """
     pixels, trust = _checked(cameras, keypoints, confidence, joints, parts)
     views, frames = pixels.shape[:2]
@@ -68,7 +80,7 @@ def triangulate(
         seen, sure = pixels[:, :, chosen], trust[:, :, chosen]
         swaps = find_swaps(cameras, seen, sure, mirror)
         first, _ = robust_points(cameras, _turned(seen, swaps, mirror), _turned(sure, swaps, mirror))
-        # A second look at every frame, from where the frames around it say that the person is.
+        # Decide again in every frame, now with the position of the person from the neighbouring frames.
         near = running_median(first)
         swaps = swaps_against(cameras, near, seen, sure, mirror)
         seen, sure = _turned(seen, swaps, mirror), _turned(sure, swaps, mirror)
@@ -80,11 +92,16 @@ def triangulate(
 def robust_points(
     cameras: Sequence[Camera], pixels: Array, trust: Array, near: Array | None = None
 ) -> tuple[Array, Array]:
-    """Points ``(F, J, 3)`` and the final weights ``(V, F, J)``: views far off the others' point count ever less.
+    """Triangulate the joints of one part of the body. Views that disagree with the others count less and less.
 
-    ``pixels`` ``(V, F, J, 2)``, ``trust`` ``(V, F, J)``, 0 where nothing is seen. The joints are those of one part of
-    the body: the start is ``near`` ``(F, J, 3)``, or made from those views that agree best in all of them. Points are
-    NaN where two views do not see them.
+    Args:
+        cameras: The camera of each view.
+        pixels: ``(V, F, J, 2)``.
+        trust: ``(V, F, J)``; 0 where a joint is not seen.
+        near: The start, ``(F, J, 3)``; None starts from the views that agree best in all joints of the part.
+
+    Returns:
+        The points ``(F, J, 3)``, NaN where fewer than two views see them, and the final weights ``(V, F, J)``.
     """
     rays = np.stack([camera.rays(view) for camera, view in zip(cameras, pixels, strict=True)])  # [V, F, J, 2]
     points = _best_start(cameras, pixels, rays, trust) if near is None else near
@@ -97,10 +114,16 @@ def robust_points(
 
 
 def linear_points(cameras: Sequence[Camera], rays: Array, weights: Array, near: Array | None = None) -> Array:
-    """Weighted least squares: rays ``(V, F, J, 2)``, weights ``(V, F, J)`` -> points ``(F, J, 3)`` in world metres.
+    """Triangulate with weighted linear least squares.
 
-    ``near``: points of before, whose depths turn the algebraic residual into pixels. NaN where fewer than two views
-    have weight, or where their rays are parallel.
+    Args:
+        cameras: The camera of each view.
+        rays: ``(V, F, J, 2)``.
+        weights: ``(V, F, J)``.
+        near: Earlier points, ``(F, J, 3)``. Their depths convert the algebraic residual into pixels.
+
+    Returns:
+        Points, ``(F, J, 3)`` in world metres; NaN where fewer than two views have a weight, or their rays are parallel.
     """
     normal = np.zeros((*rays.shape[1:3], 3, 3))
     right = np.zeros((*rays.shape[1:3], 3))
@@ -123,7 +146,16 @@ def linear_points(cameras: Sequence[Camera], rays: Array, weights: Array, near: 
 
 
 def reprojection_errors(cameras: Sequence[Camera], points: Array, pixels: Array) -> Array:
-    """``(V, F, J)`` pixels from the keypoints to the images of ``points`` ``(F, J, 3)``; infinite behind a camera."""
+    """The distance between keypoints and the images of points.
+
+    Args:
+        cameras: The camera of each view.
+        points: ``(F, J, 3)`` in world metres.
+        pixels: The keypoints, ``(V, F, J, 2)``.
+
+    Returns:
+        ``(V, F, J)`` in pixels; infinite for a point behind the camera.
+    """
     errors = np.full(pixels.shape[:-1], np.nan)
     for view, camera in enumerate(cameras):
         local = camera.to_camera(points)
@@ -134,24 +166,33 @@ def reprojection_errors(cameras: Sequence[Camera], points: Array, pixels: Array)
 
 
 def find_swaps(cameras: Sequence[Camera], pixels: Array, trust: Array, mirror: Sequence[int]) -> NDArray[np.bool_]:
-    """``(V, F)``: the views whose left and right labels, all swapped, agree better with the other views.
+    """Find views whose left and right labels are swapped in one part of the body.
 
-    ``pixels`` ``(V, F, J, 2)`` and ``trust`` ``(V, F, J)`` of one part of the body; ``mirror`` is, for each joint, its
-    partner on the other side. Every set of fewer than half of the views is tried in every frame (if half of them were
-    swapped nobody could tell which half), and taken where it lowers the robust cost below `SWAP_GAIN` of what it is
-    without; more views than one only where they lower it again as much.
+    In every frame, all sets of fewer than half of the views are tried. (With half of the views swapped, it would be
+    unknown which half is right.) A set counts as swapped if swapping its labels reduces the robust cost below
+    `SWAP_GAIN` times the cost without. A set of more views must again reduce the cost of the best smaller set by this
+    factor.
+
+    Args:
+        cameras: The camera of each view.
+        pixels: ``(V, F, J, 2)``.
+        trust: ``(V, F, J)``.
+        mirror: For each joint, the index of its partner on the other side.
+
+    Returns:
+        ``(V, F)``; True where the labels are swapped.
     """
     views, frames = pixels.shape[:2]
     best = np.zeros((views, frames), dtype=bool)
     least = _cost(cameras, pixels, trust)
     for count in range(1, (views + 1) // 2):
         bound = SWAP_GAIN * least
-        for blamed in combinations(range(views), count):
+        for suspects in combinations(range(views), count):
             swapped = np.zeros((views, frames), dtype=bool)
-            swapped[list(blamed)] = True
-            tried = _cost(cameras, _turned(pixels, swapped, mirror), _turned(trust, swapped, mirror))
-            better = tried < np.minimum(bound, least)
-            least = np.where(better, tried, least)
+            swapped[list(suspects)] = True
+            cost = _cost(cameras, _turned(pixels, swapped, mirror), _turned(trust, swapped, mirror))
+            better = cost < np.minimum(bound, least)
+            least = np.where(better, cost, least)
             best[:, better] = swapped[:, better]
     return best
 
@@ -159,19 +200,27 @@ def find_swaps(cameras: Sequence[Camera], pixels: Array, trust: Array, mirror: S
 def swaps_against(
     cameras: Sequence[Camera], points: Array, pixels: Array, trust: Array, mirror: Sequence[int]
 ) -> NDArray[np.bool_]:
-    """``(V, F)``: the views whose labels fit known points ``(F, J, 3)`` better when they are swapped."""
+    """Find views whose labels fit known points ``(F, J, 3)`` better if they are swapped; the result is ``(V, F)``."""
     swapped = np.zeros(pixels.shape[:2], dtype=bool)
     everywhere = np.ones((1, pixels.shape[1]), dtype=bool)
     for view, camera in enumerate(cameras):
-        given, sure = pixels[view : view + 1], trust[view : view + 1]
-        turned, turned_sure = _turned(given, everywhere, mirror), _turned(sure, everywhere, mirror)
-        tried = _disagreement([camera], points, turned, turned_sure)
-        swapped[view] = tried < SWAP_GAIN * _disagreement([camera], points, given, sure)
+        view_pixels, view_trust = pixels[view : view + 1], trust[view : view + 1]
+        turned, turned_trust = _turned(view_pixels, everywhere, mirror), _turned(view_trust, everywhere, mirror)
+        cost_swapped = _disagreement([camera], points, turned, turned_trust)
+        swapped[view] = cost_swapped < SWAP_GAIN * _disagreement([camera], points, view_pixels, view_trust)
     return swapped
 
 
 def running_median(points: Array, frames: int = MEDIAN_FRAMES) -> Array:
-    """``(F, J, 3)`` -> the median of the ``frames`` around each that are known; NaN where none is."""
+    """The median of the known points in the ``frames`` frames around each frame; NaN where none is known.
+
+    Args:
+        points: ``(F, J, 3)``; NaN where unknown.
+        frames: The number of frames.
+
+    Returns:
+        ``(F, J, 3)``.
+    """
     reach = frames // 2
     padded = np.pad(points, ((reach, reach), (0, 0), (0, 0)), constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=0)  # [F, J, 3, frames]
@@ -182,13 +231,13 @@ def running_median(points: Array, frames: int = MEDIAN_FRAMES) -> Array:
 
 
 def _cost(cameras: Sequence[Camera], pixels: Array, trust: Array) -> Array:
-    """``(F,)``: what the views disagree by about all joints."""
+    """The robust cost of the best points for each frame, ``(F,)``."""
     points, _ = robust_points(cameras, pixels, trust)
     return _disagreement(cameras, points, pixels, trust)
 
 
 def _disagreement(cameras: Sequence[Camera], points: Array, pixels: Array, trust: Array) -> Array:
-    """``(F,)``: squared errors, those of a view that is far off counting for no more than 1 in each joint."""
+    """The sum of the robust squared errors of each frame, ``(F,)``. A view counts at most 1 for each joint."""
     errors = reprojection_errors(cameras, points, pixels) / OUTLIER_PX
     square = np.nan_to_num(errors, nan=0.0, posinf=1e6) ** 2
     total: Array = (trust * square / (1.0 + square)).sum(axis=(0, 2))
@@ -196,9 +245,9 @@ def _disagreement(cameras: Sequence[Camera], points: Array, pixels: Array, trust
 
 
 def _best_start(cameras: Sequence[Camera], pixels: Array, rays: Array, trust: Array) -> Array:
-    """For each frame the points from all views or from two, whichever most agree with: ``(F, J, 3)``.
+    """For each frame the points ``(F, J, 3)`` from all views or from two views, depending on the lower cost.
 
-    Least squares from all views follows an outlier, and the views near it would then be taken for the outliers.
+    Least squares from all views follows an outlier. With such a start, correct views could look like outliers.
     """
     best = linear_points(cameras, rays, trust)
     least = _disagreement(cameras, best, pixels, trust)
@@ -206,7 +255,7 @@ def _best_start(cameras: Sequence[Camera], pixels: Array, rays: Array, trust: Ar
         chosen = np.zeros(len(cameras))
         chosen[list(pair)] = 1.0
         points = linear_points(cameras, rays, trust * chosen[:, None, None])
-        points = np.where(np.isnan(points), best, points)  # a joint that these two do not see
+        points = np.where(np.isnan(points), best, points)  # joints that these two views do not see
         cost = _disagreement(cameras, points, pixels, trust)
         better = cost < least
         best, least = np.where(better[:, None, None], points, best), np.where(better, cost, least)
@@ -214,18 +263,19 @@ def _best_start(cameras: Sequence[Camera], pixels: Array, rays: Array, trust: Ar
 
 
 def _turned(values: Array, swapped: NDArray[np.bool_], mirror: Sequence[int]) -> Array:
-    """``(V, F, J, ...)`` with left and right exchanged where ``swapped`` ``(V, F)``."""
+    """Exchange left and right of ``(V, F, J, ...)`` where ``swapped`` ``(V, F)`` is True."""
     where = swapped.reshape(*swapped.shape, *(1,) * (values.ndim - 2))
     return np.where(where, values[:, :, list(mirror)], values)
 
 
 def _checked(
     cameras: Sequence[Camera],
-    keypoints: NDArray[Any],
-    confidence: NDArray[Any],
+    keypoints: FloatArray,
+    confidence: FloatArray,
     joints: JointSet,
     parts: Sequence[Sequence[int]],
 ) -> tuple[Array, Array]:
+    """Check the arguments of `triangulate`; returns copies of pixels and confidence in float64."""
     pixels, trust = np.array(keypoints, dtype=np.float64), np.array(confidence, dtype=np.float64)
     if len(cameras) < 2:
         raise InputError(f"triangulation needs at least 2 calibrated views, got {len(cameras)}")

@@ -1,1 +1,1 @@
-"""``refiner-bench streaming``: what a live stream costs a frame, and how good it is at which delay."""
+"""``refiner-bench streaming``: latency per frame of a live stream, and its error by delay."""

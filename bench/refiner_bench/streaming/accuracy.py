@@ -1,10 +1,10 @@
-"""The errors of streams on a part of the split."""
+"""The errors of streams on one part of the split."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,16 +17,52 @@ from refiner.runtime import Refiner
 from refiner.runtime.loading import open_engine
 from refiner.training.calibration import errors_and_signs
 from refiner_bench.accuracy.scores import LiftedClips
+from refiner_bench.arrays import FloatArray
 from refiner_bench.streaming.delay import (
     DELAYS,
-    Array,
     FilterTuning,
+    Settings,
+    ValidationSequence,
     window_streams,
     with_running_shape,
 )
 
 METRICS = ("mpjpe", "p_mpjpe", "acceleration_error")
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DelayErrors:
+    """Errors by delay. The field names are the keys of the JSON report.
+
+    Attributes:
+        errors: By method, delay in frames and metric: the mean over frames.
+        filters: By method and delay: the settings of a tuned filter.
+        frames: The number of scored frames.
+    """
+
+    errors: dict[str, dict[str, dict[str, float]]]
+    filters: dict[str, dict[str, Settings]]
+    frames: int
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Shares of the errors inside the predicted regions. The field names are the keys of the JSON report.
+
+    Attributes:
+        half: The share inside the region that should contain 50 %.
+        nine_tenths: The share inside the region that should contain 90 %.
+        std_mm: The mean predicted standard deviation in mm, without the root.
+    """
+
+    half: float
+    nine_tenths: float
+    std_mm: float
+
+    def to_json(self) -> dict[str, float]:
+        """The entry of the JSON report."""
+        return asdict(self)
 
 
 def delay_errors(
@@ -37,17 +73,26 @@ def delay_errors(
     causal: Path | None,
     cache: Path,
     tell: Tell,
-) -> dict[str, Any]:
-    """Method -> delay in frames -> metric -> frame-wise mean, of the lifter's poses on ``clips``.
+) -> DelayErrors:
+    """Measure the errors of refined streams and of filters by delay.
 
-    The input is the lifter's offline output: what an estimator with a delay of its own would hand over; the delays are
-    those of the refinement. Filters are tuned for MPJPE at each delay on ``validation``; what smooths
-    the causal refiner's own output is chosen there too, see `FilterTuning`.
+    The input of all methods is the offline output of the lifter. The delays are those of the refinement alone. The
+    filters are tuned for MPJPE on the validation clips at each delay; so is the filter that smooths the output of the
+    causal refiner, see `FilterTuning`.
+
+    Args:
+        clips: The clips to score.
+        validation: The clips to tune filters on.
+        lifter: The checkpoint of the lifter.
+        window: The checkpoint of the windowed refiner.
+        causal: The checkpoint of the causal refiner; None leaves it out.
+        cache: A folder for lifted poses.
+        tell: Receives lines of progress.
     """
     lifting = LiftedClips(cache, 1)
     lifted = lifting.lift(lifter, validation, "validation")
-    tuning = [(pose, clip.pose_3d, clip.fps) for clip, pose in zip(validation, lifted, strict=True)]
-    chosen: dict[str, dict[str, Any]] = {}
+    tuning = _sequences(validation, lifted)
+    chosen: dict[str, dict[str, Settings]] = {}
     lifted = lifting.lift(lifter, clips, "test")
     table = _Table(clips)
     table.add("input", 0, lifted)
@@ -56,7 +101,7 @@ def delay_errors(
     tell("windows")
     streams = [window_streams(engine, clip, pose, DELAYS) for clip, pose in zip(clips, lifted, strict=True)]
     for delay in DELAYS:
-        poses = [found[delay] for found in streams]
+        poses = [by_delay[delay] for by_delay in streams]
         table.add("window", delay, poses)
         table.add("window, one shape", delay, [with_running_shape(pose) for pose in poses])
     if causal is not None:
@@ -66,8 +111,7 @@ def delay_errors(
         table.add("causal, one shape", 0, [with_running_shape(pose) for pose in poses])
         tell("causal, smoothed")
         refined = _refined(causal, validation, lifting.lift(lifter, validation, "validation"))
-        pairs = zip(validation, refined, strict=True)
-        smooth, settings = FilterTuning([(pose, clip.pose_3d, clip.fps) for clip, pose in pairs]).calmest_one_euro()
+        smooth, settings = FilterTuning(_sequences(validation, refined)).calmest_one_euro()
         chosen["causal, smoothed"] = {"0": settings}
         calm = [smooth(pose, clip.fps) for clip, pose in zip(clips, poses, strict=True)]
         table.add("causal, smoothed", 0, calm)
@@ -80,10 +124,14 @@ def delay_errors(
             poses = [root_relative(stream(pose, clip.fps)) for clip, pose in zip(clips, lifted, strict=True)]
             table.add(name, delay, poses)
             table.add(f"{name}, one shape", delay, [with_running_shape(pose) for pose in poses])
-    return {"errors": table.rows, "filters": chosen, "frames": int(sum(len(pose) for pose in lifted))}
+    return DelayErrors(table.rows, chosen, int(sum(len(pose) for pose in lifted)))
 
 
-def _refined(causal: Path, clips: Sequence[CameraClip], lifted: Sequence[Array]) -> list[Array]:
+def _sequences(clips: Sequence[CameraClip], poses: Sequence[FloatArray]) -> list[ValidationSequence]:
+    return [ValidationSequence(pose, clip.pose_3d, clip.fps) for clip, pose in zip(clips, poses, strict=True)]
+
+
+def _refined(causal: Path, clips: Sequence[CameraClip], lifted: Sequence[FloatArray]) -> list[FloatArray]:
     refiner = Refiner.load(causal, threads=1)
     return [
         root_relative(refiner.refine(clip.pose_2d, pose, clip.image_size, fps=clip.fps))
@@ -92,11 +140,13 @@ def _refined(causal: Path, clips: Sequence[CameraClip], lifted: Sequence[Array])
 
 
 class _Table:
+    """Scores of methods on the same clips: ``rows`` holds the mean over frames by method, delay and metric."""
+
     def __init__(self, clips: Sequence[CameraClip]) -> None:
         self._clips = clips
         self.rows: dict[str, dict[str, dict[str, float]]] = {}
 
-    def add(self, method: str, delay: int, poses: Sequence[Array]) -> None:
+    def add(self, method: str, delay: int, poses: Sequence[FloatArray]) -> None:
         evaluator = Evaluator()
         for clip, pose in zip(self._clips, poses, strict=True):
             scored = root_relative(pose)
@@ -105,11 +155,18 @@ class _Table:
         self.rows.setdefault(method, {})[str(delay)] = {metric: result.frame_mean(metric) for metric in METRICS}
 
 
-def measured_coverage(
-    clips: Sequence[CameraClip], lifter: Path, checkpoint: Path, cache: Path
-) -> dict[str, float] | None:
-    """How much of the errors lies inside the 50 % and the 90 % regions that the checkpoint gives; None where it gives
-    none."""
+def measured_coverage(clips: Sequence[CameraClip], lifter: Path, checkpoint: Path, cache: Path) -> Coverage | None:
+    """Measure the shares of a refiner's errors that lie inside its predicted 50 % and 90 % regions.
+
+    Args:
+        clips: The clips to score.
+        lifter: The checkpoint of the lifter.
+        checkpoint: The checkpoint of the refiner.
+        cache: A folder for lifted poses.
+
+    Returns:
+        The shares; None if the refiner predicts no regions.
+    """
     refiner = Refiner.load(checkpoint, threads=1)
     model = refiner.uncertainty
     if model is None:
@@ -120,5 +177,5 @@ def measured_coverage(
         error, correction, speed = errors_and_signs(refined, pose, clip.pose_3d)
         errors.append(error)
         spreads.append(model.std(correction, speed))
-    half, most = model.coverage(np.concatenate(errors), np.concatenate(spreads))
-    return {"half": half, "nine_tenths": most, "std_mm": 1000.0 * float(np.concatenate(spreads)[:, 1:].mean())}
+    half, nine_tenths = model.coverage(np.concatenate(errors), np.concatenate(spreads))
+    return Coverage(half, nine_tenths, std_mm=1000.0 * float(np.concatenate(spreads)[:, 1:].mean()))

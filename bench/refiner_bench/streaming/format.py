@@ -1,19 +1,17 @@
-"""The streaming report as Markdown."""
+"""Streaming reports as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from refiner.evaluation.tables import markdown_table
-from refiner_bench.cameras import told_cameras
+from refiner_bench.cameras import cameras_text
+from refiner_bench.report import JsonObject
 
 METHODS = ("input", "One-Euro", "Savitzky-Golay", "window", "causal", "causal, smoothed")
 ERRORS = {"mpjpe": "MPJPE, mm", "p_mpjpe": "P-MPJPE, mm", "acceleration_error": "acceleration error, mm/frame^2"}
 
 
-def format_streaming(report: Mapping[str, Any]) -> str:
-    """Latency, people, the long stream, errors by delay, coverage: what the report has of them."""
+def format_streaming(report: JsonObject) -> str:
+    """Format all parts that the report has: latency, people, the long stream, errors by delay, coverage."""
     settings = report["settings"]
     parts = [
         f"# A live stream\n\n{settings['config']}, random weights, {settings['engine']}, {settings['threads']} "
@@ -25,7 +23,7 @@ def format_streaming(report: Mapping[str, Any]) -> str:
     if "delay" in report:
         parts += [
             f"Errors of {report['delay']['frames']:,} frames of the test people of {settings['data']}"
-            f"{told_cameras(settings.get('cameras'))}, simulated detections, frame-wise "
+            f"{cameras_text(settings.get('cameras'))}, simulated detections, frame-wise "
             "means; the input is the bundled lifter's, the delays are the refinement's own. One-Euro and "
             "Savitzky-Golay are tuned on the validation person for MPJPE at each delay; smoothed: by the One-Euro "
             "filter that is calmest there for half a percent of MPJPE at most. In brackets: with one body shape, "
@@ -36,8 +34,8 @@ def format_streaming(report: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def latency_table(report: Mapping[str, Any]) -> str:
-    """Percentiles of every contestant."""
+def latency_table(report: JsonObject) -> str:
+    """The table of the percentiles of every contestant."""
     rows = []
     for name, entry in report["latency"].items():
         ratio = entry["faster_than_rival"]
@@ -55,8 +53,8 @@ def latency_table(report: Mapping[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
-def people_table(report: Mapping[str, Any]) -> str:
-    """Several people in one engine."""
+def people_table(report: JsonObject) -> str:
+    """The table of several people in one engine."""
     rows = [
         [str(row["people"]), f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['frames_per_s']:.0f}"]
         for row in report["people"]
@@ -64,8 +62,8 @@ def people_table(report: Mapping[str, Any]) -> str:
     return markdown_table(["people at a time", "p50 ms", "p99 ms", "frames/s of all"], rows)
 
 
-def hour_line(report: Mapping[str, Any]) -> str:
-    """The long stream in one sentence; empty where none ran."""
+def hour_line(report: JsonObject) -> str:
+    """A sentence about the long stream; empty if the report has none."""
     hour = report.get("hour")
     if hour is None:
         return ""
@@ -79,8 +77,8 @@ def hour_line(report: Mapping[str, Any]) -> str:
     )
 
 
-def delay_table(report: Mapping[str, Any], metric: str) -> str:
-    """Methods by delay; in brackets with one body shape."""
+def delay_table(report: JsonObject, metric: str) -> str:
+    """The table of methods by delay. Values in brackets are with one body shape."""
     errors = report["delay"]["errors"]
     delays = sorted({int(delay) for rows in errors.values() for delay in rows})
     rows = []
@@ -99,12 +97,12 @@ def delay_table(report: Mapping[str, Any], metric: str) -> str:
     return markdown_table(["delay in frames", *map(str, delays)], rows)
 
 
-def coverage_line(report: Mapping[str, Any]) -> str:
-    """Whether the errors lie where the spreads say."""
-    told = [
+def coverage_line(report: JsonObject) -> str:
+    """A sentence about the share of errors inside the predicted regions; empty if no model predicts any."""
+    shares = [
         f"{kind}: {100 * entry['half']:.0f} % and {100 * entry['nine_tenths']:.0f} %, mean spread "
         f"{entry['std_mm']:.0f} mm"
         for kind, entry in report.get("coverage", {}).items()
         if entry is not None
     ]
-    return f"Share of the errors inside the 50 % and the 90 % regions of `std`: {'; '.join(told)}." if told else ""
+    return f"Share of the errors inside the 50 % and the 90 % regions of `std`: {'; '.join(shares)}." if shares else ""

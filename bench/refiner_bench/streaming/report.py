@@ -1,4 +1,4 @@
-"""The report of ``refiner-bench streaming``: latency a frame, people at a time, an hour of stream, error by delay."""
+"""The report of ``refiner-bench streaming``: latency per frame, several people, a long stream, error by delay."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from refiner_export.build import Clock, assemble
 from refiner_export.gate import parity_windows
 from refiner_export.options import Batch, ExportOptions
@@ -19,13 +20,15 @@ from refiner.bundled import checkpoint
 from refiner.data import MotionFolder
 from refiner.engines import EngineOptions
 from refiner.errors import UsageError
-from refiner.reports import new_report
+from refiner.reports import Report, new_report
+from refiner.runtime.causal import StreamEngine
 from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming import RefinedFrame, StreamingRefiner
 from refiner.runtime.streaming.causal_backend import CausalBackend
+from refiner_bench.arrays import FloatArray
 from refiner_bench.cameras import of_cameras
 from refiner_bench.streaming.accuracy import delay_errors, measured_coverage
-from refiner_bench.streaming.latency import TURN, in_turns, percentiles, spin, summary
+from refiner_bench.streaming.latency import TURN, FrameRun, StreamTimes, in_turns, percentiles, spin, summary
 from refiner_bench.untrained import random_checkpoint
 
 Tell = Callable[[str], None]
@@ -36,14 +39,24 @@ STEP, WINDOW, EMPTY, PUSH, PIPELINED = (
     "push: the whole way of a frame",
     "causal step, pipelined",
 )
-# The window runs this many times a turn, of a hundred steps.
+# The calls of the window in a turn in which the causal step has a hundred calls.
 WINDOWS_A_TURN = 5
 SIZE = (1000.0, 1002.0)
 
 
 @dataclass(frozen=True)
 class StreamingOptions:
-    """``frames`` timed steps; ``people`` at a time; ``threads`` of every engine; ``hour`` frames of one long stream."""
+    """The options of the command.
+
+    Attributes:
+        frames: The number of timed causal steps.
+        threads: The number of threads of every engine.
+        people: The numbers of people in one engine to measure.
+        hour: The frames of one long stream; 0 for none.
+        engine: "onnx" or "openvino".
+        config: The configuration that gives the size of the model.
+        cameras: The number of cameras of each clip that are scored; None for all.
+    """
 
     frames: int = 10_000
     threads: int = 1
@@ -54,13 +67,23 @@ class StreamingOptions:
     cameras: int | None = None
 
     def check(self) -> None:
-        """Raises UsageError."""
+        """Raise UsageError for values out of range."""
         if min(self.frames, self.threads, self.cameras or 1, *self.people) < 1 or self.hour < 0:
             raise UsageError("frames, threads, people and cameras must be at least 1, and hour 0 or more")
 
 
-def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tell: Tell) -> dict[str, Any]:
-    """Everything, in one run; without a folder the errors are left out. Raises UsageError and MissingComponentError."""
+def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tell: Tell) -> Report:
+    """Measure everything in one run.
+
+    Args:
+        options: The options.
+        folder: The motion archive for the errors by delay; None leaves them out.
+        tell: Receives lines of progress.
+
+    Raises:
+        UsageError: An option is out of range.
+        MissingComponentError: The engine is not installed.
+    """
     options.check()
     settings = {
         "frames": options.frames,
@@ -73,130 +96,145 @@ def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tel
     }
     report = new_report("streaming", settings)
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+        work = Path(name)
         tell("export")
-        causal = random_checkpoint(place / "causal.safetensors", options.config, ["model.causal=true"])
-        windowed = random_checkpoint(place / "windowed.safetensors", options.config)
+        causal = random_checkpoint(work / "causal.safetensors", options.config, ["model.causal=true"])
+        windowed = random_checkpoint(work / "windowed.safetensors", options.config)
         tell("latency")
-        report["latency"] = _latency(options, causal, windowed, place)
+        latency = _latency(options, causal, windowed, work)
+        report["latency"] = {title: times.to_json() for title, times in latency.items()}
         tell("people")
-        report["people"] = _people(options, causal, place)
+        report["people"] = _people(options, causal, work)
         if options.hour:
             tell(f"{options.hour:,} frames of one stream")
-            report["hour"] = _hour(options, place)
+            report["hour"] = _hour(options, work)
         if folder is not None:
-            # The windowed refiner that the causal one started from, for 6,000 steps more.
+            # The causal refiner continued from the weights of this windowed refiner for 6,000 more steps.
             lifter, window, causal = map(checkpoint, ("lifter", "refiner-correlated", "refiner-causal"))
             test, validation = (of_cameras(folder.clips(part), options.cameras) for part in ("test", "validation"))
-            report["delay"] = delay_errors(test, validation, lifter, window, causal, place, tell)
-            report["coverage"] = {
-                kind: measured_coverage(test, lifter, checkpoint, place)
-                for kind, checkpoint in (("window", window), ("causal", causal))
-            }
+            report["delay"] = asdict(delay_errors(test, validation, lifter, window, causal, work, tell))
+            report["coverage"] = {}
+            for kind, refiner in (("window", window), ("causal", causal)):
+                coverage = measured_coverage(test, lifter, refiner, work)
+                report["coverage"][kind] = None if coverage is None else coverage.to_json()
     return report
 
 
 def _export_causal(
-    options: StreamingOptions, checkpoint: Path, place: Path, people: int = 1, pipelined: bool = False
+    options: StreamingOptions, checkpoint: Path, work: Path, people: int = 1, pipelined: bool = False
 ) -> Path:
-    folder = place / f"{checkpoint.stem}-{people}-{'pipelined' if pipelined else 'plain'}"
+    folder = work / f"{checkpoint.stem}-{people}-{'pipelined' if pipelined else 'plain'}"
     folder.mkdir(parents=True, exist_ok=True)
-    asked = ExportOptions(options.engine, folder, checkpoint, streams=people, pipelined=pipelined)
-    return Path(assemble(asked, folder, Clock()).target)
+    export = ExportOptions(options.engine, folder, checkpoint, streams=people, pipelined=pipelined)
+    return Path(assemble(export, folder, Clock()).target)
 
 
-def _export_window(options: StreamingOptions, checkpoint: Path, place: Path) -> Path:
-    folder = place / checkpoint.stem
+def _export_window(options: StreamingOptions, checkpoint: Path, work: Path) -> Path:
+    folder = work / checkpoint.stem
     folder.mkdir()
-    asked = ExportOptions(options.engine, folder, checkpoint, batch=Batch(1, 1, 1))
-    return Path(assemble(asked, folder, Clock()).target)
+    export = ExportOptions(options.engine, folder, checkpoint, batch=Batch(1, 1, 1))
+    return Path(assemble(export, folder, Clock()).target)
 
 
-def _open(options: StreamingOptions, file: Path) -> Any:
+def _open(options: StreamingOptions, file: Path) -> StreamEngine:
     return open_causal_engine(file, EngineOptions(threads=options.threads))
 
 
-def _latency(options: StreamingOptions, causal: Path, windowed: Path, place: Path) -> dict[str, Any]:
-    exported = _export_causal(options, causal, place)
+def _latency(options: StreamingOptions, causal: Path, windowed: Path, work: Path) -> dict[str, StreamTimes]:
+    """Time a causal step, the same with a pipelined export, a whole push of the stream, and a window."""
+    exported = _export_causal(options, causal, work)
     step = _open(options, exported)
-    pipelined = _open(options, _export_causal(options, causal, place, pipelined=True))
-    window = open_engine(_export_window(options, windowed, place), "refiner", EngineOptions(threads=options.threads))
+    pipelined = _open(options, _export_causal(options, causal, work, pipelined=True))
+    window = open_engine(_export_window(options, windowed, work), "refiner", EngineOptions(threads=options.threads))
     windows = parity_windows(1, window.frames)
     pixels, poses, size = windows[0][0], windows[1][0], windows[2]
     active = np.ones(1, dtype=bool)
     stream = StreamingRefiner(CausalBackend(_open(options, exported)), SIZE)
     frames = len(pixels)
 
-    def of(engine: Any) -> Callable[[int], Any]:
-        def run(frame: int) -> Any:
-            at = frame % frames
-            return engine.step(pixels[at : at + 1], poses[at : at + 1], size, active)
+    def steps_of(engine: StreamEngine) -> FrameRun:
+        def run(frame: int) -> object:
+            index = frame % frames
+            return engine.step(pixels[index : index + 1], poses[index : index + 1], size, active)
 
         return run
 
-    run_step = of(step)
+    run_step = steps_of(step)
     for frame in range(TURN):
         run_step(frame)
     began = time.perf_counter()
     for frame in range(TURN):
         run_step(frame)
-    usual = 1000.0 * (time.perf_counter() - began) / TURN
+    step_ms = 1000.0 * (time.perf_counter() - began) / TURN
     clock = iter(np.arange(10**9) / step.fps)
     turns = in_turns(
         {
             STEP: (TURN, run_step),
-            PIPELINED: (TURN, of(pipelined)),
+            PIPELINED: (TURN, steps_of(pipelined)),
             PUSH: (TURN, lambda frame: stream.push(pixels[frame % frames], poses[frame % frames], next(clock))),
             WINDOW: (WINDOWS_A_TURN, lambda frame: window(*windows)),
-            EMPTY: (TURN, spin(usual)),
+            EMPTY: (TURN, spin(step_ms)),
         },
         options.frames,
     )
-    found = summary(turns, WINDOW)
-    found[EMPTY]["of_ms"] = usual
-    return found
+    times = summary(turns, WINDOW)
+    # The empty loop is as long as a causal step; what it takes longer is the jitter of the machine.
+    return times | {EMPTY: replace(times[EMPTY], of_ms=step_ms)}
 
 
-def _people(options: StreamingOptions, causal: Path, place: Path) -> list[dict[str, Any]]:
-    """Several people in one engine: milliseconds of a step of all, and frames a second over all."""
-    found = []
+def _people(options: StreamingOptions, causal: Path, work: Path) -> list[dict[str, float]]:
+    """Several people in one engine: the milliseconds of a step for all, and the frames per second of all together."""
+    rows = []
     for people in options.people:
-        engine = _open(options, _export_causal(options, causal, place / "people", people))
+        engine = _open(options, _export_causal(options, causal, work / "people", people))
         windows, bodies, sizes = parity_windows(people, engine.frames)
         pixels, poses, active = windows[:, 0], bodies[:, 0], np.ones(people, dtype=bool)
 
-        def step(frame: int, engine: Any = engine, given: Any = (pixels, poses, sizes, active)) -> Any:
-            return engine.step(*given)
-
-        taken = np.concatenate(in_turns({STEP: (TURN, step)}, 5 * TURN)[STEP])
-        rate = 1000.0 * people / float(np.median(taken))
-        found.append({"people": people, **percentiles(taken), "frames_per_s": rate})
-    return found
+        step = partial(_step_again, engine, pixels, poses, sizes, active)
+        milliseconds = np.concatenate(in_turns({STEP: (TURN, step)}, 5 * TURN)[STEP])
+        rate = 1000.0 * people / float(np.median(milliseconds))
+        rows.append({"people": people, **percentiles(milliseconds), "frames_per_s": rate})
+    return rows
 
 
-def _hour(options: StreamingOptions, place: Path) -> dict[str, Any]:
-    """One long stream of the bundled causal refiner at full speed: its memory and latency at both ends, and how far its
-    last frames lie from a stream that began shortly before them."""
-    file = _export_causal(options, checkpoint("refiner-causal"), place)
+def _step_again(
+    engine: StreamEngine,
+    pixels: FloatArray,
+    poses: FloatArray,
+    sizes: FloatArray,
+    active: NDArray[np.bool_],
+    frame: int,
+) -> object:
+    """A step with the same input for every frame."""
+    return engine.step(pixels, poses, sizes, active)
+
+
+def _hour(options: StreamingOptions, work: Path) -> dict[str, object]:
+    """One long stream of the bundled causal refiner at full speed.
+
+    Measures memory and latency at both ends of the stream, and the difference of its last frames to the frames of a
+    stream that began shortly before them.
+    """
+    file = _export_causal(options, checkpoint("refiner-causal"), work)
     stream, again = (StreamingRefiner.load(file, threads=options.threads, image_size=SIZE) for _ in range(2))
     windows, bodies, _ = parity_windows(8, 270)
     pixels, poses = windows.reshape(-1, 17, 2), bodies.reshape(-1, 17, 3)
-    kept = len(pixels)
-    begin = max(0, options.hour - kept)
-    taken, memory = np.empty(options.hour), []
+    motion_frames = len(pixels)
+    begin = max(0, options.hour - motion_frames)
+    milliseconds, memory = np.empty(options.hour), []
     last: list[RefinedFrame] = []
     for frame in range(options.hour):
         began = time.perf_counter_ns()
-        ready = stream.push(pixels[frame % kept], poses[frame % kept], frame / stream.fps)
-        taken[frame] = (time.perf_counter_ns() - began) / 1e6
+        ready = stream.push(pixels[frame % motion_frames], poses[frame % motion_frames], frame / stream.fps)
+        milliseconds[frame] = (time.perf_counter_ns() - began) / 1e6
         if frame >= begin:
             last += ready
         if frame % max(1, options.hour // 20) == 0:
             memory.append(_resident_mb())
     fresh: list[RefinedFrame] = []
     for frame in range(begin, options.hour):
-        fresh += again.push(pixels[frame % kept], poses[frame % kept], frame / again.fps)
-    # What came before the receptive field of a frame does not matter.
+        fresh += again.push(pixels[frame % motion_frames], poses[frame % motion_frames], frame / again.fps)
+    # Input before the receptive field of a frame has no effect on it. The field is shorter than half of these frames.
     field = len(last) // 2
     drift = max(
         float(np.abs(one.pose_3d - other.pose_3d).max()) for one, other in zip(last[field:], fresh[field:], strict=True)
@@ -204,11 +242,11 @@ def _hour(options: StreamingOptions, place: Path) -> dict[str, Any]:
     tenth = max(1, options.hour // 10)
     return {
         "frames": options.hour,
-        "first_tenth": percentiles(taken[:tenth]),
-        "last_tenth": percentiles(taken[-tenth:]),
+        "first_tenth": percentiles(milliseconds[:tenth]),
+        "last_tenth": percentiles(milliseconds[-tenth:]),
         "memory_mb": memory,
         "drift_mm": 1000.0 * drift,
-        "frames_per_s": 1000.0 * options.hour / float(taken.sum()),
+        "frames_per_s": 1000.0 * options.hour / float(milliseconds.sum()),
     }
 
 
