@@ -152,12 +152,12 @@ class RefinerEngine(WindowEngine, Protocol):
         Args:
             pose_2d: ``(B, T, J, 2)`` pixels. With `rays` ``(B, T, J, 3)``, pixels and confidence; a missing joint has
                 the confidence 0 and any finite x and y.
-            pose_3d: ``(B, T, J, 3)`` metres in camera axes, root at 0.
+            pose_3d: ``(B, T, J, 3)`` metres in camera axes. The root may lie anywhere and is kept.
             image_size: ``(B, 2)`` width and height in pixels. With `rays` ``(B, 3)``, with the focal length; all three
                 above 0.
 
         Returns:
-            ``(B, T, J, 3)`` metres, root at 0.
+            ``(B, T, J, 3)`` metres in camera axes.
         """
         ...
 
