@@ -107,7 +107,7 @@ def build_plan(
     facts = {
         "module": options.module,
         "version": trt.__version__,
-        # What the runtime compares with its own, see refiner.runtime.tensorrt_engine.
+        # The runtime compares this version with its own, see refiner.runtime.tensorrt_engine.
         "tensorrt": trt.__version__,
         "compute_capability": target or (device.compute_capability if device else None),
         "device": device.name if device else None,
@@ -138,12 +138,12 @@ def require_device(trt: Any, options: TensorRtOptions) -> None:
 
 def supported_capabilities(trt: Any) -> dict[str, Any]:
     """The compute capabilities that TensorRT for RTX can build for, in rising order, and their names in the module."""
-    found = {}
+    capabilities = {}
     for name, member in trt.ComputeCapability.__members__.items():
         digits = re.fullmatch(r"SM(\d+)(\d)", name)
         if digits:
-            found[f"{digits[1]}.{digits[2]}"] = member
-    return dict(sorted(found.items(), key=lambda entry: float(entry[0])))
+            capabilities[f"{digits[1]}.{digits[2]}"] = member
+    return dict(sorted(capabilities.items(), key=lambda entry: float(entry[0])))
 
 
 def _check_options(options: TensorRtOptions) -> None:

@@ -42,13 +42,13 @@ class FrameOutput:
     Attributes:
         slot: the person's slot.
         index: the number of the model frame, counted from the slot's last reset.
-        given: ``(17, 3)`` metres, root at 0: the pose before refinement, as it was pushed or lifted.
+        unrefined: ``(17, 3)`` metres, root at 0: the pose before refinement, as it was pushed or lifted.
         refined: ``(17, 3)`` metres, root at 0: the refined pose.
     """
 
     slot: int
     index: int
-    given: Array
+    unrefined: Array
     refined: Array
 
 

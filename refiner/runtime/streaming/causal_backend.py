@@ -40,7 +40,7 @@ class CausalBackend:
         self._active = np.zeros(self.slots, dtype=bool)
         self._count = [0] * self.slots
         # The input body of each model frame whose output has not come yet.
-        self._given = np.zeros((self.delay + 1, self.slots, 17, 3), np.float32)
+        self._unrefined = np.zeros((self.delay + 1, self.slots, 17, 3), np.float32)
         self._refined = np.zeros((self.slots, 17, 3), np.float32)
         self._windows = None if lifter is None else [_LiftedWindow(lifter) for _ in range(self.slots)]
 
@@ -77,12 +77,12 @@ class CausalBackend:
         outputs = []
         for slot in slots:
             index = self._count[slot]
-            self._given[index % (self.delay + 1), slot] = self._body[slot]
+            self._unrefined[index % (self.delay + 1), slot] = self._body[slot]
             self._count[slot] += 1
             out = index - self.delay
             if out >= 0:
-                given = self._given[out % (self.delay + 1), slot].copy()
-                outputs.append(FrameOutput(slot, out, given, refined[slot].copy()))
+                unrefined = self._unrefined[out % (self.delay + 1), slot].copy()
+                outputs.append(FrameOutput(slot, out, unrefined, refined[slot].copy()))
         return outputs
 
     def _lift(self, entry: FrameInput) -> Array:

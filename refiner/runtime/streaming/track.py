@@ -41,19 +41,19 @@ class _Waiting:
 
 @dataclass(eq=False)
 class _Correction:
-    """A model frame before (``given``) and after refinement, both ``(17, 3)`` metres with the root at 0.
+    """A model frame before (``unrefined``) and after refinement, both ``(17, 3)`` metres with the root at 0.
 
     ``std`` ``(17,)``: the standard deviation of each refined joint, metres.
     """
 
     index: int
-    given: Array
+    unrefined: Array
     refined: Array
     std: Array
 
     def added_to(self, body: Array) -> Array:
         """Change ``body`` as the refiner changed this model frame."""
-        return body + (self.refined - self.given)
+        return body + (self.refined - self.unrefined)
 
 
 class Track:
@@ -186,13 +186,13 @@ class Track:
         """Take a refined model frame, and return the camera frames that waited for it."""
         refined = output.refined
         speed = np.zeros(17) if self._own is None else np.linalg.norm(refined - self._own, axis=-1)
-        std = self._uncertainty.std(np.linalg.norm(refined - output.given, axis=-1), speed)
+        std = self._uncertainty.std(np.linalg.norm(refined - output.unrefined, axis=-1), speed)
         self._own = refined
         if self._smoother is not None:
             refined = self._smoother.apply(refined)
         if self._shape is not None:
             refined = self._shape.apply(refined)
-        self._earlier, self._latest = self._latest, _Correction(output.index, output.given, refined, std)
+        self._earlier, self._latest = self._latest, _Correction(output.index, output.unrefined, refined, std)
         return self.due()
 
     def due(self) -> list[RefinedFrame]:
@@ -211,17 +211,17 @@ class Track:
         latest, earlier, frame = self._latest, self._earlier, waiting.frame
         assert latest is not None
         if frame.body is None or waiting.after == 0.0:
-            given = latest.given if frame.body is None else frame.body.astype(np.float32)
+            unrefined = latest.unrefined if frame.body is None else frame.body.astype(np.float32)
             pose = latest.refined
             if waiting.after > 0.0 and earlier is not None:
                 pose = earlier.refined + np.float32(waiting.after) * (latest.refined - earlier.refined)
         else:
             # The pose is the camera frame's own. Only the refiner's correction lags one model frame behind, so that it
             # does not jump where a new model frame is refined.
-            given = frame.body.astype(np.float32)
-            pose = latest.added_to(given)
+            unrefined = frame.body.astype(np.float32)
+            pose = latest.added_to(unrefined)
             if earlier is not None:
-                before = earlier.added_to(given)
+                before = earlier.added_to(unrefined)
                 pose = before + np.float32(waiting.after) * (pose - before)
         root = frame.root.astype(np.float32)
         absolute = (pose + root).astype(np.float32)
@@ -233,7 +233,7 @@ class Track:
             latest.std.copy(),
             frame.infilled,
             waiting.status,
-            given + root,
+            unrefined + root,
         )
 
 

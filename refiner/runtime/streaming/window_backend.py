@@ -130,9 +130,9 @@ class WindowBackend:
         person = self._people[slot]
         buffer = person.phases[phase]
         for index in range(buffer.emitted, through + 1):
-            given, refined = buffer.blended(index)
+            unrefined, refined = buffer.blended(index)
             number = index * self._stride + phase
-            person.ready[number] = FrameOutput(slot, number, given, refined)
+            person.ready[number] = FrameOutput(slot, number, unrefined, refined)
         buffer.emitted = max(buffer.emitted, through + 1)
 
 
@@ -159,7 +159,7 @@ class _Person:
         self._weights = phase_weights(stride)
         # The weights of the poses before refinement, with zeros around them (`blend_refined`).
         narrow = min(stride, POSE_STRIDE)
-        self._given_weights = np.pad(phase_weights(narrow), stride - narrow)
+        self._unrefined_weights = np.pad(phase_weights(narrow), stride - narrow)
 
     def in_order(self, ended: bool = False) -> list[FrameOutput]:
         """Remove and return the outputs that wait for no other model frame. ``ended``: no more model frames come."""
@@ -181,9 +181,9 @@ class _Person:
         around = range(self.out - self.reach, self.out + self.reach + 1)
         present = [number in self.ready for number in around]
         neighbours = [self.ready[number] for number in around if number in self.ready]
-        given = np.stack([entry.given for entry in neighbours]).astype(np.float64)
-        change = np.stack([entry.refined for entry in neighbours]) - given
-        refined = np.average(given, axis=0, weights=self._given_weights[present])
+        unrefined = np.stack([entry.unrefined for entry in neighbours]).astype(np.float64)
+        change = np.stack([entry.refined for entry in neighbours]) - unrefined
+        refined = np.average(unrefined, axis=0, weights=self._unrefined_weights[present])
         refined += np.average(change, axis=0, weights=self._weights[present])
         return replace(output, refined=np.asarray(refined, np.float32))
 
@@ -217,7 +217,7 @@ class _Buffer:
         self._body = np.zeros((2 * length, 17, 3), np.float32)
         self._padded_seen = np.zeros((length, 17, 5), np.float32)
         self._padded_body = np.zeros((length, 17, 3), np.float32)
-        # Weighted sums of the refined (0) and the given (1) poses; a model frame's row is its index modulo T.
+        # Weighted sums of the refined (0) and the unrefined (1) poses; a model frame's row is its index modulo T.
         self._sums = np.zeros((length, 2, 17, 3))
         self._weight = np.zeros(length)
         # Whether a row holds only results of padded windows.
@@ -267,7 +267,7 @@ class _Buffer:
             return np.ascontiguousarray(seen[None, ..., [3, 4, 2]]), UNIT_LENS[None]
         return np.ascontiguousarray(seen[None, ..., :2]), self.lens[None, :2]
 
-    def add(self, refined: Array, given: Array, weights: NDArray[np.float64], final: bool) -> None:
+    def add(self, refined: Array, unrefined: Array, weights: NDArray[np.float64], final: bool) -> None:
         """Add a window's outputs for the last ``len(refined)`` model frames to the sums.
 
         The outputs of a padded window (``final`` False) count only until a window without padding comes.
@@ -278,7 +278,7 @@ class _Buffer:
         self._weight[replaced] = 0.0
         self._provisional[rows] = not final
         self._sums[rows, 0] += weights[:, None, None] * refined
-        self._sums[rows, 1] += weights[:, None, None] * given
+        self._sums[rows, 1] += weights[:, None, None] * unrefined
         self._weight[rows] += weights
 
     def blended(self, index: int) -> tuple[Array, Array]:
