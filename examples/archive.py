@@ -25,7 +25,7 @@ from refiner.skeleton import to_h36m17
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """The options of the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, help="folder of clips")
     parser.add_argument("--synthetic", action="store_true", help="clips of two synthetic people instead of a folder")
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """From files of 2D poses to files of refined 3D poses."""
+    """Lift and refine the 2D poses of all files, and write the refined 3D poses."""
     folder, size, focal_length = options.folder, options.image_size, options.focal_length
     if options.synthetic:
         folder = options.output / "clips"
@@ -79,10 +79,10 @@ def run(options: argparse.Namespace) -> None:
     lifter, refiner = Lifter.load(), Refiner.load()
     refined = []
     for file in files:
-        # The refiner takes the lifter's joints, which are Human3.6M's, so that the clip is brought to them first.
+        # The lifter's result has Human3.6M's joints, and the refiner needs the same joints in 2D and 3D.
         clip = to_h36m17(load_user_array(file), options.joints)
         refined.append(refiner.refine(clip, lifter.lift(clip, **lens), **lens))
-    # Bones do not change their length, but estimates of them do: each person gets one length of every bone.
+    # Estimated bone lengths change from frame to frame. Here each person gets one length of every bone.
     people = [file.stem.split("-")[0] for file in files]
     options.output.mkdir(parents=True, exist_ok=True)
     for file, person, poses in zip(files, people, pool_together(refined, people), strict=True):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Run by the second process.
+# The code of the second process.
 WITHOUT_PYTORCH = """
 import sys
 import numpy as np
@@ -31,7 +31,7 @@ print(f"{refiner.metadata['engine']} refined {len(refined)} frames without PyTor
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """The options of the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("artefacts"), help="folder to write (default: artefacts)")
     parser.add_argument("--checkpoint", type=Path, help="a refiner of rays (default: the bundled one)")
@@ -41,21 +41,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def export(options: argparse.Namespace) -> Path:
-    """Write the graph; it is compared with PyTorch before it gets its name."""
+    """Export the graph. It is compared with PyTorch before it gets its name."""
     from refiner_export import ExportOptions, export_artefact
 
     from refiner import bundled
 
     checkpoint = options.checkpoint or bundled.default_checkpoint("refiner")
-    wanted = ExportOptions(engine="onnx", output=options.output, checkpoint=checkpoint, windows=options.windows)
-    result = export_artefact(wanted, report=print)
+    export_options = ExportOptions(engine="onnx", output=options.output, checkpoint=checkpoint, windows=options.windows)
+    result = export_artefact(export_options, report=print)
     largest = result.manifest["parity"]["total"]["largest_mm"]
     print(f"wrote {result.path}; joints differ from PyTorch's by {largest:.4f} mm at most")
     return result.path
 
 
 def write_poses(file: Path, frames: int) -> None:
-    """Poses of a synthetic person: 2D detections, and 3D poses with an error of 3 cm."""
+    """Write poses of a synthetic person: 2D detections, and 3D poses with an error of 3 cm."""
     import numpy as np
 
     from refiner.camera import human36m_cameras

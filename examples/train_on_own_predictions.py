@@ -26,7 +26,7 @@ from refiner.evaluation import mpjpe
 
 
 def write_predictions(file: Path, frames: int) -> None:
-    """One row for each frame, clips one after the other: the arrays that --from-predictions needs."""
+    """Write the arrays that --from-predictions needs: one row for each frame, clips one after the other."""
     rng = np.random.default_rng(7)
     rows: dict[str, list[np.ndarray]] = {"pose_2d": [], "pose_3d": [], "target_3d": [], "clip": [], "person": []}
     folder = synthetic_folder(7, subjects=3, frames=frames, actions=("Walking", "Waving", "Squatting"))
@@ -43,7 +43,7 @@ def write_predictions(file: Path, frames: int) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """The options of the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/mine"), help="folder to write (default: runs/mine)")
     parser.add_argument("--steps", type=int, default=500, help="training steps (default: 500)")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_predictions(predictions, options.frames)
     arrays = np.load(predictions)
 
-    # This is the command refiner-train; SYN3 chooses the checkpoint and is not trained on.
+    # This is the command refiner-train. The frames of SYN3 choose the checkpoint and are not trained on.
     words = ["refiner", "--config", "refiner-small", "--from-predictions", str(predictions)]
     words += ["--validation-person", "SYN3", "--output", str(options.output / "run")]
     words += ["--set", f"training.steps={options.steps}", "--set", f"training.validate_every={options.steps}"]

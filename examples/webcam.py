@@ -44,25 +44,25 @@ def from_camera(number: int) -> tuple[tuple[float, float], str, Iterator[Keypoin
         while camera.grab():
             now = time.monotonic()
             people, scores = detector(camera.retrieve()[1])
-            if len(people):  # nobody in the image: nothing to refine, and the stream bridges short gaps
+            if len(people):  # without a person there is no frame; the stream bridges short gaps
                 yield now, people[0], scores[0]
 
     return size, "halpe26", keypoints()
 
 
 def from_synthetic(frames: int) -> tuple[tuple[float, float], str, Iterator[Keypoints]]:
-    """The same of a synthetic person who walks before a virtual camera, 50 frames per second."""
+    """Image size, joint set and keypoints of a synthetic person who walks before a virtual camera, at 50 frames/s."""
     from refiner.camera import human36m_cameras
     from refiner.data import DetectorModel
     from refiner.data.synthetic import synthetic_motion
 
     camera = human36m_cameras()[0]
-    seen = camera.project(camera.to_camera(synthetic_motion(7, "Walking", frames)))
-    seen = DetectorModel.default().detect(seen, np.random.default_rng(7))  # a detector is never exact
+    pixels = camera.project(camera.to_camera(synthetic_motion(7, "Walking", frames)))
+    detections = DetectorModel.default().detect(pixels, np.random.default_rng(7))  # a detector is never exact
 
     def keypoints() -> Iterator[Keypoints]:
         began = time.monotonic()
-        for index, pose_2d in enumerate(seen):
+        for index, pose_2d in enumerate(detections):
             time.sleep(max(began + index / 50 - time.monotonic(), 0.0))
             yield index / 50, pose_2d, np.ones(len(pose_2d))
 
@@ -70,11 +70,11 @@ def from_synthetic(frames: int) -> tuple[tuple[float, float], str, Iterator[Keyp
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """The options of the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--camera", type=int, default=0, help="number of the webcam (default: 0)")
     parser.add_argument("--synthetic", action="store_true", help="a synthetic person instead of a camera")
-    parser.add_argument("--frames", type=int, default=500, help="stop after so many frames (default: 500)")
+    parser.add_argument("--frames", type=int, default=500, help="stop after this many frames (default: 500)")
     parser.add_argument("--focal-length", type=float, help="pixels (default: the longer side of the image)")
     parser.add_argument("--view", action="store_true", help="show both skeletons in a browser (the extra viewer)")
     return parser
@@ -94,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """From the source to refined frames."""
+    """Push the frames of the source to a stream, and print the refined frames."""
     size, joints, frames = from_synthetic(options.frames) if options.synthetic else from_camera(options.camera)
     focal_length = options.focal_length or (SYNTHETIC_FOCAL_LENGTH if options.synthetic else None)
-    # The bundled lifter makes the 3D poses, and the causal refiner answers each frame at once. pool_shape keeps the
+    # The bundled lifter makes the 3D poses, and the causal refiner refines each frame at once. pool_shape keeps the
     # bones of the person at one length.
     stream = StreamingRefiner.load(
         image_size=size, focal_length=focal_length, joints=joints, lifter=True, pool_shape=True
@@ -111,12 +111,12 @@ def run(options: argparse.Namespace) -> None:
     for count, (seconds, keypoints, scores) in enumerate(frames, start=1):
         began = time.perf_counter()
         ready = stream.push(keypoints, None, seconds, confidence=scores)
-        took_ms = 1000 * (time.perf_counter() - began)
+        latency_ms = 1000 * (time.perf_counter() - began)
         for frame in ready:
             above_hips = frame.pose_3d[0, 1] - frame.pose_3d[RIGHT_WRIST, 1]  # y points down
-            print(f"{frame.timestamp:8.2f} s  {frame.status:8s}  {took_ms:5.1f} ms  right wrist {above_hips:+.2f} m")
+            print(f"{frame.timestamp:8.2f} s  {frame.status:8s}  {latency_ms:5.1f} ms  right wrist {above_hips:+.2f} m")
             if view is not None:
-                view.show(frame, took_ms)
+                view.show(frame, latency_ms)
         if count >= options.frames:
             break
     if view is not None:

@@ -1,4 +1,4 @@
-"""From a checkpoint to an artefact with its manifest: read, trace, type, compile, compare, describe."""
+"""Build an artefact and its manifest from a checkpoint: read, trace, type, compile, compare, describe."""
 
 from __future__ import annotations
 
@@ -33,17 +33,23 @@ if TYPE_CHECKING:
     from refiner_export.source import Source
 
 CALIBRATION_SEED, CALIBRATION_WINDOWS = 77, 96
-# Mean joint change that int8 may cost, which hardly shows in MPJPE: layers beyond it stay in float32.
+# int8 may move the joints of the calibration windows by this much on average, which hardly changes MPJPE. Layers that
+# would move them further stay in float32.
 INT8_LIMIT_MM = 2.5
-# What bf16 may use of its tolerance on the calibration windows: the gate's windows are others.
+# The share of its tolerance that bf16 may use on the calibration windows. The gate compares on other windows.
 BF16_SHARE, SENSITIVITY_WINDOWS = 0.85, 32
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """``path`` of the artefact, ``manifest_path`` of its JSON description, and the manifest itself, ``described``.
+    """An exported artefact.
 
-    ``cached``: it was built before. ``stages``: seconds of each stage of the build.
+    Attributes:
+        path: the file of the artefact.
+        manifest_path: the file of its manifest.
+        described: the manifest, parsed.
+        cached: the artefact was built before and copied from the cache.
+        stages: the seconds of each stage of the build, by title; empty where it was copied.
     """
 
     path: Path
@@ -59,19 +65,26 @@ class ExportResult:
 
 
 def export_artefact(options: ExportOptions, report: Report = lambda line: None, use_cache: bool = True) -> ExportResult:
-    """Export a checkpoint as ``options`` say into their output folder.
+    """Export a checkpoint to the output folder of the options.
 
-    The artefact is compared with float32 PyTorch before it gets its name. Raises ParityError when it is too far off
-    (the artefact is then kept as ``*.rejected``), MissingComponentError when the engine or a device is missing (for
-    TensorRT the ONNX graph is written all the same), ExportError, CheckpointError and UsageError. Whatever happens, no
-    half-written file gets a final name.
+    The artefact is compared with float32 PyTorch before it gets its final name. No half-written file ever gets one.
+
+    Args:
+        options: the checkpoint, the engine and the rest.
+        report: called with lines about the progress.
+        use_cache: copy the artefact from the cache where the same export was made before.
+
+    Raises:
+        ParityError: the artefact differs too much from PyTorch. It is then kept as ``*.rejected``.
+        MissingComponentError: the engine or a device is missing. For TensorRT the ONNX graph is written nevertheless.
+        ExportError, CheckpointError, UsageError: the checkpoint cannot be exported with these options.
     """
     options.check()
     check_readable(options)
     key = cache.build_key(options)
-    found = cache.find(key) if use_cache else None
-    if found is not None:
-        path = cache.copy_artefact(found, options.output)
+    earlier = cache.find(key) if use_cache else None
+    if earlier is not None:
+        path = cache.copy_artefact(earlier, options.output)
         report(f"built before (key {key}); copied to {path}")
         return ExportResult(path, manifest_path(path), read_manifest(path), cached=True)
     _require_packages()
@@ -87,7 +100,7 @@ def export_artefact(options: ExportOptions, report: Report = lambda line: None, 
 
 
 def artefact_name(kind: str, frames: int, steps: int | None, options: ExportOptions, suffix: str) -> str:
-    """``refiner-f27-j17-k2-fp32.onnx`` and the like: what tells two artefacts of a folder apart."""
+    """The file name of an artefact, like ``refiner-f27-j17-k2-fp32.onnx``. Other options give another name."""
     parts = [kind, f"f{frames}", "j17"]
     if steps is not None:
         parts.append(f"k{steps}")
@@ -115,7 +128,13 @@ def artefact_name(kind: str, frames: int, steps: int | None, options: ExportOpti
 
 @dataclass(frozen=True)
 class Assembly:
-    """An artefact that was compiled, and not compared yet."""
+    """An artefact that is compiled, but not yet compared with PyTorch.
+
+    Attributes:
+        graph: the modules and the graph that it was compiled from.
+        manifest: its manifest as JSON, still without ``parity`` and ``files``.
+        target: its file.
+    """
 
     graph: Graph
     manifest: dict[str, Any]
@@ -123,7 +142,10 @@ class Assembly:
 
 
 def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
-    """Read, trace, type and compile into the empty ``folder``, with a manifest; the gate is the caller's."""
+    """Build an artefact with its manifest in the empty ``folder``: read, trace, type and compile.
+
+    The caller compares the artefact with PyTorch.
+    """
     from refiner_export.manifest import describe
     from refiner_export.source import read_source
 
@@ -157,26 +179,28 @@ def assemble(options: ExportOptions, folder: Path, clock: Clock) -> Assembly:
 
 
 def _build(options: ExportOptions, report: Report) -> ExportResult:
+    """Build the artefact, compare it with PyTorch, and move it to the output folder."""
     from refiner_export.gate import judge
     from refiner_export.parity import compare_artefact, compare_stream
 
     clock = Clock(report)
-    with _workplace(options.output) as folder:
-        made = assemble(options, folder, clock)
+    with _build_folder(options.output) as folder:
+        assembly = assemble(options, folder, clock)
         with clock.stage("comparing with PyTorch"):
-            compare = compare_stream if made.graph.source.kind == CAUSAL else compare_artefact
-            parity = compare(made.graph, options, made.target)
-            made.manifest["parity"] = parity
-        _write(folder, made.target, made.manifest, made.graph)
+            compare = compare_stream if assembly.graph.source.kind == CAUSAL else compare_artefact
+            parity = compare(assembly.graph, options, assembly.target)
+            assembly.manifest["parity"] = parity
+        _write(folder, assembly.target, assembly.manifest, assembly.graph)
         try:
             judge(parity["total"], options)
         except ParityError as error:
             raise ParityError(f"{error}. It is kept as {_reject(folder, options.output)}") from error
-        path = _publish(folder, made.target, options.output)
+        path = _publish(folder, assembly.target, options.output)
     return ExportResult(path, manifest_path(path), read_manifest(path), stages=clock.stages)
 
 
 def _typed_graph(source: Source, options: ExportOptions, float32_branches: Collection[str]) -> TypedGraph:
+    """Trace the module, and give the graph the types of the precision."""
     from refiner.models.causal import CarriedStep, CausalStep
     from refiner.runtime.engine import input_names
     from refiner_export.graph import example_inputs, trace, trace_step
@@ -187,10 +211,10 @@ def _typed_graph(source: Source, options: ExportOptions, float32_branches: Colle
         return type_graph(trace_step(source.module, options.opset), "fp32")
     model = trace(source.module, source.kind, options.opset, options.batch.most if options.batch.fixed else None)
     if options.precision != "int8":
-        one = tuple(value.numpy() for value in example_inputs(source.kind, source.frames, 1, source.rays))
-        order = order_of_branches(source.module, one) if float32_branches else []
-        kept = [index for index, name in enumerate(order) if name in float32_branches]
-        return type_graph(model, options.precision, kept)  # type: ignore[arg-type]
+        example = tuple(value.numpy() for value in example_inputs(source.kind, source.frames, 1, source.rays))
+        order = order_of_branches(source.module, example) if float32_branches else []
+        indices = [index for index, name in enumerate(order) if name in float32_branches]
+        return type_graph(model, options.precision, indices)  # type: ignore[arg-type]
     windows, size = _calibration_windows(source, options), _calibration_batch(options)
     names = input_names(source.kind, source.rays)
     feeds = [
@@ -205,18 +229,18 @@ def _calibration_batch(options: ExportOptions) -> int:
 
 
 def _calibration_windows(source: Source, options: ExportOptions) -> tuple[NDArray[np.float32], ...]:
-    """Windows of the training people, enough for two batches."""
+    """The inputs of the model for windows of the training people, enough for two batches."""
     from refiner_export.gate import gate_windows
 
-    enough = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * _calibration_batch(options)))
+    calibration = dataclasses.replace(options, windows=max(CALIBRATION_WINDOWS, 2 * _calibration_batch(options)))
     windows = gate_windows(
-        enough, source.frames, seed=CALIBRATION_SEED, part="train", rays=source.rays, stride=source.spec.stride
+        calibration, source.frames, seed=CALIBRATION_SEED, part="train", rays=source.rays, stride=source.spec.stride
     )
     return windows.of_kind(source.kind, len(source.actions), source.rays)
 
 
 def _float32_branches(source: Source, options: ExportOptions) -> list[str]:
-    """The branches that bf16 leaves in float32, for its gate to be passed."""
+    """The names of the branches that bf16 must leave in float32 so that the artefact passes the gate."""
     import torch
 
     from refiner.models.causal import CarriedStep, CausalStep
@@ -224,13 +248,13 @@ def _float32_branches(source: Source, options: ExportOptions) -> list[str]:
 
     windows = tuple(array[:SENSITIVITY_WINDOWS] for array in _calibration_windows(source, options))
     limit = BF16_SHARE * options.mean_tolerance_mm()
-    # A causal refiner is exported in float32 alone.
+    # A causal refiner is only exported in float32.
     assert not isinstance(source.module, CausalStep | CarriedStep)
     return sensitive_branches(source.module, windows, torch.bfloat16, limit)
 
 
 def _write(folder: Path, target: Path, manifest: dict[str, Any], graph: Graph) -> None:
-    """The manifest beside the artefact; into an ONNX graph too, which is written again for it."""
+    """Write the manifest beside the artefact. An ONNX graph also holds it inside, so the graph is written again."""
     if target.suffix == ".onnx":
         import onnx
 
@@ -244,23 +268,29 @@ def _write(folder: Path, target: Path, manifest: dict[str, Any], graph: Graph) -
 
 
 @contextlib.contextmanager
-def _workplace(output: Path) -> Iterator[Path]:
-    """A folder inside ``output`` for what is not finished; gone afterwards, and ``output`` too if nothing is in it."""
-    made = not output.exists()
+def _build_folder(output: Path) -> Iterator[Path]:
+    """A temporary folder inside ``output`` for unfinished files.
+
+    It is removed at the end. ``output`` is removed too where this function made it and it is still empty.
+    """
+    created = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=output))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if made:
+        if created:
             with contextlib.suppress(OSError):
                 output.rmdir()
 
 
 def _publish(folder: Path, target: Path, output: Path) -> Path:
-    """Move everything to its final name: the old manifest away first, the new one last, so that an interrupt leaves
-    no manifest of other files."""
+    """Move all files to their final names, and return the path of the artefact.
+
+    The old manifest is removed first and the new one moved last, so that an interrupt leaves no manifest beside files
+    that it does not describe.
+    """
     manifest = manifest_path(target)
     (output / manifest.name).unlink(missing_ok=True)
     for path in sorted(folder.iterdir()):
@@ -272,11 +302,12 @@ def _publish(folder: Path, target: Path, output: Path) -> Path:
 
 
 def _reject(folder: Path, output: Path) -> str:
+    """Move all files to ``*.rejected`` names, and return these names."""
     names = []
     for path in sorted(folder.iterdir()):
-        kept = output / f"{path.name}.rejected"
-        os.replace(path, kept)
-        names.append(str(kept))
+        rejected = output / f"{path.name}.rejected"
+        os.replace(path, rejected)
+        names.append(str(rejected))
     return ", ".join(names)
 
 
@@ -295,7 +326,7 @@ def _require_packages() -> None:
 
 
 def check_readable(options: ExportOptions) -> None:
-    """The errors of missing checkpoints, before they are hashed."""
+    """Raises CheckpointError for a missing checkpoint, before the checkpoints are hashed."""
     for name, path in (("refiner", options.checkpoint), ("lifter", options.lifter)):
         if path is None or path.is_file():
             continue
@@ -305,17 +336,21 @@ def check_readable(options: ExportOptions) -> None:
 
 
 def _with_graph(error: MissingComponentError, options: ExportOptions, report: Report) -> MissingComponentError:
-    """What is missing, what was kept all the same, and what to do where the engine can be built."""
+    """Export the ONNX graph where the engine is missing.
+
+    Returns:
+        An error that names the missing component, the graph, and the command for the target machine.
+    """
     plain = dataclasses.replace(
         options, engine="onnx", compute_capability=None, timing_cache=None, workspace_mb=None, device="cpu"
     )
     try:
-        kept = _build(plain, report).path
+        graph = _build(plain, report).path
     except MissingComponentError as other:
         return MissingComponentError(f"{error}. The ONNX graph could not be written either: {other}")
     lines = [
         f"{error}",
-        f"The ONNX graph is kept: {kept}",
+        f"The ONNX graph is kept: {graph}",
         f"On the target machine: {command_line(options)}",
     ]
     if options.engine == "trt":
@@ -325,7 +360,7 @@ def _with_graph(error: MissingComponentError, options: ExportOptions, report: Re
 
 
 def command_line(options: ExportOptions) -> str:
-    """The command that makes this export, with bundled checkpoints left out."""
+    """The command line of an export. Options at their default, bundled checkpoints among them, are left out."""
     words = ["refiner-export", "--engine", options.engine, "--precision", options.precision]
     if options.checkpoint != bundled.default_refiner(with_lifter=options.lifter is not None):
         words += ["--checkpoint", shlex.quote(str(options.checkpoint))]
@@ -333,7 +368,7 @@ def command_line(options: ExportOptions) -> str:
         words.append("--with-lifter")
         if options.lifter != bundled.default_checkpoint("lifter"):
             words.append(shlex.quote(str(options.lifter)))
-    given = {
+    values = {
         "--frames": options.frames,
         "--steps": options.steps,
         "--hypotheses": options.hypotheses,
@@ -348,15 +383,19 @@ def command_line(options: ExportOptions) -> str:
         "--tolerance-mm": options.tolerance_mm,
         "--data": options.data,
     }
-    for flag, value in given.items():
+    for flag, value in values.items():
         if value is not None:
             words += [flag, shlex.quote(str(value))]
-    words += [flag for flag, given in (("--flip-test", options.flip_test), ("--pipelined", options.pipelined)) if given]
+    words += [flag for flag, on in (("--flip-test", options.flip_test), ("--pipelined", options.pipelined)) if on]
     return " ".join(words)
 
 
 class Clock:
-    """Stages with their times; ``report`` takes the lines."""
+    """Measures and reports the stages of a build.
+
+    Args:
+        report: called with a line at the begin and the end of each stage.
+    """
 
     def __init__(self, report: Report = lambda line: None) -> None:
         self.report = report
@@ -364,6 +403,7 @@ class Clock:
 
     @contextlib.contextmanager
     def stage(self, title: str) -> Iterator[None]:
+        """Measure the time of a ``with`` block."""
         self.report(f"{title} ...")
         began = time.perf_counter()
         yield

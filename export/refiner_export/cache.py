@@ -1,4 +1,4 @@
-"""Artefacts that were built before, by the hash of everything that they follow from."""
+"""The cache of earlier builds. Its key is the hash of everything that determines an artefact."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from refiner.runtime.manifest import check_files, manifest_path, read_manifest
 from refiner_export.options import ExportOptions
 from refiner_export.versions import versions
 
-# Engines are native code: nobody else may put one here.
+# Artefacts are native code, so other users must not be able to put files here.
 OWNER_ONLY = 0o700
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/refiner/exports``, by default under ``~/.cache``."""
+    """The folder of the cache: ``$XDG_CACHE_HOME/refiner/exports``, by default under ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "refiner" / "exports"
 
@@ -44,7 +44,7 @@ def build_key(options: ExportOptions) -> str:
 
 
 def find(key: str) -> Path | None:
-    """The artefact of an earlier build, None where there is none or it is no longer whole."""
+    """The artefact of an earlier build; None where there is none, or where one of its files is missing or changed."""
     entry = cache_folder() / key
     if not _is_ours(cache_folder()):
         return None
@@ -60,7 +60,7 @@ def find(key: str) -> Path | None:
 
 
 def keep(key: str, artefact: Path) -> None:
-    """Copy an artefact, its files and its manifest into the cache; a cache that cannot be written is left alone."""
+    """Copy an artefact, its files and its manifest into the cache. Does nothing where the cache cannot be written."""
     root = cache_folder()
     building = root / f".{key}-{os.getpid()}"
     try:
@@ -79,12 +79,12 @@ def _is_ours(folder: Path) -> bool:
     """Whether the folder is this user's and nobody else may write into it."""
     if not folder.is_dir():
         return False
-    found = folder.stat()
-    return found.st_mode & 0o022 == 0 and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
+    status = folder.stat()
+    return status.st_mode & 0o022 == 0 and (not hasattr(os, "getuid") or status.st_uid == os.getuid())
 
 
 def copy_artefact(artefact: Path, folder: Path) -> Path:
-    """Copy an artefact with all that belongs to it, the manifest last; returns the copy."""
+    """Copy an artefact with all its files, the manifest last. Returns the path of the copy."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = manifest_path(artefact)
     names = [*json.loads(manifest.read_text(encoding="utf-8"))["files"], manifest.name]
@@ -92,7 +92,7 @@ def copy_artefact(artefact: Path, folder: Path) -> Path:
     try:
         for name, part in parts.items():
             shutil.copyfile(artefact.parent / name, part)
-        # All bytes are there: from here on nothing can run out of space.
+        # All bytes are written, so the disk cannot become full any more.
         (folder / manifest.name).unlink(missing_ok=True)
         for name, part in parts.items():
             os.replace(part, folder / name)
@@ -103,7 +103,7 @@ def copy_artefact(artefact: Path, folder: Path) -> Path:
 
 
 def _code_hash() -> str:
-    """Of the sources that an artefact follows from, so that an edit is not answered with what was built before it."""
+    """The hash of the source code, so that an artefact built before an edit is not taken after it."""
     digest = hashlib.sha256()
     package = Path(refiner.__file__).parent
     for folder in (Path(__file__).parent, package):
@@ -113,7 +113,7 @@ def _code_hash() -> str:
 
 
 def _data_facts(options: ExportOptions) -> list[Any]:
-    """The data folder's files by size and time, and the bundled lifters that lift its 2D poses."""
+    """The size and time of the files in the data folder, and the hashes of the bundled lifters."""
     if options.data is None:
         return []
     entries = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(options.data.iterdir())]
@@ -122,12 +122,13 @@ def _data_facts(options: ExportOptions) -> list[Any]:
 
 
 def _machine(options: ExportOptions) -> list[str]:
-    found = [platform.machine()]
+    """The parts of the machine that determine the code of the engine."""
+    facts = [platform.machine()]
     if options.engine == "aoti":
-        found += sorted({line for line in _cpu_description() if line.startswith(("model name", "flags"))})
+        facts += sorted({line for line in _cpu_description() if line.startswith(("model name", "flags"))})
     if options.spec.on_gpu_alone or options.device == "cuda":
-        found.append(_gpu_description())
-    return found
+        facts.append(_gpu_description())
+    return facts
 
 
 def _cpu_description() -> list[str]:

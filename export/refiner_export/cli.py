@@ -1,4 +1,4 @@
-"""``refiner-export``: a checkpoint as an artefact for an engine."""
+"""``refiner-export``: export a checkpoint as an artefact for an engine."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 if TYPE_CHECKING:
     from refiner.runtime.manifest import Manifest
+    from refiner_export.options import ExportOptions
 
 BUNDLED_LIFTER = "bundled"
 
@@ -31,15 +32,15 @@ examples:
 
 The graph holds everything from pixels and metres to refined metres: the DDIM steps unrolled, the time embeddings
 folded to constants. The artefact is run on fresh windows and compared with float32 PyTorch before it gets its name; a
-JSON manifest beside it says what it is and how close. A second identical export is copied from a cache.
+JSON manifest beside it describes it and the result of this comparison. The same export is copied from a cache later.
 
-The graph of a camera-aware checkpoint takes keypoints (x, y, confidence; 0 is a missing joint) in the place of pose_2d
-and camera (width, height, focal length in pixels) in the place of image_size.
+The graph of a camera-aware checkpoint takes keypoints (x, y, confidence; 0 is a missing joint) instead of pose_2d, and
+camera (width, height, focal length in pixels) instead of image_size.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The options of ``refiner-export``."""
     from refiner.engines import PRECISIONS, exporting_engines
 
     parser = argparse.ArgumentParser(
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--hypotheses",
         metavar="H",
         type=int,
-        help="of a diffusion lifter, whose mean it gives (default: the checkpoint's)",
+        help="diffusion lifter: hypotheses, whose mean the graph gives (default: the checkpoint's)",
     )
     model.add_argument("--frames", metavar="T", type=int, help="frames of a window (default: the checkpoint's)")
     model.add_argument("--streams", metavar="N", type=int, help="causal refiner: streams at a time (default: 1)")
@@ -89,12 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_argument("--opset", metavar="N", type=int, default=20, help="ONNX operator set, 18 to 22 (default: 20)")
     gate = parser.add_argument_group("the gate")
     gate.add_argument("--windows", metavar="N", type=int, default=100, help="windows of the comparison (default: 100)")
-    gate.add_argument("--tolerance-mm", metavar="MM", type=float, help="instead of the precision's own")
+    gate.add_argument("--tolerance-mm", metavar="MM", type=float, help="the allowed joint difference")
     gate.add_argument("--data", metavar="FOLDER", type=Path, help="a motion archive to compare on (default: built-in)")
     other = parser.add_argument_group("the command")
     other.add_argument("--triton", metavar="DIR", type=Path, help="also write a Triton model repository")
     other.add_argument("--no-cache", action="store_true", help="build even what was built before")
-    other.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    other.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     other.add_argument("--json", action="store_true", help="one JSON object on standard output, progress on the other")
     return parser
 
@@ -176,8 +177,8 @@ def _export(arguments: argparse.Namespace) -> None:
     _print(arguments.json, facts, lines)
 
 
-def options_of(arguments: argparse.Namespace) -> Any:
-    """The ExportOptions of a command line."""
+def options_of(arguments: argparse.Namespace) -> ExportOptions:
+    """The options of an export from the parsed command line."""
     from refiner import bundled
     from refiner.data.clips import data_folder_from_env
     from refiner_export.options import Batch, ExportOptions
@@ -212,7 +213,8 @@ def options_of(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _plan(options: Any) -> dict[str, Any]:
+def _plan(options: ExportOptions) -> dict[str, Any]:
+    """Describe an export without doing it, as JSON."""
     from refiner.errors import MissingComponentError
     from refiner_export.build import check_readable, command_line
     from refiner_export.cache import build_key, find
@@ -256,9 +258,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _doctor(arguments: argparse.Namespace) -> None:
     from refiner_export.doctor import examine
 
-    found = examine()
-    lines = [f"{e['engine']:10s} build: {e['build']:4s} run: {e['run']:4s} {e['note']}" for e in found]
-    _print(arguments.json, {"engines": found}, lines)
+    rows = examine()
+    lines = [f"{row['engine']:10s} build: {row['build']:4s} run: {row['run']:4s} {row['note']}" for row in rows]
+    _print(arguments.json, {"engines": rows}, lines)
 
 
 def _reporter(to_stderr: bool) -> Callable[[str], None]:

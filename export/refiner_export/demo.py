@@ -1,4 +1,4 @@
-"""``refiner-demo``: the whole way on the built-in motion, from 2D poses to refined 3D by an exported graph."""
+"""``refiner-demo``: lift and refine the built-in synthetic motion with an exported graph, and print the errors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# No training run draws these seeds: it takes synthetic people from 1000 on.
+# Training runs do not use this seed: the seeds of their synthetic people begin at 1000.
 DEMO_SEED = 7
 FRAMES = 250
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The options of ``refiner-demo``."""
     parser = argparse.ArgumentParser(
         prog="refiner-demo",
         description="Lift and refine the built-in synthetic motion with the bundled checkpoints, through ONNX.",
@@ -54,8 +54,8 @@ def _command(arguments: argparse.Namespace) -> None:
         f"Synthetic motion of {len(SYNTHETIC_ACTIONS)} actions, {FRAMES} frames each (procedural, not a recording; "
         f"seed {arguments.seed}),\nseen by Human3.6M's four cameras, 2D detections simulated.\n"
     )
-    wanted = ExportOptions(engine="onnx", output=output, checkpoint=bundled.default_checkpoint("refiner"))
-    exported = export_artefact(wanted, report=lambda line: print(f"  {line}"))
+    options = ExportOptions(engine="onnx", output=output, checkpoint=bundled.default_checkpoint("refiner"))
+    exported = export_artefact(options, report=lambda line: print(f"  {line}"))
     lifter, refiner = Lifter.load(), Refiner.load(exported.path)
     motion = {action: synthetic_motion(arguments.seed, action, FRAMES) for action in SYNTHETIC_ACTIONS}
     clips = camera_clips({"SYN": motion}, human36m_cameras(), detector=DetectorModel.default())

@@ -1,4 +1,4 @@
-"""What this machine can build and run, and what to install for the rest."""
+"""Find out which engines this machine can build and run, and what must be installed for the others."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ EXPORT = ("torch", "onnx", "onnxscript", "safetensors", "onnxruntime")
 
 
 def examine() -> list[dict[str, Any]]:
-    """For every engine: ``build`` and ``run`` ("yes" or "no"), ``version`` and a ``note`` that says what is missing."""
+    """Examine this machine.
+
+    Returns:
+        A row for every engine: ``engine``, ``version``, ``build`` and ``run`` ("yes" or "no"), and a ``note`` about
+        missing parts.
+    """
     missing = [name for name in EXPORT if find_spec(name) is None]
     base = f"exporting needs {', '.join(missing)}: pip install 'refiner[export,cpu]'" if missing else ""
-    return [_OF_ENGINE.get(spec.name, _of_packages)(spec, base) for spec in exporting_engines()]
+    return [_EXAMINERS.get(spec.name, _examine_packages)(spec, base) for spec in exporting_engines()]
 
 
 def gpu() -> str | None:
-    """The driver's answer in words, None where there is no GPU."""
+    """The GPU in words; None where there is none."""
     device = device_at_hand()
     return None if device is None else f"a GPU of compute capability {device.compute_capability}"
 
@@ -88,8 +93,8 @@ def _torch(spec: EngineSpec, base: str) -> dict[str, Any]:
     return _entry("torch", version, version is not None, version is not None, note)
 
 
-def _of_packages(spec: EngineSpec, base: str) -> dict[str, Any]:
-    """For an engine that needs packages alone."""
+def _examine_packages(spec: EngineSpec, base: str) -> dict[str, Any]:
+    """Examine an engine that needs nothing but packages."""
     missing = [name for name in spec.packages if version_of(name) is None]
     if missing:
         needed = f"pip install 'refiner[{spec.extra}]'" if spec.extra else f"pip install {' '.join(missing)}"
@@ -98,8 +103,8 @@ def _of_packages(spec: EngineSpec, base: str) -> dict[str, Any]:
     return _entry(spec.name, version, not base, True, base or spec.title)
 
 
-# The engines that need more than packages: a compiler, a GPU, one of two packages.
-_OF_ENGINE: dict[str, Callable[[EngineSpec, str], dict[str, Any]]] = {
+# The engines that need more than packages, such as a compiler or a GPU, or that need one of two packages.
+_EXAMINERS: dict[str, Callable[[EngineSpec, str], dict[str, Any]]] = {
     "onnx": _onnx,
     "openvino": _openvino,
     "trt": _tensorrt,

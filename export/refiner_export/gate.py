@@ -1,4 +1,4 @@
-"""How close an artefact is to the PyTorch model, in millimetres, and whether that is close enough."""
+"""The gate: compare an artefact with its PyTorch model in millimetres, and refuse it where it differs too much."""
 
 from __future__ import annotations
 
@@ -26,18 +26,26 @@ Array = NDArray[np.float32]
 Run = Callable[..., Array]
 
 SEED = 20240607
-# Spread and correlation from frame to frame of the errors on built-in motion, where no lifter is at hand.
+# The standard deviation, and the correlation from frame to frame, of the random errors of the 3D poses where no lifter
+# makes them.
 ERROR_M, ERROR_CORRELATION = 0.04, 0.98
 
 
 @dataclass(frozen=True)
 class GateWindows:
-    """Windows of motion: ``pose_2d`` pixels, ``pose_3d`` with its errors, ``truth`` (root at 0), ``image_size``; and
-    ``wild`` ones that look like nothing, for float32 alone, which must agree there too. ``real``: the 3D poses are a
-    lifter's on recorded people, so that the MPJPE on them says something.
+    """``N`` windows of ``T`` frames on which an artefact is compared with its model.
 
-    ``confidence`` ``(N, T, 17)`` and ``focal_length`` ``(N,)`` in pixels are for models that see rays, which take
-    keypoints and cameras.
+    Attributes:
+        pose_2d: ``(N, T, 17, 2)`` pixels.
+        pose_3d: ``(N, T, 17, 3)`` metres in camera axes, with errors: the input of a refiner.
+        truth: ``(N, T, 17, 3)`` metres, root at 0: the ground truth.
+        image_size: ``(N, 2)`` width and height in pixels.
+        confidence: ``(N, T, 17)``, for models that see rays.
+        focal_length: ``(N,)`` pixels, for models that see rays.
+        motion: where the motion comes from, in words.
+        real: whether a lifter made the 3D poses from recorded people, so that their MPJPE is meaningful.
+        wild: how many windows at the end are random walks instead of human motion. Only float32 artefacts are compared
+            on them; they must agree there too.
     """
 
     pose_2d: Array
@@ -51,9 +59,16 @@ class GateWindows:
     wild: int = 0
 
     def of_kind(self, kind: str, actions: int = 0, rays: bool = False) -> tuple[Array, ...]:
-        """The inputs of a kind of model; one that knows actions is told each in turn, the unknown one, and none."""
+        """The inputs of a model for all windows, in order.
+
+        Args:
+            kind: the kind of the model, see `refiner.runtime.engine.input_names`.
+            actions: the number of actions that the model takes. The windows get each of them in turn, the unknown
+                action, and a guess.
+            rays: the model is camera-aware.
+        """
         keypoints, camera = ray_inputs(self.pose_2d, self.confidence, self.image_size, self.focal_length)
-        every = {
+        arrays = {
             "pose_2d": self.pose_2d,
             "keypoints": keypoints,
             "pose_3d": self.pose_3d,
@@ -61,7 +76,7 @@ class GateWindows:
             "camera": camera,
             "action": (np.arange(len(self.truth)) % (actions + 2) - 1).astype(np.float32)[:, None],
         }
-        return tuple(every[name] for name in input_names(kind, rays))
+        return tuple(arrays[name] for name in input_names(kind, rays))
 
 
 def gate_windows(
@@ -72,9 +87,19 @@ def gate_windows(
     rays: bool = False,
     stride: int = 1,
 ) -> GateWindows:
-    """Fresh windows: of one part of the people of the data folder where one is given, of built-in motion otherwise.
+    """Choose random windows of motion.
 
-    ``rays``: for a model that sees rays. ``stride``: windows take every so many frames.
+    Args:
+        options: their ``data`` is a motion archive; None takes the built-in synthetic motion. ``windows`` and ``batch``
+            give the number of windows.
+        frames: T, the frames in a window.
+        seed: of the choice.
+        part: the people of the archive: "train", "validation" or "test".
+        rays: the windows are for a model that sees rays.
+        stride: the distance, in frames of the motion, between two neighbouring frames of a window.
+
+    Raises:
+        UsageError: the archive has no clip that is long enough.
     """
     span = stride * (frames - 1) + 1
     rng = np.random.default_rng(seed)
@@ -95,20 +120,20 @@ def gate_windows(
         taken = slice(start, start + span, stride)
         pose_2d[row], truth[row] = clip.pose_2d[taken], clip.pose_3d[taken]
     size = np.array([clip.image_size for clip in chosen], np.float32)
-    error = rng.normal(0, ERROR_M, (count, frames, 17, 3))
+    errors = rng.normal(0, ERROR_M, (count, frames, 17, 3))
     for frame in range(1, frames):
-        error[:, frame] *= np.sqrt(1 - ERROR_CORRELATION**2)
-        error[:, frame] += ERROR_CORRELATION * error[:, frame - 1]
-    error[:, :, 0] = 0.0
-    # Generators of their own: the windows are the same for every form of input.
+        errors[:, frame] *= np.sqrt(1 - ERROR_CORRELATION**2)
+        errors[:, frame] += ERROR_CORRELATION * errors[:, frame - 1]
+    errors[:, :, 0] = 0.0
+    # These have random generators of their own, so that the windows are the same for all kinds of models.
     confidence = confidences(count, frames, np.random.default_rng([seed, 1]))
     focal = focal_lengths(chosen, np.random.default_rng([seed, 2]))
     keypoints, camera = ray_inputs(pose_2d, confidence, size, focal)
     lifted = None
     if options.data is not None:
-        lifted = _bundled_lifter_s((pose_2d, size), (keypoints, camera), frames, stride, rays)
-    root = rng.normal(0, 2, (count, frames, 1, 3))  # anywhere before the camera
-    pose_3d = ((truth + error if lifted is None else lifted) + root).astype(np.float32)
+        lifted = _lifted((pose_2d, size), (keypoints, camera), frames, stride, rays)
+    root = rng.normal(0, 2, (count, frames, 1, 3))  # the root may lie anywhere
+    pose_3d = ((truth + errors if lifted is None else lifted) + root).astype(np.float32)
     motion = "built-in (synthetic)" if options.data is None else f"{folder.description.name}, {part} people"
     poses = "true ones with random smooth errors" if lifted is None else "the bundled lifter's"
     motion += f"; 3D poses to refine: {poses}"
@@ -117,40 +142,56 @@ def gate_windows(
     return GateWindows(pose_2d, pose_3d, truth, size, confidence, focal, motion, lifted is not None)
 
 
-def _bundled_lifter_s(
-    screen: tuple[Array, Array], seen: tuple[Array, Array], frames: int, stride: int, rays: bool
+def _lifted(
+    image_arrays: tuple[Array, Array], ray_arrays: tuple[Array, Array], frames: int, stride: int, rays: bool
 ) -> Array | None:
-    """What the bundled lifter makes of the 2D poses, given in both forms of input; None without it, where its windows
-    are others, and for a refiner that sees rays where the lifter does not."""
+    """Lift the windows with the bundled lifter.
+
+    Args:
+        image_arrays: 2D poses and image sizes, for a lifter of image coordinates.
+        ray_arrays: keypoints and cameras, for a lifter that sees rays.
+        frames: the frames in a window.
+        stride: see `gate_windows`.
+        rays: the poses are for a refiner that sees rays.
+
+    Returns:
+        ``(N, T, 17, 3)`` metres. None where there is no bundled lifter, where its windows have another length or
+        stride, or where only the refiner sees rays.
+    """
     file = bundled.lifter_of(rays)
     if not file.is_file():
         return None
     engine = open_engine(file, "lifter")
     if (engine.frames, engine.stride) != (frames, stride) or (rays and not engine.rays):
         return None
-    lifted: Array = run_batches(engine, seen if engine.rays else screen, [16])
+    lifted: Array = run_batches(engine, ray_arrays if engine.rays else image_arrays, [16])
     return lifted
 
 
 def with_wild_windows(windows: GateWindows, seed: int = SEED) -> GateWindows:
-    """The same with a quarter of them replaced by random walks in images of several sizes."""
+    """Replace the last quarter of the windows by random walks in images of several sizes."""
     wild, frames = len(windows.truth) // 4, windows.truth.shape[1]
     pose_2d, pose_3d, size = parity_windows(wild, frames, seed)
-    random = {
-        "pose_2d": pose_2d,
-        "pose_3d": pose_3d,
-        "image_size": size,
-        "confidence": confidences(wild, frames, np.random.default_rng([seed, 1]), wild=True),
-        "focal_length": wild_focal_lengths(size, np.random.default_rng([seed, 2])),
-    }
-    changes: dict[str, Any] = {}
-    for name, value in random.items():
-        changes[name] = np.concatenate([getattr(windows, name)[: len(windows.truth) - wild], value])
-    return dataclasses.replace(windows, **changes, wild=wild)
+    confidence = confidences(wild, frames, np.random.default_rng([seed, 1]), wild=True)
+    focal_length = wild_focal_lengths(size, np.random.default_rng([seed, 2]))
+    motion = len(windows.truth) - wild
+    return dataclasses.replace(
+        windows,
+        pose_2d=np.concatenate([windows.pose_2d[:motion], pose_2d]),
+        pose_3d=np.concatenate([windows.pose_3d[:motion], pose_3d]),
+        image_size=np.concatenate([windows.image_size[:motion], size]),
+        confidence=np.concatenate([windows.confidence[:motion], confidence]),
+        focal_length=np.concatenate([windows.focal_length[:motion], focal_length]),
+        wild=wild,
+    )
 
 
 def parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[Array, ...]:
-    """Random smooth poses: ``(N, T, 17, 2)`` pixels, ``(N, T, 17, 3)`` metres, ``(N, 2)`` image sizes."""
+    """Make random smooth poses.
+
+    Returns:
+        ``(N, T, 17, 2)`` pixels, ``(N, T, 17, 3)`` metres and ``(N, 2)`` image sizes.
+    """
     rng = np.random.default_rng(seed)
     pose_3d = rng.normal(0, 0.4, (windows, 1, 17, 3)) + np.cumsum(rng.normal(0, 0.02, (windows, frames, 17, 3)), axis=1)
     size = rng.choice([[1000.0, 1002.0], [1920.0, 1080.0], [640.0, 480.0]], windows)
@@ -160,7 +201,11 @@ def parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[Array, 
 
 
 def ray_parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[Array, ...]:
-    """As `parity_windows`, for a model that sees rays: keypoints ``(N, T, 17, 3)``, metres, cameras ``(N, 3)``."""
+    """Like `parity_windows`, but for a model that sees rays.
+
+    Returns:
+        ``(N, T, 17, 3)`` keypoints, ``(N, T, 17, 3)`` metres and ``(N, 3)`` cameras.
+    """
     pose_2d, pose_3d, size = parity_windows(windows, frames, seed)
     confidence = confidences(windows, frames, np.random.default_rng([seed, 1]), wild=True)
     focal = wild_focal_lengths(size, np.random.default_rng([seed, 2]))
@@ -169,8 +214,17 @@ def ray_parity_windows(windows: int, frames: int, seed: int = SEED) -> tuple[Arr
 
 
 def run_batches(run: Run, inputs: tuple[Array, ...], sizes: list[int]) -> Array:
-    """``run`` over all windows in batches of ``sizes`` in turn, the last size again and again; the last batch is filled
-    up with its last window."""
+    """Run a model over all windows in batches.
+
+    Args:
+        run: takes a batch of each input.
+        inputs: arrays with one row for each window.
+        sizes: the sizes of the first batches. All further batches have the last size. The last batch is filled up with
+            the last window.
+
+    Returns:
+        The outputs of all windows.
+    """
     outputs, first, turn = [], 0, 0
     while first < len(inputs[0]):
         size = sizes[min(turn, len(sizes) - 1)]
@@ -181,18 +235,18 @@ def run_batches(run: Run, inputs: tuple[Array, ...], sizes: list[int]) -> Array:
 
 
 def batch_sizes(options: ExportOptions) -> list[int]:
-    """1, 2 and the largest, of those that the artefact takes."""
+    """The batch sizes to compare: 1, 2 and the largest one, where the artefact takes them."""
     batch = options.batch
     return sorted({size for size in (1, 2, batch.most) if batch.least <= size <= batch.most})
 
 
 def window_count(options: ExportOptions) -> int:
-    """How many windows are compared: as many as asked for, and enough for a batch of every size."""
+    """The number of windows to compare: as many as the options say, or as a batch of every size needs."""
     return max(options.windows, sum(batch_sizes(options)))
 
 
 def reference(module: Exportable) -> Run:
-    """Float32 PyTorch as a function of arrays."""
+    """Wrap a float32 PyTorch module as a function of arrays."""
 
     def run(*inputs: Array) -> Array:
         with torch.inference_mode():
@@ -202,17 +256,26 @@ def reference(module: Exportable) -> Run:
     return run
 
 
-def compare(found: Array, expected: Array, windows: GateWindows) -> dict[str, Any]:
-    """Distances in mm of what was found: largest, mean, 99th percentile over joints, the change of MPJPE, the worst
-    windows. NaN anywhere counts as infinitely far."""
+def compare(actual: Array, expected: Array, windows: GateWindows) -> dict[str, Any]:
+    """Compare the outputs of an artefact with those of PyTorch, joint by joint.
+
+    Args:
+        actual: the artefact's poses, ``(N, T, 17, 3)`` metres. A NaN counts as infinitely far away.
+        expected: PyTorch's poses.
+        windows: the inputs.
+
+    Returns:
+        The largest, mean and 99th percentile of the distances in mm, MPJPE and its change in mm without the wild
+        windows, and the indices of the worst windows, as JSON for the manifest.
+    """
     with np.errstate(invalid="ignore"):
-        distance = 1000.0 * np.linalg.norm((found - expected).astype(np.float64), axis=-1)
+        distance = 1000.0 * np.linalg.norm((actual - expected).astype(np.float64), axis=-1)
     distance[~np.isfinite(distance)] = np.inf
     worst = distance.max(axis=(1, 2))
     motion = len(windows.truth) - windows.wild
-    before, after = (_mpjpe_mm(poses[:motion], windows.truth[:motion]) for poses in (expected, found))
+    before, after = (_mpjpe_mm(poses[:motion], windows.truth[:motion]) for poses in (expected, actual))
     return {
-        "windows": len(found),
+        "windows": len(actual),
         "largest_mm": float(distance.max()),
         "mean_mm": float(distance.mean()),
         "p99_mm": float(np.percentile(distance, 99, method="nearest")),
@@ -224,13 +287,16 @@ def compare(found: Array, expected: Array, windows: GateWindows) -> dict[str, An
 
 
 def judge(result: dict[str, Any], options: ExportOptions) -> None:
-    """Raises ParityError where an artefact is farther from its model than its precision allows."""
+    """Raises ParityError where an artefact differs from its model by more than its precision allows.
+
+    ``result``: as `compare` returns it.
+    """
     allowed, mpjpe = options.mean_tolerance_mm(), MPJPE_TOLERANCE_MM[options.precision]
-    what = "largest_mm" if options.precision == "fp32" else "mean_mm"
-    words = {"largest_mm": "largest joint difference", "mean_mm": "mean joint difference"}[what]
+    key = "largest_mm" if options.precision == "fp32" else "mean_mm"
+    title = {"largest_mm": "largest joint difference", "mean_mm": "mean joint difference"}[key]
     problems = []
-    if not result[what] < allowed:
-        problems.append(f"{words} {result[what]:.4f} mm, allowed: less than {allowed:g} mm")
+    if not result[key] < allowed:
+        problems.append(f"{title} {result[key]:.4f} mm, allowed: less than {allowed:g} mm")
     if not abs(result["mpjpe_change_mm"]) <= mpjpe:
         problems.append(f"MPJPE changed by {result['mpjpe_change_mm']:.4f} mm, allowed: {mpjpe:g} mm")
     if problems:

@@ -1,4 +1,4 @@
-"""The GPU at hand, asked of the driver itself: PyTorch may be built for the CPU alone."""
+"""Find the GPU of this machine by asking the driver, because PyTorch may be built only for the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Device:
-    """The first CUDA device. ``driver``: the newest CUDA version that the driver runs."""
+    """A CUDA device.
+
+    Attributes:
+        name: its name.
+        compute_capability: like "8.9".
+        driver: the newest CUDA version that its driver runs, like "CUDA 12.4".
+    """
 
     name: str
     compute_capability: str
@@ -18,7 +24,7 @@ class Device:
 
 
 def device_at_hand() -> Device | None:
-    """The first CUDA device that this process sees, asked of the driver itself; None without a driver or a device."""
+    """The first CUDA device that this process sees; None without a driver or a device."""
     driver = _load_driver()
     device = ctypes.c_int()
     if driver is None or driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):

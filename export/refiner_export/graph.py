@@ -1,4 +1,4 @@
-"""From a PyTorch module to one ONNX graph."""
+"""Trace a PyTorch module as one ONNX graph."""
 
 from __future__ import annotations
 
@@ -27,17 +27,24 @@ from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.skeleton import JOINT_NAMES
 from refiner_export.options import DEFAULT_OPSET, OPSETS
 
-# The exporter takes an example batch of 0 or 1 for a constant.
+# PyTorch's exporter treats an example batch of 0 or 1 as a constant.
 EXAMPLE_BATCH = 2
 
 Exportable = UnrolledRefiner | LiftingModule | LiftingRefiner | MirroredPass | SmoothingModule
 
 
 def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch: int | None = None) -> onnx.ModelProto:
-    """The module as a checked ONNX model: all weights inside, nothing of our own in it, fixed frames, any batch or
-    ``fixed_batch`` windows.
+    """Trace a module as a checked ONNX model, with all weights inside and only standard operators.
 
-    Raises UsageError for an opset outside of `OPSETS`, ExportError when the module cannot be traced.
+    Args:
+        module: the model in inference form.
+        kind: its kind, see `refiner.runtime.engine.input_names`.
+        opset: the ONNX operator set.
+        fixed_batch: the graph takes batches of this size; None allows any size. The number of frames is fixed.
+
+    Raises:
+        UsageError: the opset lies outside of `OPSETS`.
+        ExportError: the module cannot be traced.
     """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not supported; expected {OPSETS.start} to {OPSETS.stop - 1}")
@@ -51,12 +58,15 @@ def trace(module: Exportable, kind: str, opset: int = DEFAULT_OPSET, fixed_batch
 def batch_shapes(module: torch.nn.Module, inputs: int, batch: Any) -> Any:
     """``dynamic_shapes`` of PyTorch's exporters for a module whose ``inputs`` have ``batch`` as their first axis."""
     shapes = tuple({0: batch} for _ in range(inputs))
-    # It takes all but the first of its inputs as one tuple.
+    # MirroredPass takes all inputs but the first one as one tuple.
     return (shapes[0], shapes[1:]) if isinstance(module, MirroredPass) else shapes
 
 
 def trace_step(module: CausalStep | CarriedStep, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
-    """One frame of a causal refiner, as `trace`, for its number of streams; the state comes and goes by name."""
+    """Like `trace`, but for one frame of a causal refiner. The tensors of the state are inputs and outputs by name.
+
+    The number of streams is fixed.
+    """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not supported; expected {OPSETS.start} to {OPSETS.stop - 1}")
     carried = isinstance(module, CarriedStep)
@@ -65,14 +75,14 @@ def trace_step(module: CausalStep | CarriedStep, opset: int = DEFAULT_OPSET) -> 
 
 
 def example_step(layout: StateLayout, carried: bool) -> tuple[torch.Tensor, ...]:
-    """Random inputs of a step, in its order."""
+    """Random inputs of a step of a causal refiner, in order."""
     generator = torch.Generator().manual_seed(0)
     shapes = step_inputs(layout, carried)
-    every = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    inputs = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
     seen, _, lens = input_names(CAUSAL, layout.rays)
-    every[seen][..., :2] = 200 + 600 * every[seen][..., :2]
-    every[lens] = 1000 + every[lens]
-    return tuple(every.values())
+    inputs[seen][..., :2] = 200 + 600 * inputs[seen][..., :2]
+    inputs[lens] = 1000 + inputs[lens]
+    return tuple(inputs.values())
 
 
 def _exported(
@@ -100,11 +110,11 @@ def _exported(
                 },
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises many kinds without a common base
+    except Exception as error:  # the exporter's exceptions have no common base class
         raise ExportError(f"the {kind} could not be traced: {error}") from error
     assert program is not None
     model = onnx_ir.from_proto(program.model_proto)
-    # The exporter notes at every node which line of which file of this machine it came from.
+    # The exporter writes the file and line of its source code to every node.
     ClearMetadataAndDocStringPass()(model)
     # The K steps share their weights: each is stored once.
     DeduplicateInitializersPass(size_limit=2**31)(model)
@@ -115,16 +125,16 @@ def _exported(
 
 
 def count_nodes(model: onnx.ModelProto) -> dict[str, int]:
-    """How many nodes of each operator, most frequent first."""
+    """The number of nodes of each operator, most frequent first."""
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
 
 
 def example_inputs(kind: str, frames: int, batch: int, rays: bool = False) -> tuple[torch.Tensor, ...]:
-    """Random inputs of a kind of model, in the order of `refiner.runtime.engine.input_names`."""
+    """Random inputs of a window model, in the order of `refiner.runtime.engine.input_names`."""
     generator = torch.Generator().manual_seed(0)
     joints = len(JOINT_NAMES)
     pose_2d = 200 + 600 * torch.rand(batch, frames, joints, 2, generator=generator)
-    every = {
+    arrays = {
         "pose_2d": pose_2d,
         "pose_3d": torch.randn(batch, frames, joints, 3, generator=generator),
         "image_size": torch.tensor([[1000.0, 1002.0]] * batch),
@@ -132,14 +142,14 @@ def example_inputs(kind: str, frames: int, batch: int, rays: bool = False) -> tu
         "keypoints": torch.cat([pose_2d, torch.rand(batch, frames, joints, 1, generator=generator)], dim=-1),
         "camera": torch.tensor([[1000.0, 1002.0, 1145.0]] * batch),
     }
-    return tuple(every[name] for name in input_names(kind, rays))
+    return tuple(arrays[name] for name in input_names(kind, rays))
 
 
 def _attention_of(opset: int) -> Any:
-    """Attention without a mask, in 4-D: five nodes.
+    """The translation of attention without a mask on 4-D tensors, to five nodes.
 
-    The exporter's own translation finds out the shape of the keys at run time in order to transpose them, seven
-    nodes more for every attention.
+    The exporter's own translation computes the shape of the keys at run time in order to transpose them, which takes
+    seven more nodes for every attention.
     """
     op = getattr(onnxscript, f"opset{opset}")
 
@@ -164,7 +174,7 @@ def _attention_of(opset: int) -> Any:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Without the exporter's notes about itself; what matters is checked on the result."""
+    """Suppress the messages and warnings of PyTorch's exporter. The resulting graph is checked instead."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

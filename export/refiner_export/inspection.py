@@ -1,4 +1,4 @@
-"""What an artefact says of itself, checked against its bytes."""
+"""Read the manifest of an artefact, check it against the files, and describe it in a few lines."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.runtime.manifest import FileEntry, Manifest, check_files, manifest_path, parse_manifest, read_manifest
 from refiner.runtime.onnx_engine import embedded_manifest
 
-# What of a causal refiner is no state.
+# The tensors of a causal refiner that do not belong to its state.
 POSES = {*input_names(CAUSAL), *input_names(CAUSAL, rays=True), OUTPUTS[CAUSAL]}
 
 
 def inspect_artefact(file: Path) -> Manifest:
-    """The manifest of ``file``: the one beside it, whose hashes are checked, or the one inside an ONNX graph.
+    """Read the manifest beside an artefact, and check its hashes; or read the manifest inside an ONNX graph.
 
-    Nothing is run and no engine is deserialised. Raises ArtefactError.
+    No code of the artefact is run.
+
+    Raises:
+        ArtefactError: there is no artefact or manifest, or they do not fit together.
+        MissingComponentError: the manifest is inside a graph, and onnx is not installed.
     """
     if not file.is_file():
         raise ArtefactError(f"there is no artefact at {file}")
     if file.suffix == ".json" and file.with_suffix("").is_file():
         return inspect_artefact(file.with_suffix(""))
     if file.suffix == ".rejected":
-        # What a gate refused is read as it is: it cannot be loaded under this name.
+        # The hashes of a rejected artefact are not checked, because nothing can load it under this name.
         plain = file.name.removesuffix(".rejected").removesuffix(".json")
         return parse_manifest(_read_json(file.with_name(f"{plain}.json.rejected")), file)
     if manifest_path(file).is_file():
@@ -45,7 +49,7 @@ def inspect_artefact(file: Path) -> Manifest:
         ) from error
     try:
         model = onnx.load(file, load_external_data=False)
-    except Exception as error:  # protobuf's own
+    except Exception as error:  # protobuf's exceptions
         raise ArtefactError(f"{file} is no ONNX graph: {error}") from error
     return embedded_manifest({entry.key: entry.value for entry in model.metadata_props}, file)
 
@@ -58,7 +62,7 @@ def _read_json(file: Path) -> Any:
 
 
 def describe_lines(manifest: Manifest, file: Path) -> list[str]:
-    """The manifest in a few lines."""
+    """Describe the artefact ``file`` by its manifest, in a few lines."""
     content, made_from = manifest.content, manifest.checkpoint or FileEntry("?", "?")
     takes, compared = _windows_or_streams(manifest)
     lines = [
@@ -72,14 +76,14 @@ def describe_lines(manifest: Manifest, file: Path) -> list[str]:
     for name, tensors in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         for tensor, shape in tensors.items():
             if manifest.state is not None and tensor not in POSES:
-                continue  # a hundred tensors of the state
+                continue  # the state has about a hundred tensors
             unit = content.get("units", {}).get(tensor, "")
             lines.append(f"{name:12s} {tensor} float32 {list(shape)} {unit}")
     if "nodes" in content:
         lines.append(f"graph        {node_counts(content['nodes'])}, opset {content['opset']}")
     if content.get("kept_float32") and manifest.precision != "fp32":
-        kept = ", ".join(f"{count} {name}" for name, count in content["kept_float32"].items())
-        lines.append(f"in float32   {kept}")
+        float32_nodes = ", ".join(f"{count} {name}" for name, count in content["kept_float32"].items())
+        lines.append(f"in float32   {float32_nodes}")
     if manifest.parity is not None:
         lines.append(f"parity       {manifest.parity.total} on {compared}, {manifest.parity.motion}")
         if manifest.parity.note is not None:
@@ -93,7 +97,7 @@ def describe_lines(manifest: Manifest, file: Path) -> list[str]:
 
 
 def _windows_or_streams(manifest: Manifest) -> tuple[str, str]:
-    """What an artefact takes, and on how much motion it was compared."""
+    """Describe the inputs of an artefact, and the motion of its comparison."""
     rate, batch, parity = f"at {manifest.fps:g} frames/s", manifest.batch, manifest.parity
     windows = None if parity is None else parity.windows
     if manifest.state is None:

@@ -1,7 +1,7 @@
-"""The manifest: what an artefact is, what it was made from, and how close it is to its model.
+"""Write the manifest of an artefact: its description, its origin, and its difference from its model.
 
-It lies as JSON beside the artefact; an ONNX graph carries the same in its metadata, less the hashes of files. Other
-artefacts stay pure, so that the tools of their makers can read them.
+The manifest is JSON in a file beside the artefact. An ONNX graph also holds it in its metadata, without the hashes of
+files. Other artefacts hold nothing but their engine's format, so that all tools of that engine can read them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from refiner_export.versions import versions
 
 
 def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -> dict[str, Any]:
-    """The manifest of an artefact that has not been compared or written yet."""
+    """The manifest of an artefact as JSON, still without ``build``, ``parity`` and ``files``.
+
+    ``typed``: the graph; None for an engine that takes the PyTorch module.
+    """
     config, frames = source.config, source.frames
     inputs, outputs = _tensors(source, options)
     batch = options.batch
@@ -52,7 +55,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         "batch": {"min": batch.least, "opt": batch.best, "max": batch.most},
         "mirrored_pass": options.flip_test,
         "fps": source.spec.fps,
-        # Frames from one of a window to the next.
+        # The distance, in frames of the sequence, between two neighbouring frames of a window.
         "stride": source.spec.stride,
         "joints": {"names": list(JOINT_NAMES), "parents": list(PARENTS)},
         "units": {
@@ -71,7 +74,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
     }
     if typed is not None:
         manifest |= {
-            # bf16 takes a later one than it was asked for.
+            # The opset of bf16 can be newer than that of the options.
             "opset": next(entry.version for entry in typed.model.opset_import if entry.domain in ("", "ai.onnx")),
             "nodes": count_nodes(typed.model),
             "graph_sha256": graph_hash(typed.model),
@@ -81,7 +84,8 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         carried = isinstance(source.module, CarriedStep)
         layout = source.module.layout
         manifest["state"] = {
-            # "entries": the caller writes what a frame gives into the rings; "carried": next_* is the state after it.
+            # "entries": the caller writes the values of each frame into the ring buffers. "carried": the outputs next_*
+            # are the state after the frame.
             "form": "carried" if carried else "entries",
             "layout": layout_entry(layout),
             "delay": layout.delay,
@@ -89,7 +93,7 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
             "keys_at": layout.keys_at,
         }
     if "uncertainty" in config:
-        # Streams give each joint a standard deviation from it.
+        # Streams compute the standard deviation of each joint from this.
         manifest["uncertainty"] = config["uncertainty"]
     if source.lifter_config is not None:
         manifest["lifter_model"] = source.lifter_config["model"]
@@ -111,16 +115,17 @@ def _tensors(source: Source, options: ExportOptions) -> tuple[dict[str, list[Any
     """The shapes of a model's inputs and outputs."""
     if isinstance(source.module, CausalStep | CarriedStep):
         carried, layout = isinstance(source.module, CarriedStep), source.module.layout
-        given, made = step_inputs(layout, carried), step_outputs(layout, carried)
-        return {name: list(shape) for name, shape in given.items()}, {name: list(shape) for name, shape in made.items()}
+        shapes = step_inputs(layout, carried), step_outputs(layout, carried)
+        inputs, outputs = ({name: list(shape) for name, shape in tensors.items()} for tensors in shapes)
+        return inputs, outputs
     batch: str | int = options.batch.most if options.batch.fixed else "batch"
-    inputs = window_inputs(source.kind, source.frames, source.rays)
+    window = window_inputs(source.kind, source.frames, source.rays)
     output = [batch, source.frames, len(JOINT_NAMES), 3]
-    return {name: [batch, *shape] for name, shape in inputs.items()}, {OUTPUTS[source.kind]: output}
+    return {name: [batch, *shape] for name, shape in window.items()}, {OUTPUTS[source.kind]: output}
 
 
 def _machine() -> dict[str, str | None]:
-    """Where it was made; the code of some engines fits such machines alone, which their ``build`` entry says."""
+    """The machine of the export. Some artefacts only run on such machines; their entry ``build`` tells."""
     gpu = device_at_hand()
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -132,7 +137,7 @@ def _machine() -> dict[str, str | None]:
 
 
 def graph_hash(model: onnx.ModelProto) -> str:
-    """Of the graph and its weights, without its metadata: the same graph has the same hash for every engine."""
+    """The hash of a graph and its weights without its metadata. The same graph has the same hash for every engine."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.metadata_props[:]

@@ -1,4 +1,4 @@
-"""What an export is asked for."""
+"""The options of an export."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from typing import Any
 from refiner.engines import ENGINES, EngineSpec, exporting_engines
 from refiner.errors import UsageError
 
-# Largest joint difference to float32 PyTorch in mm for fp32; mean joint difference for the others.
+# The allowed joint difference from float32 PyTorch in mm: the largest one for fp32, the mean for the other precisions.
 TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.5, "bf16": 0.5, "int8": 5.0}
 TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0}
-# Change of MPJPE in mm.
+# The allowed change of MPJPE in mm.
 MPJPE_TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05, "int8": 0.3}
 MOST_WINDOWS = 4096
 MOST_STREAMS = 4096
 DEFAULT_OPSET, DEFAULT_WINDOWS = 20, 100
-# 18 is the exporter's own; below 20 there is no Gelu operator and the exporter writes it out.
+# 18 is the default of PyTorch's exporter. Below 20 there is no Gelu operator, so the exporter writes its parts.
 OPSETS = range(18, 23)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """How many windows an engine takes at a time: least, the size it is tuned for, most."""
+    """How many windows an engine takes at a time.
+
+    Attributes:
+        least: the smallest batch.
+        best: the batch that the engine is tuned for.
+        most: the largest batch.
+    """
 
     least: int = 1
     best: int = 1
@@ -33,11 +39,12 @@ class Batch:
 
     @property
     def fixed(self) -> bool:
+        """Whether the engine takes only one size."""
         return self.least == self.most
 
     @classmethod
     def parse(cls, text: str) -> Batch:
-        """``N`` or ``MIN:OPT:MAX``. Raises UsageError."""
+        """Read ``N`` or ``MIN:OPT:MAX``. Raises UsageError."""
         parts = text.split(":")
         try:
             numbers = [int(part) for part in parts]
@@ -57,18 +64,40 @@ class Batch:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """One export. None: the default of the checkpoint or of the engine."""
+    """The options of one export. None stands for the default of the checkpoint or of the engine.
+
+    Attributes:
+        engine: the name of an engine (`refiner.engines.ENGINES`).
+        output: the folder to write to.
+        checkpoint: the lifter or refiner to export.
+        lifter: a lifter to put into the same graph, in front of the refiner.
+        precision: "fp32", "fp16", "bf16" or "int8".
+        frames: the number of frames in a window.
+        steps: the number of denoising or sampling steps K.
+        batch: how many windows the artefact takes at a time.
+        flip_test: also run the mirrored poses in the same batch, and average.
+        streams: only for a causal refiner: the number of streams; None is one.
+        pipelined: only for a causal refiner: run the K steps of K neighbouring frames in one pass.
+        opset: the ONNX operator set.
+        compute_capability: only for "trt-rtx": that of the GPU to build for, like "8.9".
+        device: "cpu" or "cuda", for engines that run on both.
+        workspace_mb: the memory that TensorRT may use for the build.
+        timing_cache: only for "trt": TensorRT's timing cache, which is read and written.
+        windows: how many windows are compared with PyTorch.
+        tolerance_mm: the allowed joint difference, instead of the default of the precision.
+        data: a motion archive for the comparison; None is the built-in synthetic motion.
+        hypotheses: only for a diffusion lifter: the number of hypotheses.
+    """
 
     engine: str
     output: Path
     checkpoint: Path
-    lifter: Path | None = None  # inside the same graph
+    lifter: Path | None = None
     precision: str = "fp32"
     frames: int | None = None
     steps: int | None = None
     batch: Batch = Batch()
     flip_test: bool = False
-    # Of a causal refiner alone; None is one stream.
     streams: int | None = None
     pipelined: bool = False
     opset: int = DEFAULT_OPSET
@@ -79,10 +108,10 @@ class ExportOptions:
     windows: int = DEFAULT_WINDOWS
     tolerance_mm: float | None = None
     data: Path | None = None
-    hypotheses: int | None = None  # of a diffusion lifter
+    hypotheses: int | None = None
 
     def check(self) -> None:
-        """Raises UsageError for what does not go together."""
+        """Raises UsageError for options that are wrong or do not go together."""
         known = [spec.name for spec in exporting_engines()]
         if self.engine not in known:
             raise UsageError(f"there is no engine {self.engine!r}; choose one of {', '.join(known)}")
@@ -131,11 +160,11 @@ class ExportOptions:
 
     @property
     def chooses_branches(self) -> bool:
-        """Whether branches are left in float32; OpenVINO and PyTorch's own engine decide by themselves what bf16 is."""
+        """Whether bf16 leaves some branches in float32. OpenVINO and PyTorch have their own implementation of bf16."""
         return self.precision == "bf16" and self.engine not in ("openvino", "torch")
 
     def facts(self) -> dict[str, Any]:
-        """Everything that the artefact's bytes follow from, besides the checkpoints and the versions."""
+        """The options that determine the bytes of the artefact, as JSON."""
         model = ("frames", "steps", "hypotheses", "flip_test", "streams", "pipelined")
         names = ("engine", "precision", *model, "opset", "compute_capability", "device")
         facts = {name: getattr(self, name) for name in names}
@@ -145,6 +174,7 @@ class ExportOptions:
         }
 
     def mean_tolerance_mm(self) -> float:
+        """The allowed joint difference in mm: the largest one for fp32, the mean for other precisions."""
         if self.tolerance_mm is not None:
             return self.tolerance_mm
         return (TOLERANCE_MM if self.lifter is None else TOLERANCE_WITH_LIFTER_MM)[self.precision]

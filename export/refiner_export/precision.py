@@ -1,9 +1,9 @@
-"""From one float32 graph to the precision-typed graph that every engine shares.
+"""Convert a float32 graph to a graph of lower precision, which every engine shares.
 
-What is computed in which precision is decided here, once, and written into the graph as types: engines have nothing
-left to choose. The rule is the flow of data. A branch begins at a LayerNormalization and ends where its result is
-added to something else, the residual; inside a branch are the hidden layers, and they alone leave float32. Outside
-are the coordinates, the residual sums, the first and the last layer and the DDIM steps.
+This module decides once which values are computed in which precision, and writes the decision into the graph as types,
+so that engines have nothing left to choose. The flow of data decides. A branch begins at a LayerNormalization and ends
+where its result is added to the residual. The hidden layers lie inside the branches, and only they leave float32. The
+coordinates, the residual sums, the first and the last layer and the DDIM steps lie outside.
 """
 
 from __future__ import annotations
@@ -26,35 +26,41 @@ from refiner.errors import ExportError, MissingComponentError, UsageError
 
 Precision = Literal["fp32", "fp16", "bf16"]
 FLOAT = onnx.TensorProto.FLOAT
-# The type of its values in ONNX and in NumPy, and the first opset in which every operator used here takes it.
+# For each low precision: its type in ONNX and in NumPy, and the first opset in which all operators used here take it.
 LOW_TYPES: dict[str, tuple[int, Any, int]] = {
     "fp16": (onnx.TensorProto.FLOAT16, np.float16, 18),
     "bf16": (onnx.TensorProto.BFLOAT16, ml_dtypes.bfloat16, 22),  # Conv is the last to take it
 }
-# x, y and z: how many numbers the last layer gives for a joint.
+# The last layer has this many outputs for a joint: x, y and z.
 COORDINATES = 3
 LAYOUT = frozenset(("Concat", "Reshape", "Slice", "Split", "Transpose"))
-# Below opset 20 Gelu is written out in these.
+# Below opset 20, the exporter writes Gelu as Div, Erf and Mul.
 ELEMENTWISE = frozenset(("Div", "Erf", "Gelu", "Mul"))
 
-# What a node is, in words.
+# The classes of nodes, in words.
 HIDDEN, PRODUCT, BRANCH_ADD, MOVED = "hidden layer", "attention product", "Add in a branch", "layout in a branch"
 FIRST, LAST, RESIDUAL, EMBEDDING = "first layer", "last layer", "residual Add", "embedding Add"
 ARITHMETIC = "normalisation, root and DDIM arithmetic"
 LOW_CLASSES = frozenset((HIDDEN, PRODUCT, BRANCH_ADD, "Conv", *ELEMENTWISE))
 TOO_SENSITIVE = "hidden layer too sensitive for int8"
 SENSITIVE_BRANCH = "in a branch too sensitive"
-# bfloat16 rounds a value by at most 0.4 %: weights that move by more have lost values to underflow.
+# bfloat16 rounds a value by at most 0.4 %. Weights that change by more have lost values to underflow.
 LARGEST_ROUNDING = 0.01
-# How far int8 may move the joints of the calibration windows, in mm on average.
+# int8 may move the joints of the calibration windows by this much on average, in mm.
 INT8_CHANGE_MM = 0.25
-# Layers are first tried one by one, on so many of the calibration's batches.
+# Layers are first quantised one by one. Their errors are measured on this many batches of the calibration.
 BATCHES_ALONE = 2
 
 
 @dataclass(frozen=True)
 class TypedGraph:
-    """``kept_float32``: how many nodes of each class compute in float32, by the class in words."""
+    """A graph with the types of a precision.
+
+    Attributes:
+        model: the graph.
+        precision: "fp32", "fp16", "bf16" or "int8".
+        kept_float32: how many nodes of each class compute in float32.
+    """
 
     model: onnx.ModelProto
     precision: str
@@ -63,8 +69,13 @@ class TypedGraph:
 
 @dataclass(frozen=True)
 class _Roles:
-    """``floats``: the float32 tensors that are no initialisers; ``kinds``: first output of a node -> its class;
-    ``branch_of``: first output of a node inside a branch -> which branch, counted from 0 as they are computed."""
+    """The role of each node in a graph. A node is named by its first output.
+
+    Attributes:
+        floats: the float32 tensors that are no initialisers.
+        kinds: the class of each node.
+        branch_of: the branch of each node inside one, counted from 0 in the order of computation.
+    """
 
     floats: frozenset[str]
     kinds: dict[str, str]
@@ -72,11 +83,19 @@ class _Roles:
 
 
 def type_graph(model: onnx.ModelProto, precision: Precision, float32_branches: Collection[int] = ()) -> TypedGraph:
-    """A float32 graph with its branches in ``precision``; inputs and outputs stay float32.
+    """Convert the branches of a float32 graph to a precision. Inputs and outputs stay float32.
 
-    "fp32" copies the graph as it is. Otherwise nodes that depend on initialisers alone are folded, and "bf16" brings
-    the graph to opset 22. ``float32_branches``: those that stay in float32, counted from 0 in the graph's order.
-    Raises UsageError for an unknown precision, ExportError for weights that the precision cannot hold.
+    "fp32" copies the graph as it is. Other precisions fold nodes that depend only on initialisers, and "bf16" converts
+    the graph to opset 22.
+
+    Args:
+        model: the float32 graph.
+        precision: of the branches.
+        float32_branches: the branches that stay in float32, counted from 0 in the order of the graph.
+
+    Raises:
+        UsageError: the precision is unknown.
+        ExportError: a weight lies outside of the range of the precision.
     """
     if precision not in get_args(Precision):
         raise UsageError(f"there is no precision {precision!r}; expected {', '.join(get_args(Precision))}")
@@ -90,28 +109,35 @@ def type_graph(model: onnx.ModelProto, precision: Precision, float32_branches: C
     low = _low_tensors(typed, roles, frozenset(float32_branches))
     _store_initialisers(typed.graph, low, precision, dtype)
     _insert_casts(typed.graph, roles.floats, low, precision, element_type)
-    kept: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for output, kind in roles.kinds.items():
         if output not in low:
-            spared = kind in LOW_CLASSES and roles.branch_of.get(output) in float32_branches
-            kept[f"{kind} {SENSITIVE_BRANCH}" if spared else kind] += 1
-    return TypedGraph(_with_value_types(typed), precision, dict(kept))
+            sensitive = kind in LOW_CLASSES and roles.branch_of.get(output) in float32_branches
+            counts[f"{kind} {SENSITIVE_BRANCH}" if sensitive else kind] += 1
+    return TypedGraph(_with_value_types(typed), precision, dict(counts))
 
 
 def quantise_graph(
     model: onnx.ModelProto, calibration: Sequence[Mapping[str, NDArray[np.float32]]], limit_mm: float = INT8_CHANGE_MM
 ) -> TypedGraph:
-    """A float32 graph with hidden layers in int8, as pairs of QuantizeLinear and DequantizeLinear; the rest as it is.
+    """Convert hidden layers of a float32 graph to int8, with pairs of QuantizeLinear and DequantizeLinear.
 
-    Weights by output channel, activations by tensor, both symmetric, for TensorRT takes no zero point. Weights use 7
-    of their 8 bits: on an x86 CPU without VNNI two products are added in 16 bits, which full weights overflow.
+    Weights are quantised by output channel and activations by tensor, both symmetrically, because TensorRT takes no
+    zero point. Weights use 7 of their 8 bits: an x86 CPU without VNNI adds two products in 16 bits, and full weights
+    would overflow there.
 
-    ``calibration``: the graph's inputs, a few batches of windows like those that it will see. They give the ranges
-    of the activations, and they decide which layers stay in float32: those that cost most for the work they take,
-    until int8 moves the joints by at most ``limit_mm`` on average. ``float("inf")`` quantises every hidden layer.
+    Args:
+        model: the float32 graph.
+        calibration: a few batches of inputs, by name, like those that the graph will see. They give the ranges of the
+            activations. They also decide which layers stay in float32: those with the largest error for their work, as
+            many as the limit requires.
+        limit_mm: int8 may move the joints of the calibration by this much on average. ``float("inf")`` quantises every
+            hidden layer.
 
-    Raises UsageError without calibration or with other inputs than the graph's, ExportError where no layer can be
-    quantised within the limit, MissingComponentError without ONNX Runtime.
+    Raises:
+        UsageError: there is no calibration, or it has other inputs than the graph.
+        ExportError: no layer can be quantised within the limit.
+        MissingComponentError: ONNX Runtime is not installed.
     """
     _check_calibration(model, calibration)
     floats = _folded(model)
@@ -120,17 +146,18 @@ def quantise_graph(
     hidden = [node for node in floats.graph.node if kinds.get(node.output[0]) == HIDDEN]
     quantised = _quantised(floats, [node.name for node in hidden], calibration)
     chosen = _tolerable(floats, quantised, hidden, calibration, limit_mm)
-    kept = Counter(kinds.values())
-    kept[TOO_SENSITIVE] = kept.pop(HIDDEN, 0) - len(chosen)
-    return TypedGraph(_with_value_types(_with_layers_of(floats, quantised, chosen)), "int8", dict(+kept))
+    counts = Counter(kinds.values())
+    counts[TOO_SENSITIVE] = counts.pop(HIDDEN, 0) - len(chosen)
+    return TypedGraph(_with_value_types(_with_layers_of(floats, quantised, chosen)), "int8", dict(+counts))
 
 
 def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
-    found = next(entry.version for entry in model.opset_import if entry.domain == "")
-    if found >= least:
+    """Convert the graph to opset ``least`` where its own opset is older."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if opset >= least:
         return model
     converted = version_converter.convert_version(model, least)
-    # The converter drops what is noted at inputs and outputs.
+    # The converter drops the metadata of inputs and outputs.
     for entries, source in ((converted.graph.input, model.graph.input), (converted.graph.output, model.graph.output)):
         del entries[:]
         entries.extend(source)
@@ -138,17 +165,17 @@ def _at_opset(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
 
 
 def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which what depends on initialisers alone is an initialiser: transposed weights above all."""
+    """A copy in which nodes that depend only on initialisers are initialisers, above all transposed weights."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     graph = copied.graph
     opsets = {entry.domain: entry.version for entry in copied.opset_import}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    kept = {entry.name for entry in graph.output}
+    outputs = {entry.name for entry in graph.output}
     nodes: list[onnx.NodeProto] = []
     folded: dict[str, NDArray[Any]] = {}
     for node in graph.node:
-        if constants.keys() >= set(node.input) and kept.isdisjoint(node.output):
+        if constants.keys() >= set(node.input) and outputs.isdisjoint(node.output):
             values = ReferenceEvaluator(node, opsets=opsets).run(None, {name: constants[name] for name in node.input})
             folded |= dict(zip(node.output, values, strict=True))
             constants |= folded
@@ -165,7 +192,7 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    # extend copies what it is given, and deleting comes after: a deleted node is no longer to be read.
+    # extend copies the nodes, so it must come first: a deleted node cannot be read any more.
     before = len(graph.node)
     graph.node.extend(nodes)
     del graph.node[:before]
@@ -179,15 +206,17 @@ def _drop_unused_initialisers(graph: onnx.GraphProto) -> None:
 
 
 def _with_value_types(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the type of every value, checked."""
+    """Add the type of every value to the graph, and check the graph."""
     inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(inferred, full_check=True)
     return inferred
 
 
 def _stream_norms(graph: onnx.GraphProto, constants: Collection[str]) -> set[str]:
-    """Outputs of norms that stand in the residual stream, as the shared ones of MixSTE do: what reads them, through
-    changes of layout and added constants alone, is a norm again. They begin no branch."""
+    """The outputs of norms that lie in the residual stream and begin no branch, like the shared norms of MixSTE.
+
+    Such an output reaches another norm through nothing but changes of layout and added constants.
+    """
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -208,10 +237,11 @@ def _stream_norms(graph: onnx.GraphProto, constants: Collection[str]) -> set[str
 
 
 def _roles_of(model: onnx.ModelProto) -> _Roles:
+    """Follow the flow of data, and find the branches and the class of each node."""
     graph = model.graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     floats = _float_names(model) - shapes.keys()
-    # The channels of the networks in the graph: what they normalise over.
+    # The channels of the networks in the graph: the sizes that LayerNormalization normalises over.
     widths = {shapes[node.input[1]][-1] for node in graph.node if node.op_type == "LayerNormalization"}
     outputs = {entry.name for entry in graph.output}
     in_stream = _stream_norms(graph, shapes.keys())
@@ -224,7 +254,7 @@ def _roles_of(model: onnx.ModelProto) -> _Roles:
         inside = bool(data) and data <= branches.keys() and outputs.isdisjoint(node.output)
         constants = [shapes[name] for name in node.input if name in shapes]
         if inside and node.op_type == "MatMul" and constants and constants[0][-1] == COORDINATES:
-            # Behind the last norm of MixSTE: no branch, but the end of the network.
+            # The layer after the last norm of MixSTE is no branch but the end of the network.
             kinds[node.output[0]] = LAST
             continue
         if node.op_type == "LayerNormalization":
@@ -260,9 +290,9 @@ def _kind_outside(node: onnx.NodeProto, constants: list[tuple[int, ...]], ends_b
     if node.op_type == "LayerNormalization":
         return node.op_type
     if node.op_type == "MatMul" and constants:
-        taken, given = (size in widths for size in constants[0][-2:])
-        if taken != given:
-            return FIRST if given else LAST
+        wide_input, wide_output = (size in widths for size in constants[0][-2:])
+        if wide_input != wide_output:
+            return FIRST if wide_output else LAST
     if node.op_type == "Add" and ends_branch:
         return RESIDUAL
     if node.op_type == "Add" and any(shape[-1:] and shape[-1] in widths for shape in constants):
@@ -271,7 +301,7 @@ def _kind_outside(node: onnx.NodeProto, constants: list[tuple[int, ...]], ends_b
 
 
 def _low_tensors(model: onnx.ModelProto, roles: _Roles, float32_branches: frozenset[int]) -> set[str]:
-    """What is computed in the low precision; a change of layout keeps the type of what it moves."""
+    """The tensors of the low precision. A change of layout keeps the type of its input."""
     low: set[str] = set()
     for node in model.graph.node:
         kind = roles.kinds.get(node.output[0])
@@ -283,35 +313,36 @@ def _low_tensors(model: onnx.ModelProto, roles: _Roles, float32_branches: frozen
 
 
 def _store_initialisers(graph: onnx.GraphProto, low: set[str], precision: str, dtype: Any) -> None:
-    """Each initialiser in the type of the nodes that read it; twice where nodes of both types do."""
+    """Store each initialiser in the type of the nodes that read it, and twice where nodes of both types read it."""
     tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
     narrow: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
     wide: set[str] = set()
     for node in graph.node:
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name in tensors and node.output[0] in low:
-                narrow[name].append((node, place))
+                narrow[name].append((node, index))
             elif name in tensors:
                 wide.add(name)
     taken = _names(graph)
     for name, readers in narrow.items():
-        factor = any(_multiplies(node, place) for node, place in readers)
+        factor = any(_multiplies(node, index) for node, index in readers)
         values = _narrowed(tensors[name], dtype, precision, factor)
         if name not in wide:
             tensors[name].CopyFrom(numpy_helper.from_array(values, name))
             continue
         copied = _free_name(f"{name}_{precision}", taken)
         graph.initializer.append(numpy_helper.from_array(values, copied))
-        for node, place in readers:
-            node.input[place] = copied
+        for node, index in readers:
+            node.input[index] = copied
 
 
-def _multiplies(node: onnx.NodeProto, place: int) -> bool:
-    """Whether an input is a factor; an addend that underflows would be lost in the sum anyway."""
-    return node.op_type in ("MatMul", "Mul", "Div") or (node.op_type == "Conv" and place == 1)
+def _multiplies(node: onnx.NodeProto, index: int) -> bool:
+    """Whether the input of this index is a factor. An addend that underflows would be lost in the sum anyway."""
+    return node.op_type in ("MatMul", "Mul", "Div") or (node.op_type == "Conv" and index == 1)
 
 
 def _narrowed(tensor: onnx.TensorProto, dtype: Any, precision: str, factor: bool) -> NDArray[Any]:
+    """Convert an initialiser. Raises ExportError where it overflows, or as a ``factor`` underflows."""
     values = numpy_helper.to_array(tensor)
     finite = np.isfinite(values)
     with np.errstate(over="ignore", under="ignore"):
@@ -333,20 +364,23 @@ def _narrowed(tensor: onnx.TensorProto, dtype: Any, precision: str, factor: bool
 def _insert_casts(
     graph: onnx.GraphProto, floats: frozenset[str], low: set[str], precision: str, element_type: int
 ) -> None:
-    """One Cast for a tensor that is read in the other type, before its first such reader, and the value types."""
+    """Insert a Cast for each tensor that a node of the other type reads, and set the types of the values.
+
+    A Cast stands before the first node that reads its output; further nodes share it.
+    """
     taken = _names(graph)
     casts: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         narrow = node.output[0] in low
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name not in floats or (name in low) == narrow:
                 continue
             if name not in casts:
                 target, suffix = (element_type, precision) if narrow else (FLOAT, "fp32")
                 casts[name] = _free_name(f"{name}_{suffix}", taken)
                 nodes.append(onnx.helper.make_node("Cast", [name], [casts[name]], f"cast_{casts[name]}", to=target))
-            node.input[place] = casts[name]
+            node.input[index] = casts[name]
         nodes.append(node)
     _replace_nodes(graph, nodes)
     for entry in graph.value_info:
@@ -377,14 +411,14 @@ def _check_calibration(model: onnx.ModelProto, calibration: Sequence[Mapping[str
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Layers are chosen by the names of their nodes."""
+    """Give every node a name of its own: layers are chosen by the names of their nodes."""
     taken: set[str] = set()
     for node in graph.node:
         node.name = _free_name(node.name or node.op_type, taken)
 
 
 class _Batches:
-    """The interface that ONNX Runtime reads calibration data by."""
+    """The calibration in the interface of ONNX Runtime's quantiser."""
 
     def __init__(self, calibration: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:
         self._rest: Iterator[Mapping[str, NDArray[np.float32]]] = iter(calibration)
@@ -396,7 +430,7 @@ class _Batches:
 def _quantised(
     model: onnx.ModelProto, layers: list[str], calibration: Sequence[Mapping[str, NDArray[np.float32]]]
 ) -> onnx.ModelProto:
-    """The graph with all ``layers`` quantised."""
+    """Quantise the ``layers`` of a graph, given by name."""
     try:
         from onnxruntime import quantization
     except ModuleNotFoundError as error:
@@ -430,12 +464,15 @@ def _tolerable(
     calibration: Sequence[Mapping[str, NDArray[np.float32]]],
     limit_mm: float,
 ) -> list[str]:
-    """The names of the layers to quantise: the errors of layers add up like independent ones, by their squares."""
+    """Choose the layers to quantise, by name.
+
+    The errors of layers are assumed to be independent, so that their squares add up.
+    """
     expected = _run(floats, calibration)
 
     def change_mm(layers: Collection[str], batches: int) -> float:
-        found = _run(_with_layers_of(floats, quantised, layers), calibration[:batches])
-        moved = [np.linalg.norm(a - b, axis=-1).ravel() for a, b in zip(found, expected[:batches], strict=True)]
+        actual = _run(_with_layers_of(floats, quantised, layers), calibration[:batches])
+        moved = [np.linalg.norm(a - b, axis=-1).ravel() for a, b in zip(actual, expected[:batches], strict=True)]
         return float(1000 * np.concatenate(moved).mean())
 
     every = [node.name for node in hidden]
@@ -458,7 +495,7 @@ def _tolerable(
 
 
 def _products(graph: onnx.GraphProto, layers: Sequence[onnx.NodeProto]) -> dict[str, int]:
-    """How many multiplications a layer takes for a joint."""
+    """The multiplications of each layer for one joint."""
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
     return {node.name: max(sizes.get(name, 0) for name in node.input) for node in layers}
 
@@ -473,7 +510,7 @@ def _run(model: onnx.ModelProto, batches: Sequence[Mapping[str, NDArray[np.float
 
 
 def _with_layers_of(floats: onnx.ModelProto, quantised: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-    """The float32 graph with ``layers``, and the conversions before them, as they are in the quantised one."""
+    """Replace ``layers`` of the float32 graph, and the conversions before them, by those of the quantised graph."""
     copied = onnx.ModelProto()
     copied.CopyFrom(floats)
     graph = copied.graph
@@ -481,19 +518,19 @@ def _with_layers_of(floats: onnx.ModelProto, quantised: onnx.ModelProto, layers:
     conversions = {
         node.output[0]: node for node in quantised.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
     }
-    placed: set[str] = set()
+    inserted: set[str] = set()
     nodes: list[onnx.NodeProto] = []
 
-    def place(name: str) -> None:
-        if name in conversions and name not in placed:
-            placed.add(name)
-            place(conversions[name].input[0])
+    def insert(name: str) -> None:
+        if name in conversions and name not in inserted:
+            inserted.add(name)
+            insert(conversions[name].input[0])
             nodes.append(conversions[name])
 
     for node in graph.node:
         if node.name in replacements:
             for name in replacements[node.name].input:
-                place(name)
+                insert(name)
         nodes.append(replacements.get(node.name, node))
     _replace_nodes(graph, nodes)
     stored = {tensor.name for tensor in graph.initializer}

@@ -1,4 +1,4 @@
-"""What camera-aware models see beside the 2D pose, made up for windows of a comparison: confidences and lenses."""
+"""Random confidences and lenses for the windows of a comparison, as inputs of camera-aware models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from refiner.data.clips import CameraClip
 
 Array = NDArray[np.float32]
 
-# Share of the joints that a detector misses, of the frames in which it misses all of them, and of the windows whose
-# detector says nothing of confidence; the least confidence of a joint that it found.
+# The share of the joints that a detector misses, of the frames in which it misses all joints, and of the windows whose
+# detector gives no confidence; the smallest confidence of a detected joint.
 MISSING_JOINTS, MISSING_FRAMES, ALL_SURE, LEAST_CONFIDENCE = 0.05, 0.01, 0.25, 0.2
-# Share of the motion windows whose lens nobody knows.
+# The share of the motion windows whose lens is unknown.
 UNKNOWN_LENS = 0.5
-# Focal lengths of wild windows, in units of the longer side of the image.
+# The range of the focal lengths of wild windows, in units of the longer side of the image.
 WILD_FOCAL = (0.4, 8.0)
 
 
 def confidences(windows: int, frames: int, rng: np.random.Generator, wild: bool = False) -> Array:
-    """``(N, T, 17)`` from 0 (missing) to 1; in ``wild`` windows six times as much is missing."""
+    """Random confidences ``(N, T, 17)`` from 0 (missing) to 1. In ``wild`` windows six times as many are missing."""
     times = 6.0 if wild else 1.0
     values = rng.uniform(LEAST_CONFIDENCE, 1.0, (windows, frames, 17))
     values[rng.random(values.shape) < times * MISSING_JOINTS] = 0.0
@@ -33,7 +33,7 @@ def confidences(windows: int, frames: int, rng: np.random.Generator, wild: bool 
 
 
 def focal_lengths(clips: Sequence[CameraClip], rng: np.random.Generator) -> Array:
-    """``(N,)`` pixels: that of each clip's lens, or the default of its image where it has none or nobody knows it."""
+    """The focal lengths of clips, ``(N,)`` pixels; the default of the image where the lens is unknown or hidden."""
     unknown = rng.random(len(clips)) < UNKNOWN_LENS
     return np.array(
         [
@@ -45,7 +45,7 @@ def focal_lengths(clips: Sequence[CameraClip], rng: np.random.Generator) -> Arra
 
 
 def wild_focal_lengths(image_size: Array, rng: np.random.Generator) -> Array:
-    """``(N, 2)`` -> ``(N,)`` pixels, from a fisheye's to a long tele lens's."""
+    """Random focal lengths ``(N,)`` in pixels, from a fisheye to a long tele lens, for images of ``(N, 2)`` pixels."""
     shortest, longest = np.log(WILD_FOCAL)
     units = np.exp(rng.uniform(shortest, longest, len(image_size)))
     focal: Array = (units * image_size.max(axis=1)).astype(np.float32)
@@ -53,6 +53,6 @@ def wild_focal_lengths(image_size: Array, rng: np.random.Generator) -> Array:
 
 
 def ray_inputs(pose_2d: Array, confidence: Array, image_size: Array, focal_length: Array) -> tuple[Array, Array]:
-    """The inputs ``keypoints`` ``(N, T, 17, 3)`` and ``camera`` ``(N, 3)`` of their parts."""
+    """Join the parts to the inputs ``keypoints`` ``(N, T, 17, 3)`` and ``camera`` ``(N, 3)``."""
     keypoints = np.concatenate([pose_2d, confidence[..., None]], axis=-1)
     return keypoints, np.concatenate([image_size, focal_length[:, None]], axis=-1)

@@ -1,4 +1,4 @@
-"""Runs a typed graph as its types say, so that the error of typing can be told from an engine's."""
+"""Run a typed graph exactly as its types say, to separate the error of the types from the error of an engine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from refiner_export.precision import TypedGraph
 
 
 def graph_runner(typed: TypedGraph) -> Run:
-    """The graph as a function of its inputs in order.
+    """Wrap a graph as a function of its inputs, in order.
 
-    ONNX Runtime's CPU provider runs float32, float16 and int8 graphs; for bfloat16 it has no products, so ONNX's own
-    reference implementation does (slowly).
+    ONNX Runtime's CPU provider runs graphs of float32, float16 and int8. It has no products of bfloat16, so ONNX's
+    reference implementation runs those graphs, slowly.
     """
     if typed.precision == "bf16":
         return _reference(typed.model)
@@ -28,8 +28,8 @@ def graph_runner(typed: TypedGraph) -> Run:
     names = [entry.name for entry in session.get_inputs()]
 
     def run(*inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = session.run(None, dict(zip(names, inputs, strict=True)))[0]
-        return found
+        output: NDArray[np.float32] = session.run(None, dict(zip(names, inputs, strict=True)))[0]
+        return output
 
     return run
 

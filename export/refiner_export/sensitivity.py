@@ -1,7 +1,8 @@
-"""Which branches of the networks stay in float32 so that bfloat16 keeps the joints where they are.
+"""Choose the branches of a network that stay in float32 so that bfloat16 hardly moves the joints.
 
-A bfloat16 has 8 significant bits, and the errors of branches add up like independent ones, by their squares. Measured
-on calibration windows in PyTorch: the branches that move the joints most stay, as few as the limit asks for.
+A bfloat16 has 8 significant bits. The errors of the branches are assumed to be independent, so that their squares add
+up. They are measured on calibration windows in PyTorch. The branches that move the joints most stay in float32, as few
+as the limit requires.
 """
 
 from __future__ import annotations
@@ -23,29 +24,36 @@ BATCH = 8
 def sensitive_branches(
     module: Exportable, windows: tuple[NDArray[np.float32], ...], dtype: torch.dtype, limit_mm: float
 ) -> list[str]:
-    """The names of the branches of an inference form that stay in float32, in the order of the module.
+    """Choose the branches that stay in float32.
 
-    ``windows``: its inputs. With all others in ``dtype`` the joints move by at most ``limit_mm`` on average.
+    Args:
+        module: a model in inference form.
+        windows: its inputs.
+        dtype: the type of all other branches.
+        limit_mm: the joints may move by this much on average.
+
+    Returns:
+        The names of the branches, in the order of the module.
     """
-    every = list(branches(module))
+    names = list(branches(module))
     expected = run_batches(reference(module), windows, [BATCH])
 
     def change_mm(low: Collection[str]) -> float:
-        kept = [name for name in every if name not in low]
-        found = run_batches(reference(in_precision(copy.deepcopy(module), dtype, but=kept)), windows, [BATCH])
-        return float(1000.0 * np.linalg.norm((found - expected).astype(np.float64), axis=-1).mean())
+        high = [name for name in names if name not in low]
+        actual = run_batches(reference(in_precision(copy.deepcopy(module), dtype, but=high)), windows, [BATCH])
+        return float(1000.0 * np.linalg.norm((actual - expected).astype(np.float64), axis=-1).mean())
 
-    if change_mm(every) <= limit_mm:
+    if change_mm(names) <= limit_mm:
         return []
-    alone = {name: change_mm([name]) for name in every}
-    low = sorted(every, key=alone.__getitem__)
+    alone = {name: change_mm([name]) for name in names}
+    low = sorted(names, key=alone.__getitem__)
     while low and change_mm(low) > limit_mm:
         low.pop()
-    return [name for name in every if name not in low]
+    return [name for name in names if name not in low]
 
 
 def order_of_branches(module: Exportable, windows: tuple[NDArray[np.float32], ...]) -> list[str]:
-    """The branches in the order in which a pass computes them, each as often as it is computed."""
+    """The names of the branches in the order in which a pass computes them, each as often as it is computed."""
     order: list[str] = []
 
     def note(name: str) -> None:

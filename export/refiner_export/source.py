@@ -1,4 +1,4 @@
-"""From checkpoints to the module that is exported, and its twin that the artefact is compared with."""
+"""Read the checkpoints of an export: the module to export, and the module to compare the artefact with."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ from refiner_export.options import Batch, ExportOptions
 
 @dataclass(frozen=True)
 class Source:
-    """``reference``: the model as it was trained. ``module``: the same in inference form, to be traced.
+    """The modules of an export, and their description.
 
-    ``kind``: one of `refiner.runtime.engine.OUTPUTS`; the module of a "causal-refiner" is one frame with its state,
-    where the reference takes whole sequences. ``config``: the (refining) checkpoint's. ``steps``: K of what is sampled
-    or refined. ``actions``: the names of those that the graph can be told.
+    Attributes:
+        kind: the kind of the model, a key of `refiner.runtime.engine.OUTPUTS`.
+        config: the configuration of the checkpoint; with a lifter, of the refiner's checkpoint.
+        reference: the model as it was trained. A causal refiner takes whole sequences here.
+        module: the same model in inference form, which is traced. A causal refiner takes one frame and its state here.
+        frames: the frames in a window.
+        trained_frames: the frames in a window of the training.
+        steps: the number of sampling or denoising steps K; None for a model without steps.
+        lifter_config: the configuration of the lifter's checkpoint; None without a lifter in front.
+        actions: the names of the actions that the graph takes; empty for most models.
     """
 
     kind: str
@@ -40,28 +47,34 @@ class Source:
 
     @property
     def spec(self) -> ModelSpec:
-        """What the (refining) checkpoint says of its network."""
+        """The description of the network in ``config``."""
         return ModelSpec.of_config(self.config)
 
     @property
     def rays(self) -> bool:
-        """Whether it takes keypoints and cameras instead of 2D poses and image sizes."""
+        """Whether the model takes keypoints and cameras instead of 2D poses and image sizes."""
         return self.reference.rays
 
 
 def read_source(options: ExportOptions) -> Source:
-    """Read what ``options`` name. Raises CheckpointError, ConfigError and UsageError."""
-    read = load_checkpoint(options.checkpoint)
-    kind = read.spec.kind
-    if kind == "lifter" and not read.spec.is_sampled_lifter and options.steps is not None:
+    """Read the checkpoints that the options name.
+
+    Raises:
+        CheckpointError, ConfigError: a checkpoint cannot be used.
+        UsageError: the options do not go together, or do not fit the checkpoints.
+    """
+    checkpoint = load_checkpoint(options.checkpoint)
+    kind = checkpoint.spec.kind
+    if kind == "lifter" and not checkpoint.spec.is_sampled_lifter and options.steps is not None:
         raise UsageError(f"{options.checkpoint} holds a lifter, which has no denoising steps; leave --steps out")
     if kind == "lifter" and options.lifter is not None:
         raise UsageError(f"{options.checkpoint} holds a lifter; --with-lifter puts one in front of a refiner")
-    sampled = load_checkpoint(options.lifter, "lifter") if options.lifter is not None else read
-    if options.hypotheses is not None and not sampled.spec.is_sampled_lifter:
+    # The checkpoint that may hold a diffusion lifter.
+    lifting = load_checkpoint(options.lifter, "lifter") if options.lifter is not None else checkpoint
+    if options.hypotheses is not None and not lifting.spec.is_sampled_lifter:
         raise UsageError(f"{options.lifter or options.checkpoint} has no hypotheses; leave --hypotheses out")
     hypotheses = options.hypotheses if options.lifter is None else None
-    plain = module_of(read, options.steps, str(options.checkpoint), hypotheses)
+    plain = module_of(checkpoint, options.steps, str(options.checkpoint), hypotheses)
     if isinstance(plain, UnrolledRefiner) and plain.reach is not None:
         return _causal_source(plain, options)
     if options.streams is not None or options.pipelined:
@@ -70,20 +83,20 @@ def read_source(options: ExportOptions) -> Source:
             "refiner-train refiner --config refiner-small-causal"
         )
     module: Exportable = _with_frames(plain, options.frames, options.checkpoint)
-    trained = read.spec.frames
+    trained = checkpoint.spec.frames
     lifter_config: dict[str, Any] | None = None
     actions: tuple[str, ...] = ()
     if options.lifter is not None:
         if not isinstance(module, UnrolledRefiner):
             raise UsageError(f"{options.checkpoint} is no D3PRefiner; --with-lifter puts a lifter in front of one")
-        found = module_of(sampled, None, str(options.lifter), options.hypotheses)
-        lifter = _with_frames(found, options.frames, options.lifter)
+        lifter_module = module_of(lifting, None, str(options.lifter), options.hypotheses)
+        lifter = _with_frames(lifter_module, options.frames, options.lifter)
         assert isinstance(lifter, LiftingModule)
         module, kind, lifter_config = LiftingRefiner(lifter, module), "lifter-refiner", lifter.config
     elif isinstance(module, LiftingModule) and module.actions:
         kind, actions = "action-lifter", module.actions
     if options.flip_test:
-        if sampled.spec.is_sampled_lifter:
+        if lifting.spec.is_sampled_lifter:
             raise UsageError("a diffusion lifter averages with the mirrored pass in every step; leave --flip-test out")
         module = MirroredPass(module)  # type: ignore[arg-type]
     _check_precision(module, options)
@@ -101,29 +114,30 @@ def read_source(options: ExportOptions) -> Source:
 
 
 def _causal_source(module: UnrolledRefiner, options: ExportOptions) -> Source:
-    """Raises UsageError for what a causal refiner cannot be exported with."""
-    given = {
+    """The source of a causal refiner. Raises UsageError for options that it does not support."""
+    options_used = {
         "--with-lifter": options.lifter is not None,
         "--flip-test": options.flip_test,
         "--frames": options.frames is not None,
         "--batch": options.batch != Batch(),
         f"--precision {options.precision}": options.precision != "fp32",
     }
-    unfit = [name for name, is_given in given.items() if is_given]
+    unfit = [name for name, used in options_used.items() if used]
     if unfit:
         raise UsageError(
             f"{options.checkpoint} is causal and runs frame by frame, for --streams N, in fp32; leave "
             f"{', '.join(unfit)} out"
         )
     step = CausalStep(module, 1 if options.streams is None else options.streams, options.pipelined)
-    # On a device the state stays where it is; on a CPU the engine writes what is new into the rings.
+    # On a GPU the graph takes and returns the whole state, which stays on the device. On a CPU the engine writes only
+    # the new entries into the rings.
     on_gpu = options.device == "cuda" or options.spec.on_gpu_alone
-    whole = CarriedStep(step) if on_gpu else step
-    return Source(CAUSAL, module.config, module, whole.eval(), module.frames, module.frames, module.steps, None)
+    exported = CarriedStep(step) if on_gpu else step
+    return Source(CAUSAL, module.config, module, exported.eval(), module.frames, module.frames, module.steps, None)
 
 
 def _check_precision(module: Exportable, options: ExportOptions) -> None:
-    """Raises UsageError where MixSTE's blocks, which have no branches to choose among, would not be typed as asked."""
+    """Raises UsageError where MixSTE's blocks do not exist in the precision: they have no branches to choose among."""
     if not options.chooses_branches and not (options.engine == "aoti" and options.precision != "fp32"):
         return
     if any(isinstance(part, SpatioTemporalBlocks) for part in module.modules()):
@@ -142,7 +156,11 @@ def _steps_of(module: Exportable) -> int | None:
 
 
 def _with_frames(module: Runnable, frames: int | None, path: Path) -> Runnable:
-    """STC attention takes any number of frames; how good it is at another than the trained one is another matter."""
+    """Set the frames in a window. STC attention takes any number, but may be worse with another one than in training.
+
+    Raises:
+        UsageError: the model takes only the number of frames of its training.
+    """
     if frames is None or frames == module.frames:
         return module
     if isinstance(module, SmoothingModule) or hasattr(getattr(module, "lifter", None), "frames"):
@@ -152,7 +170,7 @@ def _with_frames(module: Runnable, frames: int | None, path: Path) -> Runnable:
 
 
 def checkpoints_of(options: ExportOptions) -> dict[str, Path]:
-    """The files that an export reads, by their part in it."""
+    """The checkpoints that an export reads, by the keys "checkpoint" and "lifter"."""
     files = {"checkpoint": options.checkpoint}
     if options.lifter is not None:
         files["lifter"] = options.lifter

@@ -1,4 +1,4 @@
-"""A model repository for the Triton Inference Server around an artefact."""
+"""Write a model repository of the Triton Inference Server for an artefact."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from refiner.engines import ENGINES
 from refiner.errors import UsageError
 from refiner.runtime.manifest import Manifest, check_files, manifest_path, read_manifest
 
-# Engine -> Triton's backend, the name of the file that it looks for, where it runs.
+# For each engine: Triton's backend, and the name of the file that the backend loads.
 BACKENDS = {
     "onnx": ("onnxruntime", "model.onnx"),
     "openvino": ("openvino", "model.xml"),
     "trt": ("tensorrt", "model.plan"),
 }
-# How long a request may wait for others to share its batch: a fraction of what a batch takes.
+# How long a request may wait for others to share its batch: a fraction of the time of a batch.
 QUEUE_DELAY_US = 500
 
 
 def write_repository(artefact: Path, folder: Path) -> Path:
-    """Write ``folder/NAME/config.pbtxt`` and ``folder/NAME/1/`` with a copy of ``artefact``; returns ``folder/NAME``.
+    """Write ``folder/NAME/config.pbtxt``, and ``folder/NAME/1/`` with a copy of the artefact.
 
-    An earlier one of the same name is replaced as a whole. Raises UsageError for an engine that Triton has no backend
-    for and for a causal refiner, ArtefactError for an artefact that does not fit its manifest.
+    An earlier model of the same name is replaced as a whole.
+
+    Returns:
+        ``folder/NAME``.
+
+    Raises:
+        UsageError: Triton has no backend for the engine, or the artefact is a causal refiner.
+        ArtefactError: the artefact does not fit its manifest.
     """
     manifest = read_manifest(artefact)
     check_files(manifest, artefact)
@@ -44,9 +50,9 @@ def write_repository(artefact: Path, folder: Path) -> Path:
     try:
         version = building / "1"
         version.mkdir()
-        named = Path(BACKENDS[manifest.engine][1])
+        file_name = Path(BACKENDS[manifest.engine][1])
         for part in manifest.files:
-            shutil.copyfile(artefact.parent / part, version / (named.stem + _suffix(part, named, artefact)))
+            shutil.copyfile(artefact.parent / part, version / (file_name.stem + _suffix(part, file_name, artefact)))
         (building / "config.pbtxt").write_text(model_config(name, manifest), encoding="utf-8")
         shutil.copyfile(manifest_path(artefact), building / "manifest.json")
         building.chmod(0o755)
@@ -67,7 +73,7 @@ def model_config(name: str, manifest: Manifest) -> str:
     """The text of ``config.pbtxt``: dynamic batching up to the artefact's largest batch, or its one fixed batch."""
     backend, _ = BACKENDS[manifest.engine]
     least, best, most = manifest.batch.least, manifest.batch.best, manifest.batch.most
-    # Triton batches from 1 on; what takes no single window is served in its own whole batches.
+    # Triton's own batches begin at 1. An artefact that takes no single window is served in its fixed batches.
     batched = least == 1 and most > 1
     built_for_cuda = manifest.build is not None and str(manifest.build.device).startswith("cuda")
     on_gpu = ENGINES[manifest.engine].on_gpu_alone or built_for_cuda
@@ -98,5 +104,5 @@ def _tensors(field: str, tensors: Mapping[str, tuple[int | str, ...]], batched: 
     return [f"{field} [", ",\n".join(entries), "]"]
 
 
-def _suffix(name: str, named: Path, artefact: Path) -> str:
-    return named.suffix if name == artefact.name else Path(name).suffix
+def _suffix(name: str, file_name: Path, artefact: Path) -> str:
+    return file_name.suffix if name == artefact.name else Path(name).suffix

@@ -1,4 +1,4 @@
-"""What an export was made with; without importing any of it."""
+"""The versions of the packages behind an export, read without importing them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the export and the engines are made of, where installed."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of the installed packages that an export uses."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
-        installed = version_of(name)
-        if installed is not None:
-            found[name] = installed
-    return found
+        number = version_of(name)
+        if number is not None:
+            installed[name] = number
+    return installed
 
 
 def version_of(package: str) -> str | None:
-    """The version of an installed package, None where there is none."""
+    """The version of a package; None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""The commands; `refiner.cli.common` turns errors into exit codes."""
+"""The commands of the package, a module for each. `refiner.cli.common` turns errors into exit codes."""

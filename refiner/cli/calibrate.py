@@ -1,4 +1,4 @@
-"""``refiner-calibrate``: how far a refiner's joints may be off, measured and written into its checkpoint."""
+"""``refiner-calibrate``: measure the errors of a refiner's joints, and write them into its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 if TYPE_CHECKING:
     from refiner.data import CameraClip, MotionFolder
 
-# Of the random cameras; those that models are evaluated by have another.
+# The seed of the random cameras. Models are evaluated with random cameras of another seed.
 CAMERA_SEED = 20261127
 
 EXAMPLES = """\
 examples:
   refiner-calibrate --checkpoint runs/refiner/best.safetensors --data FOLDER --output refiner.safetensors
 
-Streams give each refined joint a standard deviation (RefinedFrame.std) from what is written here. It is fitted to the
-training and validation people of the archive, each counting alike, and not to its test people.
+Streams take the standard deviation of each refined joint (RefinedFrame.std) from the values that this command writes.
+It fits them to the training and validation people of the archive, all with the same weight, and not to its test people.
 
   refiner-calibrate --checkpoint runs/refiner/best.safetensors --trust lifter-small-rays mine.safetensors \\
                     --data FOLDER --output refiner.safetensors
-                                                       how much of its changes a refiner of rays keeps, instead
+                                                       instead: how much of its changes a refiner of rays keeps
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The options of ``refiner-calibrate``."""
     parser = argparse.ArgumentParser(
         prog="refiner-calibrate",
-        description="Measure how far the joints of a refiner are off, and write it into the checkpoint.",
+        description="Measure the errors of a refiner's joints, and write them into its checkpoint.",
         epilog=EXAMPLES + "\n" + EXIT_CODES,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -45,21 +45,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lifter",
         metavar="PATH",
-        help="whose poses it refines (default: the bundled one of its kind), live for a causal refiner",
+        help="the lifter whose poses it refines (default: the bundled one of its kind); for a causal refiner it lifts "
+        "like a live stream",
     )
     parser.add_argument(
         "--trust",
         nargs="+",
         metavar="PATH",
-        help="choose how much of its changes a windowed refiner keeps, on the poses of these lifters of the validation "
-        "people, by the archive's cameras and by random ones",
+        help="instead, choose how much of its changes a window refiner keeps. This uses the validation people, lifted "
+        "by these lifters, with the archive's cameras and with random ones",
     )
     parser.add_argument("--clips", type=int, default=24, metavar="N", help="with --trust: clips (default: 24)")
     parser.add_argument(
         "--data", metavar="FOLDER", help="motion archive (default: the environment variable REFINER_DATA)"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the checkpoint to write")
-    parser.add_argument("--quiet", action="store_true", help="do not tell how far it is")
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
     return parser
 
 
@@ -85,7 +86,7 @@ def _command(arguments: argparse.Namespace) -> None:
         return
     refiner = Refiner.load(arguments.checkpoint)
     rays, causal = refiner.sees_rays, refiner.causal
-    # A causal refiner is for streams, which lift each frame from those before it.
+    # A causal refiner is for streams, which lift each frame only from the frames before it.
     default = bundled.default_checkpoint("live-lifter") if causal and rays else bundled.lifter_of(rays)
     lifter = Lifter.load(arguments.lifter or default, live=causal)
     clips = [*folder.clips("train"), *folder.clips("validation")]
@@ -100,7 +101,7 @@ def _command(arguments: argparse.Namespace) -> None:
 
 
 def _by_random_cameras(folder: MotionFolder) -> list[CameraClip]:
-    """The training and validation people, each clip by several random cameras."""
+    """The clips of the training and validation people, each seen by several random cameras."""
     from refiner.data import random_camera_clips
 
     people = [*folder.subjects("train"), *folder.subjects("validation")]
@@ -109,6 +110,7 @@ def _by_random_cameras(folder: MotionFolder) -> list[CameraClip]:
 
 
 def _trust(arguments: argparse.Namespace, folder: MotionFolder, progress: Callable[[str], None]) -> None:
+    """Choose how much of its changes the refiner keeps (`refiner.training.trust`), and write it."""
     from refiner.errors import UsageError
     from refiner.runtime import Lifter
     from refiner.training.scene_tasks import validation_clips
@@ -117,16 +119,16 @@ def _trust(arguments: argparse.Namespace, folder: MotionFolder, progress: Callab
     if arguments.clips < 1 or arguments.lifter:
         raise UsageError("with --trust: --clips is at least 1, and the lifters are those of --trust, not --lifter")
     clips = [clip for _, clip in validation_clips(folder)]
-    # Spread over all of them: archive and random cameras, every action.
-    places = np.linspace(0, len(clips) - 1, min(arguments.clips, len(clips))).round().astype(int)
+    # Clips spread over all of them, so that every action and both kinds of cameras occur.
+    indices = np.linspace(0, len(clips) - 1, min(arguments.clips, len(clips))).round().astype(int)
     lifters = [Lifter.load(path) for path in arguments.trust]
-    trust, errors = fit_trust([clips[place] for place in places], lifters, arguments.checkpoint, progress)
+    trust, errors = fit_trust([clips[index] for index in indices], lifters, arguments.checkpoint, progress)
     progress("\n")
     paths = [bundled.by_name(Path(path)) for path in arguments.trust]
     write_trust(arguments.checkpoint, trust, errors, paths, arguments.output)
     for row, path in enumerate(paths):
-        lifted, steps, kept = (errors[name][row] for name in ("lifted", "steps", "kept"))
-        print(f"{path.stem}: {lifted:.1f} mm, all changes kept {steps:.1f}, those that are trusted {kept:.1f}")
+        lifted, unlimited, trusted = (errors[name][row] for name in ("lifted", "steps", "kept"))
+        print(f"{path.stem}: {lifted:.1f} mm, all changes kept {unlimited:.1f}, those that are trusted {trusted:.1f}")
     print(f"nothing is kept up to {1000 * trust[0]:g} mm, everything from {1000 * trust[1]:g} mm")
     print(f"wrote {arguments.output}")
 

@@ -1,4 +1,4 @@
-"""What every command shares: errors become one line and an exit code, never a traceback."""
+"""The frame of every command: an expected error becomes one line and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TextIO
 
 from refiner.errors import InputWarning, RefinerError
 
@@ -30,10 +30,15 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Parse ``argv`` (default: the process's arguments), run ``command`` and return its exit code.
+    """Parse the arguments, run a command and return its exit code.
 
-    A RefinerError becomes "error: ..." on stderr and its own code; Ctrl-C gives 130; a file that cannot be read or
-    written gives 5. Any other exception is a bug and keeps its traceback. ``command`` returns a code or None for 0.
+    A RefinerError becomes "error: ..." on stderr, and its own exit code. Ctrl-C gives 130. A file that cannot be read
+    or written gives 5. Any other exception is a bug and keeps its traceback.
+
+    Args:
+        command: takes the parsed arguments and returns an exit code, or None for 0.
+        parser: the parser of the command.
+        argv: the arguments; None stands for the arguments of the process.
     """
     try:
         arguments = parser.parse_args(argv)
@@ -41,9 +46,9 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
         return int(stop.code or 0)
     try:
         with warnings.catch_warnings():
-            more = _tell_warnings(parser.prog)
+            repeated = _print_warnings(parser.prog)
             code = command(arguments)
-        for message, number in more.items():
+        for message, number in repeated.items():
             print(f"{parser.prog}: warning: {number} more like this: {message}", file=sys.stderr)
         sys.stdout.flush()
     except RefinerError as error:
@@ -53,7 +58,7 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe (head, less) left: not an error. Without this Python complains again at exit.
+        # The reader of the pipe (head, less) left. That is no error. Without this line Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -62,42 +67,52 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
     return int(code or 0)
 
 
-def _tell_warnings(program: str) -> Counter[str]:
-    """Print warnings about inputs as a line on stderr; Python shows other warnings.
+def _print_warnings(program: str) -> Counter[str]:
+    """Print each `InputWarning` as a line on stderr from now on; Python shows other warnings as usual.
 
-    Of warnings that differ in their numbers alone, as those of many clips do, the first is printed. Returns a counter
-    that fills up: how many more of each there were, by the first one's text.
+    Where warnings differ only in their numbers, like the warnings about many clips, only the first one is printed.
+
+    Returns:
+        How many more warnings of a kind came after the printed one, by the printed text. It fills while the command
+        runs.
     """
-    python_s = warnings.showwarning
+    show_by_python = warnings.showwarning
     first: dict[str, str] = {}
-    told: set[str] = set()
-    more: Counter[str] = Counter()
+    seen: set[str] = set()
+    repeated: Counter[str] = Counter()
 
-    def show(message: Any, category: type[Warning], *where: Any, **more_of_it: Any) -> None:
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if not issubclass(category, InputWarning):
-            python_s(message, category, *where, **more_of_it)
+            show_by_python(message, category, filename, lineno, file, line)
             return
         text = str(message)
-        if text in told:
+        if text in seen:
             return
-        told.add(text)
+        seen.add(text)
         kind = re.sub(r"\d+(\.\d+)?", "#", text)
         if kind in first:
-            more[first[kind]] += 1
+            repeated[first[kind]] += 1
         else:
             first[kind] = text
             print(f"{program}: warning: {text}", file=sys.stderr)
 
     warnings.showwarning = show
     warnings.simplefilter("always", InputWarning)
-    return more
+    return repeated
 
 
 def _describe(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
+    file = f"{error.filename}: " if error.filename else ""
     hints = {
         errno.ENOSPC: "the disk is full; free some space and run the command again",
         errno.EACCES: "permission denied; choose a file or folder that you may read and write",
         errno.EROFS: "the file system is read-only; choose another folder",
     }
-    return f"{where}{hints.get(error.errno or 0, error.strerror or str(error))}"
+    return f"{file}{hints.get(error.errno or 0, error.strerror or str(error))}"

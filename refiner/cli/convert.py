@@ -1,4 +1,4 @@
-"""``refiner-convert``: weights that a lifter's authors published, as a checkpoint of ours."""
+"""``refiner-convert``: convert the weights that a lifter's authors published to a checkpoint of this package."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ examples:
   refiner-convert d3dp h36m_best_epoch.bin --set sampling.steps=5 --set sampling.hypotheses=5 --output d3dp.safetensors
   refiner-convert finepose best_epoch_20_10.bin --merges bpe_simple_vocab_16e6.txt.gz --output finepose.safetensors
 
-FILE is a .pth, .pt, .bin or .safetensors file; nothing in it is run. The checkpoint goes where one of refiner-train
-goes: refiner-evaluate --lifter, refiner-train refiner --lifter, refiner-export --checkpoint, refiner-refine --lifter.
-What a model says of the root is overwritten instead of subtracted, as its authors do; a diffusion lifter is sampled
-with one step and one hypothesis unless --set says otherwise.
+FILE is a .pth, .pt, .bin or .safetensors file; no code in it is run. The commands take the checkpoint like one of
+refiner-train: refiner-evaluate --lifter, refiner-train refiner --lifter, refiner-export --checkpoint, refiner-refine
+--lifter. The root of the model's pose is set to 0, as its authors do, instead of being subtracted from all joints. A
+diffusion lifter is sampled with one step and one hypothesis unless --set says otherwise.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The options of ``refiner-convert``."""
     parser = argparse.ArgumentParser(
         prog="refiner-convert",
         description="Write a published STCFormer, MixSTE, D3DP or FinePOSE as a checkpoint.",
@@ -34,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", choices=["stcformer", "mixste", "d3dp", "finepose"], help="whose weights they are")
     parser.add_argument("file", metavar="FILE", help="the published file")
-    parser.add_argument("--output", required=True, metavar="CHECKPOINT", help="what to write, a .safetensors file")
-    parser.add_argument("--frames", type=int, metavar="T", help="of the windows; STCFormer's file does not say it")
+    parser.add_argument("--output", required=True, metavar="CHECKPOINT", help="the .safetensors file to write")
+    parser.add_argument("--frames", type=int, metavar="T", help="frames in a window; STCFormer's file does not say it")
     parser.add_argument("--merges", metavar="FILE", help="FinePOSE: CLIP's bpe_simple_vocab_16e6.txt.gz or merges.txt")
     parser.add_argument("--clip", metavar="FILE", help="FinePOSE: CLIP's weights, where FILE does not carry them")
     parser.add_argument(

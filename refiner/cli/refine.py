@@ -1,4 +1,4 @@
-"""``refiner-refine``: refine a user's own arrays."""
+"""``refiner-refine``: refine a user's own pose sequences."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    from refiner.runtime.window_model import FocalLength, ImageSize
 
 EXAMPLES = """\
 examples:
@@ -18,13 +24,13 @@ examples:
   refiner-refine --pose-2d coco.npy --joints coco17 --fps 30 --image-size 1280 720 --output lifted.npz
 
 pose_2d is (frames, joints, 2) in pixels, pose_3d (frames, joints, 3) in metres and camera axes (x right, y down,
-z away from the camera); the root may lie anywhere and is kept. Without --pose-3d the bundled lifter makes it. The
+z away from the camera); the root may lie anywhere and is kept. Without --pose-3d the bundled lifter lifts pose_2d. The
 result is (frames, 17, 3) in the joints of Human3.6M, in metres.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The options of ``refiner-refine``."""
     parser = argparse.ArgumentParser(
         prog="refiner-refine",
         description="Refine a sequence of 3D human poses.",
@@ -63,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--pool-shape", action="store_true", help="give all frames, which must show one person, the same bones"
     )
     parser.add_argument(
-        "--smooth", action="store_true", help="also smooth what trembles from frame to frame (Savitzky-Golay)"
+        "--smooth", action="store_true", help="also smooth the jitter from frame to frame (Savitzky-Golay)"
     )
     parser.add_argument(
         "--same-person",
@@ -75,6 +81,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="FILE", help="where to write, .npy or .npz")
     parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
     return parser
+
+
+class _SequenceOptions(TypedDict, total=False):
+    """The arguments that `Lifter.lift`, `Refiner.refine` and `Refiner.compare_input` share."""
+
+    image_size: ImageSize
+    fps: float | None
+    joints: str
+    focal_length: FocalLength
+    confidence: ArrayLike
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,32 +119,32 @@ def _command(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--output {output}: is a folder, expected a file to write")
     inputs = [("--pose-2d", arguments.pose_2d), ("--pose-3d", arguments.pose_3d)]
     inputs += [("--same-person", file) for file in arguments.same_person or ()]
-    for option, given in inputs:
-        if given is not None and os.path.exists(given) and output.exists() and output.samefile(given):
+    for option, file in inputs:
+        if file is not None and os.path.exists(file) and output.exists() and output.samefile(file):
             raise UsageError(f"--output {output}: is the file of {option}, which would be lost; choose another name")
     if arguments.lifter is not None and arguments.pose_3d is not None:
         raise UsageError("--lifter lifts the 2D poses where there is no --pose-3d; leave one of the two out")
-    size = tuple(arguments.image_size)
+    width, height = arguments.image_size
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
-    given_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
+    pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     others = [_other_recording(file) for file in arguments.same_person or ()]
-    options: dict[str, Any] = {"image_size": size, "fps": arguments.fps, "joints": arguments.joints}
+    options: _SequenceOptions = {"image_size": (width, height), "fps": arguments.fps, "joints": arguments.joints}
     if arguments.focal_length is not None:
         focal = arguments.focal_length
         options["focal_length"] = focal[0] if len(focal) == 1 else focal
     if arguments.confidence is not None:
         options["confidence"] = load_user_array(arguments.confidence, None)
-    # The shape of several recordings is pooled from poses as they are.
+    # A body shape of several recordings is computed from poses without one.
     pool_shape = arguments.pool_shape and not others
     refiner = Refiner.load(
         arguments.checkpoint, steps=arguments.steps, pool_shape=pool_shape, smoothing=arguments.smooth
     )
-    lifter = None if given_3d is not None else Lifter.load(arguments.lifter)
+    lifter = None if pose_3d is not None else Lifter.load(arguments.lifter)
     began = time.perf_counter()
-    if given_3d is not None:
-        refined = refiner.refine(pose_2d, given_3d, **options)
-        familiar = refiner.compare_input(pose_2d, given_3d, **options)
-        before = to_h36m17(given_3d, arguments.joints)
+    if pose_3d is not None:
+        refined = refiner.refine(pose_2d, pose_3d, **options)
+        familiarity = refiner.compare_input(pose_2d, pose_3d, **options)
+        before = to_h36m17(pose_3d, arguments.joints)
     else:
         assert lifter is not None
         before = lifter.lift(pose_2d, **options)
@@ -136,11 +152,11 @@ def _command(arguments: argparse.Namespace) -> None:
             options["confidence"] = confidence_to_h36m17(options["confidence"], arguments.joints)
         options["joints"] = "h36m17"
         refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **options)
-        familiar = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, **options)
+        familiarity = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, **options)
     if others:
         refined = pool_together([refined, *others], ["the person"] * (1 + len(others)))[0]
     elapsed = time.perf_counter() - began
-    for warning in familiar.warnings if familiar is not None else ():
+    for warning in familiarity.warnings if familiarity is not None else ():
         print(f"refiner-refine: warning: {warning}; the refinement may not help here", file=sys.stderr)
     with atomic_path(output) as temporary:
         if output.suffix == ".npy":
@@ -150,14 +166,15 @@ def _command(arguments: argparse.Namespace) -> None:
     if arguments.video is not None:
         _draw(Path(arguments.video), before, refined, arguments.fps or refiner.fps)
     moved = np.linalg.norm(refined - before, axis=-1).mean() * 1000
-    done = "refined" if lifter is None else "lifted and refined"
+    action = "refined" if lifter is None else "lifted and refined"
     print(
-        f"{done} {len(refined)} frames in {elapsed * 1000:.0f} ms; the refinement moved joints by {moved:.1f} mm on "
+        f"{action} {len(refined)} frames in {elapsed * 1000:.0f} ms; the refinement moved joints by {moved:.1f} mm on "
         f"average; wrote {output}"
     )
 
 
-def _other_recording(file: str) -> Any:
+def _other_recording(file: str) -> NDArray[np.float32]:
+    """Read the refined poses ``(F, 17, 3)`` of another recording of the same person."""
     from refiner.data.inputs import check_pose_3d
     from refiner.data.safe_npz import load_user_array
     from refiner.errors import InputError
@@ -169,14 +186,15 @@ def _other_recording(file: str) -> Any:
         raise InputError(f"--same-person {file}: {error}") from error
 
 
-def _draw(path: Path, before: Any, refined: Any, fps: float) -> None:
+def _draw(path: Path, before: NDArray[np.float32], refined: NDArray[np.float32], fps: float) -> None:
+    """Draw the poses ``(F, 17, 3)`` before and after refinement as a video, with a progress bar where tqdm is there."""
     import numpy as np
 
     from refiner.viewer.video import write_video
 
     try:
         from tqdm import tqdm
-    except ModuleNotFoundError:  # drawn without a bar where the extra is not installed
+    except ModuleNotFoundError:
         write_video(path, np.asarray(before, np.float32), refined, fps)
         return
     with tqdm(total=len(refined), desc=str(path), unit="frame", disable=None) as bar:

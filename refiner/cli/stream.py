@@ -1,4 +1,4 @@
-"""``refiner-stream``: refine a live stream, from a pipe, from a file at its own pace, or for clients of a server."""
+"""``refiner-stream``: refine a live stream from a pipe, a file at its own frame rate, or the clients of a server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
 if TYPE_CHECKING:
+    from refiner.errors import InputError
     from refiner.runtime.streaming import Frame, RefinedFrame, StreamingRefiner
 
 EXAMPLES = """\
@@ -24,15 +25,15 @@ examples:
 One frame is one line of JSON (or one WebSocket message):
   {"timestamp": 12.34, "pose_2d": [[x, y], ...], "pose_3d": [[x, y, z], ...], "person_id": 0, "confidence": [...]}
 (and "image_size": [w, h], "focal_length": f where they differ from frame to frame)
-in pixels and metres (camera axes); null marks a missing coordinate; pose_3d is left out where --lifter lifts; several
-people of one moment are {"frames": [...]}; {"flush": true} ends a stream. A refined frame is
+in pixels and metres (camera axes). null marks a missing coordinate. Leave pose_3d out with --lifter. Several people of
+one moment are {"frames": [...]}; {"flush": true} ends a stream. A refined frame is
   {"timestamp", "person_id", "status", "pose_3d": 17 x 3, "std": 17, "infilled": [joints]}
-and {"error": ...} answers what was no frame; the stream goes on.
+and {"error": ...} answers an invalid message; the stream goes on.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The options of ``refiner-stream``."""
     parser = argparse.ArgumentParser(
         prog="refiner-stream",
         description="Refine 3D poses as they come.",
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--pose-3d", metavar="FILE", help="with their 3D poses")
     source.add_argument("--fps", type=float, default=50.0, help="their frame rate (default: 50)")
     source.add_argument("--full-speed", action="store_true", help="play them back as fast as they are refined")
-    model = parser.add_argument_group("what refines them")
+    model = parser.add_argument_group("the models")
     model.add_argument("--mode", choices=["causal", "window"], default="causal", help="default: causal")
     model.add_argument("--checkpoint", metavar="PATH", help="checkpoint or artefact (default: the bundled one)")
     model.add_argument("--lifter", metavar="PATH", help='lift the 2D poses; "bundled" for the bundled lifter')
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument("--threads", type=int, help="the engine's threads")
     model.add_argument("--pool-shape", action="store_true", help="keep each person's bones at one length")
-    model.add_argument("--smooth", action="store_true", help="a One-Euro filter behind the refiner: less tremble")
+    model.add_argument("--smooth", action="store_true", help="run a One-Euro filter after the refiner, against jitter")
     model.add_argument("--image-size", nargs=2, type=float, metavar=("W", "H"), help="pixels (or in each frame)")
     model.add_argument(
         "--focal-length", type=float, metavar="F", help="pixels (or in each frame; default: the image's longer side)"
@@ -65,7 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--joints", choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33"], default="h36m17", help="joint set"
     )
-    model.add_argument("--least-confidence", type=float, default=0.0, help="joints not above it are missing")
+    model.add_argument(
+        "--least-confidence",
+        type=float,
+        default=0.0,
+        help="a joint whose confidence is not above this is missing (default: 0)",
+    )
     parser.add_argument("--clients", type=int, default=8, help="clients of the server at a time (default: 8)")
     parser.add_argument("--output", metavar="FILE", help="lines of refined frames (default: standard output)")
     parser.add_argument(
@@ -93,7 +99,7 @@ def _command(arguments: argparse.Namespace) -> None:
 
 
 def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
-    """What makes a stream; the first one now, so that what is wrong is told before any frame comes."""
+    """Return a function that opens a stream with the models of the options."""
     from refiner.runtime.streaming import StreamingRefiner
 
     def open_stream() -> StreamingRefiner:
@@ -105,7 +111,7 @@ def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
             look_ahead=arguments.look_ahead,
             people=arguments.people,
             lifter=True if arguments.lifter == "bundled" else arguments.lifter,
-            image_size=None if arguments.image_size is None else tuple(arguments.image_size),
+            image_size=None if arguments.image_size is None else (arguments.image_size[0], arguments.image_size[1]),
             focal_length=arguments.focal_length,
             joints=arguments.joints,
             least_confidence=arguments.least_confidence,
@@ -126,15 +132,16 @@ def _serve(arguments: argparse.Namespace) -> None:
     if not port.isdigit() or not 0 <= int(port) < 65536:
         raise UsageError(f"--serve {arguments.serve}: expected [HOST:]PORT, such as 8765 or 0.0.0.0:8765")
     open_stream = _open(arguments)
+    # Wrong options must show before the first client comes.
     open_stream()
 
     async def serve() -> None:
         async with StreamServer(open_stream, host or LOOPBACK, int(port), arguments.clients) as server:
-            _tell(f"serving ws://{host or LOOPBACK}:{server.port}; Ctrl-C ends it")
+            _print_status(f"serving ws://{host or LOOPBACK}:{server.port}; Ctrl-C ends it")
             try:
                 await server.run_forever()
             finally:
-                _tell(", ".join(f"{name} {count}" for name, count in vars(server.counters).items()))
+                _print_status(", ".join(f"{name} {count}" for name, count in vars(server.counters).items()))
 
     asyncio.run(serve())
 
@@ -149,7 +156,7 @@ def _stream(arguments: argparse.Namespace) -> None:
         if arguments.output is not None:
             from refiner.files import atomic_path
 
-            # Named when the stream ends, however it ends: what was refined until then is kept.
+            # The file gets its name when the stream ends, also by Ctrl-C, with all frames refined until then.
             partial = stack.enter_context(atomic_path(Path(arguments.output)))
             output = stack.enter_context(partial.open("w", encoding="utf-8"))
         view = None
@@ -158,7 +165,7 @@ def _stream(arguments: argparse.Namespace) -> None:
 
             view = LiveView(port=arguments.view)
             stack.callback(view.close)
-            _tell(f"view: {view.url}")
+            _print_status(f"view: {view.url}")
 
         def deliver(ready: list[RefinedFrame], latency_ms: float) -> None:
             for frame in ready:
@@ -183,13 +190,13 @@ def _stream(arguments: argparse.Namespace) -> None:
             deliver(refiner.flush(), 0.0)
         except KeyboardInterrupt:
             deliver(refiner.flush(), 0.0)
-            _tell("interrupted")
-    counted = refiner.counters.as_dict() | {"refused": refused}
-    _tell(", ".join(f"{name} {count}" for name, count in counted.items() if count))
+            _print_status("interrupted")
+    counters = refiner.counters.as_dict() | {"refused": refused}
+    _print_status(", ".join(f"{name} {count}" for name, count in counters.items() if count))
 
 
-def _frames(arguments: argparse.Namespace) -> Iterator[Any]:
-    """Lists of frames of one moment, and errors for what was none."""
+def _frames(arguments: argparse.Namespace) -> Iterator[list[Frame] | InputError]:
+    """The frames of each message, empty to end the stream; for an invalid message its error."""
     if arguments.pose_2d is not None:
         yield from _played(arguments)
         return
@@ -209,6 +216,7 @@ def _frames(arguments: argparse.Namespace) -> Iterator[Any]:
 
 
 def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
+    """The frames of the files that ``--pose-2d`` and ``--pose-3d`` name, at their frame rate."""
     from refiner.data.safe_npz import load_user_array
     from refiner.errors import LengthError, UsageError
     from refiner.runtime.streaming import Frame
@@ -227,7 +235,7 @@ def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
         yield [Frame(pose_2d[index], None if pose_3d is None else pose_3d[index], due)]
 
 
-def _tell(text: str) -> None:
+def _print_status(text: str) -> None:
     print(f"refiner-stream: {text}", file=sys.stderr, flush=True)
 
 

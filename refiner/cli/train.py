@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 
@@ -52,14 +52,14 @@ refiner-small-recombined (what the bundled refiner was trained with), refiner-sm
 frame), refiner-paper; smoothnet-small and -paper, which look at the lifter's 3D poses alone. For any camera: lifters
 lifter-nano-rays, -small-rays and -base-rays, mixste-nano-rays, mlp-small-rays, tcn-small-rays; refiners that train on a
 pool of them refiner-nano-rays, refiner-nano-rays-causal and refiner-base-rays (docs/any-camera.md).
-A run that was stopped goes on from its last interval when the same command is given again. The best checkpoint by
-the validation person's MPJPE is OUTPUT/best.safetensors, that at the end OUTPUT/last.safetensors, the curve
+A stopped run goes on from its last interval when you give the same command again. The best checkpoint by
+the validation person's MPJPE is OUTPUT/best.safetensors, the last one OUTPUT/last.safetensors, and the validation curve
 OUTPUT/history.json.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The options of ``refiner-train``."""
     parser = argparse.ArgumentParser(
         prog="refiner-train",
         description="Train a lifter, or a refiner for a lifter, on a motion archive.",
@@ -107,7 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         action="append",
         default=[],
-        help="the same, of lifters that are not trained on and help to choose the checkpoint",
+        help="like --estimator, but the lifters are not trained on; they help to choose the checkpoint",
     )
     parser.add_argument(
         "--cross-fit", metavar="PATH", nargs="+", help="refiner only: the lifters of the folds, for cross-fitted errors"
@@ -123,7 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--validation-person",
         metavar="WHO",
-        help="whose frames choose the checkpoint: of --from-predictions, or a training person of the split to hold out",
+        help="the person whose frames choose the checkpoint: one of --from-predictions, or a training person of the "
+        "split, who is then held out",
     )
     parser.add_argument(
         "--without", metavar="WHO", default="", help="lifter only: training people to leave out, with commas"
@@ -144,8 +145,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--finish",
         action="store_true",
-        help="let the learning rate follow the clock where that is further than the steps, so that its schedule ends "
-        "with --minutes; another such run takes other rates at its steps",
+        help="let the learning rate follow the time where the time is further on than the steps, so that its schedule "
+        "ends with --minutes; the learning rates then differ from run to run",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -193,7 +194,12 @@ def _command(arguments: argparse.Namespace) -> None:
 
 
 def configuration_of(arguments: argparse.Namespace) -> Config:
-    """The configuration that the options make. Raises UsageError and ConfigError."""
+    """Read the configuration, and change it as the options say.
+
+    Raises:
+        UsageError: the options do not go together.
+        ConfigError: the configuration is wrong.
+    """
     from refiner.errors import UsageError
     from refiner.training.config import load_config
 
@@ -231,19 +237,26 @@ def _with_pool(config: Config, others: Sequence[str], held_out: Sequence[str]) -
     return dataclasses.replace(config, estimators=estimators)
 
 
-def _with_detections(config: Config, asked: str | None) -> Config:
-    """The configuration with the 2D that ``--detections`` asks for."""
-    if asked is None:
+def _with_detections(config: Config, source: str | None) -> Config:
+    """The configuration with the 2D poses that ``--detections`` names."""
+    if source is None:
         return config
-    if asked in ("simulated", "ground-truth"):
-        changes: dict[str, Any] = {"detections": asked, "detected": 0.0}
+    if source == "simulated":
+        data = dataclasses.replace(config.data, detections="simulated", detected=0.0)
+    elif source == "ground-truth":
+        data = dataclasses.replace(config.data, detections="ground-truth", detected=0.0)
     else:
-        changes = {"detected": config.data.detected or 1.0}
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+        data = dataclasses.replace(config.data, detected=config.data.detected or 1.0)
+    return dataclasses.replace(config, data=data)
 
 
 def open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder:
-    """The training set that the options name; tells what is in it."""
+    """Open the training set that the options name, and print its contents.
+
+    Raises:
+        MissingComponentError: neither an option nor the environment names a folder.
+        UsageError: the options do not go together.
+    """
     from refiner.data.clips import DATA_VARIABLE, data_folder_from_env
     from refiner.data.training_set import describe_archives, open_motion_folders
     from refiner.errors import MissingComponentError, UsageError
@@ -286,7 +299,10 @@ def open_folders(arguments: argparse.Namespace, config: Config) -> MotionFolder:
 
 
 def _last_options(arguments: argparse.Namespace, began: float) -> tuple[bool, float | None, bool]:
-    """Whether to be quiet, the minutes that are left since ``began``, and whether the schedule ends with them."""
+    """The last arguments of the training functions: quiet, the remaining minutes of ``--minutes``, and finish.
+
+    ``began``: the value of `time.perf_counter` when the command started.
+    """
     minutes = arguments.minutes
     if minutes is not None:
         minutes = max(0.0, minutes - (time.perf_counter() - began) / 60.0)

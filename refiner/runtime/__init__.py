@@ -1,4 +1,4 @@
-"""Run trained models on sequences of any length: engines behind one interface, windows stitched together, streams."""
+"""Run trained models on sequences of any length and on live streams, with any of several engines."""
 
 from refiner.runtime.lifter import Lifter
 from refiner.runtime.loading import open_causal_engine

@@ -1,4 +1,4 @@
-"""A package of PyTorch's AOTInductor as an engine: compiled ahead of time for the CPU or for a CUDA device."""
+"""Packages of PyTorch's AOTInductor as an engine: code compiled ahead of time for the CPU or for a CUDA device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from refiner.runtime.replay import on_arrays
 
 
 def architecture(device: str) -> str:
-    """What code that PyTorch compiles here runs on: the instruction set, or the GPU's compute capability."""
+    """The hardware that PyTorch compiles for on this machine: the instruction set, or the GPU's compute capability."""
     import torch
 
     if device.startswith("cuda"):
@@ -28,12 +28,16 @@ def architecture(device: str) -> str:
 
 
 class AotiEngine(ArtefactEngine):
-    """A ``.pt2`` package; on a CUDA device replayed as a CUDA graph, one for each batch size.
+    """Runs a ``.pt2`` package. On a CUDA device it runs as CUDA graphs, one for each batch size.
 
     Args:
-        path: the file. role: "lifter" or "refiner". threads: PyTorch's threads (a setting of the whole process).
+        path: the file.
+        role: "lifter" or "refiner".
+        threads: PyTorch's threads, a setting of the whole process; None leaves them.
 
-    Raises ArtefactError, also for a package of another PyTorch; MissingComponentError without PyTorch or the device.
+    Raises:
+        ArtefactError: the file cannot be used, or another PyTorch or processor made it.
+        MissingComponentError: PyTorch or the device is missing.
     """
 
     def __init__(self, path: str | os.PathLike[str], role: str, threads: int | None = None) -> None:
@@ -44,7 +48,7 @@ class AotiEngine(ArtefactEngine):
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> AotiEngine:
-        """For `refiner.engines`. Raises UsageError for another device than that of the package."""
+        """Open a package; `refiner.engines` calls this. Raises UsageError where it was compiled for another device."""
         opened = cls(file, role, options.threads)
         check_device(opened.device, file, options.device)
         return opened
@@ -53,23 +57,26 @@ class AotiEngine(ArtefactEngine):
         return self._call(*inputs)
 
 
-def check_device(device: str, file: Path, wanted: str | None) -> None:
-    """Raises UsageError where a package was compiled for another device than the one that is wanted."""
-    if wanted not in (None, device):
-        raise UsageError(f"{file} was compiled for {device}; export it again for {wanted}")
+def check_device(device: str, file: Path, requested: str | None) -> None:
+    """Raises UsageError where a package was compiled for another device than the requested one."""
+    if requested not in (None, device):
+        raise UsageError(f"{file} was compiled for {device}; export it again for {requested}")
 
 
 def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, Manifest, Any]:
-    """The loaded package, a function of tensors, its manifest and PyTorch's device. Raises as `AotiEngine`."""
+    """Load a package. Returns it as a function of tensors, its manifest and its device.
+
+    The errors are those of `AotiEngine`.
+    """
     manifest = open_manifest(file, role, ("aoti",))
     try:
         import torch
     except ModuleNotFoundError as error:
         raise MissingComponentError(f"running {file} needs PyTorch: pip install 'refiner[train]'") from error
-    made = manifest.versions.get("torch", "?")
-    if made.split("+")[0] != torch.__version__.split("+")[0]:
+    compiled_by = manifest.versions.get("torch", "?")
+    if compiled_by.split("+")[0] != torch.__version__.split("+")[0]:
         raise ArtefactError(
-            f"{file} was compiled by PyTorch {made}, this is {torch.__version__}; compile it again here: "
+            f"{file} was compiled by PyTorch {compiled_by}, this is {torch.__version__}; compile it again here: "
             "refiner-export --engine aoti"
         )
     build = manifest.build
@@ -78,7 +85,7 @@ def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, Manif
     device = torch.device(build.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MissingComponentError(f"{file} was compiled for a CUDA device, and PyTorch sees none here")
-    # Its code would end in an illegal instruction elsewhere.
+    # On another processor the code would end in an illegal instruction.
     built, here = build.architecture, architecture(str(device))
     if built != here:
         raise ArtefactError(
@@ -88,7 +95,8 @@ def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, Manif
         torch.set_num_threads(threads)
     on_gpu = device.type == "cuda"
     try:
-        # Its own synchronisation of threads cannot be recorded; `GraphReplay` lets one call in at a time.
+        # A CUDA graph cannot record the package's own thread synchronisation. It is not needed, because `GraphReplay`
+        # runs one call at a time.
         package = torch._inductor.aoti_load_package(str(file), run_single_threaded=on_gpu)
     except Exception as error:  # C++ exceptions of many kinds
         raise ArtefactError(f"PyTorch cannot load {file}: {error}; export it again") from error

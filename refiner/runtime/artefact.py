@@ -1,4 +1,4 @@
-"""The base of the engines that run artefacts."""
+"""The base class of the engines that run window artefacts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from refiner.runtime.manifest import Manifest
 
 
 class ArtefactEngine(ModelDefaults):
-    """Base of the engines that run artefacts: frames, rate, batches and the form of the inputs come from the manifest.
+    """Base class of the engines that run window artefacts. The manifest describes the model and its inputs.
 
     A subclass implements ``_run(*inputs)`` for contiguous float32 arrays whose shapes have been checked.
+
+    Args:
+        manifest: the manifest of the artefact.
+        file: the artefact.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ArtefactError: the inputs in the manifest do not fit the kind of its model.
     """
 
     def __init__(self, manifest: Manifest, file: Path, device: str = "cpu") -> None:
@@ -29,16 +37,27 @@ class ArtefactEngine(ModelDefaults):
         self.metadata = {**manifest.content, "device": device}
         self.inputs = None
         self.reach = None
-        # An artefact has the mirrored pass inside or not, and guesses by itself.
+        # A mirrored pass would be inside the artefact. An artefact that takes an action can always guess it.
         self.flip_test, self.guesses_action, self.validation_curve = False, True, ()
         self._shapes = {name: tuple(int(size) for size in shape[1:]) for name, shape in manifest.inputs.items()}
         expected = window_inputs(self.kind, self.frames, self.rays)
         if list(self._shapes.items()) != list(expected.items()):
-            said = manifest.content["inputs"]
-            raise ArtefactError(f"the manifest of {file} contradicts itself: its inputs are {said}")
+            inputs = manifest.content["inputs"]
+            raise ArtefactError(f"the manifest of {file} contradicts itself: its inputs are {inputs}")
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Run one batch of windows; see `refiner.runtime.engine`. Raises UsageError for windows that do not fit."""
+        """Run one batch of windows.
+
+        Args:
+            inputs: the arrays that `refiner.runtime.engine.input_names` names, in order; see
+                `refiner.runtime.engine.RefinerEngine` and `LifterEngine` for their shapes.
+
+        Returns:
+            ``(B, T, 17, 3)`` metres.
+
+        Raises:
+            UsageError: an array has another shape, or the artefact does not take the batch.
+        """
         names = input_names(self.kind, self.rays)
         if len(inputs) != len(names):
             raise UsageError(f"a {self.kind} takes {', '.join(names)}; got {len(inputs)} arrays")

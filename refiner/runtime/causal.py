@@ -1,4 +1,4 @@
-"""Engines of causal refiners: a frame of every stream in, a better frame out, the state inside."""
+"""Engines of causal refiners. They take one frame of each stream, refine it, and keep the state of the streams."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ Active = NDArray[np.bool_]
 
 
 class CausalEngine(Model, Protocol):
-    """Refines the frames of ``streams`` streams as they come, at ``fps`` frames/s; ``metadata`` says what model it is.
+    """Refines the frames of several streams as they come. Only one call may run at a time.
 
-    ``frames``: T; a frame sees itself and T - 1 frames before it. ``delay``: frames between an input and its result,
-    0 unless the K steps are pipelined. ``rays``: the model is camera-aware and takes keypoints (x, y, confidence) and
-    cameras (width, height, focal length) where others take 2D poses and image sizes. One call at a time.
+    Attributes:
+        streams: the number of streams, S.
+        delay: the number of frames between an input and its result; 0 unless the K steps are pipelined.
+        frames: T. The result of a frame depends on this frame and the T - 1 frames before it.
     """
 
     streams: int
@@ -34,27 +35,36 @@ class CausalEngine(Model, Protocol):
     def step(
         self, pose_2d: Array, pose_3d: Array, image_size: Array, active: Active | None = None, out: Array | None = None
     ) -> Array:
-        """``(S, 17, 2)`` pixels, ``(S, 17, 3)`` metres, (width, height) ``(S, 2)`` -> refined ``(S, 17, 3)`` metres.
+        """Refine the next frame of each active stream.
 
-        With `rays`, ``pose_2d`` is ``(S, 17, 3)``: pixels and confidence (0: missing, x and y any finite numbers), and
-        ``image_size`` is ``(S, 3)``: width, height and focal length, in pixels above 0.
+        Args:
+            pose_2d: ``(S, 17, 2)`` pixels. With `rays` ``(S, 17, 3)``, pixels and confidence; a missing joint has the
+                confidence 0 and any finite x and y.
+            pose_3d: ``(S, 17, 3)`` metres in camera axes. The root may lie anywhere and is kept.
+            image_size: ``(S, 2)`` width and height in pixels. With `rays` ``(S, 3)``, with the focal length; all three
+                above 0.
+            active: ``(S,)``, the streams that have a frame; by default all. The others keep their state, and their rows
+                of the arrays are ignored.
+            out: a float32 array ``(S, 17, 3)`` to write to, instead of a new one.
 
-        ``active`` ``(S,)``: which streams have a frame, by default all; the others keep their state, and what is given
-        for them is not looked at. ``out`` ``(S, 17, 3)`` float32 is written and returned instead of a new array. NaN
-        where there is no result: for streams that are not active, and before the first ``delay`` frames have passed.
-        Raises UsageError for arrays that do not fit and NonFiniteError for a NaN in an active stream; the state is
-        then untouched.
+        Returns:
+            The refined poses, ``(S, 17, 3)`` metres. Rows without a result are NaN: those of streams that are not
+            active, and those before the first ``delay`` frames have passed.
+
+        Raises:
+            UsageError: an array has a wrong shape or type.
+            NonFiniteError: an active stream has a NaN or an infinite value. After an error the state is unchanged.
         """
         ...
 
     def reset(self, stream: int) -> None:
-        """Forget a stream: its next frame is its first. Raises UsageError for a stream that is not there."""
+        """Forget a stream: its next frame is its first. Raises UsageError for a stream that does not exist."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamFacts:
-    """What a causal engine knows of its model besides the layout of the state; see `refiner.runtime.engine.Model`."""
+    """The description of a model besides the layout of its state; see `refiner.runtime.engine.Model` for the fields."""
 
     engine: str
     device: str
@@ -64,20 +74,21 @@ class StreamFacts:
 
     @classmethod
     def of_manifest(cls, manifest: Manifest, device: str) -> StreamFacts:
-        """Those of an artefact."""
+        """The description of an artefact's model."""
         metadata = {**manifest.content, "device": device}
         return cls(manifest.engine, device, manifest.fps, manifest.uncertainty, metadata)
 
 
 class StreamEngine(ModelDefaults):
-    """Base of the engines: checks what comes, keeps it in arrays that never move, gives out what has a result.
+    """Base class of the causal engines. It checks the inputs and copies them to arrays that never move in memory.
+
+    A subclass implements ``_pass(rows)``: it runs the model once over ``inputs`` and writes the result to ``refined``.
+    ``rows`` ``(rows,)`` marks the rows that have a frame. The state may only change after everything that can fail.
 
     Args:
-        layout: of the state. counts: a `StreamCounts`, or the whole `CausalState`, of the engine.
-        facts: what the checkpoint or the artefact says of the model.
-
-    A subclass implements ``_pass(rows)``: one pass over ``inputs`` for the rows ``(rows,)`` that have a frame, which
-    leaves its result in ``refined``; it must not change the state before nothing can go wrong any more.
+        layout: of the state.
+        counts: the `StreamCounts` of the engine, or its whole `CausalState`.
+        facts: the description of the model.
     """
 
     def __init__(self, layout: StateLayout, counts: StreamCounts, facts: StreamFacts) -> None:
@@ -89,7 +100,7 @@ class StreamEngine(ModelDefaults):
         shapes = step_inputs(layout, carried=False)
         self._names = input_names(CAUSAL, layout.rays)
         self.inputs: dict[str, Array] = {name: np.zeros(shapes[name], np.float32) for name in self._names}
-        # Of streams that have not begun: any size and focal length but 0, by which pixels are divided.
+        # Pixels are divided by image size and focal length, so both must not be 0 for streams that have not begun.
         self.inputs[self._names[-1]].fill(1.0)
         self.inputs["seen"] = counts.seen
         self.refined: Array = np.zeros((self.streams, layout.joints, 3), np.float32)
@@ -98,10 +109,10 @@ class StreamEngine(ModelDefaults):
     def step(
         self, pose_2d: Array, pose_3d: Array, image_size: Array, active: Active | None = None, out: Array | None = None
     ) -> Array:
-        """One frame; see `CausalEngine.step`."""
-        given = dict(zip(self._names, (pose_2d, pose_3d, image_size), strict=True))
+        """See `CausalEngine.step`."""
+        arrays = dict(zip(self._names, (pose_2d, pose_3d, image_size), strict=True))
         chosen = self._all if active is None else self._checked_active(active)
-        for name, array in given.items():
+        for name, array in arrays.items():
             if np.shape(array) != self.inputs[name].shape:
                 raise UsageError(
                     f"{name} has shape {np.shape(array)}, expected {self.inputs[name].shape}: one frame of each of "
@@ -117,9 +128,9 @@ class StreamEngine(ModelDefaults):
             out = np.empty_like(self.refined)
         elif out.shape != self.refined.shape or out.dtype != np.float32:
             raise UsageError(f"out is {out.dtype} {out.shape}, expected float32 {self.refined.shape}")
-        for name, array in given.items():
-            held = self.inputs[name]
-            np.copyto(held, array, where=chosen.reshape(-1, *(1,) * (held.ndim - 1)), casting="same_kind")
+        for name, array in arrays.items():
+            target = self.inputs[name]
+            np.copyto(target, array, where=chosen.reshape(-1, *(1,) * (target.ndim - 1)), casting="same_kind")
         rows = self.counts.rows_of(chosen)
         self._pass(rows)
         out.fill(np.nan)
@@ -127,7 +138,7 @@ class StreamEngine(ModelDefaults):
         return out
 
     def reset(self, stream: int) -> None:
-        """Forget a stream: its next frame is its first. Raises UsageError for a stream that is not there."""
+        """Forget a stream: its next frame is its first. Raises UsageError for a stream that does not exist."""
         if not 0 <= stream < self.streams:
             raise UsageError(f"there is no stream {stream}; expected 0 to {self.streams - 1}")
         self.counts.reset(stream)
@@ -143,30 +154,33 @@ class StreamEngine(ModelDefaults):
 
 
 def layout_entry(layout: StateLayout) -> dict[str, Any]:
-    """A layout for a manifest's ``state``."""
+    """The entry ``layout`` in the ``state`` of a manifest."""
     return dataclasses.asdict(layout)
 
 
 def layout_of(manifest: Manifest, file: Path) -> StateLayout:
-    """The layout that a manifest's ``state`` describes. Raises ArtefactError."""
+    """The layout of the state in a manifest. Raises ArtefactError where the manifest does not describe it."""
     state = manifest.content.get("state")
     try:
         layout = StateLayout(**({} if manifest.state is None else manifest.state.layout))
     except (TypeError, ConfigError) as error:
         raise ArtefactError(f"the manifest of {file} does not describe the state: {error}; export it again") from error
-    said = (manifest.batch.most, manifest.frames, manifest.rays)
-    if (layout.streams, layout.frames, layout.rays) != said:
+    declared = (manifest.batch.most, manifest.frames, manifest.rays)
+    if (layout.streams, layout.frames, layout.rays) != declared:
         raise ArtefactError(f"the manifest of {file} contradicts itself: its state is {state}; export it again")
     return layout
 
 
-def check_tensors(found: dict[str, tuple[Any, ...]], expected: dict[str, tuple[int, ...]], file: Path) -> None:
-    """Raises ArtefactError unless a graph's tensors have the names, order and shapes that its state asks for."""
-    if list(found) != list(expected):
-        missing = [name for name in expected if name not in found]
+def check_tensors(actual: dict[str, tuple[int | str, ...]], expected: dict[str, tuple[int, ...]], file: Path) -> None:
+    """Raises ArtefactError unless the tensors of a graph have the names, order and shapes that its state requires.
+
+    ``actual`` and ``expected``: the shapes by name, in order.
+    """
+    if list(actual) != list(expected):
+        missing = [name for name in expected if name not in actual]
         raise ArtefactError(
             f"{file} does not have the tensors of its state; missing or misplaced: {', '.join(missing) or 'the order'}"
         )
-    for name, shape in found.items():
+    for name, shape in actual.items():
         if tuple(shape) != expected[name]:
             raise ArtefactError(f"{file} has {name} of shape {tuple(shape)}, its manifest says {expected[name]}")

@@ -1,4 +1,4 @@
-"""OpenVINO for causal refiners: its tensors lie in the arrays of the state."""
+"""OpenVINO for causal refiners. Its tensors share the memory of the arrays of the state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from refiner.runtime.openvino_engine import open_model, refuse_cuda
 
 
 class OpenVinoCausalEngine(StreamEngine):
-    """An exported causal refiner in OpenVINO's representation (``.xml`` and ``.bin``), on the CPU.
+    """Runs an exported causal refiner in OpenVINO's format (``.xml`` and ``.bin``) on the CPU.
 
     Args:
-        path: the ``.xml`` file. threads: None leaves OpenVINO's default.
+        path: the ``.xml`` file.
+        threads: None leaves OpenVINO's default.
 
-    Raises ArtefactError, MissingComponentError without OpenVINO.
+    Raises:
+        ArtefactError: the file cannot be used.
+        MissingComponentError: OpenVINO is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
@@ -36,13 +39,14 @@ class OpenVinoCausalEngine(StreamEngine):
         self._request = compiled.create_infer_request()
         for name, array in (self.inputs | state.tensors()).items():
             self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
-        self._held = {"refined_pose_3d": self.refined} | state.fresh()
-        for name, array in self._held.items():
+        # The request only knows addresses, so the arrays must be kept alive.
+        self._outputs = {"refined_pose_3d": self.refined} | state.fresh()
+        for name, array in self._outputs.items():
             self._request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
 
     @classmethod
     def open(cls, file: Path, options: EngineOptions) -> OpenVinoCausalEngine:
-        """For `refiner.engines`. Raises UsageError for a CUDA device."""
+        """Open a model; `refiner.engines` calls this. Raises UsageError for a CUDA device."""
         refuse_cuda(options.device)
         return cls(file, options.threads)
 

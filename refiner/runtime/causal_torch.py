@@ -1,4 +1,4 @@
-"""PyTorch for causal refiners: the checkpoint itself, or a package of AOTInductor."""
+"""PyTorch for causal refiners: it runs a checkpoint, or a package of AOTInductor."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ Step = Callable[..., "tuple[Tensor, ...]"]
 
 
 class TensorStreamEngine(StreamEngine):
-    """A step that is a function of tensors.
+    """Runs a step that is a function of tensors.
+
+    On the CPU the tensors share the memory of the arrays of the state. On a CUDA device the state stays on the device,
+    and a pass is recorded as one CUDA graph. The graph also copies the new state over the old one.
 
     Args:
-        function: a `refiner.models.causal.CausalStep` on the CPU, a `CarriedStep` elsewhere; or a package of one.
-        layout, facts: what it is. device: where it runs.
-        record: how a pass is recorded on another device than the CPU; `record_cuda_graph`, or a stand-in.
-
-    On the CPU the tensors lie in the arrays of the state. Elsewhere the state is kept on the device, and a pass, the
-    copies of the new state over the old among it, is recorded as one CUDA graph.
+        function: a `refiner.models.causal.CausalStep` on the CPU, a `CarriedStep` on a CUDA device; or a package of one
+            of them.
+        layout: of the state.
+        facts: the description of the model.
+        device: the device.
+        record: records a pass on a CUDA device; `record_cuda_graph`, or a stand-in in tests.
     """
 
     def __init__(
@@ -51,13 +54,13 @@ class TensorStreamEngine(StreamEngine):
         super().__init__(layout, StreamCounts(layout) if self._recorded else CausalState(layout), facts)
         if not self._recorded:
             assert isinstance(self.counts, CausalState)
-            given = (self.inputs | self.counts.tensors()).values()
-            self._inputs = [torch.from_numpy(array) for array in given]
+            arrays = (self.inputs | self.counts.tensors()).values()
+            self._inputs = [torch.from_numpy(array) for array in arrays]
             self._outputs = [torch.from_numpy(array) for array in (self.refined, *self.counts.fresh().values())]
             return
         write = np.zeros((layout.rows, layout.slots), np.float32)
-        # Nothing is written before the first frame: what is recorded runs a few times first.
-        self._given = {
+        # `write` is zero, so that the runs before the recording change no state.
+        self._device_inputs = {
             name: torch.from_numpy(array.copy()).to(device) for name, array in (self.inputs | {"write": write}).items()
         }
         self._state = [torch.zeros(shape, device=device) for shape in layout.state().values()]
@@ -65,9 +68,9 @@ class TensorStreamEngine(StreamEngine):
             self._replay, self._refined = (record or record_cuda_graph)(self._on_device)
 
     def _on_device(self) -> Tensor:
-        refined, *state = self._function(*self._given.values(), *self._state)
-        for held, new in zip(self._state, state, strict=True):
-            held.copy_(new)
+        refined, *state = self._function(*self._device_inputs.values(), *self._state)
+        for old, new in zip(self._state, state, strict=True):
+            old.copy_(new)
         return refined
 
     def _pass(self, rows: Active) -> None:
@@ -76,24 +79,29 @@ class TensorStreamEngine(StreamEngine):
         with torch.inference_mode():
             if self._recorded:
                 for name, array in (self.inputs | {"write": self.counts.writes(rows)}).items():
-                    self._given[name].copy_(torch.from_numpy(array))
+                    self._device_inputs[name].copy_(torch.from_numpy(array))
                 self._replay()
                 np.copyto(self.refined, self._refined.float().cpu().numpy())
             else:
-                for held, new in zip(self._outputs, self._function(*self._inputs), strict=True):
-                    held.copy_(new)
+                for output, new in zip(self._outputs, self._function(*self._inputs), strict=True):
+                    output.copy_(new)
         self.counts.advance(rows)
 
 
 class TorchCausalEngine(TensorStreamEngine):
-    """A causal checkpoint run by PyTorch.
+    """Runs a causal checkpoint in PyTorch.
 
     Args:
-        path: a ``.safetensors`` checkpoint. streams: how many at once. pipelined: the K steps of K neighbouring frames
-            in one pass, at K - 1 frames of delay. steps: K instead of the checkpoint's. device: "cpu" or "cuda".
-        threads: PyTorch's threads (a setting of the whole process); None leaves them.
+        path: a ``.safetensors`` checkpoint.
+        streams: the number of streams.
+        pipelined: run the K steps of K neighbouring frames in one pass, with K - 1 frames of delay.
+        steps: the number of denoising steps K; None is the checkpoint's K.
+        threads: PyTorch's threads, a setting of the whole process; None leaves them.
+        device: "cpu" or "cuda".
 
-    Raises as `refiner.runtime.torch_engine.TorchEngine`, and ConfigError for a checkpoint that is not causal.
+    Raises:
+        ConfigError: the checkpoint is not causal.
+        CheckpointError, MissingComponentError: like `refiner.runtime.torch_engine.TorchEngine`.
     """
 
     def __init__(
@@ -119,18 +127,20 @@ class TorchCausalEngine(TensorStreamEngine):
 
     @classmethod
     def open(cls, file: Path, options: EngineOptions) -> TorchCausalEngine:
-        """For `refiner.engines`."""
+        """Open a checkpoint; `refiner.engines` calls this."""
         streams = 1 if options.streams is None else options.streams
         return cls(file, streams, bool(options.pipelined), options.steps, options.threads, options.device or "cpu")
 
 
 class AotiCausalEngine(TensorStreamEngine):
-    """An exported causal refiner as a ``.pt2`` package of AOTInductor.
+    """Runs an exported causal refiner, a ``.pt2`` package of AOTInductor.
 
     Args:
-        path: the file. threads: PyTorch's threads (a setting of the whole process).
+        path: the file.
+        threads: PyTorch's threads, a setting of the whole process; None leaves them.
 
-    Raises as `refiner.runtime.aoti_engine.AotiEngine`.
+    Raises:
+        ArtefactError, MissingComponentError: like `refiner.runtime.aoti_engine.AotiEngine`.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
@@ -141,7 +151,7 @@ class AotiCausalEngine(TensorStreamEngine):
 
     @classmethod
     def open(cls, file: Path, options: EngineOptions) -> AotiCausalEngine:
-        """For `refiner.engines`. Raises UsageError for another device than that of the package."""
+        """Open a package; `refiner.engines` calls this. Raises UsageError where it was compiled for another device."""
         opened = cls(file, options.threads)
         check_device(opened.device, file, options.device)
         return opened

@@ -1,4 +1,4 @@
-"""CUDA's runtime through cuda-python: the device at hand, error codes as exceptions."""
+"""CUDA's runtime through cuda-python: find the device, and turn error codes into exceptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from refiner.errors import ArtefactError, MissingComponentError
 
 
 def load_cuda() -> Any:
-    """``cuda.bindings.runtime``. Raises MissingComponentError without it."""
+    """Import ``cuda.bindings.runtime``. Raises MissingComponentError where it is not installed."""
     try:
         return import_module("cuda.bindings.runtime")
     except ImportError as error:
@@ -23,7 +23,7 @@ def current_device(cuda: Any) -> int:
     """The number of this thread's CUDA device. Raises MissingComponentError without a driver or a device."""
     try:
         error, count = cuda.cudaGetDeviceCount()
-    except RuntimeError as failure:  # some versions look for the driver's library at the first call
+    except RuntimeError as failure:  # some versions load the driver's library only at the first call
         raise MissingComponentError(f"no CUDA driver was found here: {failure}") from failure
     if int(error) or not count:
         reason = error.name if int(error) else "it sees no device"
@@ -35,7 +35,7 @@ def current_device(cuda: Any) -> int:
 
 
 def compute_capability(cuda: Any, device: int) -> str:
-    """Like "8.9"."""
+    """The compute capability of a device, like "8.9"."""
     attributes = cuda.cudaDeviceAttr
     major = checked(cuda, "cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, device)
     minor = checked(cuda, "cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, device)
@@ -43,20 +43,22 @@ def compute_capability(cuda: Any, device: int) -> str:
 
 
 def checked(cuda: Any, function: str, *arguments: Any) -> Any:
-    """Call ``function`` of CUDA's runtime and return what it gives besides its error code.
+    """Call a function of CUDA's runtime, and return its result without the error code.
 
-    Raises MissingComponentError when there is not enough memory, ArtefactError for every other code.
+    Raises:
+        MissingComponentError: there is not enough memory.
+        ArtefactError: every other error code.
     """
     error, *values = getattr(cuda, function)(*arguments)
     if int(error):
         _, words = cuda.cudaGetErrorString(error)
-        said = words.decode() if isinstance(words, bytes) else words
+        message = words.decode() if isinstance(words, bytes) else words
         if error == cuda.cudaError_t.cudaErrorMemoryAllocation:
             raise MissingComponentError(
-                f"{function}: {said} ({error.name}); free memory, or export for smaller batches"
+                f"{function}: {message} ({error.name}); free memory, or export for smaller batches"
             )
         raise ArtefactError(
-            f"{function}: {said} ({error.name}). An error of an earlier launch can show here; where it comes while a "
-            "CUDA graph is captured, TensorRtEngine(..., cuda_graphs=False) runs without"
+            f"{function}: {message} ({error.name}). An error of an earlier launch can show here; where it comes while "
+            "a CUDA graph is captured, TensorRtEngine(..., cuda_graphs=False) runs without"
         )
     return values[0] if values else None

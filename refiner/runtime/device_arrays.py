@@ -1,4 +1,4 @@
-"""Arrays that someone else keeps on a CUDA device, read where they lie: DLPack and the CUDA array interface."""
+"""Read arrays of other libraries on a CUDA device without a copy, by DLPack or the CUDA array interface."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ import numpy as np
 from refiner.errors import UsageError
 from refiner.runtime.cuda import checked
 
-# CUDA's handle of the stream that work goes to where none is named.
+# CUDA's handle of the default stream.
 DEFAULT_STREAM = 0
 
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """Where someone else's array lies. ``device``: the CUDA device's number, None for the CPU's memory.
+    """The location of an array of another library.
 
-    ``stream``: the handle of a stream that the array says it is made in, where that is still to be waited for.
-    ``owner``: what must live as long as the address is used.
+    Attributes:
+        address: of its first element.
+        shape: its shape.
+        dtype: the name of its type.
+        contiguous: whether its elements lie in C order without gaps.
+        device: the number of the CUDA device; None for the memory of the CPU.
+        readonly: whether it must not be written.
+        stream: the handle of the stream that writes the array, where the user must still wait for it.
+        owner: an object that must live as long as the address is used.
     """
 
     address: int
@@ -34,7 +41,10 @@ class DeviceArray:
 
 
 def stream_handle(stream: Any) -> int:
-    """CUDA's handle of ``stream``: a number, or PyTorch's, CuPy's or cuda.core's object; None is the default stream."""
+    """CUDA's handle of a stream, given as a number or as an object of PyTorch, CuPy or cuda.core.
+
+    None is the default stream. Raises UsageError for anything else.
+    """
     if stream is None:
         return DEFAULT_STREAM
     for name in ("cuda_stream", "ptr"):
@@ -49,9 +59,16 @@ def stream_handle(stream: Any) -> int:
 
 
 def read_device_array(value: Any, name: str, stream: int, cuda: Any) -> DeviceArray:
-    """What ``value`` says of itself by DLPack or by the CUDA array interface; nothing is copied.
+    """Read the location of an array by DLPack or by the CUDA array interface. Nothing is copied.
 
-    Its maker lets ``stream`` wait for it where DLPack is spoken. Raises UsageError for what is no such array.
+    Args:
+        value: the array.
+        name: its name in error messages.
+        stream: the handle of the stream that will use it. With DLPack, the other library makes this stream wait.
+        cuda: the module of `refiner.runtime.cuda.load_cuda`.
+
+    Raises:
+        UsageError: ``value`` is no such array.
     """
     try:
         if hasattr(value, "__dlpack_device__"):
@@ -59,7 +76,7 @@ def read_device_array(value: Any, name: str, stream: int, cuda: Any) -> DeviceAr
             return _read_dlpack(value.__dlpack__(stream=stream) if on_gpu else value.__dlpack__())
         if hasattr(value, "__cuda_array_interface__"):
             return _read_interface(value.__cuda_array_interface__, cuda)
-    except (RuntimeError, BufferError, TypeError) as error:  # PyTorch's for tensors that need a gradient, and the like
+    except (RuntimeError, BufferError, TypeError) as error:  # PyTorch raises them for tensors that need a gradient
         raise UsageError(f"{name} cannot be read where it lies: {error}") from error
     raise UsageError(
         f"{name} is a {type(value).__name__}; expected an array on the GPU with __dlpack__ or __cuda_array_interface__"
@@ -88,7 +105,7 @@ def _read_interface(interface: dict[str, Any], cuda: Any) -> DeviceArray:
     )
 
 
-# DLPack's numbers for memory of a CUDA device, managed memory among it.
+# DLPack's numbers for the memory of a CUDA device and for managed memory.
 _DLPACK_CUDA = (2, 13)
 _DLPACK_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
 
@@ -111,7 +128,7 @@ class _DLTensor(ctypes.Structure):
 
 
 def _read_dlpack(capsule: Any) -> DeviceArray:
-    """The capsule is only looked into: it stays its maker's, who frees it when it goes."""
+    """Read a DLPack capsule. Its library keeps it and frees it later."""
     pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     tensor = _DLTensor.from_address(pointer_of(capsule, b"dltensor"))
@@ -129,7 +146,10 @@ def _read_dlpack(capsule: Any) -> DeviceArray:
 
 
 def _contiguous(shape: tuple[int, ...], strides: list[int]) -> bool:
-    """Whether elements lie in C's order without gaps; ``strides`` in elements, those of axes of length 1 are free."""
+    """Whether elements lie in C order without gaps.
+
+    ``strides`` are counted in elements. The stride of an axis of length 1 does not matter.
+    """
     expected = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size > 1 and stride != expected:

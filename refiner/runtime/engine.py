@@ -1,4 +1,4 @@
-"""The interface of every engine: windows in, windows out, NumPy float32."""
+"""The interface of every engine. An engine takes windows and returns windows, as NumPy arrays of float32."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from refiner.skeleton import JOINT_NAMES
 
 Array = NDArray[np.float32]
 
-# Of an engine that takes any number of windows.
+# The largest batch of an engine that takes any number of windows.
 ANY_BATCH = 2**31 - 1
 JOINTS = len(JOINT_NAMES)
 
 # The names and the order of an engine's inputs, by the kind of its model; graphs have the same.
-# "action-lifter" is a lifter that is told the action (FinePOSE); "lifter-refiner" one with a refiner behind it.
+# An "action-lifter" also takes the action (FinePOSE); a "lifter-refiner" is a lifter with a refiner after it.
 _INPUTS = {
     "refiner": ("pose_2d", "pose_3d", "image_size"),
     "lifter": ("pose_2d", "image_size"),
     "action-lifter": ("pose_2d", "image_size", "action"),
     "lifter-refiner": ("pose_2d", "image_size"),
-    # One frame at a time; the state comes after these (`refiner.causal_state`).
+    # One frame at a time. The tensors of the state follow these inputs (`refiner.causal_state`).
     CAUSAL: ("pose_2d", "pose_3d", "image_size"),
 }
-# What camera-aware models (`refiner.models.canonical`) take in the places of two of them.
-_OF_RAYS = {"pose_2d": "keypoints", "image_size": "camera"}
+# Camera-aware models (`refiner.models.canonical`) take these inputs instead.
+_RAY_INPUTS = {"pose_2d": "keypoints", "image_size": "camera"}
 # The name of an engine's output; graphs have the same names.
 OUTPUTS = {
     "refiner": "refined_pose_3d",
@@ -51,16 +51,24 @@ KINDS_OF_ROLE = {
 
 
 def input_names(kind: str, rays: bool = False) -> list[str]:
-    """The names and the order of an engine's inputs; graphs have the same.
+    """The names of an engine's inputs, in order; graphs have the same.
 
-    ``kind``: one of `OUTPUTS`. ``rays``: of a camera-aware model, which takes "keypoints" (x, y, confidence) and
-    "camera" (width, height, focal length) in the places of "pose_2d" and "image_size".
+    Args:
+        kind: the kind of the model, a key of `OUTPUTS`.
+        rays: the model is camera-aware. It takes "keypoints" (x, y, confidence) instead of "pose_2d", and "camera"
+            (width, height, focal length) instead of "image_size".
     """
-    return [_OF_RAYS.get(name, name) if rays else name for name in _INPUTS[kind]]
+    return [_RAY_INPUTS.get(name, name) if rays else name for name in _INPUTS[kind]]
 
 
 def window_inputs(kind: str, frames: int, rays: bool = False) -> dict[str, tuple[int, ...]]:
-    """The shape of each input of a model of windows less its batch, by name in order; arguments as `input_names`."""
+    """The shape of each input of a window model, by name in order, without the batch axis.
+
+    Args:
+        kind: see `input_names`.
+        frames: T, the number of frames in a window.
+        rays: see `input_names`.
+    """
     shapes = {
         "pose_2d": (frames, JOINTS, 2),
         "keypoints": (frames, JOINTS, 3),
@@ -73,20 +81,21 @@ def window_inputs(kind: str, frames: int, rays: bool = False) -> dict[str, tuple
 
 
 class Model(Protocol):
-    """What every engine says of its model.
+    """The description of its model that every engine gives.
 
     Attributes:
         engine: the name of its row in `refiner.engines.ENGINES`.
         device: "cpu" or "cuda".
-        kind: one of `OUTPUTS`.
-        frames: T, the length of a window, or what a causal refiner remembers.
-        stride: frames of a sequence from one frame of a window to the next.
+        kind: the kind of the model, a key of `OUTPUTS`.
+        frames: T, the number of frames in a window; for a causal refiner the number of frames that it remembers.
+        stride: the distance, in frames of the sequence, between two neighbouring frames of a window.
         fps: the model's frame rate, frames/s.
-        rays: the model is camera-aware. It takes keypoints (x, y, confidence) and cameras (width, height, focal length)
-            where others take 2D poses and image sizes.
-        steps: K of a model that is refined or sampled in steps, else None.
-        actions: the names of the actions that a lifter can be given (FinePOSE), else empty.
-        uncertainty: how a stream tells each joint's standard deviation; None where the model was not calibrated.
+        rays: the model is camera-aware. It takes keypoints (x, y, confidence) and cameras (width, height, focal
+            length); other models take 2D poses and image sizes.
+        steps: the number of denoising or sampling steps K; None for a model without steps.
+        actions: the names of the actions that a lifter takes (FinePOSE); empty for other models.
+        uncertainty: the calibrated standard deviation of each joint, for streams; None where the model was not
+            calibrated.
         metadata: the checkpoint's configuration or the artefact's manifest as JSON, for records and for people.
     """
 
@@ -104,7 +113,7 @@ class Model(Protocol):
 
 
 class ModelDefaults:
-    """The attributes of a `Model` that most models leave as they are."""
+    """The values of the attributes of `Model` that most engines share."""
 
     engine = ""
     device = "cpu"
@@ -119,40 +128,47 @@ class ModelDefaults:
 
 
 class WindowEngine(Model, Protocol):
-    """Runs ``least_batch`` to ``largest_batch`` windows of ``frames`` frames at a time."""
+    """An engine that runs from ``least_batch`` to ``largest_batch`` windows of ``frames`` frames at a time."""
 
     least_batch: int
     largest_batch: int
 
 
 class RefinerEngine(WindowEngine, Protocol):
-    """Refines windows.
+    """An engine that refines windows.
 
     Attributes:
-        inputs: what the training inputs looked like, where the file says so; a graph does not.
-        reach: of a causal refiner, which takes sequences of any length instead of windows, the frames before a frame
-            that its result depends on; None of the others.
+        inputs: the distribution of the training inputs. None where the file does not hold it, as in a graph.
+        reach: only for a causal refiner, which takes sequences of any length instead of windows: the number of earlier
+            frames that the result of a frame depends on. None for other refiners.
     """
 
     inputs: InputModel | None
     reach: int | None
 
     def __call__(self, pose_2d: Array, pose_3d: Array, image_size: Array) -> Array:
-        """``(B, T, J, 2)`` pixels, ``(B, T, J, 3)`` metres, ``(B, 2)`` -> ``(B, T, J, 3)`` metres.
+        """Refine a batch of windows.
 
-        With `rays`, ``(B, T, J, 3)`` pixels and confidence (0: missing, x and y any finite numbers) come first, and
-        width, height and focal length ``(B, 3)``, in pixels above 0, last.
+        Args:
+            pose_2d: ``(B, T, J, 2)`` pixels. With `rays` ``(B, T, J, 3)``, pixels and confidence; a missing joint has
+                the confidence 0 and any finite x and y.
+            pose_3d: ``(B, T, J, 3)`` metres in camera axes. The root may lie anywhere and is kept.
+            image_size: ``(B, 2)`` width and height in pixels. With `rays` ``(B, 3)``, with the focal length; all three
+                above 0.
+
+        Returns:
+            ``(B, T, J, 3)`` metres in camera axes.
         """
         ...
 
 
 class LifterEngine(WindowEngine, Protocol):
-    """Lifts windows; its poses may be refined already (lifter-refiner).
+    """An engine that lifts windows. A "lifter-refiner" also refines the poses that it lifts.
 
     Attributes:
-        flip_test: whether its authors average with the mirrored pass.
-        guesses_action: whether it can guess the action where it takes one.
-        validation_curve: (training step, MPJPE in mm) of its training.
+        flip_test: whether the lifter's authors average with the mirrored pass.
+        guesses_action: whether a lifter that takes an action can guess it.
+        validation_curve: (training step, MPJPE in mm) pairs of the training.
     """
 
     flip_test: bool
@@ -160,16 +176,24 @@ class LifterEngine(WindowEngine, Protocol):
     validation_curve: tuple[tuple[int, float], ...]
 
     def __call__(self, pose_2d: Array, image_size: Array, *action: Array) -> Array:
-        """``(B, T, J, 2)`` pixels, ``(B, 2)`` -> ``(B, T, J, 3)`` metres, root at 0; with `rays` ``(B, T, J, 3)``
-        keypoints and ``(B, 3)`` cameras, as `RefinerEngine.__call__` takes them.
+        """Lift a batch of windows.
 
-        Where ``actions`` names some, ``(B, 1)`` more: a place among them, behind them the unknown action,
-        below 0 where it is to be guessed.
+        Args:
+            pose_2d: see `RefinerEngine.__call__`.
+            image_size: see `RefinerEngine.__call__`.
+            action: only for a lifter with ``actions``: ``(B, 1)``, the index of the action in them. The number of
+                actions stands for the unknown action; a negative number lets the lifter guess.
+
+        Returns:
+            ``(B, T, J, 3)`` metres in camera axes, root at 0.
         """
         ...
 
 
-def lift_unsaid(engine: LifterEngine, pose_2d: Array, image_size: Array) -> Array:
-    """Lift where nobody says the action: a lifter that takes one is left to guess. Arguments as for the engine."""
-    told = (np.full((len(pose_2d), 1), GUESS, np.float32),) if engine.actions else ()
-    return engine(pose_2d, image_size, *told)
+def lift_without_action(engine: LifterEngine, pose_2d: Array, image_size: Array) -> Array:
+    """Lift windows whose action nobody named. A lifter that takes an action guesses it.
+
+    The arguments and the result are those of `LifterEngine.__call__`.
+    """
+    action = (np.full((len(pose_2d), 1), GUESS, np.float32),) if engine.actions else ()
+    return engine(pose_2d, image_size, *action)

@@ -1,10 +1,9 @@
-"""Lifter: 2D pose sequences to 3D."""
+"""`Lifter`: it lifts sequences of 2D poses to 3D."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,21 +17,25 @@ from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_live, run_strided
-from refiner.runtime.window_model import WindowModel
+from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
 from refiner.skeleton import flip_pose
+
+Array = NDArray[np.float32]
 
 
 class Lifter(WindowModel[LifterEngine]):
-    """A 2D-to-3D lifter over sequences of any length. Make one with `load`.
+    """A model that lifts 2D pose sequences of any length to 3D. Make one with `load`.
 
     Args:
-        engine: what runs its windows.
-        flip_test: average with the mirrored pass, at twice the cost.
-        hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
-            the window's length.
+        engine: runs the windows.
+        flip_test: also lift the mirrored poses and average the two results, at twice the cost.
+        hop: frames from the start of one window to the start of the next; by default half a window.
         batch: windows that run at a time.
-        live: lift each frame from those before it alone, as a stream does that answers at once, at the cost of a window
-            for every frame; ``hop`` has no meaning then.
+        live: lift each frame only from the frames before it, as a stream without delay does. This costs one window for
+            every frame; ``hop`` has no meaning then.
+
+    Raises:
+        UsageError: ``hop`` lies outside of 1 to the window's length.
     """
 
     def __init__(
@@ -58,11 +61,23 @@ class Lifter(WindowModel[LifterEngine]):
         goal: str = "latency",
         live: bool = False,
     ) -> Lifter:
-        """Load a checkpoint or an artefact of refiner-export; without a path the bundled lifter.
+        """Load a checkpoint or an artefact that refiner-export wrote.
 
-        ``flip_test`` None does what the checkpoint's configuration says (``flip_test``), by default not;
-        ``device`` is "cpu" or "cuda"; ``goal`` "latency" or "throughput"; ``live``: see the class. Raises
-        CheckpointError, ArtefactError, UsageError and MissingComponentError.
+        Args:
+            path: the file; a bare name is a bundled checkpoint; None is the bundled lifter.
+            engine: the name of an engine; None is the engine that the file is for.
+            flip_test: see `Lifter`; None takes ``flip_test`` of the checkpoint's configuration, which is False by
+                default.
+            threads: the engine's threads; None leaves the engine's default.
+            hop: see `Lifter`.
+            device: "cpu" or "cuda"; None is the device that an artefact was made for, and the CPU for a checkpoint.
+            goal: "latency" or "throughput", where the engine can be tuned for either.
+            live: see `Lifter`.
+
+        Raises:
+            CheckpointError, ArtefactError: the file cannot be used.
+            UsageError: the file and the options do not go together.
+            MissingComponentError: a package or the device is missing.
         """
         opened = open_engine(path, "lifter", EngineOptions(engine, None, threads, device, goal))
         flip = opened.flip_test if flip_test is None else flip_test
@@ -71,60 +86,81 @@ class Lifter(WindowModel[LifterEngine]):
     def lift(
         self,
         pose_2d: ArrayLike,
-        image_size: tuple[float, float],
+        image_size: ImageSize | None,
         fps: float | None = None,
         joints: str = "h36m17",
         action: str | None = None,
         *,
         confidence: ArrayLike | None = None,
-        focal_length: Any = None,
+        focal_length: FocalLength | None = None,
         camera: Camera | None = None,
-    ) -> NDArray[np.float32]:
-        """``(F, J, 2)`` pixels -> ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip).
+    ) -> Array:
+        """Lift a sequence of 2D poses to 3D.
 
-        ``image_size`` is (width, height) in pixels; ``fps`` the frame rate where it is not the model's;
-        ``joints`` the joint set of the input, the result is in Human3.6M's. ``action``: what is done, for a lifter that
-        knows `actions`: one of them or "unknown"; None lets it guess. ``confidence`` ``(F, J)``: the detector's, 0 to
-        1, 0 where a joint is missing. A model that sees rays (`sees_rays`) also takes NaN for a missing joint, and the
-        lens: ``focal_length`` in pixels, one number or (horizontal, vertical), or a calibrated ``camera``, whose
-        distortion is undone (``image_size`` may be None then); of neither the default of
-        `refiner.camera.default_focal_length` is taken, with a `DefaultLensWarning`. Frames that show nobody are guessed
-        from those around them, with an `InputWarning`.
+        Frames that show nobody are guessed from the frames around them, with an `InputWarning`.
 
-        The input is not changed. Raises an InputError that says what is wrong with it, UsageError for an unknown joint
-        set, frame rate or action.
+        Args:
+            pose_2d: ``(F, J, 2)`` pixels. For a model that sees rays (`sees_rays`), NaN marks a missing joint.
+            image_size: (width, height) in pixels; may be None with a ``camera``.
+            fps: the frame rate of the input; None is the model's.
+            joints: the joint set of the input.
+            action: the action that the person performs, for a lifter that has `actions`: one of them or "unknown". None
+                lets the lifter guess it.
+            confidence: ``(F, J)``, the detector's confidence from 0 to 1; 0 where a joint is missing.
+            focal_length: pixels, one number or (horizontal, vertical), for a model that sees rays. Without a focal
+                length and a camera the model takes `refiner.camera.default_focal_length`, with a `DefaultLensWarning`.
+            camera: a calibrated camera instead, for a model that sees rays. The distortion of its lens is undone.
+
+        Returns:
+            ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip), in Human3.6M's joints. The input does
+            not change.
+
+        Raises:
+            InputError: something is wrong with the input; the message says what.
+            UsageError: the joint set, the frame rate or the action is unknown.
         """
-        told = self._told(action)
+        number = self._action_number(action)
         rate = check_fps(fps, self.fps)
-        seen, size = self._seen(pose_2d, image_size, joints, confidence, focal_length, camera)
-        pixels = self._resampled(seen, rate)
-        lifted = self._windows(self._engine, pixels, size, told)
+        seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
+        keypoints = self._resampled(seen.keypoints, rate)
+        lifted = self._windows(self._engine, keypoints, seen.image, number)
         return resample_back(lifted, self.fps, rate, len(np.asarray(pose_2d)))
 
     def hypotheses(
-        self, pose_2d: ArrayLike, image_size: tuple[float, float], fps: float | None = None, action: str | None = None
-    ) -> NDArray[np.float32]:
-        """All hypotheses of a diffusion lifter, ``(H, F, 17, 3)``, of 2D poses in Human3.6M's joints.
+        self, pose_2d: ArrayLike, image_size: ImageSize | None, fps: float | None = None, action: str | None = None
+    ) -> Array:
+        """Lift with a diffusion lifter and return all of its hypotheses; `lift` returns their mean.
 
-        `lift` gives their mean, and has the same arguments and errors.
+        `refiner.hypotheses` makes one pose from them.
 
-        `refiner.hypotheses` makes one pose of them. Raises UsageError for a lifter that has none, and for an exported
-        graph, which holds the mean alone.
+        Args:
+            pose_2d: ``(F, 17, 2)`` pixels in Human3.6M's joints.
+            image_size: see `lift`.
+            fps: see `lift`.
+            action: see `lift`.
+
+        Returns:
+            ``(H, F, 17, 3)`` metres in camera axes, relative to the root.
+
+        Raises:
+            InputError: like `lift`.
+            UsageError: like `lift`. Also for a lifter without hypotheses, and for an exported graph, which holds only
+                their mean.
         """
         engine = getattr(self._engine, "hypotheses", None)
         if engine is None:
             raise UsageError(
-                "this lifter gives one pose: hypotheses come of a checkpoint of D3DP or FinePOSE, in PyTorch"
+                "this lifter gives one pose: only a checkpoint of D3DP or FinePOSE, run by PyTorch, gives hypotheses"
             )
-        told = self._told(action)
+        number = self._action_number(action)
         rate = check_fps(fps, self.fps)
-        seen, size = self._seen(pose_2d, image_size, "h36m17", None, None, None)
-        pixels = self._resampled(seen, rate)
+        seen = self._model_input(pose_2d, image_size, "h36m17", None, None, None)
+        keypoints = self._resampled(seen.keypoints, rate)
 
-        def frames_first(*given: NDArray[np.float32]) -> NDArray[np.float32]:
-            return np.moveaxis(engine(*given), 1, 2)
+        def frames_first(*inputs: Array) -> Array:
+            return np.moveaxis(engine(*inputs), 1, 2)  # [B, H, T, 17, 3] -> [B, T, H, 17, 3]
 
-        lifted = self._windows(frames_first, pixels, size, told)  # (F, H, 17, 3)
+        lifted = self._windows(frames_first, keypoints, seen.image, number)  # [F, H, 17, 3]
         parts = [
             resample_back(lifted[:, index], self.fps, rate, len(np.asarray(pose_2d)))
             for index in range(lifted.shape[1])
@@ -133,7 +169,7 @@ class Lifter(WindowModel[LifterEngine]):
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """The names of the actions that the lifter can be told (FinePOSE); none for most lifters."""
+        """The names of the actions that the lifter takes (FinePOSE); empty for most lifters."""
         return self._engine.actions
 
     @property
@@ -146,8 +182,8 @@ class Lifter(WindowModel[LifterEngine]):
         """(training step, MPJPE in mm) of the validation person; empty for a graph, whose manifest has none."""
         return self._engine.validation_curve
 
-    def _told(self, action: str | None) -> int | None:
-        """The number that the engine is given for an action; None where it takes none."""
+    def _action_number(self, action: str | None) -> int | None:
+        """The number of an action for the engine; None where the engine takes no action."""
         if self.actions:
             return GUESS if action is None else action_number(self.actions, action)
         if action is not None:
@@ -156,27 +192,33 @@ class Lifter(WindowModel[LifterEngine]):
 
     def _windows(
         self,
-        engine: Callable[..., NDArray[np.float32]],
-        pixels: NDArray[np.float32],
-        size: NDArray[np.float32],
-        told: int | None,
-    ) -> NDArray[np.float32]:
-        """What ``engine`` makes of the windows, stitched; with the flip test, the mean with the mirrored pass."""
+        engine: Callable[..., Array],
+        keypoints: Array,
+        image: Array,
+        action: int | None,
+    ) -> Array:
+        """Run ``engine`` over all windows of a sequence and stitch its results; average with the mirrored pass.
 
-        def model(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-            given = [np.tile(size, (len(windows), 1))]
-            if told is not None:
-                given.append(np.full((len(windows), 1), told, np.float32))
-            return engine(windows, *given)
+        Args:
+            engine: a `LifterEngine`, or a function with the same arguments.
+            keypoints: ``(F, 17, 2 or 3)``, see `refiner.runtime.window_model.ModelInput`.
+            image: ``(2,)`` or ``(3,)``, see there.
+            action: the number of the action; None where the engine takes none.
+        """
 
-        def run(given: NDArray[np.float32]) -> NDArray[np.float32]:
+        def model(windows: Array) -> Array:
+            others = [np.tile(image, (len(windows), 1))]
+            if action is not None:
+                others.append(np.full((len(windows), 1), action, np.float32))
+            return engine(windows, *others)
+
+        def run(sequence: Array) -> Array:
+            least = self._engine.least_batch
             if self.live:
-                return run_live(model, (given,), self.frames, self.batch, self._engine.least_batch, self.stride)
-            return run_strided(
-                model, (given,), self.frames, self.hop, self.batch, self._engine.least_batch, self.stride
-            )
+                return run_live(model, (sequence,), self.frames, self.batch, least, self.stride)
+            return run_strided(model, (sequence,), self.frames, self.hop, self.batch, least, self.stride)
 
-        lifted = run(pixels)
+        lifted = run(keypoints)
         if self.flip_test:
-            lifted = (lifted + flip_pose(run(mirror_pixels(pixels, float(size[0]))))) * np.float32(0.5)
+            lifted = (lifted + flip_pose(run(mirror_pixels(keypoints, float(image[0]))))) * np.float32(0.5)
         return lifted

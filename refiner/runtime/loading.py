@@ -1,10 +1,10 @@
-"""From a path (or nothing) to an engine."""
+"""Open the engine that runs a file, or the bundled model where no file is named."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
 from refiner import bundled
 from refiner.causal_state import CAUSAL
@@ -13,10 +13,12 @@ from refiner.errors import ArtefactError, CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from refiner.runtime.causal import StreamEngine
-    from refiner.runtime.engine import LifterEngine, RefinerEngine
+    from refiner.runtime.engine import LifterEngine, Model, RefinerEngine
 
 PathLike = str | os.PathLike[str]
 DEFAULT = EngineOptions()
+
+Engine = TypeVar("Engine", bound="Model")
 
 
 @overload
@@ -31,25 +33,28 @@ def open_engine(path: PathLike | None, role: Literal["lifter"], options: EngineO
 def open_engine(path: PathLike | None, role: str, options: EngineOptions = DEFAULT) -> RefinerEngine | LifterEngine: ...
 
 
-def open_engine(path: PathLike | None, role: str, options: EngineOptions = DEFAULT) -> Any:
-    """Open a model of windows. PyTorch runs a checkpoint, an artefact runs in the engine that it was made for.
+def open_engine(path: PathLike | None, role: str, options: EngineOptions = DEFAULT) -> RefinerEngine | LifterEngine:
+    """Open a window model. PyTorch runs a checkpoint; an artefact runs in the engine that it was made for.
 
     Args:
         path: the file; a bare name is a bundled checkpoint; None is the bundled checkpoint of that role.
-        role: "refiner" or "lifter", what the model is used as.
-        options: how it is opened; a device of None is where the artefact runs, the CPU where there is a choice.
+        role: "refiner" or "lifter".
+        options: the engine's options. A device of None is the device that the artefact was made for, and the CPU where
+            there is a choice.
 
     Returns:
         A `refiner.runtime.engine.RefinerEngine` or `LifterEngine`.
 
     Raises:
-        UsageError: file and options do not go together.
-        CheckpointError, ArtefactError, MissingComponentError: as the engines raise them.
+        UsageError: the file and the options do not go together.
+        CheckpointError, ArtefactError, MissingComponentError: the engine raises them.
     """
     file, spec = _find(path, role, options)
     if spec.suffix != CHECKPOINT_SUFFIX and options.steps is not None:
         raise UsageError(f"the steps of {file} are fixed in its graph: export it again with --steps {options.steps}")
-    return _checked(spec.open_window(file, role, options), file, options)
+    # The role decides which of the two it is.
+    opened = cast("RefinerEngine | LifterEngine", spec.open_window(file, role, options))
+    return _checked(opened, file, options)
 
 
 def open_causal_engine(path: PathLike | None = None, options: EngineOptions = DEFAULT) -> StreamEngine:
@@ -57,24 +62,24 @@ def open_causal_engine(path: PathLike | None = None, options: EngineOptions = DE
 
     Args:
         path: a causal checkpoint, which PyTorch runs, or an artefact of one; None is the bundled checkpoint.
-        options: how it is opened. ``streams``, ``pipelined`` and ``steps`` are fixed in an artefact. Of a checkpoint,
-            None is one stream, not pipelined, and the checkpoint's own K.
+        options: the engine's options. ``streams``, ``pipelined`` and ``steps`` are fixed in an artefact. For a
+            checkpoint their None means one stream, not pipelined, and the checkpoint's own K.
 
     Returns:
         The engine (`refiner.runtime.causal.StreamEngine`).
 
     Raises:
-        UsageError: file and options do not go together.
+        UsageError: the file and the options do not go together.
         ConfigError: the checkpoint is not causal.
-        CheckpointError, ArtefactError, MissingComponentError: as the engines raise them.
+        CheckpointError, ArtefactError, MissingComponentError: the engine raises them.
     """
     file, spec = _find(path, CAUSAL, options)
     opened: StreamEngine = _checked(spec.open_causal(file, options), file, options)
     if spec.suffix == CHECKPOINT_SUFFIX:
         return opened
     fixed = {"streams": opened.streams, "pipelined": opened.layout.pipelined, "steps": opened.layout.steps}
-    asked = {"streams": options.streams, "pipelined": options.pipelined, "steps": options.steps}
-    for name, wanted in asked.items():
+    requested = {"streams": options.streams, "pipelined": options.pipelined, "steps": options.steps}
+    for name, wanted in requested.items():
         if wanted not in (None, fixed[name]):
             raise UsageError(
                 f"{file} was exported with {name} = {fixed[name]}, not {wanted}: export it again with --streams, "
@@ -84,7 +89,12 @@ def open_causal_engine(path: PathLike | None = None, options: EngineOptions = DE
 
 
 def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Path, EngineSpec]:
-    """The file and the engine that its name and the options name. Raises the errors of options that cannot be."""
+    """Find the file, and the engine that the file's suffix and the options select.
+
+    Raises:
+        UsageError: the options contradict each other or the file.
+        CheckpointError, ArtefactError: the file does not exist.
+    """
     options.check()
     file = bundled.default_checkpoint(role) if path is None else bundled.by_name(Path(path))
     file = bundled.runnable(file, options.engine)
@@ -94,7 +104,7 @@ def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Pat
         raise CheckpointError(f"this installation holds no bundled {named} ({file}); name a checkpoint or an artefact")
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder; expected a checkpoint or an artefact: {', '.join(suffixes)}")
-    # A file of another name is taken for a checkpoint. Reading it shows what it is.
+    # A file with another suffix counts as a checkpoint. The error comes when it is read.
     suffix = file.suffix if file.suffix in suffixes else CHECKPOINT_SUFFIX
     specs = {spec.name: spec for spec in engines_of(suffix)}
     if options.engine is not None and options.engine not in specs:
@@ -104,8 +114,8 @@ def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Pat
     return file, specs[options.engine] if options.engine is not None else next(iter(specs.values()))
 
 
-def _checked(opened: Any, file: Path, options: EngineOptions) -> Any:
-    """The engine, where it is the one that was asked for. Engines of one suffix tell it by the manifest alone."""
+def _checked(opened: Engine, file: Path, options: EngineOptions) -> Engine:
+    """Return the engine if it is the requested one. For engines with the same suffix only the manifest tells."""
     if options.engine not in (None, opened.engine):
         raise UsageError(f"{file} is an artefact for {opened.engine}, not for {options.engine}")
     return opened

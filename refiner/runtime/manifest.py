@@ -1,8 +1,8 @@
-"""The manifest: what an artefact is. It lies as JSON beside the artefact, and is parsed here, once.
+"""The manifest: the description of an artefact, as JSON beside it. This module is the only one that parses it.
 
-An artefact other than an ONNX graph is run as native code by its engine, so it is opened only when its bytes are those
-that the manifest names: that tells a truncated, mixed-up or exchanged file. It does not tell who wrote the pair: take
-artefacts from people whose programs you would run.
+An engine runs an artefact, other than an ONNX graph, as native code. So it opens the artefact only if the hashes in the
+manifest are those of its files. This finds truncated, mixed-up or exchanged files. It does not prove who wrote them:
+only take artefacts from people whose programs you would run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _tensors(value: Any) -> bool:
     )
 
 
-# What every manifest has, and whether a value can be used.
+# The keys that every manifest has, each with a check of its value.
 REQUIRED: dict[str, Callable[[Any], bool]] = {
     "batch": _batches,
     "engine": lambda value: isinstance(value, str),
@@ -52,15 +52,21 @@ REQUIRED: dict[str, Callable[[Any], bool]] = {
     "outputs": _tensors,
     "precision": lambda value: isinstance(value, str),
 }
-# Files without which an artefact of that suffix is not whole.
+# The further files of an artefact, by its suffix.
 BELONGING = {".xml": (".bin",)}
-# A manifest is a few kilobytes; whatever is longer is something else.
+# A manifest has a few kilobytes. A longer file is something else.
 LONGEST_MANIFEST = 10_000_000
 
 
 @dataclass(frozen=True)
 class BatchRange:
-    """How many windows an artefact takes at a time: least, the size it is tuned for, most."""
+    """How many windows an artefact takes at a time.
+
+    Attributes:
+        least: the smallest batch.
+        best: the batch that the artefact is tuned for.
+        most: the largest batch.
+    """
 
     least: int
     best: int
@@ -69,7 +75,12 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file that an artefact was made from: its name without folders, and the hash of its bytes."""
+    """A file that an artefact was made from.
+
+    Attributes:
+        name: its name without folders.
+        sha256: the hash of its bytes.
+    """
 
     name: str
     sha256: str
@@ -80,7 +91,8 @@ class StateEntry:
     """The state of a causal refiner.
 
     Attributes:
-        form: "entries", the caller writes a frame's values into the rings; or "carried", the graph returns the state.
+        form: "entries": the caller writes the values of each frame into the ring buffers of the state. "carried": the
+            graph returns the whole state.
         layout: the arguments of `refiner.causal_state.StateLayout`.
         delay: frames between an input and its result.
     """
@@ -92,12 +104,12 @@ class StateEntry:
 
 @dataclass(frozen=True)
 class BuildEntry:
-    """What compiled an artefact, and for what.
+    """The compiler of an artefact, and the device that it was compiled for.
 
     Attributes:
-        device: "cpu" or "cuda"; of TensorRT the GPU's name, None where there was none.
-        architecture: the processor or GPU whose code it holds, as PyTorch names it (AOTInductor).
-        compute_capability: of the GPU that it was built for, None for any (TensorRT).
+        device: "cpu" or "cuda"; for TensorRT the name of the GPU, None where the build had no GPU.
+        architecture: only for AOTInductor: the processor or GPU of the compiled code, as PyTorch names it.
+        compute_capability: only for TensorRT: that of the GPU it was built for; None for any GPU.
         tensorrt: TensorRT's version.
         version_compatible: whether other versions of TensorRT can load it.
     """
@@ -111,11 +123,11 @@ class BuildEntry:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an artefact is from the PyTorch model.
+    """The difference between the results of an artefact and those of the PyTorch model.
 
     Attributes:
-        largest_mm: the largest distance of a joint from where PyTorch has it, in mm.
-        mean_mm: the mean distance in mm.
+        largest_mm: the largest distance between the two positions of a joint, in mm.
+        mean_mm: the mean distance, in mm.
         mpjpe_change_mm: the change of MPJPE in mm.
     """
 
@@ -132,13 +144,13 @@ class Parity:
     """The comparison of an artefact with its PyTorch model (`refiner_export.parity`).
 
     Attributes:
-        total: the difference that was judged.
-        typing: the part that comes from the types of the graph, None in float32.
-        engine: the part that the engine adds, None where it is not known apart.
+        total: the whole difference, which the gate judged.
+        typing: the part that the types of the graph cause; None in float32.
+        engine: the part that the engine adds; None where it was not measured.
         windows: how many windows, or streams of ``frames`` frames, were compared.
-        frames: of a causal refiner, the length of the streams.
-        motion: the motion that the windows come from.
-        note: anything else that a reader must know.
+        frames: only for a causal refiner: the length of the streams.
+        motion: the motion that the windows come from, in words.
+        note: further information for the reader.
     """
 
     total: Difference
@@ -161,25 +173,25 @@ class Manifest:
     """A manifest of this version, parsed.
 
     Attributes:
-        kind: one of `refiner.runtime.engine.OUTPUTS`.
+        kind: the kind of the model, a key of `refiner.runtime.engine.OUTPUTS`.
         engine: the name of an engine (`refiner.engines.ENGINES`).
         precision: "fp32", "fp16", "bf16" or "int8".
-        frames: the length of a window.
-        stride: frames of a sequence from one frame of a window to the next.
+        frames: the number of frames in a window.
+        stride: the distance, in frames of the sequence, between two neighbouring frames of a window.
         fps: the model's frame rate, frames/s.
         batch: how many windows it takes at a time.
-        inputs, outputs: the shapes of its tensors, by name in order; a batch of any size is a word.
-        files: the hashes of its files, by name; empty in a graph's own copy of the manifest.
-        steps: K of a model that is refined or sampled in steps.
-        actions: the names of the actions that a lifter can be given.
-        mirrored_pass: whether the mirrored pass is inside.
-        trained_frames: the length of the windows in training.
-        checkpoint, lifter: what it was made from.
-        build: what compiled it; None where the manifest does not say.
-        versions: of the packages that made it.
-        state: of a causal refiner.
-        parity: how close it is to its PyTorch model; None where the manifest does not say.
-        uncertainty: how a stream tells each joint's standard deviation.
+        inputs, outputs: the shapes of its tensors, by name in order. A batch of any size is a string.
+        files: the hashes of its files, by name; empty in the copy of the manifest inside a graph.
+        steps: the number of denoising or sampling steps K; None for a model without steps.
+        actions: the names of the actions that a lifter takes.
+        mirrored_pass: whether the artefact also runs the mirrored poses and averages.
+        trained_frames: the number of frames in a window of the training.
+        checkpoint, lifter: the files that it was made from.
+        build: its compiler; None where the manifest does not name it.
+        versions: the versions of the packages that made it.
+        state: only for a causal refiner.
+        parity: the comparison with its PyTorch model; None where the manifest has none.
+        uncertainty: the calibrated standard deviation of each joint, for streams.
         content: the whole manifest as JSON, for records and for people.
     """
 
@@ -213,14 +225,14 @@ class Manifest:
 
 
 def manifest_path(artefact: str | os.PathLike[str]) -> Path:
-    """Where the manifest of ``artefact`` lies."""
+    """The file of the manifest of ``artefact``."""
     file = Path(artefact)
-    # The whole name: artefacts of several engines lie side by side.
+    # The suffix of the artefact stays in the name, because artefacts of several engines lie in one folder.
     return file.with_name(f"{file.name}.json")
 
 
 def read_manifest(artefact: str | os.PathLike[str]) -> Manifest:
-    """The manifest beside ``artefact``. Raises ArtefactError where it is missing, broken or of another version."""
+    """Read the manifest beside ``artefact``. Raises ArtefactError where it is missing, broken or of another version."""
     file = manifest_path(artefact)
     try:
         if file.stat().st_size > LONGEST_MANIFEST:
@@ -236,11 +248,14 @@ def read_manifest(artefact: str | os.PathLike[str]) -> Manifest:
 
 
 def parse_manifest(content: Any, where: Path) -> Manifest:
-    """``content`` as a manifest of this version. Raises ArtefactError for what is missing or of another version."""
-    found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
+    """Parse the JSON of a manifest. Raises ArtefactError for missing or wrong entries, and for another version.
+
+    ``where``: the file that error messages name.
+    """
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
         raise ArtefactError(
-            f"{where} holds no manifest of schema {SCHEMA} (found {found!r}); export the checkpoint again"
+            f"{where} holds no manifest of schema {SCHEMA} (found {schema!r}); export the checkpoint again"
         )
     missing = [key for key in REQUIRED if key not in content]
     if missing:
@@ -324,8 +339,11 @@ def _build_entry(entry: Any) -> BuildEntry | None:
 
 
 def open_manifest(file: Path, role: str, engines: tuple[str, ...]) -> Manifest:
-    """The manifest of an artefact that may be opened as ``role`` in one of ``engines``: `read_manifest`, `check_role`
-    and `check_files`."""
+    """Read the manifest of an artefact, and check that it can be opened (`check_role`, `check_files`).
+
+    Raises:
+        ArtefactError: it cannot.
+    """
     manifest = read_manifest(file)
     check_role(manifest, file, role, engines)
     check_files(manifest, file)
@@ -363,9 +381,9 @@ def check_files(manifest: Manifest, artefact: Path) -> None:
         file = artefact.parent / name
         if not file.is_file():
             raise ArtefactError(f"{file} is missing; it belongs to {artefact}: copy the whole folder, or export again")
-        found = sha256_of(file)
-        if found != expected:
+        actual = sha256_of(file)
+        if actual != expected:
             raise ArtefactError(
-                f"{file} has sha256 {found}, its manifest says {expected}: it is truncated, or one of the two was "
+                f"{file} has sha256 {actual}, its manifest says {expected}: it is truncated, or one of the two was "
                 "changed or replaced; export the checkpoint again"
             )

@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine, on the CPU or on a CUDA device, for graphs that refiner-export wrote."""
+"""ONNX Runtime as an engine for graphs that refiner-export wrote, on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ from refiner.runtime.manifest import (
     read_manifest,
 )
 
-# The key of ONNX's metadata under which a graph carries its manifest, so that the one file is enough.
+# A graph holds its manifest in ONNX's metadata under this key, so that the one file is enough.
 METADATA_KEY = "refiner"
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxEngine(ArtefactEngine):
-    """An exported graph run by ONNX Runtime.
+    """Runs an exported graph in ONNX Runtime.
+
+    On a CUDA device every batch size has its own input and output buffers. Data is copied in and out on the session's
+    stream. From the second call of a batch size on, its launches are replayed as one CUDA graph.
 
     Args:
-        path: the ``.onnx`` file. role: "lifter" or "refiner", what it is loaded as.
-        device: "cpu" or "cuda", None for the one that it was exported for; a provider that did not load raises
-            MissingComponentError, and nothing runs on another device than the one that was asked for.
+        path: the ``.onnx`` file.
+        role: "lifter" or "refiner".
+        device: "cpu" or "cuda"; None is the device that the graph was exported for. The graph never runs on another
+            device.
         threads: threads inside an operator; None leaves ONNX Runtime's default.
 
-    On a CUDA device inputs and output are bound to buffers of their own for each batch size, copied in and out on the
-    session's stream, and the launches are replayed as one CUDA graph from the second call of a batch size on.
-
-    Raises ArtefactError for a file that is truncated, foreign, of the other kind or of another version.
+    Raises:
+        ArtefactError: the file is truncated, no graph of refiner-export, of another kind or of another version.
+        MissingComponentError: ONNX Runtime is missing, or its provider for the device did not load.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class OnnxEngine(ArtefactEngine):
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> OnnxEngine:
-        """For `refiner.engines`."""
+        """Open a graph; `refiner.engines` calls this."""
         return cls(file, role, options.device, options.threads)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,7 +76,7 @@ class OnnxEngine(ArtefactEngine):
 
 
 class _CudaBinding:
-    """Device buffers of one batch size and the CUDA graph that was captured on them."""
+    """The device buffers of one batch size, and the CUDA graph that was captured on them."""
 
     def __init__(
         self, session: Any, feeds: dict[str, NDArray[np.float32]], output: str, shape: tuple[int, ...], graph: int
@@ -88,13 +91,13 @@ class _CudaBinding:
             self._binding.bind_ortvalue_input(name, value)
         self._binding.bind_ortvalue_output(output, self._output)
         self._options = ort.RunOptions()
-        # One captured graph for each set of addresses.
+        # ONNX Runtime captures one CUDA graph for each set of addresses.
         self._options.add_run_config_entry("gpu_graph_id", str(graph + 1))
 
     def run(self, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         for name, array in feeds.items():
             self._inputs[name].update_inplace(array)
-        # Binding has no order with other streams: without these the run may read a buffer that is still written.
+        # The copies run on another stream. Without this call, the run may read a buffer before it is written.
         self._binding.synchronize_inputs()
         self._session.run_with_iobinding(self._binding, self._options)
         self._binding.synchronize_outputs()
@@ -103,7 +106,7 @@ class _CudaBinding:
 
 
 def open_graph(file: Path, role: str, device: str | None, threads: int | None) -> tuple[Any, Manifest, str]:
-    """The session of a graph, its manifest and the device that it runs on. Raises as `OnnxEngine`."""
+    """Open a graph. Returns its session, its manifest and its device. The errors are those of `OnnxEngine`."""
     if not file.is_file():
         raise ArtefactError(f"there is no graph at {file}; write one with: refiner-export --engine onnx")
     if manifest_path(file).is_file():
@@ -138,12 +141,12 @@ def _open_session(file: Path, device: str, threads: int | None) -> Any:
     settings = {"enable_cuda_graph": "1", "use_tf32": "0"} if device == "cuda" else {}
     try:
         session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
-    # ONNX Runtime raises a family of its own without a common base but Exception.
+    # ONNX Runtime's exceptions have no common base class other than Exception.
     except Exception as error:
         raise ArtefactError(
             f"ONNX Runtime cannot load {file}: {_first_line(error)}. It may be truncated or foreign: export it again"
         ) from error
-    # A provider whose libraries are missing is left out without an error, and the CPU takes its place.
+    # Where the libraries of a provider are missing, ONNX Runtime gives no error and falls back to the CPU.
     loaded = session.get_providers()
     if provider not in loaded:
         raise MissingComponentError(
@@ -155,7 +158,7 @@ def _open_session(file: Path, device: str, threads: int | None) -> Any:
 
 
 def embedded_manifest(metadata: Mapping[str, str], file: Path) -> Manifest:
-    """The manifest that the graph ``file`` carries in its metadata. Raises ArtefactError."""
+    """Read the manifest in the metadata of a graph. Raises ArtefactError; ``file`` is for its message."""
     stored = metadata.get(METADATA_KEY)
     if stored is None:
         raise ArtefactError(
@@ -170,7 +173,7 @@ def embedded_manifest(metadata: Mapping[str, str], file: Path) -> Manifest:
 
 
 def _check_graph(session: Any, file: Path, engine: ArtefactEngine) -> None:
-    """Raises ArtefactError unless inputs and output are what the manifest says."""
+    """Raises ArtefactError unless the graph has the inputs and the output that its manifest declares."""
     for entries, declared in (
         (session.get_inputs(), engine.manifest.inputs),
         (session.get_outputs(), engine.manifest.outputs),
@@ -182,13 +185,13 @@ def _check_graph(session: Any, file: Path, engine: ArtefactEngine) -> None:
             )
         for entry in entries:
             batch, *rest = entry.shape
-            wanted = list(declared[entry.name])
+            expected = list(declared[entry.name])
             static = engine.least_batch == engine.largest_batch
             fits = batch == engine.largest_batch if static else not isinstance(batch, int)
-            if entry.type != "tensor(float)" or rest != wanted[1:] or not fits:
+            if entry.type != "tensor(float)" or rest != expected[1:] or not fits:
                 raise ArtefactError(
                     f"{file} has {entry.name} of type {entry.type} and shape {entry.shape}; its manifest says float32 "
-                    f"and {wanted}; export it again"
+                    f"and {expected}; export it again"
                 )
 
 

@@ -17,13 +17,17 @@ from refiner.runtime.manifest import Manifest, open_manifest
 
 
 class OpenVinoEngine(ArtefactEngine):
-    """A model in OpenVINO's representation (``.xml`` and ``.bin``).
+    """Runs a model in OpenVINO's format (``.xml`` and ``.bin``) on the CPU.
 
     Args:
-        path: the ``.xml`` file. role: "lifter" or "refiner".
-        threads: None leaves OpenVINO's default. goal: "latency" or "throughput".
+        path: the ``.xml`` file.
+        role: "lifter" or "refiner".
+        threads: None leaves OpenVINO's default.
+        goal: "latency" or "throughput".
 
-    Raises ArtefactError, MissingComponentError without OpenVINO.
+    Raises:
+        ArtefactError: the file cannot be used.
+        MissingComponentError: OpenVINO is not installed.
     """
 
     def __init__(
@@ -33,21 +37,21 @@ class OpenVinoEngine(ArtefactEngine):
         compiled, manifest = open_model(file, role, threads, goal)
         super().__init__(manifest, file)
         for port in compiled.inputs:
-            found = [axis.get_length() for axis in list(port.partial_shape)[1:]]
-            if tuple(found) != self._shapes.get(port.any_name):
-                raise ArtefactError(f"{file} takes {port.any_name} of {found}, its manifest disagrees; export it again")
+            shape = [axis.get_length() for axis in list(port.partial_shape)[1:]]
+            if tuple(shape) != self._shapes.get(port.any_name):
+                raise ArtefactError(f"{file} takes {port.any_name} of {shape}, its manifest disagrees; export it again")
         self._names = input_names(self.kind, self.rays)
         self._request = compiled.create_infer_request()
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> OpenVinoEngine:
-        """For `refiner.engines`. Raises UsageError for a CUDA device."""
+        """Open a model; `refiner.engines` calls this. Raises UsageError for a CUDA device."""
         refuse_cuda(options.device)
         return cls(file, role, options.threads, options.goal)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         feeds = dict(zip(self._names, inputs, strict=True))
-        # The request owns its output and overwrites it in the next call.
+        # The request owns its output and overwrites it in the next call, so the result is a copy.
         result: NDArray[np.float32] = np.array(self._request.infer(feeds)[0], dtype=np.float32)
         return result
 
@@ -59,15 +63,15 @@ def refuse_cuda(device: str | None) -> None:
 
 
 def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[Any, Manifest]:
-    """The compiled model and its manifest. Raises as `OpenVinoEngine`."""
+    """Compile a model. Returns it and its manifest. The errors are those of `OpenVinoEngine`."""
     manifest = open_manifest(file, role, ("openvino",))
     try:
         import openvino
     except ModuleNotFoundError as error:
         raise MissingComponentError(f"running {file} needs OpenVINO: pip install 'refiner[openvino]'") from error
     settings: dict[str, Any] = {
-        # What the graph's own types say. The plugin's bf16 hint takes the poses between the steps to bf16 too: half
-        # as much error again, and no faster.
+        # This keeps the types of the graph. The bf16 hint of OpenVINO would also round the poses between the steps to
+        # bf16, with half as much error again and no gain in speed.
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": goal.upper(),
     }

@@ -1,10 +1,10 @@
-"""Refiner: 3D pose sequences to better ones."""
+"""`Refiner`: it improves the 3D poses of a sequence."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,27 +20,53 @@ from refiner.errors import InputWarning, UsageError
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
-from refiner.runtime.window_model import WindowModel
+from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
 from refiner.shape import check_bone_lengths, pool_checked
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
 from refiner.smoothing import savitzky_golay
 
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A checked sequence in the model's joints and at the model's frame rate, with ``F`` frames.
+
+    Attributes:
+        keypoints: ``(F, 17, 2)`` pixels; for a model that sees rays ``(F, 17, 3)``, pixels and confidence.
+        body: ``(F, 17, 3)`` metres relative to the root.
+        root: ``(F', 1, 3)`` metres: the root's positions at the frame rate of the input.
+        image: ``(2,)`` width and height in pixels; for a model that sees rays ``(3,)``, with the focal length.
+        rate: the frame rate of the input, frames/s.
+    """
+
+    keypoints: Array
+    body: Array
+    root: Array
+    image: Array
+    rate: float
+
 
 class Refiner(WindowModel[RefinerEngine]):
-    """A refiner over sequences of any length. Make one with `load`.
+    """A model that refines 3D pose sequences of any length. Make one with `load`.
 
-    A causal checkpoint runs over the whole sequence in one pass, whose every frame is what a stream would have given
-    at that time.
+    A causal refiner runs over the whole sequence in one pass. Each of its frames equals the frame that a stream would
+    have given at that time.
 
     Args:
-        engine: what runs its windows.
-        flip_test: average with the mirrored pass, at twice the cost.
-        pool_shape: give all frames of a sequence, which must be of one person, the same bones (`refiner.shape`): the
-            sequence's own, or ``(17,)`` metres: `refiner.shape.pooled_lengths` of more that is known of that person.
-        smoothing: put a Savitzky-Golay filter behind the refiner (`refiner.smoothing`), which sees later frames too.
-        hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
-            the window's length.
+        engine: runs the windows.
+        hop: frames from the start of one window to the start of the next; by default half a window. A causal refiner
+            takes none.
         batch: windows that run at a time.
+        flip_test: also refine the mirrored poses and average the two results, at twice the cost.
+        pool_shape: give the same bones to all frames of a sequence, which must show one person (`refiner.shape`).
+            True takes the bone lengths from the sequence itself. An array ``(17,)`` holds known bone lengths in metres,
+            such as `refiner.shape.pooled_lengths` of more frames of that person.
+        smoothing: run a Savitzky-Golay filter after the refiner (`refiner.smoothing`). It also uses later frames.
+
+    Raises:
+        UsageError: ``hop`` lies outside of 1 to the window's length, or the refiner is causal and takes no hop.
+        InputError: ``pool_shape`` is an array that holds no bone lengths.
     """
 
     def __init__(
@@ -75,21 +101,33 @@ class Refiner(WindowModel[RefinerEngine]):
         pool_shape: bool | ArrayLike | None = False,
         smoothing: bool = False,
     ) -> Refiner:
-        """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner.
+        """Load a checkpoint or an artefact that refiner-export wrote.
 
-        ``engine`` is by default what the file is for ("torch-compile" instead of "torch" compiles a checkpoint);
-        ``steps`` is K instead of the checkpoint's; ``threads`` the engine's; ``device`` "cpu" or "cuda";
-        ``flip_test`` averages with the mirrored pass; ``goal`` is "latency" or "throughput", where the engine can be
-        tuned for either; ``pool_shape`` gives all frames the same bones and ``smoothing`` smooths them (see the
-        class). Raises CheckpointError, ArtefactError, UsageError, MissingComponentError, and InputError for what are no
-        bone lengths.
+        Args:
+            path: the file; a bare name is a bundled checkpoint; None is the bundled refiner.
+            engine: the name of an engine; None is the engine that the file is for. "torch-compile" instead of "torch"
+                compiles a checkpoint.
+            steps: the number of denoising steps K; None is the checkpoint's K.
+            threads: the engine's threads; None leaves the engine's default.
+            hop: see `Refiner`.
+            device: "cpu" or "cuda"; None is the device that an artefact was made for, and the CPU for a checkpoint.
+            flip_test: see `Refiner`.
+            goal: "latency" or "throughput", where the engine can be tuned for either.
+            pool_shape: see `Refiner`.
+            smoothing: see `Refiner`.
+
+        Raises:
+            CheckpointError, ArtefactError: the file cannot be used.
+            UsageError: the file and the options do not go together.
+            MissingComponentError: a package or the device is missing.
+            InputError: ``pool_shape`` is an array that holds no bone lengths.
         """
         opened = open_engine(path, "refiner", EngineOptions(engine, steps, threads, device, goal))
         return cls(opened, hop, flip_test=flip_test, pool_shape=pool_shape, smoothing=smoothing)
 
     @property
     def steps(self) -> int:
-        """K, the denoising steps."""
+        """The number of denoising steps, K. Raises UsageError for a refiner that has none (SmoothNet)."""
         steps = self._engine.steps
         if steps is None:
             raise UsageError("this refiner has no denoising steps")
@@ -97,115 +135,128 @@ class Refiner(WindowModel[RefinerEngine]):
 
     @property
     def uncertainty(self) -> JointUncertainty | None:
-        """How a stream tells each joint's standard deviation; None where the model was not calibrated."""
+        """The calibrated standard deviation of each joint for streams; None where the model was not calibrated."""
         return self._engine.uncertainty
 
     def refine(
         self,
         pose_2d: ArrayLike,
         pose_3d: ArrayLike,
-        image_size: tuple[float, float],
+        image_size: ImageSize | None,
         fps: float | None = None,
         joints: str = "h36m17",
         *,
         confidence: ArrayLike | None = None,
-        focal_length: Any = None,
+        focal_length: FocalLength | None = None,
         camera: Camera | None = None,
     ) -> NDArray[np.float32]:
-        """``(F, J, 2)`` pixels and ``(F, J, 3)`` metres in camera axes -> refined ``(F, 17, 3)`` metres.
+        """Refine a sequence of 3D poses.
 
-        The root (mid-hip) of ``pose_3d`` may lie anywhere and is kept. ``image_size`` is (width, height) in
-        pixels; ``fps`` the frame rate where it is not the model's; ``joints`` the joint set of both inputs, the
-        result is in Human3.6M's. ``confidence``, ``focal_length`` and ``camera`` are those of `refiner.Lifter.lift`.
-        The inputs are not changed. Raises an InputError that says what is wrong with them, UsageError for an unknown
-        joint set or frame rate.
+        Args:
+            pose_2d: ``(F, J, 2)`` pixels.
+            pose_3d: ``(F, J, 3)`` metres in camera axes. The root (mid-hip) may lie anywhere; its position is kept.
+            image_size: (width, height) in pixels; may be None with a ``camera``.
+            fps: the frame rate of the input; None is the model's.
+            joints: the joint set of both inputs.
+            confidence: see `refiner.Lifter.lift`.
+            focal_length: see `refiner.Lifter.lift`.
+            camera: see `refiner.Lifter.lift`.
+
+        Returns:
+            The refined poses, ``(F, 17, 3)`` metres in camera axes, in Human3.6M's joints. The inputs do not change.
+
+        Raises:
+            InputError: something is wrong with the inputs; the message says what.
+            UsageError: the joint set or the frame rate is unknown.
         """
-        lens = (confidence, focal_length, camera)
-        pixels, body, root, size, rate = self._prepare(pose_2d, pose_3d, image_size, fps, joints, *lens)
+        prepared = self._prepare(pose_2d, pose_3d, image_size, fps, joints, confidence, focal_length, camera)
+        keypoints, body, image, rate = prepared.keypoints, prepared.body, prepared.image, prepared.rate
 
-        refined = self._windows(pixels, body, size)
+        refined = self._windows(keypoints, body, image)
         if self.flip_test:
-            turned = self._windows(mirror_pixels(pixels, float(size[0])), flip_pose(body), size)
-            refined = (refined + flip_pose(turned)) * np.float32(0.5)
-        refined = resample_back(refined, self.fps, rate, len(root))
+            mirrored = self._windows(mirror_pixels(keypoints, float(image[0])), flip_pose(body), image)
+            refined = (refined + flip_pose(mirrored)) * np.float32(0.5)
+        refined = resample_back(refined, self.fps, rate, len(prepared.root))
         refined[:, 0] = 0.0
         if self.smoothing:
             refined = savitzky_golay(refined, rate).astype(np.float32)
         if self.pool_shape:
             refined = pool_checked(refined, self._bone_lengths)
-        kept: NDArray[np.float32] = refined + root
-        return kept
+        absolute: Array = refined + prepared.root
+        return absolute
 
-    def _windows(
-        self, pixels: NDArray[np.float32], body: NDArray[np.float32], size: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        def model(windows_2d: NDArray[np.float32], windows_3d: NDArray[np.float32]) -> NDArray[np.float32]:
-            return self._engine(windows_2d, windows_3d, np.tile(size, (len(windows_2d), 1)))
+    def _windows(self, keypoints: Array, body: Array, image: Array) -> Array:
+        """Run the engine over all windows of a sequence; the arguments are those of `_Prepared`."""
+
+        def model(windows_2d: Array, windows_3d: Array) -> Array:
+            return self._engine(windows_2d, windows_3d, np.tile(image, (len(windows_2d), 1)))
 
         if self._engine.reach is not None:
-            return run_causal(model, (pixels, body), self._engine.reach)
+            return run_causal(model, (keypoints, body), self._engine.reach)
         least = self._engine.least_batch
-        return run_strided(model, (pixels, body), self.frames, self.hop, self.batch, least, self.stride, body)
+        return run_strided(model, (keypoints, body), self.frames, self.hop, self.batch, least, self.stride, body)
 
     def compare_input(
         self,
         pose_2d: ArrayLike,
         pose_3d: ArrayLike,
-        image_size: tuple[float, float],
+        image_size: ImageSize | None,
         fps: float | None = None,
         joints: str = "h36m17",
         *,
         confidence: ArrayLike | None = None,
-        focal_length: Any = None,
+        focal_length: FocalLength | None = None,
         camera: Camera | None = None,
     ) -> Familiarity | None:
-        """Whether poses look like those that the refiner was trained on; the arguments of `refine`, no ground truth.
+        """Compare poses with the poses that the refiner was trained on; this needs no ground truth.
 
-        Of a model that sees rays the frames are compared in which every joint was seen, and the shaking is not. None
-        where the model does not say what those looked like (an exported graph) and where no frame is whole. Raises as
-        `refine`, whose warnings it does not repeat.
+        The arguments and the errors are those of `refine`. The warnings of `refine` are not repeated. For a model that
+        sees rays, only the frames in which every joint was seen are compared, and the shaking of the poses is not.
+
+        Returns:
+            The comparison. None where the model does not describe its training inputs (an exported graph), and where
+            no frame shows every joint.
         """
         inputs = self._engine.inputs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)
-            lens = (confidence, focal_length, camera)
-            pixels, body, _, size, _ = self._prepare(pose_2d, pose_3d, image_size, fps, joints, *lens)
+            prepared = self._prepare(pose_2d, pose_3d, image_size, fps, joints, confidence, focal_length, camera)
+        keypoints, body, image = prepared.keypoints, prepared.body, prepared.image
         if inputs is None:
             return None
         if not self.sees_rays:
-            return inputs.compare(normalise_screen(pixels, size), body)
+            return inputs.compare(normalise_screen(keypoints, image), body)
         from refiner.models.canonical import canonical_arrays
 
-        whole = (pixels[..., 2] > 0).all(axis=-1)
-        if not whole.any():
+        complete = (keypoints[..., 2] > 0).all(axis=-1)
+        if not complete.any():
             return None
-        rays, turned = canonical_arrays(pixels, body, size)
-        return inputs.compare(rays[whole], turned[whole], shaking=False)
+        rays, turned = canonical_arrays(keypoints, body, image)
+        return inputs.compare(rays[complete], turned[complete], shaking=False)
 
     def _prepare(
         self,
         pose_2d: ArrayLike,
         pose_3d: ArrayLike,
-        image_size: tuple[float, float],
+        image_size: ImageSize | None,
         fps: float | None,
         joints: str,
         confidence: ArrayLike | None,
-        focal_length: Any,
+        focal_length: FocalLength | None,
         camera: Camera | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], float]:
-        """Checked and in the model's joints and frame rate: what is seen in 2D, root-relative metres; the root in the
-        input's rate, the image's size (and focal length), the input's rate."""
+    ) -> _Prepared:
+        """Check the arguments of `refine` and bring them to the model's joints and frame rate."""
         rate = check_fps(fps, self.fps)
-        seen, size = self._seen(pose_2d, image_size, joints, confidence, focal_length, camera)
-        given_3d = check_pose_3d(pose_3d, joint_set(joints))
-        check_lengths(seen, given_3d)
-        metres = to_h36m17(given_3d, joints)
+        seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
+        checked_3d = check_pose_3d(pose_3d, joint_set(joints))
+        check_lengths(seen.keypoints, checked_3d)
+        metres = to_h36m17(checked_3d, joints)
         root = metres[:, :1]
         body = metres - root
         if self.sees_rays:
-            # A model of screen coordinates runs as it always did.
+            # Models of image coordinates never exchanged swapped sides; their results must not change.
             for swapped, pairs in find_swapped_sides(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
                 body = exchange_sides(body, swapped, pairs)
                 warn_of_swapped_sides(swapped, "pose_3d")
-        pixels = self._resampled(seen, rate)
-        return pixels, resample_poses(body, rate, self.fps), root, size, rate
+        keypoints = self._resampled(seen.keypoints, rate)
+        return _Prepared(keypoints, resample_poses(body, rate, self.fps), root, seen.image, rate)

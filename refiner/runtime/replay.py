@@ -1,4 +1,4 @@
-"""PyTorch code on a CUDA device as CUDA graphs: recorded once for each batch size, then replayed with one launch."""
+"""Run PyTorch code on a CUDA device as CUDA graphs: record it once for each batch size, replay it with one launch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# Batch sizes whose graphs are kept; a graph holds the memory of its activations.
+# The number of batch sizes whose graphs are kept. A graph holds the memory of its activations.
 MOST_GRAPHS = 8
-# Launches before a capture, on a stream of their own: libraries allocate and choose algorithms in the first ones.
+# Launches before a capture, on a stream of their own: libraries allocate and choose algorithms in their first launches.
 WARM_UPS = 3
 
 
 def on_arrays(function: Callable[..., Tensor], device: torch.device) -> Callable[..., NDArray[np.float32]]:
-    """``function`` of tensors of ``device`` as a function of arrays; on a CUDA device as CUDA graphs."""
+    """Wrap a function of tensors on a device as a function of arrays. On a CUDA device it runs as CUDA graphs."""
     if device.type == "cuda":
         return GraphReplay(function, device)
     import torch
@@ -37,13 +37,13 @@ def on_arrays(function: Callable[..., Tensor], device: torch.device) -> Callable
 
 
 class Recorder(Protocol):
-    """Records ``run`` and returns what replays it and the tensor that every replay writes."""
+    """Records ``run``. Returns a function that replays it, and the tensor that every replay writes."""
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]: ...
 
 
 def record_cuda_graph(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Capture ``run`` on the current device; it must read and write the same memory every time."""
+    """Capture ``run`` on the current device. It must read and write the same memory every time."""
     import torch
 
     cuda: Any = torch.cuda
@@ -67,16 +67,19 @@ class _Recorded:
 
 
 class GraphReplay:
-    """``function`` of tensors on ``device`` as a function of arrays; results are the caller's own.
+    """Wraps a function of tensors on a CUDA device as a function of arrays. Results are new arrays.
+
+    A graph has one set of inputs, so only one call runs at a time. Calls from several threads wait for each other.
 
     Args:
-        function: tensors of the device -> one tensor; no control flow that depends on values.
-        device: where it runs. record: how a run is recorded; `record_cuda_graph`, or a stand-in.
-
-    One call at a time: a graph has one set of inputs, so calls from several threads wait for each other.
+        function: takes tensors of the device and returns one tensor. Its control flow must not depend on values.
+        device: the device.
+        record: records a run; `record_cuda_graph`, or a stand-in in tests.
     """
 
-    def __init__(self, function: Callable[..., Tensor], device: Any, record: Recorder = record_cuda_graph) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], device: torch.device, record: Recorder = record_cuda_graph
+    ) -> None:
         self._function, self._device, self._record = function, device, record
         self._recorded: OrderedDict[tuple[tuple[int, ...], ...], _Recorded] = OrderedDict()
         self._lock = threading.Lock()
@@ -86,10 +89,10 @@ class GraphReplay:
 
         with self._lock, torch.inference_mode():
             recorded = self._of_shapes(arrays)
-            for held, array in zip(recorded.inputs, arrays, strict=True):
-                held.copy_(torch.from_numpy(array))
+            for tensor, array in zip(recorded.inputs, arrays, strict=True):
+                tensor.copy_(torch.from_numpy(array))
             recorded.replay()
-            # Fetching waits for the replay, and copies: the next one writes the same memory.
+            # `cpu` waits for the replay. `copy` is needed because the next replay writes the same memory.
             result: NDArray[np.float32] = recorded.output.float().cpu().numpy().copy()
         return result
 

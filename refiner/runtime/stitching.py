@@ -1,4 +1,4 @@
-"""A window model over a sequence of any length: overlapping windows, blended."""
+"""Run a window model over a sequence of any length: cut overlapping windows, run them, blend the results."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ Array = NDArray[np.float32]
 
 # The fastest of 4, 16 and 64 on two cores (C = 64); at C = 256 and 27 frames its widest layer takes 0.24 GB.
 DEFAULT_BATCH = 64
-# Frames of a causal pass at a time: at C = 256 its widest layer takes 0.3 GB.
+# The frames that a causal pass takes at a time: at C = 256 its widest layer takes 0.3 GB.
 CAUSAL_PART = 2048
 
 
 def check_hop(hop: int | None, window: int) -> int:
-    """The distance of two windows; None is half a window. Raises UsageError unless 1 <= hop <= window."""
+    """The distance between the starts of two windows; None is half a window.
+
+    Raises:
+        UsageError: ``hop`` is not in the range 1 <= hop <= window.
+    """
     if hop is None:
         return max(1, window // 2)
     if not 1 <= hop <= window:
@@ -45,11 +49,22 @@ def run_windows(
     batch: int = DEFAULT_BATCH,
     least_batch: int = 1,
 ) -> Array:
-    """Run ``model(*windows)`` over ``(F, ...)`` sequences and blend its ``(B, window, ...)`` outputs to ``(F, ...)``.
+    """Run a model over overlapping windows of a sequence and blend its outputs.
 
-    Windows start every ``hop`` frames; a frame is the Hann-weighted mean of the windows that hold it. A sequence
-    shorter than a window is padded with its last frame. ``batch`` windows run at a time; where fewer than
-    ``least_batch`` are left, the last of them fills up, and what comes of it is dropped.
+    A frame of the result is the Hann-weighted mean of the windows that hold it. A sequence shorter than a window is
+    padded with its last frame.
+
+    Args:
+        model: takes one ``(B, window, ...)`` array for each sequence and returns ``(B, window, ...)``.
+        sequences: arrays ``(F, ...)`` of the same length.
+        window: the number of frames in a window.
+        hop: frames from the start of one window to the start of the next.
+        batch: windows that run at a time.
+        least_batch: where fewer windows are left, the last one is repeated up to this number, and the outputs of the
+            repeated windows are dropped.
+
+    Returns:
+        ``(F, ...)``.
     """
     frames = len(sequences[0])
     starts = window_starts(frames, window, hop)
@@ -57,8 +72,8 @@ def run_windows(
     for first in range(0, len(starts), batch):
         some = starts[first : first + batch]
         filled = np.append(some, np.repeat(some[-1:], max(least_batch - len(some), 0)))
-        frame = window_indices(filled, window, frames)
-        outputs.append(model(*(sequence[frame] for sequence in sequences))[: len(some)])
+        index = window_indices(filled, window, frames)  # [B, window]
+        outputs.append(model(*(sequence[index] for sequence in sequences))[: len(some)])
     merged: Array = merge_windows(np.concatenate(outputs), starts, frames)
     return merged
 
@@ -73,9 +88,20 @@ def run_strided(
     stride: int = 1,
     given: Array | None = None,
 ) -> Array:
-    """`run_windows` with windows of every ``stride``-th frame (temporal downsampling): each of the interleaved phases
-    of a sequence by itself. What the phases disagree in is evened out: of a lifter by `blend_phases`, of a refiner of
-    the poses ``given`` by `blend_refined`. A sequence that is shorter than such a window has a smaller stride."""
+    """Like `run_windows`, but with windows that hold every ``stride``-th frame (temporal downsampling).
+
+    The sequence splits into ``stride`` interleaved phases, and each phase runs by itself. The phases disagree a little;
+    `blend_phases` (for a lifter) or `blend_refined` (for a refiner) evens that out. A sequence that is shorter than
+    such a window gets a smaller stride.
+
+    Args:
+        model, sequences, window, hop, batch, least_batch: see `run_windows`.
+        stride: the distance, in frames of the sequence, between two neighbouring frames of a window.
+        given: only for a refiner: the ``(F, J, 3)`` poses that it refines.
+
+    Returns:
+        ``(F, ...)``.
+    """
     frames = len(sequences[0])
     taken = max(1, min(stride, (frames - 1) // max(window - 1, 1)))
     parts = [
@@ -94,8 +120,11 @@ def run_live(
     least_batch: int = 1,
     stride: int = 1,
 ) -> Array:
-    """``model`` as a stream runs it that answers at once: each frame is the last one of a window of those before it
-    (`trailing_indices`). Arguments as for `run_strided`."""
+    """Run a model as a stream without delay does: each frame is the last frame of a window of its own.
+
+    Such a window holds the frame and the frames before it (`trailing_indices`). The arguments and the result are those
+    of `run_strided`.
+    """
     index = trailing_indices(len(sequences[0]), window, stride)
     outputs = []
     for first in range(0, len(index), batch):
@@ -106,10 +135,19 @@ def run_live(
 
 
 def run_causal(model: Callable[..., Array], sequences: tuple[Array, ...], reach: int, part: int = CAUSAL_PART) -> Array:
-    """A causal ``model(*sequences)``, ``(1, F, ...)`` of any length, over ``(F, ...)`` sequences, exactly.
+    """Run a causal model over a sequence; the result equals one pass over the whole sequence.
 
-    It runs over ``part`` frames at a time, so that memory does not grow with the sequence, each time from ``reach``
-    frames earlier on: as far back as a frame depends on others.
+    The model runs over ``part`` frames at a time, so that memory does not grow with the sequence.
+
+    Args:
+        model: takes one ``(1, F', ...)`` array for each sequence, of any length, and returns ``(1, F', ...)``.
+        sequences: arrays ``(F, ...)`` of the same length.
+        reach: the number of earlier frames that the result of a frame depends on. Each part starts that many frames
+            earlier.
+        part: frames in a part.
+
+    Returns:
+        ``(F, ...)``.
     """
     outputs = []
     for first in range(0, len(sequences[0]), part):
@@ -120,8 +158,15 @@ def run_causal(model: Callable[..., Array], sequences: tuple[Array, ...], reach:
 
 
 def mirror_pixels(pixels: Array, width: float) -> Array:
-    """``(..., J, 2)`` pixels, or ``(..., J, 3)`` with their confidence, of the mirror image: x becomes width - x, left
-    and right joints change places."""
+    """Mirror a 2D pose: x becomes width - x, and left and right joints are exchanged.
+
+    Args:
+        pixels: ``(..., J, 2)`` pixels, or ``(..., J, 3)`` pixels and confidence.
+        width: of the image, in pixels.
+
+    Returns:
+        The mirrored pose, of the same shape.
+    """
     mirrored = flip_pose(pixels)
     mirrored[..., 0] += width  # -x about the image's left edge, moved back into the image
     return mirrored

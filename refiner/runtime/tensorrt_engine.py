@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX as engines, on an NVIDIA GPU: one code for both modules."""
+"""TensorRT and TensorRT for RTX as engines, on an NVIDIA GPU. The same code runs both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream
 from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.runtime.manifest import Manifest, open_manifest
 
-# What a manifest calls the engine, and the Python module that runs it.
+# The name of the engine in a manifest, and the Python module that runs it.
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 PRODUCTS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 # TensorRT reads and writes at addresses that are a multiple of this; cudaMalloc gives no others.
@@ -37,17 +37,20 @@ ALIGNMENT = 256
 
 
 class TensorRtEngine(ArtefactEngine):
-    """An engine plan (``.engine``) on the current CUDA device.
+    """Runs an engine plan (``.engine``) on the current CUDA device.
+
+    A plan is native code, so it is only deserialised where its hash is the one in the manifest. One call runs at a
+    time. `close`, or the end of the object, frees the memory on the device.
 
     Args:
-        path: the plan, with its manifest beside it. role: "lifter" or "refiner".
-        cuda_graphs: capture a batch size's copies and launches at its second use and replay them from then on.
+        path: the plan, with its manifest beside it.
+        role: "lifter" or "refiner".
+        cuda_graphs: at the second use of a batch size, capture its copies and launches as a CUDA graph, which is
+            replayed from then on.
 
-    A plan is native code: it is deserialised only when its bytes are those that the manifest names. One call runs at a
-    time. `close` gives the device memory back; so does the end of the object.
-
-    Raises ArtefactError for a plan of another version of TensorRT or of another GPU, MissingComponentError without the
-    module, cuda-python or a device.
+    Raises:
+        ArtefactError: the plan was built for another version of TensorRT or another GPU, or cannot be used.
+        MissingComponentError: the module, cuda-python or a device is missing.
     """
 
     def __init__(self, path: str | os.PathLike[str], role: str, cuda_graphs: bool = True) -> None:
@@ -72,7 +75,7 @@ class TensorRtEngine(ArtefactEngine):
             self._plan = plan = _open_plan(trt, module, file, manifest)
             _check_tensors(trt, plan.engine, self)
             self._buffers = {name: self._buffer(release, name) for name in (*self._names, self._output)}
-            # Activations of all contexts: they run one after the other.
+            # All contexts share this memory for their activations, because they run one after the other.
             self._scratch_bytes = max(int(plan.engine.device_memory_size_v2), ALIGNMENT)
             self._scratch = _take(cuda, release, "cudaMalloc", "cudaFree", self._scratch_bytes)
             no_timing = cuda.cudaEventDisableTiming
@@ -83,14 +86,14 @@ class TensorRtEngine(ArtefactEngine):
                 plan.clear()
             release.close()
             raise
-        # Contexts and engine go before the memory that they use.
+        # Contexts and engine must be freed before the memory that they use.
         release.callback(plan.clear)
         self._release = release
-        # Neither of the arguments may lead back to this object, or it would live for ever.
+        # The arguments must not refer to this object, or it would never be freed.
         self._finalizer = weakref.finalize(self, _free, cuda, self._stream, release)
 
     def close(self) -> None:
-        """Give the GPU's memory back. The engine cannot run any more; closing it again does nothing."""
+        """Free the memory on the GPU. The engine cannot run any more. Closing it again does nothing."""
         with self._lock:
             self._finalizer()
 
@@ -101,17 +104,22 @@ class TensorRtEngine(ArtefactEngine):
         self.close()
 
     def run_on_device(self, *inputs: Any, out: Any, stream: Any = None) -> Any:
-        """Run windows that lie on the GPU already, without a copy; returns ``out``.
+        """Run windows that are on the GPU already, without a copy.
+
+        This does not wait for the GPU: work that is put into ``stream`` afterwards finds the output there.
 
         Args:
-            inputs: as in a call, each a contiguous float32 array on this engine's device that offers ``__dlpack__`` or
-                ``__cuda_array_interface__`` (PyTorch, CuPy, JAX, Numba), at an address that is a multiple of 256.
-            out: likewise, ``(B, T, J, 3)``; it is written, and must share no memory with the inputs.
+            inputs: like those of a call, each a contiguous float32 array on this engine's device, at an address that is
+                a multiple of 256, with ``__dlpack__`` or ``__cuda_array_interface__`` (PyTorch, CuPy, JAX, Numba).
+            out: an array of the same kind for the output, ``(B, T, J, 3)``. It must share no memory with the inputs.
             stream: the CUDA stream that made the inputs and uses the output: a handle, or an object with
                 ``cuda_stream``, ``ptr`` or ``__cuda_stream__``. None is the default stream.
 
-        Does not wait for the GPU: work that is put into ``stream`` afterwards finds the output there. Raises UsageError
-        and DTypeError for arrays that do not fit.
+        Returns:
+            ``out``.
+
+        Raises:
+            UsageError, DTypeError: an array cannot be used.
         """
         if len(inputs) != len(self._names):
             raise UsageError(f"a {self.kind} takes {', '.join(self._names)}; got {len(inputs)} arrays")
@@ -143,7 +151,7 @@ class TensorRtEngine(ArtefactEngine):
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> TensorRtEngine:
-        """For `refiner.engines`. Raises UsageError for the CPU."""
+        """Open a plan; `refiner.engines` calls this. Raises UsageError for the CPU."""
         if options.device == "cpu":
             raise UsageError(f"{file} runs on an NVIDIA GPU alone; for the CPU export with --engine onnx or openvino")
         return cls(file, role)
@@ -169,13 +177,13 @@ class TensorRtEngine(ArtefactEngine):
         return result
 
     def _prepare(self, batch: int) -> _Prepared:
-        """A context of its own for a batch size: what a captured graph was captured from must not change."""
+        """Make a context for a batch size. It must be its own: the context of a captured graph must not change."""
         context = self._new_context()
         self._bind(context, batch, {name: buffer.device for name, buffer in self._buffers.items()})
         return _Prepared(context, batch)
 
     def _launch(self, prepared: _Prepared) -> None:
-        """Copies to the GPU, network, copy back, all in the engine's stream."""
+        """Copy the inputs to the GPU, run the network and copy the output back, all in the engine's stream."""
         kinds = self._cuda.cudaMemcpyKind
         for name in self._names:
             buffer = self._buffers[name]
@@ -187,9 +195,9 @@ class TensorRtEngine(ArtefactEngine):
         self._do("cudaMemcpyAsync", buffer.address, buffer.device, size, kinds.cudaMemcpyDeviceToHost, self._stream)
 
     def _capture(self, prepared: _Prepared) -> None:
-        """Record one launch as a CUDA graph. The context has run once, as TensorRT asks for before a capture."""
+        """Record one launch as a CUDA graph. The context must have run once; TensorRT requires this."""
         cuda, context = self._cuda, prepared.context
-        # TensorRT for RTX may allocate while it runs, which a graph cannot hold; it says so itself.
+        # TensorRT for RTX may allocate memory while it runs, which a graph cannot record. The context tells.
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream)):
             prepared.capturable = False
             return
@@ -232,14 +240,14 @@ class TensorRtEngine(ArtefactEngine):
         shape = (self.largest_batch, *self._shapes[name])
         size = math.prod(shape) * np.dtype(np.float32).itemsize
         device = int(_take(self._cuda, release, "cudaMalloc", "cudaFree", size))
-        # Page-locked: copies from other memory would go through such memory of the driver's.
+        # This memory is page-locked. For other memory the driver would copy twice.
         address = int(_take(self._cuda, release, "cudaMallocHost", "cudaFreeHost", size))
         memory: Any = (ctypes.c_char * size).from_address(address)
         host: NDArray[np.float32] = np.frombuffer(memory, np.float32).reshape(shape)
         return _Buffer(device, address, host, size // self.largest_batch)
 
     def _begin(self) -> None:
-        """Before every run. Raises UsageError for a closed engine and for another current device than the engine's."""
+        """Check that a run is possible. Raises UsageError for a closed engine, and where another device is current."""
         if not self._finalizer.alive:
             raise UsageError(f"the engine of {self.file} is closed; load it again")
         here = self._do("cudaGetDevice")
@@ -251,14 +259,14 @@ class TensorRtEngine(ArtefactEngine):
         self._plan.logger.forget()
 
     def _check_array(self, name: str, array: DeviceArray, batch: int) -> None:
-        wanted = (batch, *self._shapes[name])
+        expected = (batch, *self._shapes[name])
         if batch and array.device != self._device:
             where = "in the CPU's memory" if array.device is None else f"on CUDA device {array.device}"
             raise UsageError(f"{name} lies {where}; expected it on CUDA device {self._device}, where the engine is")
         if array.dtype != "float32":
             raise DTypeError(f"{name} is {array.dtype}; expected float32")
-        if array.shape != wanted:
-            raise UsageError(f"{name} has shape {array.shape}; expected {wanted}")
+        if array.shape != expected:
+            raise UsageError(f"{name} has shape {array.shape}; expected {expected}")
         if batch and not self.least_batch <= batch <= self.largest_batch:
             raise UsageError(
                 f"a batch of {batch} windows lies outside of what {self.file.name} was built for "
@@ -278,7 +286,10 @@ class TensorRtEngine(ArtefactEngine):
 
 @dataclass
 class _Buffer:
-    """Room for the largest batch of one tensor: on the GPU, and page-locked on the CPU."""
+    """The memory of one tensor for the largest batch, on the GPU (``device``) and page-locked on the CPU.
+
+    ``address`` is that of the memory on the CPU, and ``host`` its array.
+    """
 
     device: int
     address: int
@@ -288,7 +299,7 @@ class _Buffer:
 
 @dataclass
 class _Prepared:
-    """A context for one batch size, and the graph that was captured from it."""
+    """A context for one batch size, and the CUDA graph that was captured from it."""
 
     context: Any
     batch: int
@@ -298,14 +309,14 @@ class _Prepared:
 
 @dataclass
 class _Plan:
-    """TensorRT's objects; ``clear`` lets go of them in the order that they need."""
+    """The objects of TensorRT. ``clear`` frees them in the order that TensorRT requires."""
 
     logger: Any
     runtime: Any
     engine: Any
-    # What a context is made with: a strategy, or the configuration of TensorRT for RTX.
+    # The argument for new contexts: a strategy, or for TensorRT for RTX a configuration.
     setting: Any
-    # Kernels that TensorRT for RTX compiled on this GPU, shared by all contexts.
+    # The kernels that TensorRT for RTX compiled on this GPU. All contexts share them.
     kernels: Any = None
     prepared: dict[int, _Prepared] = field(default_factory=dict)
     free_context: Any = None
@@ -325,10 +336,10 @@ class _Plan:
 
 
 def load_tensorrt(module: str) -> Any:
-    """Import "tensorrt" or "tensorrt_rtx". Raises MissingComponentError, which says how to install it."""
+    """Import "tensorrt" or "tensorrt_rtx". Raises MissingComponentError where it is not installed."""
     try:
         return import_module(module)
-    # ImportError, too, of a library that the module needs.
+    # A library that the module needs may also be missing.
     except ImportError as error:
         raise MissingComponentError(
             f"{PRODUCTS[module]} is not installed here (import {module}: {error}); pip install "
@@ -338,9 +349,9 @@ def load_tensorrt(module: str) -> Any:
 
 @functools.cache
 def collecting_logger(trt: Any) -> Any:
-    """The process's one ILogger for ``trt``. It prints nothing and keeps the last ``warnings`` and ``errors``.
+    """The only ILogger of the process for ``trt``. It prints nothing and keeps the last ``warnings`` and ``errors``.
 
-    TensorRT keeps using the first logger that it was ever given, also for what is made with another one later.
+    There is only one, because TensorRT uses its first logger for all later objects, whatever logger they get.
     """
 
     class Collector(trt.ILogger):  # type: ignore[misc]
@@ -366,14 +377,14 @@ def collecting_logger(trt: Any) -> Any:
 
 
 def _take(cuda: Any, release: contextlib.ExitStack, take: str, give_back: str, *arguments: Any) -> Any:
-    """Something of CUDA's, given back when ``release`` closes, whatever CUDA says to that."""
+    """Call a CUDA function that allocates; ``release`` frees the result when it closes, and ignores errors then."""
     taken = checked(cuda, take, *arguments)
     release.callback(getattr(cuda, give_back), taken)
     return taken
 
 
 def _free(cuda: Any, stream: Any, release: contextlib.ExitStack) -> None:
-    """Wait for what still runs and give everything back; runs on garbage collection, where nothing may be raised."""
+    """Wait for the stream and free everything. This runs at garbage collection, where nothing may be raised."""
     with contextlib.suppress(Exception):
         cuda.cudaStreamSynchronize(stream)
     with contextlib.suppress(Exception):
@@ -385,10 +396,10 @@ def _open_plan(trt: Any, module: str, file: Path, manifest: Manifest) -> _Plan:
     logger.forget()
     try:
         runtime = trt.Runtime(logger)
-    except TypeError as error:  # what its null pointer becomes in Python
+    except TypeError as error:  # a null pointer in C++ becomes this in Python
         raise MissingComponentError(f"{PRODUCTS[module]} cannot start here: {logger.reasons()}") from error
     plan_bytes = file.read_bytes()
-    # These bytes, not those that were hashed before: the file may have been exchanged in between.
+    # The bytes in memory are hashed again, because the file may have been exchanged since the first check.
     if hashlib.sha256(plan_bytes).hexdigest() != manifest.files[file.name]:
         raise ArtefactError(f"{file} changed while it was being opened; open it again, or export it again")
     engine = runtime.deserialize_cuda_engine(plan_bytes)
@@ -403,10 +414,10 @@ def _open_plan(trt: Any, module: str, file: Path, manifest: Manifest) -> _Plan:
 
 
 def _configure(trt: Any, plan: _Plan) -> None:
-    """TensorRT for RTX compiles its kernels on this GPU, for a shape when it first runs."""
+    """Configure TensorRT for RTX, which compiles its kernels on this GPU."""
     setting = plan.engine.create_runtime_config()
     setting.set_execution_context_allocation_strategy(plan.setting)
-    # At once: a graph that is captured before the kernels of its shape are there would keep the general ones.
+    # Kernels for a shape are compiled at once. A CUDA graph that is captured earlier would keep the general kernels.
     setting.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     plan.kernels = setting.create_runtime_cache()
     setting.set_runtime_cache(plan.kernels)
@@ -414,7 +425,7 @@ def _configure(trt: Any, plan: _Plan) -> None:
 
 
 def _check_build(manifest: Manifest, file: Path, version: str, module: str, capability: str) -> None:
-    """Raises ArtefactError for a plan of another TensorRT or another GPU, which could not be deserialised."""
+    """Raises ArtefactError for a plan of another TensorRT or another GPU, which cannot be deserialised."""
     build = manifest.build
     made_by = None if build is None else build.tensorrt
     if build is None or not isinstance(made_by, str):
@@ -434,7 +445,7 @@ def _check_build(manifest: Manifest, file: Path, version: str, module: str, capa
 
 
 def _rebuild(manifest: Manifest, capability: str | None = None) -> str:
-    """The command that makes the artefact again."""
+    """The command that builds the artefact again."""
     words = ["refiner-export", "--engine", manifest.engine, "--precision", manifest.precision]
     defaults = {
         "checkpoint": bundled.default_refiner(with_lifter=manifest.lifter is not None),
@@ -463,7 +474,7 @@ def _rebuild(manifest: Manifest, capability: str | None = None) -> str:
 
 
 def _check_tensors(trt: Any, engine: Any, of: ArtefactEngine) -> None:
-    """Raises ArtefactError unless the plan's inputs, output and batches are what the manifest says."""
+    """Raises ArtefactError unless the plan has the inputs, output and batches that the manifest declares."""
     declared = {**of.manifest.inputs, **of.manifest.outputs}
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     if sorted(names) != sorted(declared):
@@ -474,9 +485,9 @@ def _check_tensors(trt: Any, engine: Any, of: ArtefactEngine) -> None:
     for name in names:
         is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
         batch, *rest = engine.get_tensor_shape(name)
-        wanted = list(declared[name][1:])
+        expected = list(declared[name][1:])
         kind = engine.get_tensor_dtype(name)
-        if is_input != (name in of.manifest.inputs) or kind != trt.DataType.FLOAT or rest != wanted:
+        if is_input != (name in of.manifest.inputs) or kind != trt.DataType.FLOAT or rest != expected:
             raise ArtefactError(
                 f"{of.file} has the {'input' if is_input else 'output'} {name} of {kind} and {(batch, *rest)}; its "
                 f"manifest says float32 and {list(declared[name])}; export it again"

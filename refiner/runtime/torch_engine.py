@@ -1,4 +1,4 @@
-"""PyTorch as an engine: the reference that the others are compared with."""
+"""PyTorch as an engine. It is the reference that all other engines are compared with."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ from refiner.runtime.stitching import DEFAULT_BATCH
 
 
 class TorchEngine(ModelDefaults):
-    """A checkpoint run by PyTorch, eagerly or compiled at its first call.
+    """Runs a checkpoint in PyTorch, eagerly or compiled. On a CUDA device it runs as CUDA graphs.
 
     Args:
-        path: a ``.safetensors`` checkpoint. role: "lifter" or "refiner". steps: K instead of the checkpoint's.
-        device: "cpu" or "cuda". threads: PyTorch's threads (a setting of the whole process); None leaves them.
-        compiled: run through ``torch.compile``. On a CUDA device both ways are replayed as CUDA graphs.
+        path: a ``.safetensors`` checkpoint.
+        role: "lifter" or "refiner".
+        steps: the number of denoising steps K; None is the checkpoint's K.
+        threads: PyTorch's threads, a setting of the whole process; None leaves them.
+        device: "cpu" or "cuda".
+        compiled: run through ``torch.compile``, which compiles at the first call.
 
-    Raises CheckpointError for a file that is no such checkpoint, MissingComponentError without PyTorch or the device.
+    Raises:
+        CheckpointError: the file is no checkpoint of that role.
+        MissingComponentError: PyTorch or the device is missing.
     """
 
     least_batch, largest_batch = 1, ANY_BATCH
-    # Of a diffusion lifter: its call's arguments -> ``(B, H, T, J, 3)``.
+    # Only for a diffusion lifter: takes the arguments of a call and returns all hypotheses, (B, H, T, J, 3).
     hypotheses: Callable[..., NDArray[np.float32]] | None = None
 
     def __init__(
@@ -61,18 +66,18 @@ class TorchEngine(ModelDefaults):
         if isinstance(module, LiftingModule):
             self.actions = module.actions
             if isinstance(module.lifter, SampledLifter):
-                # It makes many poses of one window.
+                # A diffusion lifter makes many poses of one window, so it takes fewer windows at a time.
                 self.largest_batch = max(1, DEFAULT_BATCH // module.lifter.poses_per_window)
                 self.hypotheses = on_arrays(module.to(device).hypotheses, torch.device(device))
         else:
             self.steps = self.metadata["steps"] = module.steps
-        # Eager on the CPU the native kernel beats the reordered PyTorch operations.
+        # In eager mode on the CPU, the native kernel is faster than the reordered operations of the inference form.
         run: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
         self._call = on_arrays(torch.compile(run) if compiled else run, torch.device(device))
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> TorchEngine:
-        """For `refiner.engines`."""
+        """Open a checkpoint; `refiner.engines` calls this."""
         compiled = options.engine == "torch-compile"
         return cls(file, role, options.steps, options.threads, options.device or "cpu", compiled)
 
@@ -83,7 +88,7 @@ class TorchEngine(ModelDefaults):
 def open_module(
     path: str | os.PathLike[str], role: str, steps: int | None, threads: int | None, device: str
 ) -> tuple[Any, InputModel | None]:
-    """The runnable module of a checkpoint, and what its training inputs looked like. Raises as `TorchEngine`."""
+    """Load the module of a checkpoint and the distribution of its training inputs. Raises like `TorchEngine`."""
     try:
         import torch
     except ModuleNotFoundError as error:

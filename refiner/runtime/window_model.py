@@ -1,9 +1,10 @@
-"""What `Lifter` and `Refiner` share: an engine for windows of a fixed length, and how they follow each other."""
+"""The base of `Lifter` and `Refiner`: it checks a sequence and brings it to the joints and frame rate of the model."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -20,18 +21,37 @@ from refiner.runtime.stitching import DEFAULT_BATCH, check_hop
 from refiner.skeleton import joint_set, to_h36m17
 
 Array = NDArray[np.float32]
+# (width, height) of an image in pixels.
+ImageSize = tuple[float, float]
+# Pixels: one number, or (horizontal, vertical).
+FocalLength = float | Sequence[float] | NDArray[np.floating]
 
 EngineT = TypeVar("EngineT", LifterEngine, RefinerEngine)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInput:
+    """A checked sequence of 2D poses in Human3.6M's joints, as an engine takes it.
+
+    Attributes:
+        keypoints: ``(F, 17, 2)`` pixels; for a model that sees rays ``(F, 17, 3)``, pixels and confidence.
+        image: ``(2,)`` width and height in pixels; for a model that sees rays ``(3,)``, with the focal length.
+    """
+
+    keypoints: Array
+    image: Array
 
 
 class WindowModel(Generic[EngineT]):
     """A model that runs over sequences of any length in overlapping windows.
 
     Args:
-        engine: what runs its windows.
-        hop: frames from one window to the next; half a window by default. Raises UsageError outside of 1 to
-            the window's length.
-        batch: windows that run at a time, at most as many as the engine takes.
+        engine: runs the windows.
+        hop: frames from the start of one window to the start of the next; by default half a window.
+        batch: windows that run at a time. The engine's largest batch limits it.
+
+    Raises:
+        UsageError: ``hop`` lies outside of 1 to the window's length.
     """
 
     def __init__(self, engine: EngineT, hop: int | None = None, batch: int = DEFAULT_BATCH) -> None:
@@ -41,60 +61,13 @@ class WindowModel(Generic[EngineT]):
 
     @property
     def frames(self) -> int:
-        """The length of a window."""
+        """The number of frames in a window."""
         return self._engine.frames
 
     @property
     def stride(self) -> int:
-        """Frames of a sequence from one frame of a window to the next."""
+        """The distance, in frames of the sequence, between two neighbouring frames of a window."""
         return self._engine.stride
-
-    @property
-    def causal(self) -> bool:
-        """Whether a frame's result depends on that frame and those before it alone, in sequences of any length."""
-        return getattr(self._engine, "reach", None) is not None
-
-    @property
-    def sees_rays(self) -> bool:
-        """Whether the model takes the lens and the confidence into account; models of screen coordinates do not."""
-        return bool(self._engine.rays)
-
-    def _seen(
-        self,
-        pose_2d: ArrayLike,
-        image_size: Any,
-        joints: str,
-        confidence: ArrayLike | None,
-        focal_length: Any,
-        camera: Camera | None,
-    ) -> tuple[Array, Array]:
-        """What the model sees of a checked sequence in Human3.6M's joints: ``(F, 17, 2)`` pixels, or ``(F, 17, 3)``
-        with their confidence; and ``(2,)`` the image's size, or ``(3,)`` with the focal length."""
-        kind = joint_set(joints)
-        if self.sees_rays:
-            lens = check_lens(image_size, focal_length, camera)
-            return check_keypoints(pose_2d, confidence, lens, kind, sides=True).values, lens.row()
-        if focal_length is not None or camera is not None:
-            lens = check_lens(image_size, focal_length, camera)
-            warnings.warn(
-                "this model sees screen coordinates: it makes no use of focal_length and camera", InputWarning, 4
-            )
-            image_size = lens.image_size
-        size = check_image_size(image_size)
-        row = np.array(size, np.float32)
-        if confidence is None:
-            return to_h36m17(check_pose_2d(pose_2d, size, kind), joints), row
-        whole = check_keypoints(pose_2d, confidence, check_lens(size, quiet=True), kind)
-        return np.ascontiguousarray(whole.values[..., :2]), row
-
-    def _resampled(self, seen: Array, rate: float) -> Array:
-        """What the model sees, at the model's rate; a frame is as sure as the one nearest to it."""
-        if seen.shape[-1] == 2:
-            return resample_poses(seen, rate, self.fps)
-        pixels = resample_poses(seen[..., :2], rate, self.fps)
-        nearest = np.rint(np.arange(len(pixels)) * (rate / self.fps)).astype(np.intp)
-        sure = seen[np.minimum(nearest, len(seen) - 1), :, 2:]
-        return np.concatenate([pixels, sure], axis=-1)
 
     @property
     def fps(self) -> float:
@@ -102,6 +75,56 @@ class WindowModel(Generic[EngineT]):
         return self._engine.fps
 
     @property
+    def causal(self) -> bool:
+        """Whether the result of a frame depends only on this frame and the frames before it."""
+        return getattr(self._engine, "reach", None) is not None
+
+    @property
+    def sees_rays(self) -> bool:
+        """Whether the model uses the lens and the confidence of the keypoints; models of image coordinates do not."""
+        return bool(self._engine.rays)
+
+    @property
     def metadata(self) -> Mapping[str, Any]:
         """The checkpoint's configuration or the artefact's manifest, and ``engine``, as JSON for records."""
         return self._engine.metadata
+
+    def _model_input(
+        self,
+        pose_2d: ArrayLike,
+        image_size: ImageSize | None,
+        joints: str,
+        confidence: ArrayLike | None,
+        focal_length: FocalLength | None,
+        camera: Camera | None,
+    ) -> ModelInput:
+        """Check a sequence at its own frame rate and convert it to the joints of Human3.6M."""
+        kind = joint_set(joints)
+        if self.sees_rays:
+            lens = check_lens(image_size, focal_length, camera)
+            return ModelInput(check_keypoints(pose_2d, confidence, lens, kind, sides=True).values, lens.row())
+        if focal_length is not None or camera is not None:
+            lens = check_lens(image_size, focal_length, camera)
+            # A stack level of 4 points at the caller of `Refiner.refine`.
+            warnings.warn(
+                "this model works on image coordinates: it makes no use of focal_length and camera", InputWarning, 4
+            )
+            image_size = lens.image_size
+        size = check_image_size(image_size)
+        image = np.array(size, np.float32)
+        if confidence is None:
+            return ModelInput(to_h36m17(check_pose_2d(pose_2d, size, kind), joints), image)
+        filled = check_keypoints(pose_2d, confidence, check_lens(size, quiet=True), kind)
+        return ModelInput(np.ascontiguousarray(filled.values[..., :2]), image)
+
+    def _resampled(self, keypoints: Array, rate: float) -> Array:
+        """Resample keypoints ``(F, 17, 2 or 3)`` from ``rate`` frames/s to the model's frame rate.
+
+        A confidence cannot be interpolated: a new frame takes it from the nearest frame of the input.
+        """
+        if keypoints.shape[-1] == 2:
+            return resample_poses(keypoints, rate, self.fps)
+        pixels = resample_poses(keypoints[..., :2], rate, self.fps)
+        nearest = np.rint(np.arange(len(pixels)) * (rate / self.fps)).astype(np.intp)
+        confidence = keypoints[np.minimum(nearest, len(keypoints) - 1), :, 2:]
+        return np.concatenate([pixels, confidence], axis=-1)

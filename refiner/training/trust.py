@@ -71,8 +71,8 @@ def fit_trust(
     for number, clip in enumerate(clips, 1):
         progress(f"clip {number} of {len(clips)}")
         for lifter, triples in zip(lifters, frames, strict=True):
-            lifted = root_relative(lifter.lift(clip.pose_2d, None, fps=clip.fps, camera=clip.lens))  # type: ignore[arg-type]
-            refined = refiner.refine(clip.pose_2d, lifted, None, fps=clip.fps, camera=clip.lens)  # type: ignore[arg-type]
+            lifted = root_relative(lifter.lift(clip.pose_2d, None, fps=clip.fps, camera=clip.lens))
+            refined = refiner.refine(clip.pose_2d, lifted, None, fps=clip.fps, camera=clip.lens)
             triples.append((lifted, root_relative(refined), clip.pose_3d))
     parts = [tuple(np.concatenate(arrays) for arrays in zip(*triples, strict=True)) for triples in frames]
 

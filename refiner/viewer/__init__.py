@@ -1,1 +1,1 @@
-"""To look at: skeletons in the browser while a stream runs, and as a video of a sequence."""
+"""Show skeletons: in the browser while a stream runs, and as a video of a sequence."""

@@ -1,4 +1,4 @@
-"""Skeletons as lines: what the live view and the video draw."""
+"""Skeletons as lines, for the live view and the video."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ BONES = np.array(H36M17.bones)
 
 
 def bone_ends(pose_3d: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(17, 3)`` -> ``(16, 2, 3)``: parent and joint of every bone."""
+    """The ends of every bone, parent and joint, ``(16, 2, 3)``, of a pose ``(17, 3)``."""
     ends: NDArray[np.float32] = pose_3d[BONES]
     return ends
 
 
 def upright(pose_3d: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Camera axes (x right, y down, z away) -> x right, y away, z up, the root's place left out."""
+    """Turn a pose from camera axes (x right, y down, z away) to x right, y away, z up, with the root at 0."""
     body = pose_3d - pose_3d[..., :1, :]
     turned: NDArray[np.float32] = np.stack([body[..., 0], body[..., 2], -body[..., 1]], axis=-1)
     return turned
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """ "#rrggbb" -> 0 to 255."""
+    """Red, green and blue, 0 to 255, of a colour like "#d1602b"."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -1,4 +1,4 @@
-"""The browser's view of a running stream; drawing never holds it up."""
+"""A live view of a running stream in the browser. Drawing never delays the stream."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ from refiner.viewer.bones import AFTER, BEFORE, bone_ends, rgb, upright
 
 DRAWN_PER_S = 25.0
 HISTORY = 200
-# Where the two skeletons stand, metres: input left, refined right.
+# The positions of the two skeletons in metres: the input on the left, the refined pose on the right.
 APART = 0.6
 HEIGHT = 0.95
 
 
 class LiveView:
-    """Input and refined skeleton side by side, with latency and correction plotted; open ``url`` in a browser.
+    """Shows the input and the refined skeleton side by side, with curves of the latency and the correction.
+
+    Open ``url`` in a browser. `show` stores the newest frame and returns at once. A thread of its own draws, at most 25
+    times a second; frames that come in between are not drawn.
 
     Args:
-        host: loopback unless told otherwise. port: where the browser finds it.
+        host: the address of the server; by default only this machine can reach it.
+        port: the port of the server.
 
-    `show` keeps the newest frame and returns at once; a thread of its own draws, at most 25 times a second, and frames
-    that came in between are not drawn (``skipped`` counts them). Raises MissingComponentError without viser.
+    Attributes:
+        url: the address for the browser.
+        shown: how many frames came.
+        drawn: how many frames were drawn.
+        skipped: how many frames were not drawn.
+
+    Raises:
+        MissingComponentError: viser is not installed.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8080) -> None:
@@ -52,7 +62,7 @@ class LiveView:
         self._thread.start()
 
     def show(self, frame: RefinedFrame, latency_ms: float) -> None:
-        """A refined frame, and how long it took."""
+        """Show a refined frame; ``latency_ms`` is the time that its refinement took."""
         with self._changed:
             self.skipped += self._latest is not None
             self._latest = (frame, latency_ms)
@@ -64,7 +74,7 @@ class LiveView:
             self._changed.notify()
 
     def close(self) -> None:
-        """Draw the last frame and stop serving."""
+        """Draw the last frame and stop the server."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -79,9 +89,9 @@ class LiveView:
         self._server.initial_camera.look_at = (0.2, 0.0, HEIGHT)
         self._skeletons: dict[str, tuple[Any, Any]] = {}
         nothing = np.zeros((17, 3), np.float32)
-        for name, colour, place in (("input", BEFORE, -APART), ("refined", AFTER, APART)):
+        for name, colour, x in (("input", BEFORE, -APART), ("refined", AFTER, APART)):
             lines = scene.add_line_segments(
-                f"/{name}/bones", bone_ends(nothing), rgb(colour), thickness=0.02, position=(place, 0.0, HEIGHT)
+                f"/{name}/bones", bone_ends(nothing), rgb(colour), thickness=0.02, position=(x, 0.0, HEIGHT)
             )
             joints = scene.add_point_cloud(
                 f"/{name}/joints",
@@ -90,16 +100,16 @@ class LiveView:
                 point_size=0.035,
                 point_shape="circle",
                 precision="float32",
-                position=(place, 0.0, HEIGHT),
+                position=(x, 0.0, HEIGHT),
             )
-            scene.add_label(f"/{name}/name", name, position=(place, 0.0, HEIGHT + 0.95))
+            scene.add_label(f"/{name}/name", name, position=(x, 0.0, HEIGHT + 0.95))
             self._skeletons[name] = (lines, joints)
         self._status = gui.add_markdown("waiting for a frame")
         frames = np.arange(-HISTORY, 0, dtype=np.float64)
         self._latency_plot = self._plot("latency, ms", frames, AFTER)
         self._correction_plot = self._plot("mean correction, mm", frames, BEFORE)
-        places = np.arange(17, dtype=np.float64)
-        self._joint_plot = self._plot("correction by joint, mm", places, AFTER, bars=True)
+        joint_numbers = np.arange(17, dtype=np.float64)
+        self._joint_plot = self._plot("correction by joint, mm", joint_numbers, AFTER, bars=True)
         gui.add_markdown("joints: " + ", ".join(f"{index} {name}" for index, name in enumerate(H36M17.joint_names)))
 
     def _plot(self, title: str, x: NDArray[np.float64], colour: str, bars: bool = False) -> Any:

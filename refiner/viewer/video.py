@@ -1,8 +1,8 @@
-"""A sequence before and after as a video: .mp4 or .gif."""
+"""Draw a sequence before and after refinement as a video, .mp4 or .gif."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ from refiner.files import atomic_path
 from refiner.viewer.bones import AFTER, BEFORE, bone_ends, upright
 
 SUFFIXES = (".mp4", ".gif")
-# A GIF counts in hundredths of a second, and players slow down beyond this.
+# A GIF counts in hundredths of a second, and players do not show more frames per second than this.
 FASTEST_GIF = 25.0
 INCHES, DOTS = (8.0, 4.5), 100
 REACH = 1.0
 
+# [height, width, 3]
+Picture = NDArray[np.uint8]
+
 
 def check_video_name(path: Path) -> None:
-    """Raises UsageError unless the name's end says what to write."""
+    """Raises UsageError unless the suffix of the name is .mp4 or .gif."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
 
@@ -34,11 +37,19 @@ def write_video(
     fps: float,
     progress: Callable[[int], None] = lambda frame: None,
 ) -> None:
-    """Draw ``(F, 17, 3)`` metres in camera axes before and after refinement, seen from the camera and from the side.
+    """Draw a sequence before and after refinement, seen from the camera and from the side.
 
-    The name's end says what is written. ``progress`` is told of every frame. Raises UsageError for another end,
-    LengthError for sequences of different lengths, MissingComponentError without matplotlib, PyAV (.mp4) or Pillow
-    (.gif).
+    Args:
+        path: the file; its suffix, .mp4 or .gif, selects the format.
+        before: ``(F, 17, 3)`` metres in camera axes.
+        after: the same after refinement.
+        fps: the frame rate of the sequence.
+        progress: called with the number of frames that are drawn.
+
+    Raises:
+        UsageError: the suffix is another one.
+        LengthError: the sequences have different shapes or no frames.
+        MissingComponentError: matplotlib, PyAV (.mp4) or Pillow (.gif) is not installed.
     """
     check_video_name(path)
     if before.shape != after.shape or not len(before):
@@ -52,7 +63,7 @@ def write_video(
         write = _write_gif if path.suffix == ".gif" else _write_mp4
         pictures = (painter.draw(before[index], after[index], index, fps) for index in shown)
 
-        def counted() -> Any:
+        def counted() -> Iterator[Picture]:
             for index, picture in zip(shown, pictures, strict=True):
                 progress(index + 1)
                 yield picture
@@ -62,7 +73,7 @@ def write_video(
 
 
 class _Painter:
-    """Two views of a pair of skeletons as one picture; artists are made once and moved."""
+    """Draws two views of a pair of skeletons as one picture. Matplotlib's artists are made once and moved."""
 
     def __init__(self) -> None:
         try:
@@ -91,11 +102,11 @@ class _Painter:
     def draw(
         self, before: NDArray[np.float32], after: NDArray[np.float32], index: int, fps: float
     ) -> NDArray[np.uint8]:
-        """``(height, width, 3)``."""
-        for place, pose in enumerate((before, after)):
+        """The picture ``(height, width, 3)`` of frame ``index``."""
+        for row, pose in enumerate((before, after)):
             ends = bone_ends(upright(pose))
-            self._lines[place].set_segments([*ends[..., [0, 2]]])
-            self._lines[2 + place].set_segments([*ends[..., [1, 2]]])
+            self._lines[row].set_segments([*ends[..., [0, 2]]])
+            self._lines[2 + row].set_segments([*ends[..., [1, 2]]])
         moved = 1000.0 * float(np.linalg.norm((after - after[:1]) - (before - before[:1]), axis=-1).mean())
         self._text.set_text(f"{index / fps:.2f} s, joints moved by {moved:.0f} mm on average")
         self._figure.canvas.draw()
@@ -106,7 +117,7 @@ class _Painter:
         self._pyplot.close(self._figure)
 
 
-def _write_gif(path: Path, pictures: Any, fps: float) -> None:
+def _write_gif(path: Path, pictures: Iterator[Picture], fps: float) -> None:
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
@@ -117,7 +128,7 @@ def _write_gif(path: Path, pictures: Any, fps: float) -> None:
     )
 
 
-def _write_mp4(path: Path, pictures: Any, fps: float) -> None:
+def _write_mp4(path: Path, pictures: Iterator[Picture], fps: float) -> None:
     try:
         import av
     except ModuleNotFoundError as error:
@@ -128,7 +139,7 @@ def _write_mp4(path: Path, pictures: Any, fps: float) -> None:
         for picture in pictures:
             if stream is None:
                 stream = container.add_stream("libx264", rate=rate)
-                # H.264 wants even sides.
+                # H.264 needs an even width and height.
                 stream.height, stream.width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
                 stream.pix_fmt = "yuv420p"
             even = np.ascontiguousarray(picture[: stream.height, : stream.width])

@@ -1,9 +1,6 @@
-"""One module for each engine: what it needs, and how it makes an artefact of a graph.
+"""One module for each engine compiles a graph to an artefact; `refiner.runtime` runs the artefact.
 
-The table of engines (`refiner.engines`) names the modules. A module has ``require(options)``, which raises
-MissingComponentError before any work is done for nothing, and ``compile_graph(graph, options, target, report)``, which
-writes the artefact to ``target`` (and files beside it of the same stem) and returns what the manifest should say of the
-build. `refiner.runtime` runs it.
+The table of engines (`refiner.engines`) names the modules. `EngineModule` describes their functions.
 """
 
 from __future__ import annotations
@@ -29,10 +26,12 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Graph:
-    """What is compiled: the PyTorch modules, and the traced graph in the precision that was asked for.
+    """The input of a compiler.
 
-    ``typed`` is None for the engines that take the module itself, which is not traced;
-    ``float32_branches`` is what a lower precision leaves alone in their modules.
+    Attributes:
+        source: the PyTorch modules.
+        typed: the traced graph in the requested precision; None for engines that take the PyTorch module.
+        float32_branches: the branches of the PyTorch module that a lower precision leaves in float32.
     """
 
     source: Source
@@ -41,7 +40,7 @@ class Graph:
 
     @property
     def model(self) -> onnx.ModelProto:
-        """The typed graph of an engine that takes one."""
+        """The typed graph. Only for engines that take one."""
         assert self.typed is not None
         return self.typed.model
 
@@ -49,13 +48,21 @@ class Graph:
 class EngineModule(Protocol):
     """The interface of every module of this folder."""
 
-    def require(self, options: ExportOptions) -> None: ...
+    def require(self, options: ExportOptions) -> None:
+        """Raises MissingComponentError where a package or device is missing, before any work is done."""
+        ...
 
-    def compile_graph(self, graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]: ...
+    def compile_graph(self, graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
+        """Write the artefact to ``target``, and further files of the same stem beside it.
+
+        Returns:
+            The entry ``build`` of the manifest.
+        """
+        ...
 
 
 def engine_module(name: str) -> EngineModule:
-    """The module that makes an engine's files. Raises UsageError for an engine that has none."""
+    """The module that compiles for an engine. Raises UsageError for an engine without one."""
     compiler = ENGINES[name].compiler
     if compiler is None:
         raise UsageError(f"refiner-export makes no files for {name}")

@@ -1,4 +1,4 @@
-"""PyTorch's AOTInductor: a package of compiled code for this kind of processor or GPU."""
+"""Compile with PyTorch's AOTInductor, for this kind of processor or GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def require(options: ExportOptions) -> None:
-    """Raises MissingComponentError without PyTorch, a C++ compiler or the device."""
+    """Raises MissingComponentError where a C++ compiler or the device is missing."""
     if options.device == "cuda" and not torch.cuda.is_available():
         raise MissingComponentError(
             "--engine aoti --device cuda compiles for the GPU at hand, and PyTorch sees none here; run the same "
@@ -41,7 +41,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
     source = graph.source
     module: torch.nn.Module = source.module.to(device)
     if options.precision != "fp32":
-        # A copy: the source's own is what other precisions are made of.
+        # The module is copied, because other precisions still need the original one.
         module = in_precision(copy.deepcopy(module), TYPES[options.precision], graph.float32_branches)
     shapes: Any = None
     if isinstance(source.module, CausalStep | CarriedStep):
@@ -58,7 +58,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
             warnings.simplefilter("ignore")
             program = torch.export.export(module, examples, dynamic_shapes=shapes)
             torch._inductor.aoti_compile_and_package(program, package_path=str(target))
-    except Exception as error:  # the compiler raises many kinds without a common base
+    except Exception as error:  # the compiler's exceptions have no common base class
         raise ExportError(f"PyTorch could not compile the graph: {error}") from error
     finally:
         source.module.to("cpu")
@@ -67,5 +67,5 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
 
 
 def _example_batch(options: ExportOptions) -> int:
-    # Sizes of 0 and 1 are taken for constants.
+    # PyTorch's exporter treats sizes of 0 and 1 as constants.
     return options.batch.most if options.batch.fixed else max(2, options.batch.best)

@@ -1,4 +1,4 @@
-"""ONNX Runtime takes the graph as it is; the manifest travels inside it."""
+"""ONNX Runtime runs the graph as it is, with the manifest inside."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def require(options: ExportOptions) -> None:
 
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
-    """Write the graph."""
+    """Write the graph. `refiner_export.build` adds the manifest."""
     onnx.save(graph.model, target)
     return {"device": options.device}

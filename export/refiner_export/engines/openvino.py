@@ -1,4 +1,4 @@
-"""OpenVINO's own representation, with the types of the graph."""
+"""Convert a graph to OpenVINO's format. The types of the graph are kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refiner_export.options import ExportOptions
 
 
 def require(options: ExportOptions) -> None:
-    """Raises MissingComponentError without OpenVINO."""
+    """Raises MissingComponentError where OpenVINO is not installed."""
     try:
         import openvino  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
-"""TensorRT and TensorRT for RTX: one ONNX graph as an engine plan, with one code for both modules.
+"""Build an engine plan from an ONNX graph with TensorRT or TensorRT for RTX. The same code serves both modules.
 
-Networks are strongly typed: the types are those of the graph, and no flag of the builder changes them.
+Networks are strongly typed: they have the types of the graph, and no flag of the builder changes them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,24 @@ __all__ = ["BuiltPlan", "TensorRtOptions", "build_plan", "load_tensorrt", "requi
 
 LEVELS = range(6)
 TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-# Seconds between two lines about a build that goes on, and between two looks for an interrupt.
+# Seconds between two lines of progress, and between two checks for an interrupt.
 REPORT_EVERY = 5.0
 POLL = 0.1
 
 
 @dataclass(frozen=True)
 class TensorRtOptions:
-    """What is built.
+    """The options of a build.
 
-    ``batch``: the least windows at a time, those that kernels are chosen for, and the most; None for a graph whose
-    shapes are all fixed. ``compute_capability``: of the GPU to build for, like "8.6", for tensorrt_rtx alone; None is
-    the GPU at hand. ``timing_cache``: a file of TensorRT's, read and written, for tensorrt alone.
+    Attributes:
+        module: the Python module.
+        batch: the smallest batch, the batch that kernels are chosen for, and the largest batch; None for a graph whose
+            shapes are all fixed.
+        compute_capability: only for "tensorrt_rtx": that of the GPU to build for, like "8.6"; None is the GPU of this
+            machine.
+        workspace_bytes: the memory that the build may use; None leaves TensorRT's default.
+        optimisation_level: 0 to 5; None leaves TensorRT's default.
+        timing_cache: only for "tensorrt": its timing cache, a file that is read and written.
     """
 
     module: Literal["tensorrt", "tensorrt_rtx"]
@@ -50,7 +56,12 @@ class TensorRtOptions:
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """``plan``: TensorRT's bytes and nothing else. ``facts``: what the manifest says of the build."""
+    """A built engine.
+
+    Attributes:
+        plan: the bytes of the plan.
+        facts: the entry ``build`` of the manifest.
+    """
 
     plan: bytes
     facts: dict[str, Any]
@@ -59,11 +70,17 @@ class BuiltPlan:
 def build_plan(
     graph: onnx.ModelProto, options: TensorRtOptions, progress: Callable[[str], None] = lambda line: None
 ) -> BuiltPlan:
-    """Build an engine from ``graph``. ``progress`` gets a line for each stage, and every few seconds one in between.
+    """Build an engine from a graph. An interrupt (KeyboardInterrupt) stops the build at its next step.
 
-    An interrupt (KeyboardInterrupt) stops the build at its next step. Raises ExportError with TensorRT's own words when
-    it cannot read the graph or build it, UsageError for options that do not go together or do not fit the graph,
-    MissingComponentError without the module or the GPU that it needs.
+    Args:
+        graph: the typed graph.
+        options: of the build.
+        progress: called with a line for each stage, and with a line every few seconds in between.
+
+    Raises:
+        ExportError: TensorRT cannot read or build the graph; the message is TensorRT's.
+        UsageError: the options do not go together, or do not fit the graph.
+        MissingComponentError: the module, or a GPU that it needs, is missing.
     """
     _check_options(options)
     trt = load_tensorrt(options.module)
@@ -90,7 +107,7 @@ def build_plan(
     facts = {
         "module": options.module,
         "version": trt.__version__,
-        # What the runtime compares with its own, see refiner.runtime.tensorrt_engine.
+        # The runtime compares this version with its own, see refiner.runtime.tensorrt_engine.
         "tensorrt": trt.__version__,
         "compute_capability": target or (device.compute_capability if device else None),
         "device": device.name if device else None,
@@ -111,7 +128,7 @@ def build_plan(
 
 
 def require_device(trt: Any, options: TensorRtOptions) -> None:
-    """Raises what `build_plan` would raise for ``options`` and this machine, before there is a graph."""
+    """Check the options and this machine before there is a graph. Raises the errors of `build_plan`."""
     _check_options(options)
     logger = collecting_logger(trt)
     logger.forget()
@@ -120,13 +137,13 @@ def require_device(trt: Any, options: TensorRtOptions) -> None:
 
 
 def supported_capabilities(trt: Any) -> dict[str, Any]:
-    """What TensorRT for RTX can build for: "8.6" and the like, in rising order, and its name in the module."""
-    found = {}
+    """The compute capabilities that TensorRT for RTX can build for, in rising order, and their names in the module."""
+    capabilities = {}
     for name, member in trt.ComputeCapability.__members__.items():
         digits = re.fullmatch(r"SM(\d+)(\d)", name)
         if digits:
-            found[f"{digits[1]}.{digits[2]}"] = member
-    return dict(sorted(found.items(), key=lambda entry: float(entry[0])))
+            capabilities[f"{digits[1]}.{digits[2]}"] = member
+    return dict(sorted(capabilities.items(), key=lambda entry: float(entry[0])))
 
 
 def _check_options(options: TensorRtOptions) -> None:
@@ -150,7 +167,7 @@ def _check_options(options: TensorRtOptions) -> None:
 def _open_builder(trt: Any, logger: Any) -> Any:
     try:
         return trt.Builder(logger)
-    except TypeError as error:  # what its null pointer becomes in Python
+    except TypeError as error:  # a null pointer in C++ becomes this in Python
         raise MissingComponentError(
             "TensorRT builds engines on the GPU that runs them; no CUDA driver was found here that it can use "
             f"({logger.reasons()}). Build there, or build with --engine trt-rtx, which needs no GPU"
@@ -158,7 +175,7 @@ def _open_builder(trt: Any, logger: Any) -> Any:
 
 
 def _target(trt: Any, options: TensorRtOptions) -> str | None:
-    """The compute capability that TensorRT for RTX is told to build for; TensorRT is told none."""
+    """The compute capability to build for; None for TensorRT, which builds for the GPU of this machine."""
     if options.module != "tensorrt_rtx":
         return None
     supported = supported_capabilities(trt)
@@ -184,9 +201,9 @@ def _target(trt: Any, options: TensorRtOptions) -> str | None:
 
 
 def _parse(trt: Any, builder: Any, logger: Any, graph: onnx.ModelProto) -> Any:
-    """The graph as a strongly typed network."""
+    """Read the graph as a strongly typed network."""
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    # Where there is no such flag every network is strongly typed.
+    # In versions without this flag every network is strongly typed.
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.SerializeToString()):
@@ -196,7 +213,7 @@ def _parse(trt: Any, builder: Any, logger: Any, graph: onnx.ModelProto) -> Any:
 
 
 def _configure(trt: Any, config: Any, options: TensorRtOptions) -> None:
-    # Float32 means float32: TF32 would round the factors of products to 10 bits.
+    # TF32 would round the factors of float32 products to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.module == "tensorrt_rtx" and hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         # An engine that allocates while it runs could not be captured as a CUDA graph.
@@ -214,9 +231,13 @@ def _aim(trt: Any, config: Any, target: str) -> None:
 
 
 def _add_profile(builder: Any, config: Any, network: Any, batch: tuple[int, int, int]) -> dict[str, list[list[int]]]:
-    """Bound the inputs whose batch is free; returns their least, best and largest shapes.
+    """Set the range of the batch for the inputs whose batch is free.
 
-    Raises UsageError where a fixed batch is another than ``batch``.
+    Returns:
+        The smallest, best and largest shape of these inputs.
+
+    Raises:
+        UsageError: the graph has a fixed batch that differs from ``batch``.
     """
     shapes: dict[str, list[list[int]]] = {}
     for tensor in (network.get_input(index) for index in range(network.num_inputs)):
@@ -243,7 +264,7 @@ def _add_profile(builder: Any, config: Any, network: Any, batch: tuple[int, int,
 
 
 def _attach_timing_cache(config: Any, options: TensorRtOptions, progress: Callable[[str], None]) -> Path | None:
-    """Use the file's timings; those of another version or GPU are left, and the file is written anew."""
+    """Use the timing cache. Timings of another version or GPU are ignored, and the file is written anew."""
     file = options.timing_cache
     if file is None:
         return None
@@ -260,7 +281,7 @@ def _save_timing_cache(config: Any, file: Path) -> None:
 
 
 def _build(trt: Any, builder: Any, network: Any, config: Any, logger: Any, progress: Callable[[str], None]) -> bytes:
-    """The plan. The build runs in a thread of its own, so that this one hears an interrupt."""
+    """Build the plan in another thread, so that this thread can receive an interrupt."""
     monitor = _monitor(trt, progress) if hasattr(trt, "IProgressMonitor") else None
     if monitor is not None:
         config.progress_monitor = monitor
@@ -285,7 +306,10 @@ def _cancelling(monitor: Any) -> Iterator[None]:
 
 
 def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
-    """Reports the outer stages as they begin and the inner ones every few seconds; ``cancelled`` ends the build."""
+    """A monitor that reports outer stages when they begin, and inner ones every few seconds.
+
+    Its attribute ``cancelled`` ends the build.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -293,7 +317,7 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
             self.cancelled = False
             self._steps: dict[str, int] = {}
             self._depth: dict[str, int] = {}
-            self._told = time.monotonic()
+            self._reported = time.monotonic()
             # TensorRT calls from several threads.
             self._lock = threading.Lock()
 
@@ -302,12 +326,12 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
                 depth = self._depth.get(parent_phase, 0) + 1 if parent_phase is not None else 0
                 self._depth[phase_name], self._steps[phase_name] = depth, num_steps
                 if depth == 1:
-                    self._tell(phase_name.lower())
+                    self._report(phase_name.lower())
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             with self._lock:
-                if time.monotonic() - self._told >= REPORT_EVERY:
-                    self._tell(f"{phase_name.lower()}: {step + 1} of {self._steps.get(phase_name, step + 1)}")
+                if time.monotonic() - self._reported >= REPORT_EVERY:
+                    self._report(f"{phase_name.lower()}: {step + 1} of {self._steps.get(phase_name, step + 1)}")
                 return not self.cancelled
 
         def phase_finish(self, phase_name: str) -> None:
@@ -315,8 +339,8 @@ def _monitor(trt: Any, progress: Callable[[str], None]) -> Any:
                 self._steps.pop(phase_name, None)
                 self._depth.pop(phase_name, None)
 
-        def _tell(self, line: str) -> None:
-            self._told = time.monotonic()
+        def _report(self, line: str) -> None:
+            self._reported = time.monotonic()
             progress(f"  {line}")
 
     return Monitor()

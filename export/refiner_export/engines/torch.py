@@ -1,4 +1,4 @@
-"""PyTorch itself: the checkpoint is the artefact; ``Refiner.load(path, engine="torch-compile")`` compiles it."""
+"""PyTorch runs the checkpoint itself. ``Refiner.load(path, engine="torch-compile")`` compiles it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from refiner_export.options import Batch, ExportOptions
 
 
 def require(options: ExportOptions) -> None:
-    """Raises UsageError for what lives in a graph alone, MissingComponentError without the device."""
+    """Raises UsageError for options that need a graph, and MissingComponentError where the device is missing."""
     import torch
 
-    given = {
+    options_used = {
         "--with-lifter": options.lifter is not None,
         "--flip-test": options.flip_test,
         "--frames": options.frames is not None,
@@ -24,7 +24,7 @@ def require(options: ExportOptions) -> None:
         "--streams": options.streams is not None,
         "--pipelined": options.pipelined,
     }
-    unfit = [name for name, is_given in given.items() if is_given]
+    unfit = [name for name, used in options_used.items() if used]
     if unfit:
         raise UsageError(
             f"--engine torch runs the checkpoint itself; {', '.join(unfit)} need a graph of another engine"

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: one code, two modules. The plan stays pure; the manifest lies beside it."""
+"""Compile for TensorRT and TensorRT for RTX. The file holds nothing but the plan; the manifest lies beside it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from refiner_export.options import ExportOptions
 
 
 def require(options: ExportOptions) -> None:
-    """Raises MissingComponentError without the module, or without a GPU where it needs one."""
+    """Raises MissingComponentError where the module, or a GPU that it needs, is missing."""
     require_device(load_tensorrt(MODULES[options.engine]), engine_options(options))
     if options.engine == "trt":
-        load_cuda()  # or the gate could not run what took minutes to build
+        load_cuda()  # the gate needs it after the build, which takes minutes
 
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:
     """Build the plan into ``target``."""
-    wanted = engine_options(options)
+    plan_options = engine_options(options)
     if graph.source.kind == CAUSAL:
-        wanted = dataclasses.replace(wanted, batch=None)
-    built = build_plan(graph.model, wanted, report)
+        plan_options = dataclasses.replace(plan_options, batch=None)
+    built = build_plan(graph.model, plan_options, report)
     with atomic_path(target) as temporary:
         temporary.write_bytes(built.plan)
     return built.facts
 
 
 def engine_options(options: ExportOptions) -> TensorRtOptions:
-    """What concerns TensorRT."""
+    """The options for TensorRT."""
     batch = options.batch
     return TensorRtOptions(
         module=MODULES[options.engine],  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Frames in, refined frames out: a live stream through a window model or a causal one."""
+"""Live streams: frames go in and refined frames come out, through a causal refiner or a window refiner."""
 
 from refiner.runtime.streaming.frames import FrameStatus, RefinedFrame, StreamCounters
 from refiner.runtime.streaming.handover import StreamWorker

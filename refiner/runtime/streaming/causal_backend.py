@@ -1,4 +1,4 @@
-"""A causal refiner as a stream: a beat costs one step, and comes out at once."""
+"""A causal refiner behind a stream: each model frame costs one step of the engine and comes out at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import numpy as np
 
 from refiner.errors import UsageError
 from refiner.runtime.causal import CausalEngine
-from refiner.runtime.engine import LifterEngine, lift_unsaid
-from refiner.runtime.streaming.backend import UNIT_LENS, Array, BeatInput, BeatOutput, as_rays, columns
+from refiner.runtime.engine import LifterEngine, lift_without_action
+from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays, columns
 
 
 class CausalBackend:
-    """People in the places of one causal engine, which keeps what it remembers of each.
+    """Refines the model frames of several people with one causal engine, which keeps the state of each person.
 
     Args:
-        engine: steps all places at once; places without a beat keep their state.
-        lifter: lifts the beats that come without a body: the last frame of a window that ends with the beat.
+        engine: steps all slots at once. Slots without a new model frame keep their state.
+        lifter: lifts model frames that come without a body. It takes the last frame of a window that ends with the
+            model frame.
 
-    A pipelined engine gives a beat one step later. Raises UsageError for a lifter that runs several windows at a time.
+    A pipelined engine gives a model frame ``engine.delay`` steps later.
+
+    Raises:
+        UsageError: the lifter runs several windows at a time.
     """
 
     def __init__(self, engine: CausalEngine, lifter: LifterEngine | None = None) -> None:
@@ -35,12 +39,12 @@ class CausalBackend:
         self._lenses = np.ones((self.slots, self._columns), np.float32)
         self._active = np.zeros(self.slots, dtype=bool)
         self._count = [0] * self.slots
-        # The body that went in with each beat that has not come out.
-        self._given = np.zeros((self.delay + 1, self.slots, 17, 3), np.float32)
+        # The input body of each model frame whose output has not come yet.
+        self._unrefined = np.zeros((self.delay + 1, self.slots, 17, 3), np.float32)
         self._refined = np.zeros((self.slots, 17, 3), np.float32)
         self._windows = None if lifter is None else [_LiftedWindow(lifter) for _ in range(self.slots)]
 
-    def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
+    def feed(self, inputs: list[FrameInput]) -> list[FrameOutput]:
         self._active[:] = False
         for entry in inputs:
             slot = entry.slot
@@ -50,9 +54,12 @@ class CausalBackend:
             self._body[slot] = self._lift(entry) if entry.body is None else entry.body
         return self._step([entry.slot for entry in inputs])
 
-    def finish(self, slot: int) -> list[BeatOutput]:
-        """A pipelined engine still holds the last beat; another one, the same again, brings it out."""
-        outputs: list[BeatOutput] = []
+    def finish(self, slot: int) -> list[FrameOutput]:
+        """See `StreamBackend.finish`. A pipelined engine still holds model frames.
+
+        The last input is repeated until they have come out.
+        """
+        outputs: list[FrameOutput] = []
         self._active[:] = False
         self._active[slot] = True
         for _ in range(self.delay if self._count[slot] else 0):
@@ -65,31 +72,34 @@ class CausalBackend:
         if self._windows is not None:
             self._windows[slot].reset()
 
-    def _step(self, slots: list[int]) -> list[BeatOutput]:
+    def _step(self, slots: list[int]) -> list[FrameOutput]:
         refined = self._engine.step(self._seen, self._body, self._lenses, self._active, self._refined)
         outputs = []
         for slot in slots:
             index = self._count[slot]
-            self._given[index % (self.delay + 1), slot] = self._body[slot]
+            self._unrefined[index % (self.delay + 1), slot] = self._body[slot]
             self._count[slot] += 1
             out = index - self.delay
             if out >= 0:
-                given = self._given[out % (self.delay + 1), slot].copy()
-                outputs.append(BeatOutput(slot, out, given, refined[slot].copy()))
+                unrefined = self._unrefined[out % (self.delay + 1), slot].copy()
+                outputs.append(FrameOutput(slot, out, unrefined, refined[slot].copy()))
         return outputs
 
-    def _lift(self, entry: BeatInput) -> Array:
+    def _lift(self, entry: FrameInput) -> Array:
         assert self._lifter is not None and self._windows is not None
         rays = self._lifter.rays
         window = self._windows[entry.slot].take(as_rays(entry.keypoints, entry.lens) if rays else entry.keypoints)
         lens = UNIT_LENS if rays else entry.lens[:2]
-        lifted: Array = lift_unsaid(self._lifter, window[None], lens[None])[0, -1]
+        lifted: Array = lift_without_action(self._lifter, window[None], lens[None])[0, -1]
         return lifted - lifted[:1]
 
 
 class _LiftedWindow:
-    """What a lifter sees of the last beats of a person, every ``stride``-th of them, the newest last, the first one
-    repeated before them. Each beat is written twice, so that they lie side by side."""
+    """The lifter's window of the last model frames of one person, every ``stride``-th of them, the newest last.
+
+    Before a full window has come, the first model frame is repeated in front. Each model frame is written twice, one
+    window length apart, so that the last ones always lie side by side in memory.
+    """
 
     def __init__(self, lifter: LifterEngine) -> None:
         self._stride = lifter.stride

@@ -1,4 +1,4 @@
-"""What comes out of a stream."""
+"""The results of a stream: refined frames, and counters."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ FrameStatus = Literal["ok", "warm-up", "degraded", "invalid"]
 
 @dataclass(frozen=True, eq=False)
 class RefinedFrame:
-    """One frame of one person.
+    """A refined frame of one person.
 
-    ``pose_3d`` ``(17, 3)`` metres in camera axes, Human3.6M's joints, at the place where the input's root was; always
-    finite. ``std`` ``(17,)`` metres: the standard deviation of each joint's position along one axis. ``infilled``
-    ``(17,)``: joints that were missing in 2D or 3D and were guessed from what came before. ``given_3d`` ``(17, 3)``:
-    the input's pose, or the lifter's, with those guesses. ``status``:
+    Attributes:
+        timestamp: the time-stamp of the input, seconds.
+        person_id: the number of the person.
+        pose_3d: ``(17, 3)`` metres in camera axes, in Human3.6M's joints, with the root where the input's root was.
+            Always finite.
+        std: ``(17,)`` metres, the standard deviation of each joint's position along one axis.
+        infilled: ``(17,)``, the joints that were missing in 2D or 3D and were guessed from earlier frames.
+        status: one of
 
-    * "ok";
-    * "warm-up": fewer frames than the model's window came since the stream began or was lost;
-    * "degraded": joints were guessed, or frames before this one were;
-    * "invalid": too little was seen to refine anything; ``pose_3d`` is the last one known.
+            * "ok";
+            * "warm-up": fewer frames than the model remembers have come since the stream began or began anew;
+            * "degraded": joints were guessed in this frame or in a frame that the model remembers, or frames are
+              missing there;
+            * "invalid": too few joints were seen to refine the frame; ``pose_3d`` is the last known pose.
+        given_3d: ``(17, 3)`` metres, the pose of the input, or of the lifter, with the guessed joints.
     """
 
     timestamp: float
@@ -37,7 +43,7 @@ class RefinedFrame:
 
 @dataclass
 class StreamCounters:
-    """What happened to the frames of a stream since it was made."""
+    """What happened to the frames of a stream since it was opened."""
 
     frames: int = field(default=0, metadata={"means": "frames pushed"})
     steps: int = field(default=0, metadata={"means": "frames at the model's rate that were refined"})
@@ -50,5 +56,5 @@ class StreamCounters:
     forgotten: int = field(default=0, metadata={"means": "people who were not seen for too long"})
 
     def as_dict(self) -> dict[str, int]:
-        """name -> count."""
+        """The counters by name."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}

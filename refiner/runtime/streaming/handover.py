@@ -1,4 +1,4 @@
-"""From the thread of a camera to the thread that refines."""
+"""Hand frames over from the thread of a camera to a thread that refines them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ Policy = Literal["latest", "queue"]
 
 
 class StreamWorker:
-    """Refines in a thread of its own what other threads `put`; use it as a context manager.
+    """Refines the frames that other threads `put`, in a thread of its own. Use it as a context manager.
 
     Args:
-        refiner: the stream, from now on this worker's alone.
-        deliver: called in the worker's thread with each refined frame.
-        policy: "latest": a person's frame that still waits when the next one comes is dropped, which bounds the delay.
-            "queue": all frames are refined in order; `put` drops the newest when ``capacity`` wait, which bounds the
-            memory.
-        capacity: frames that may wait; with "latest", people.
+        refiner: the stream. Only this worker may use it from now on.
+        deliver: called in the worker's thread with each refined frame. An exception that it raises ends the worker, and
+            `close` raises it again.
+        policy: "latest" drops a person's frame that still waits when the next one comes, which bounds the delay.
+            "queue" refines all frames in order. When ``capacity`` frames wait, `put` drops the new one, which bounds
+            the memory.
+        capacity: the number of frames that may wait; with "latest", the number of people.
 
-    ``dropped`` counts frames that were never refined, ``refused`` those that were no frames, of which ``errors`` keeps
-    the last messages. An exception of ``deliver`` ends the worker and is raised by `close`.
+    Attributes:
+        dropped: how many frames were dropped.
+        refused: how many frames the stream refused as invalid.
+        errors: the last error messages of refused frames.
+
+    Raises:
+        UsageError: the policy is unknown, or the capacity is below 1.
     """
 
     def __init__(
@@ -51,14 +57,21 @@ class StreamWorker:
         self._thread.start()
 
     def put(self, frame: Frame) -> bool:
-        """Hand over a frame from any thread, without waiting; False where one was dropped for it or instead of it."""
+        """Hand over a frame from any thread, without waiting.
+
+        Returns:
+            False where this frame, or a waiting one of the same person, was dropped.
+
+        Raises:
+            UsageError: the worker is closed.
+        """
         with self._changed:
             if self._closing or self._failure is not None:
                 raise UsageError("the worker is closed")
             if self._policy == "latest":
-                for place, waiting in enumerate(self._waiting):
+                for index, waiting in enumerate(self._waiting):
                     if waiting.person_id == frame.person_id:
-                        self._waiting[place] = frame
+                        self._waiting[index] = frame
                         self.dropped += 1
                         return False
             if len(self._waiting) >= self._capacity:
@@ -69,7 +82,7 @@ class StreamWorker:
             return True
 
     def close(self) -> None:
-        """Refine what waits, flush the stream, end the thread. Raises what ``deliver`` raised."""
+        """Refine the waiting frames, flush the stream and end the thread. Raises any exception of ``deliver``."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -101,5 +114,5 @@ class StreamWorker:
                     self._deliver(refined)
             for refined in self._refiner.flush():
                 self._deliver(refined)
-        except BaseException as error:  # handed to whoever closes
+        except BaseException as error:  # `close` raises it in the caller's thread
             self._failure = error

@@ -1,4 +1,4 @@
-"""One frame as it comes from a camera: checked, in the model's joints, its missing joints guessed."""
+"""The first steps of a stream for each frame: check it, convert it to the model's joints, guess missing joints."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from refiner.skeleton import H36M17, JointSet, confidence_to_h36m17, to_h36m17
 
 Array = NDArray[np.float32]
 
-# Fewer joints than this say too little of a body.
+# A frame with fewer visible joints than this cannot be used.
 LEAST_JOINTS = 6
-# A body that nothing is known of: standing, facing the camera, arms down; metres, camera axes.
+# The body of an unknown person: standing, facing the camera, arms down; metres, camera axes.
 STANDING: NDArray[np.float64] = np.array(
     [
         [0.0, 0.0, 0.0],
@@ -44,8 +44,13 @@ HIPS = (1, 4)
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A frame in Human3.6M's joints; what is missing is NaN. ``confidence`` ``(17,)``: 0 to 1; ``body``: None where
-    a lifter makes it."""
+    """A checked frame in Human3.6M's joints. The coordinates of missing joints are NaN.
+
+    Attributes:
+        pixels: ``(17, 2)``.
+        confidence: ``(17,)``, 0 to 1.
+        body: ``(17, 3)`` metres in camera axes, the root anywhere; None where a lifter makes it.
+    """
 
     pixels: NDArray[np.float64]
     confidence: NDArray[np.float64]
@@ -60,45 +65,54 @@ def observe(
     joints: JointSet,
     least_confidence: float,
 ) -> Observation:
-    """One frame ``(J, 2)`` pixels, ``(J, 3)`` metres and ``(J,)`` as NaN-marked arrays in Human3.6M's joints.
+    """Check one frame, convert it to Human3.6M's joints, and mark missing joints by NaN.
 
-    A joint is missing where a coordinate is not finite or beyond any image or body, or where its confidence is NaN or
-    not above ``least_confidence``, or where the lens has no ray for it. Pixels come out as a lens without distortion
-    would have them. Raises an InputError for a wrong shape or type, which no later frame can mend.
+    A joint is missing where a coordinate is not finite or lies beyond any image or body, where its confidence is NaN or
+    not above ``least_confidence``, or where the lens has no ray for it.
+
+    Args:
+        pose_2d: ``(J, 2)`` pixels.
+        pose_3d: ``(J, 3)`` metres in camera axes; None where a lifter makes it.
+        confidence: ``(J,)``, 0 to 1; None stands for 1.
+        lens: the lens of the camera. Its distortion is undone.
+        joints: the joint set of the frame.
+        least_confidence: see above.
+
+    Raises:
+        InputError: an array has a wrong shape or type, which later frames of the stream would share.
     """
     pixels = _frame(pose_2d, "pose_2d", 2, joints)
     body = None if pose_3d is None else _frame(pose_3d, "pose_3d", 3, joints)
     with np.errstate(invalid="ignore", over="ignore"):
-        far = ~(np.abs(pixels) <= LARGEST_PIXEL_RATIO * max(lens.image_size)).all(axis=-1)
+        missing = ~(np.abs(pixels) <= LARGEST_PIXEL_RATIO * max(lens.image_size)).all(axis=-1)
         if confidence is not None:
-            sure = _numbers(confidence, "confidence", f"expected ({joints.joints},)")
-            if sure.shape != (joints.joints,):
-                raise LengthError(f"confidence has shape {sure.shape}; expected ({joints.joints},)")
-            unsure = ~(sure > least_confidence)
-            far |= unsure
+            scores = _numbers(confidence, "confidence", f"expected ({joints.joints},)")
+            if scores.shape != (joints.joints,):
+                raise LengthError(f"confidence has shape {scores.shape}; expected ({joints.joints},)")
+            missing |= ~(scores > least_confidence)
         else:
-            sure = np.ones(joints.joints)
-        pixels[far] = np.nan
-        sure = np.where(far, 0.0, np.clip(sure, 0.0, 1.0))
+            scores = np.ones(joints.joints)
+        pixels[missing] = np.nan
+        scores = np.where(missing, 0.0, np.clip(scores, 0.0, 1.0))
         if body is not None:
             body[~(np.abs(body) <= LARGEST_DISTANCE_M).all(axis=-1)] = np.nan
             _drop_far_joints(body)
     if joints.name != H36M17.name:
-        pixels, sure = to_h36m17(pixels, joints), confidence_to_h36m17(sure, joints)
+        pixels, scores = to_h36m17(pixels, joints), confidence_to_h36m17(scores, joints)
         body = None if body is None else to_h36m17(body, joints)
-    return Observation(lens.ideal(pixels), sure.astype(np.float64), body)
+    return Observation(lens.ideal(pixels), scores.astype(np.float64), body)
 
 
 def _drop_far_joints(body: NDArray[np.float64]) -> None:
-    """Marks joints further from the middle of the others than any body reaches, in place."""
+    """Mark joints by NaN, in place, that lie further from the median joint than any body reaches."""
     known = body[np.isfinite(body).all(axis=-1)]
-    # The median is slow, and all joints lie close together but for the rarest frames.
+    # The median is slow, and needed only in rare frames: usually all joints lie close together.
     if len(known) and (known.max(axis=0) - known.min(axis=0)).max() > LARGEST_BODY_M:
         body[~(np.abs(body - np.median(known, axis=0)) <= LARGEST_BODY_M).all(axis=-1)] = np.nan
 
 
-def _numbers(value: Any, name: str, expected: str) -> NDArray[Any]:
-    """Real numbers as an array; None, as JSON writes a missing coordinate, becomes NaN."""
+def _numbers(value: ArrayLike, name: str, expected: str) -> NDArray[Any]:
+    """Convert to an array of real numbers. None becomes NaN: JSON writes null for a missing coordinate."""
     array = as_array(value, name, expected)
     if array.dtype.kind == "O":
         try:
@@ -110,7 +124,8 @@ def _numbers(value: Any, name: str, expected: str) -> NDArray[Any]:
     return array
 
 
-def _frame(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray[np.float64]:
+def _frame(value: ArrayLike, name: str, coordinates: int, joints: JointSet) -> NDArray[np.float64]:
+    """Check the pose ``(J, coordinates)`` of one frame, and return a copy."""
     expected = f"expected one frame ({joints.joints}, {coordinates})"
     array = _numbers(value, name, expected)
     if array.ndim != 2:
@@ -129,8 +144,14 @@ def _frame(value: Any, name: str, coordinates: int, joints: JointSet) -> NDArray
 
 @dataclass(frozen=True, eq=False)
 class CompleteFrame:
-    """A frame without gaps: ``keypoints`` ``(17, 3)`` pixels and confidence, which is 0 where a joint was guessed,
-    ``body`` ``(17, 3)`` root-relative (None: to be lifted), ``root`` ``(3,)``, and which joints were guessed."""
+    """A frame whose missing joints were guessed.
+
+    Attributes:
+        keypoints: ``(17, 3)`` pixels and confidence, which is 0 where the 2D joint was guessed.
+        body: ``(17, 3)`` metres relative to the root; None where a lifter makes it.
+        root: ``(3,)`` metres in camera axes; zeros where a lifter makes the body.
+        infilled: ``(17,)``, the joints that were guessed in 2D or 3D.
+    """
 
     keypoints: NDArray[np.float64]
     body: NDArray[np.float64] | None
@@ -139,9 +160,10 @@ class CompleteFrame:
 
 
 class Infilling:
-    """Guesses missing joints of one person from the last frame: bones as they were, pixels moved with the others.
+    """Guesses the missing joints of one person from the last frame.
 
-    `complete` gives None for a frame that shows too little.
+    In 3D, bones keep the direction and length of the last frame. In 2D, missing joints move as the visible ones do on
+    average; in the first frame they come from the body, projected by weak perspective.
     """
 
     def __init__(self) -> None:
@@ -154,7 +176,11 @@ class Infilling:
         self._root = np.zeros(3)
 
     def complete(self, seen: Observation) -> CompleteFrame | None:
-        """The frame with every joint, which becomes what the next one is guessed from."""
+        """Guess the missing joints of a frame. The result is kept for the guesses of the next frame.
+
+        Returns:
+            The frame; None where fewer than `LEAST_JOINTS` joints were seen.
+        """
         missing_2d = _missing(seen.pixels)
         if np.count_nonzero(~missing_2d) < LEAST_JOINTS:
             return None
@@ -173,35 +199,37 @@ class Infilling:
     def _complete_body(
         self, seen: NDArray[np.float64], missing: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The root ``(3,)`` and the body ``(17, 3)`` relative to it."""
         if not missing.any():
             return seen[0].copy(), seen - seen[0]
-        placed = seen.copy()
+        completed = seen.copy()
         if missing[0]:
             hips = [joint for joint in HIPS if not missing[joint]]
             if len(hips) == 2:
-                placed[0] = placed[hips].mean(axis=0)
+                completed[0] = completed[hips].mean(axis=0)
             else:
-                # The last body, moved to where its visible joints are now.
-                placed[0] = (seen - self._bodies)[~missing].mean(axis=0)
+                # The root of the last body, after its visible joints are moved to their new positions.
+                completed[0] = (seen - self._bodies)[~missing].mean(axis=0)
         for parent, joint in H36M17.bones:
             if missing[joint]:
-                placed[joint] = placed[parent] + self._bodies[joint] - self._bodies[parent]
-        return placed[0].copy(), placed - placed[0]
+                completed[joint] = completed[parent] + self._bodies[joint] - self._bodies[parent]
+        return completed[0].copy(), completed - completed[0]
 
     def _complete_pixels(
         self, seen: NDArray[np.float64], missing: NDArray[np.bool_], body: NDArray[np.float64]
     ) -> NDArray[np.float64]:
+        """The pixels ``(17, 2)``, with the missing ones guessed."""
         if not missing.any():
             return seen.copy()
-        there = ~missing
+        visible = ~missing
         if self._pixels is not None:
-            guess = self._pixels + (seen - self._pixels)[there].mean(axis=0)
+            guess = self._pixels + (seen - self._pixels)[visible].mean(axis=0)
         else:
-            # Weak perspective: the body's x and y, scaled and moved onto the joints that are there.
-            flat, known = body[:, :2], body[there, :2]
-            centre, target = known.mean(axis=0), seen[there].mean(axis=0)
+            # Weak perspective: the body's x and y are scaled and moved onto the visible joints.
+            flat, known = body[:, :2], body[visible, :2]
+            centre, target = known.mean(axis=0), seen[visible].mean(axis=0)
             spread = float(((known - centre) ** 2).sum())
-            scale = float(((known - centre) * (seen[there] - target)).sum()) / spread if spread > 0 else 1.0
+            scale = float(((known - centre) * (seen[visible] - target)).sum()) / spread if spread > 0 else 1.0
             guess = target + scale * (flat - centre)
         filled = seen.copy()
         filled[missing] = guess[missing]

@@ -1,10 +1,10 @@
-"""Frames and refined frames as JSON, one object a line or a message."""
+"""Frames and refined frames as JSON: one object in a line or in a message."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,19 +14,28 @@ from refiner.runtime.streaming.refiner import Frame
 
 # A frame of 33 joints in full precision takes 4 kB.
 LARGEST_MESSAGE = 1 << 20
-# People in one message: {"frames": [...]}.
+# The largest number of people in one message {"frames": [...]}.
 MOST_FRAMES = 64
 FIELDS = ("pose_2d", "pose_3d", "timestamp", "image_size", "person_id", "confidence", "focal_length")
 LARGEST_ID = 2**63 - 1
 
 
 def parse_message(text: str | bytes) -> list[Frame]:
-    """One message -> its frames: an object of one frame, or ``{"frames": [...]}`` of several people's; an empty list
-    for ``{"flush": true}``, which ends a stream.
+    """Read the frames of one message.
 
-    A frame has ``pose_2d`` and ``timestamp``, and may have ``pose_3d``, ``image_size``, ``focal_length``, ``person_id``
-    and ``confidence`` as in `StreamingRefiner.push`; null and NaN are missing coordinates. Raises InputError for
-    anything else.
+    A frame is an object with ``pose_2d`` and ``timestamp``. It may also have ``pose_3d``, ``image_size``,
+    ``focal_length``, ``person_id`` and ``confidence``; `StreamingRefiner.push` explains them. null and NaN mark missing
+    coordinates.
+
+    Args:
+        text: JSON: a frame, ``{"frames": [...]}`` with the frames of several people, or ``{"flush": true}``, which ends
+            a stream.
+
+    Returns:
+        The frames; an empty list for ``{"flush": true}``.
+
+    Raises:
+        InputError: the message is anything else.
     """
     if len(text) > LARGEST_MESSAGE:
         raise InputError(f"the message has {len(text):,} bytes; expected at most {LARGEST_MESSAGE:,}")
@@ -45,14 +54,14 @@ def parse_message(text: str | bytes) -> list[Frame]:
     return [_frame(entry) for entry in entries]
 
 
-def _frame(entry: Any) -> Frame:
+def _frame(entry: object) -> Frame:
     if not isinstance(entry, dict):
         raise InputError(f"a frame is {_short(entry)}; expected an object with pose_2d and timestamp")
     unknown = [name for name in entry if name not in FIELDS]
     missing = [name for name in ("pose_2d", "timestamp") if name not in entry]
     if unknown or missing:
-        told = f"unknown {_short(', '.join(map(str, unknown)))}" if unknown else f"no {', '.join(missing)}"
-        raise InputError(f"a frame has {told}; expected {', '.join(FIELDS)}")
+        problem = f"unknown {_short(', '.join(map(str, unknown)))}" if unknown else f"no {', '.join(missing)}"
+        raise InputError(f"a frame has {problem}; expected {', '.join(FIELDS)}")
     person = entry.get("person_id", 0)
     if isinstance(person, bool) or not isinstance(person, int) or not 0 <= person <= LARGEST_ID:
         raise InputError(f"person_id is {_short(person)}; expected a whole number, 0 or more")
@@ -71,7 +80,7 @@ def _frame(entry: Any) -> Frame:
 
 
 def refined_message(frame: RefinedFrame) -> str:
-    """A refined frame as one line of JSON, metres to a hundredth of a millimetre."""
+    """Write a refined frame as one line of JSON, with metres to a hundredth of a millimetre."""
     return json.dumps(
         {
             "timestamp": frame.timestamp,
@@ -86,13 +95,16 @@ def refined_message(frame: RefinedFrame) -> str:
 
 
 def error_message(error: Exception) -> str:
-    """What was wrong with a message, as a message."""
+    """Write the error that a message caused as a message."""
     return json.dumps({"error": str(error)})
 
 
 def read_lines(source: BinaryIO, largest: int = LARGEST_MESSAGE) -> Iterator[bytes | InputError]:
-    """The lines of a byte stream, blank ones left out; one that is longer than ``largest`` is passed over in pieces, so
-    that it takes no memory, and given as the error that it is."""
+    """Read the lines of a byte stream; blank lines are left out.
+
+    A line longer than ``largest`` bytes is skipped in pieces, so that it takes no memory, and an InputError is yielded
+    (not raised) in its place.
+    """
     while line := source.readline(largest + 1):
         if len(line) <= largest or line.endswith(b"\n"):
             if line.strip():

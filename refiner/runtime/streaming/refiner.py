@@ -1,4 +1,4 @@
-"""StreamingRefiner: a frame in, a better frame out."""
+"""`StreamingRefiner`: it refines the frames of a live stream as they come."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,13 +18,14 @@ from refiner.engines import EngineOptions
 from refiner.errors import InputError, UsageError
 from refiner.lens import Lens, check_lens
 from refiner.runtime.loading import open_causal_engine, open_engine
-from refiner.runtime.streaming.backend import BeatInput, StreamBackend
+from refiner.runtime.streaming.backend import FrameInput, StreamBackend
 from refiner.runtime.streaming.causal_backend import CausalBackend
 from refiner.runtime.streaming.frames import RefinedFrame, StreamCounters
-from refiner.runtime.streaming.intake import observe
+from refiner.runtime.streaming.intake import Observation, observe
 from refiner.runtime.streaming.smoothing import Smoothing
 from refiner.runtime.streaming.track import Track
 from refiner.runtime.streaming.window_backend import WindowBackend
+from refiner.runtime.window_model import FocalLength, ImageSize
 from refiner.skeleton import joint_set
 
 Mode = Literal["causal", "window"]
@@ -35,47 +36,67 @@ FORGET_S = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of one person, for `StreamingRefiner.push_many`; the arguments of `StreamingRefiner.push`."""
+    """One frame of one person for `StreamingRefiner.push_many`. `StreamingRefiner.push` explains the fields."""
 
     pose_2d: ArrayLike
     pose_3d: ArrayLike | None
     timestamp: float
-    image_size: tuple[float, float] | None = None
+    image_size: ImageSize | None = None
     person_id: int = 0
     confidence: ArrayLike | None = None
-    focal_length: float | None = None
+    focal_length: FocalLength | None = None
+
+
+class StreamOptions(TypedDict, total=False):
+    """The arguments of `StreamingRefiner` besides its backend."""
+
+    image_size: ImageSize | None
+    joints: str
+    least_confidence: float
+    longest_gap_s: float
+    forget_s: float
+    pool_shape: bool
+    smoothing: Smoothing | bool
+    focal_length: FocalLength | None
+    camera: Camera | None
 
 
 class StreamingRefiner:
-    """Refines frames as they come. Make one with `load`; not for several threads at once (see `StreamWorker`).
+    """Refines the frames of a live stream as they come. Make one with `load`.
+
+    Only one thread at a time may use a `StreamingRefiner`; `StreamWorker` takes frames from other threads.
 
     Args:
-        backend: what refines the beats.
-        image_size: (width, height) in pixels of frames that do not bring their own.
-        focal_length: the same in pixels, one number or (horizontal, vertical); by default that of the image's size
-            (`refiner.camera.default_focal_length`), with a `DefaultLensWarning` where a model sees rays.
-        camera: a calibrated camera (`refiner.camera.Camera`) instead of both.
-        joints: joint set of the input.
-        least_confidence: joints that are not surer than this are missing.
-        longest_gap_s: a person who is away longer, or whose clock jumps further, begins anew; shorter gaps are
-            interpolated.
-        forget_s: a person who was not seen for this long, by the newest time-stamp, makes room for another.
+        backend: refines the frames at the model's frame rate.
+        image_size: (width, height) in pixels, for frames that do not bring their own.
+        joints: the joint set of the input.
+        least_confidence: a joint whose confidence is not above this counts as missing.
+        longest_gap_s: a person who is away longer than this, or whose time-stamps jump further, begins anew. Shorter
+            gaps are interpolated.
+        forget_s: a person who was not seen for this long, by the newest time-stamp, makes room for another person.
         pool_shape: give a person the same bones in every frame, learnt from the frames so far.
-        smoothing: filter what comes out by `refiner.runtime.streaming.smoothing.OneEuro`, for eyes rather than for
-            measures; True: with the defaults of `Smoothing`.
+        smoothing: run a One-Euro filter after the refiner (`refiner.runtime.streaming.smoothing.OneEuro`). It makes the
+            motion look calmer and is not meant for measurements. True takes the defaults of `Smoothing`.
+        focal_length: pixels, one number or (horizontal, vertical), for frames that do not bring their own. By default
+            `refiner.camera.default_focal_length`, with a `DefaultLensWarning` where a model sees rays.
+        camera: a calibrated camera (`refiner.camera.Camera`) instead of image size and focal length.
+
+    Raises:
+        InputError: the lens cannot be right.
+        UsageError: the joint set is unknown, or the options do not go together.
     """
 
     def __init__(
         self,
         backend: StreamBackend,
-        image_size: tuple[float, float] | None = None,
+        image_size: ImageSize | None = None,
         joints: str = "h36m17",
         least_confidence: float = 0.0,
         longest_gap_s: float = LONGEST_GAP_S,
         forget_s: float = FORGET_S,
         pool_shape: bool = False,
         smoothing: Smoothing | bool = False,
-        focal_length: Any = None,
+        focal_length: FocalLength | None = None,
         camera: Camera | None = None,
     ) -> None:
         if not longest_gap_s > 0 or not forget_s >= longest_gap_s:
@@ -84,10 +105,10 @@ class StreamingRefiner:
             )
         self._backend = backend
         self._focal_length, self._camera = focal_length, camera
-        # Models of screen coordinates make no use of a focal length, so nobody is told of its default.
+        # Models of image coordinates use no focal length, so there is no warning about its default.
         self._quiet = not backend.rays
-        told = image_size is not None or camera is not None
-        self._lens = check_lens(image_size, focal_length, camera, self._quiet) if told else None
+        lens_known = image_size is not None or camera is not None
+        self._lens = check_lens(image_size, focal_length, camera, self._quiet) if lens_known else None
         self._joints = joint_set(joints)
         self._least_confidence, self._gap_s, self._forget_s = least_confidence, longest_gap_s, forget_s
         self._pool_shape = pool_shape
@@ -95,9 +116,9 @@ class StreamingRefiner:
         self._uncertainty = JointUncertainty.from_config(None) if backend.uncertainty is None else backend.uncertainty
         self._tracks: dict[int, Track] = {}
         self._free = list(range(backend.slots))[::-1]
-        self._newest = -math.inf
-        # The last frames of people who were forgotten.
-        self._parting: list[RefinedFrame] = []
+        self._newest_timestamp = -math.inf
+        # The last frames of forgotten people; the next call returns them.
+        self._forgotten_frames: list[RefinedFrame] = []
         self.counters = StreamCounters()
 
     @classmethod
@@ -115,61 +136,75 @@ class StreamingRefiner:
         people: int | None = None,
         pipelined: bool | None = None,
         lifter: str | os.PathLike[str] | bool | None = None,
-        **options: Any,
+        **options: Unpack[StreamOptions],
     ) -> StreamingRefiner:
-        """Load a checkpoint or an artefact of refiner-export; without a path the bundled refiner of the mode.
+        """Load a checkpoint or an artefact that refiner-export wrote.
 
-        ``mode`` "causal" runs a causal refiner, each frame at one frame's cost and without delay; "window" any other,
-        whose last window is refined every ``hop`` frames, a frame waiting for ``look_ahead`` others. ``people`` is the
-        most that are in the stream at a time, ``pipelined`` (causal) shares one pass over the weights between
-        neighbouring frames, for K - 1 frames of delay; both are fixed in an artefact, and 1 and False by default.
-        ``lifter`` (True: the bundled one) lifts frames, which come without 3D then. ``engine``, ``steps``, ``threads``
-        and ``device`` are those of `refiner.Refiner.load`; ``options`` the other arguments of this class. Raises
-        UsageError, CheckpointError, ArtefactError and MissingComponentError.
+        Args:
+            path: the file; a bare name is a bundled checkpoint; None is the bundled refiner of the mode.
+            mode: "causal" runs a causal refiner: every frame costs one step of the model and comes out without delay.
+                "window" runs any other refiner: the last window is refined every ``hop`` frames.
+            engine: see `refiner.Refiner.load`.
+            steps: see `refiner.Refiner.load`.
+            threads: see `refiner.Refiner.load`; also for the lifter.
+            device: see `refiner.Refiner.load`; also for the lifter.
+            hop: only for mode "window": frames from the start of one window to the start of the next.
+            look_ahead: only for mode "window": how many later frames a frame waits for.
+            people: the largest number of people in the stream at a time, by default 1. An artefact fixes it.
+            pipelined: only for mode "causal": neighbouring frames share one pass over the weights, for K - 1 frames of
+                delay. By default False. An artefact fixes it.
+            lifter: a checkpoint or an artefact that lifts the frames, which then come without 3D; True is the bundled
+                one.
+            options: the other arguments of `StreamingRefiner`.
+
+        Raises:
+            CheckpointError, ArtefactError: a file cannot be used.
+            UsageError: the options do not go together.
+            MissingComponentError: a package or the device is missing.
         """
         if mode not in MODES:
             raise UsageError(f"there is no mode {mode!r}; choose one of {', '.join(MODES)}")
         if people is not None and people < 1:
             raise UsageError(f"people must be at least 1, got {people}")
-        lifting = None
+        opened_lifter = None
         if lifter is not None and lifter is not False:
             chosen = bundled.default_checkpoint("live-lifter") if lifter is True else lifter
-            lifting = open_engine(chosen, "lifter", EngineOptions(threads=threads, device=device))
+            opened_lifter = open_engine(chosen, "lifter", EngineOptions(threads=threads, device=device))
         if mode == "window":
             if pipelined:
                 raise UsageError("pipelined is for causal refiners; a window runs all its steps at once")
             model = bundled.default_checkpoint("window-refiner") if path is None else path
             opened = open_engine(model, "refiner", EngineOptions(engine, steps, threads, device))
-            return cls(WindowBackend(opened, hop, look_ahead, people or 1, lifting), **options)
+            return cls(WindowBackend(opened, hop, look_ahead, people or 1, opened_lifter), **options)
         if hop != 1 or look_ahead != 0:
             raise UsageError("hop and look_ahead are for mode='window'; a causal refiner has neither")
-        asked = EngineOptions(engine, steps, threads, device, streams=people, pipelined=pipelined)
-        causal = open_causal_engine(path, asked)
-        return cls(CausalBackend(causal, lifting), **options)
+        causal_options = EngineOptions(engine, steps, threads, device, streams=people, pipelined=pipelined)
+        causal = open_causal_engine(path, causal_options)
+        return cls(CausalBackend(causal, opened_lifter), **options)
 
     @property
     def fps(self) -> float:
-        """The model's frame rate; other rates are resampled to it."""
+        """The model's frame rate. Streams of other rates are resampled to it."""
         return self._backend.fps
 
     @property
     def frames(self) -> int:
-        """The frames that the model remembers, T."""
+        """T, the number of frames that the model remembers."""
         return self._backend.frames
 
     @property
     def delay_frames(self) -> int:
-        """How many frames, at the model's rate, an output comes after its input at most."""
+        """The largest delay between an input and its output, in frames at the model's rate."""
         return self._backend.delay
 
     @property
     def delay_ms(self) -> float:
-        """The same in milliseconds; the time that the computation takes comes on top."""
+        """`delay_frames` in milliseconds, without the time of the computation."""
         return 1000.0 * self._backend.delay / self._backend.fps
 
     @property
     def people(self) -> tuple[int, ...]:
-        """Who is in the stream."""
+        """The numbers of the people in the stream."""
         return tuple(self._tracks)
 
     @property
@@ -182,36 +217,43 @@ class StreamingRefiner:
         pose_2d: ArrayLike,
         pose_3d: ArrayLike | None,
         timestamp: float,
-        image_size: tuple[float, float] | None = None,
+        image_size: ImageSize | None = None,
         person_id: int = 0,
         confidence: ArrayLike | None = None,
-        focal_length: float | None = None,
+        focal_length: FocalLength | None = None,
     ) -> list[RefinedFrame]:
-        """One frame of one person -> the frames that are ready, oldest first.
+        """Take one frame of one person, and return the frames that are ready, oldest first.
+
+        With regular time-stamps at the model's frame rate, each frame is one step of the model. Other streams are
+        resampled to that rate. The correction of the refiner is then resampled back and added to the poses of the
+        input; it lags one frame behind. A frame that repeats a time-stamp, or comes late, gives no result and is
+        counted.
 
         Args:
             pose_2d: ``(J, 2)`` pixels; NaN where a joint is missing.
             pose_3d: ``(J, 3)`` metres in camera axes, the root anywhere; None where a lifter was loaded.
-            timestamp: seconds by any clock that runs forward, 10 to 120 frames a second.
-            image_size: (width, height), where it was not given at `load`.
-            confidence: ``(J,)``, optional, 0 to 1; 0 where a joint is missing.
-            focal_length: pixels, where it is known and was not given at `load`.
+            timestamp: seconds, by any clock that runs forward; 10 to 120 frames a second.
+            image_size: (width, height) in pixels, where `load` did not set it.
+            person_id: the number of the person.
+            confidence: ``(J,)``, 0 to 1; 0 where a joint is missing.
+            focal_length: pixels, where it is known and `load` did not set it.
 
-        With regular time-stamps at the model's rate each frame is one step of the model. Others are brought to that
-        rate, and what the refiner adds is brought back, a frame behind, to the poses as they came. A frame that repeats
-        a time-stamp, or comes late, gives nothing and is counted. Raises an InputError for arrays of a wrong shape or
-        type (the stream goes on as if it had not come), UsageError for more people than fit.
+        Raises:
+            InputError: an array has a wrong shape or type. The stream then goes on as if the frame had not come.
+            UsageError: there are more people than the stream holds, or an argument is missing or not allowed.
         """
         return self.push_many([Frame(pose_2d, pose_3d, timestamp, image_size, person_id, confidence, focal_length)])
 
     def push_many(self, frames: Sequence[Frame]) -> list[RefinedFrame]:
-        """Frames of several people of one moment, refined together where the model can; arguments and errors of
-        `push`."""
+        """Take frames of several people at one moment, at most one each, and refine them together where possible.
+
+        The result and the errors are those of `push`.
+        """
         checked = [self._checked(frame) for frame in frames]
         if len({frame.person_id for frame in frames}) < len(frames):
             raise InputError("two frames of one person in one call; push one after the other")
         ready: list[RefinedFrame] = []
-        beats: list[list[BeatInput]] = []
+        model_frames: list[list[FrameInput]] = []
         for frame, (seen, lens, timestamp) in zip(frames, checked, strict=True):
             self.counters.frames += 1
             track = self._track(frame.person_id, timestamp)
@@ -225,15 +267,18 @@ class StreamingRefiner:
             if complete is None:
                 ready.append(track.invalid(timestamp))
                 continue
-            beats.append(track.arrive(timestamp, complete, lens))
+            model_frames.append(track.arrive(timestamp, complete, lens))
             ready += track.due()
-        ready, self._parting = self._parting + ready, []
-        return ready + self._run(beats)
+        ready, self._forgotten_frames = self._forgotten_frames + ready, []
+        return ready + self._run(model_frames)
 
     def flush(self, person_id: int | None = None) -> list[RefinedFrame]:
-        """End the stream of one person, or of all: the frames that still waited. Who comes again begins anew.
+        """End the stream of one person, or of all people, and return the frames that still waited.
 
-        Raises UsageError for a person who is not in the stream.
+        A person who comes again begins anew.
+
+        Raises:
+            UsageError: the person is not in the stream.
         """
         if person_id is not None and person_id not in self._tracks:
             raise UsageError(f"person {person_id} is not in this stream; {sorted(self._tracks)} are")
@@ -244,7 +289,8 @@ class StreamingRefiner:
             self._leave(track)
         return ready
 
-    def _checked(self, frame: Frame) -> tuple[Any, NDArray[np.float32], float]:
+    def _checked(self, frame: Frame) -> tuple[Observation, NDArray[np.float32], float]:
+        """Check a frame. Returns its poses, its lens ``(3,)`` and its time-stamp."""
         timestamp = _timestamp(frame.timestamp)
         lens = self._lens
         if frame.image_size is not None or frame.focal_length is not None:
@@ -261,7 +307,7 @@ class StreamingRefiner:
         return seen, lens.row(), timestamp
 
     def _own_lens(self, frame: Frame) -> Lens:
-        """That of a frame which brings a size or a focal length of its own."""
+        """The lens of a frame that brings its own image size or focal length."""
         size = frame.image_size if self._lens is None or frame.image_size is not None else self._lens.image_size
         if frame.focal_length is not None and self._camera is None:
             return check_lens(size, frame.focal_length)
@@ -271,33 +317,36 @@ class StreamingRefiner:
     def _lifts(self) -> bool:
         return self._backend.lifts
 
-    def _run(self, beats: list[list[BeatInput]]) -> list[RefinedFrame]:
+    def _run(self, model_frames: list[list[FrameInput]]) -> list[RefinedFrame]:
+        """Refine the new model frames of several people; each list holds those of one person, in order."""
         by_slot = {track.slot: track for track in self._tracks.values()}
         ready: list[RefinedFrame] = []
-        for turn in range(max(map(len, beats), default=0)):
-            inputs = [entries[turn] for entries in beats if turn < len(entries)]
+        for turn in range(max(map(len, model_frames), default=0)):
+            inputs = [entries[turn] for entries in model_frames if turn < len(entries)]
             self.counters.steps += len(inputs)
             for output in self._backend.feed(inputs):
                 ready += by_slot[output.slot].take(output)
         return ready
 
     def _end(self, track: Track) -> list[RefinedFrame]:
+        """Refine the model frames that a person still waits for, and free the memory of the model."""
         ready = [frame for output in self._backend.finish(track.slot) for frame in track.take(output)]
         self._backend.reset(track.slot)
         return ready
 
     def _track(self, person_id: int, timestamp: float) -> Track:
-        self._newest = max(self._newest, timestamp)
+        """The track of a person, who is added where needed; the person who is away longest may be forgotten."""
+        self._newest_timestamp = max(self._newest_timestamp, timestamp)
         if person_id in self._tracks:
             return self._tracks[person_id]
         if not self._free:
             longest_away = min(self._tracks.values(), key=lambda track: track.last_seen)
-            if self._newest - longest_away.last_seen < self._forget_s:
+            if self._newest_timestamp - longest_away.last_seen < self._forget_s:
                 raise UsageError(
                     f"person {person_id} is one more than the {self._backend.slots} that this stream holds: load it "
                     "with people=N, or flush(person_id) those who left"
                 )
-            self._parting += self._end(longest_away)
+            self._forgotten_frames += self._end(longest_away)
             self._leave(longest_away)
             self.counters.forgotten += 1
         track = Track(

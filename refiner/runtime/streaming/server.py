@@ -1,4 +1,4 @@
-"""Streams over WebSockets: every client has a stream of its own, and none can hurt another."""
+"""Streams over WebSockets. Every client has a stream of its own, and no client can disturb another."""
 
 from __future__ import annotations
 
@@ -6,48 +6,56 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from refiner.errors import MissingComponentError, RefinerError
 from refiner.runtime.streaming.messages import LARGEST_MESSAGE, error_message, parse_message, refined_message
 from refiner.runtime.streaming.refiner import StreamingRefiner
 
 if TYPE_CHECKING:
-    from websockets.asyncio.server import ServerConnection
+    from websockets.asyncio.server import Server, ServerConnection
 
 LOOPBACK = "127.0.0.1"
 MOST_CLIENTS = 8
-# Messages that may wait for a client's stream; its socket is not read while they do.
+# How many messages of a client may wait. Its socket is not read while they do.
 WAITING = 8
-# Messages in a row that are no frames before a client is asked to go.
+# After this many invalid messages in a row, the connection is closed.
 MOST_ERRORS = 100
+# Codes of the WebSocket protocol for closing a connection (RFC 6455, section 7.4).
 TRY_AGAIN_LATER, POLICY = 1013, 1008
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
 class ServerCounters:
-    """What happened since the server began."""
+    """What happened since the server started; ``open`` is the number of clients at this moment."""
 
     clients: int = 0
     turned_away: int = 0
     messages: int = 0
     refused: int = 0
     refined: int = 0
-    open: int = field(default=0)
+    open: int = 0
 
 
 class StreamServer:
-    """A WebSocket server; use it as an asynchronous context manager.
+    """A WebSocket server for streams. Use it as an asynchronous context manager.
+
+    A client sends the messages that `parse_message` reads, and gets the messages that `refined_message` writes. An
+    invalid message is answered with ``{"error": ...}``, and the stream goes on.
 
     Args:
-        open_stream: makes the stream of a client. Called in the thread that refines, one call at a time.
-        host: loopback unless told otherwise: whoever can reach the port can use it.
-        port: 0 takes a free one; see `port`.
-        most_clients: who comes beyond them is turned away with a message.
+        open_stream: opens the stream of a client. It is called in the thread that refines, one call at a time.
+        host: by default loopback, because everybody who can reach the port can use the server.
+        port: 0 takes a free port; see `port`.
+        most_clients: the largest number of clients at a time. Further clients are turned away with a message.
 
-    A client sends the messages of `parse_message` and gets those of `refined_message`, and ``{"error": ...}`` for a
-    message that was no frame; the stream goes on. Raises MissingComponentError without websockets.
+    Raises:
+        MissingComponentError: websockets is not installed.
     """
 
     def __init__(
@@ -64,9 +72,9 @@ class StreamServer:
         self._serve = websockets.asyncio.server.serve
         self._open_stream, self._host, self._wanted_port, self._most = open_stream, host, port, most_clients
         self.counters = ServerCounters()
-        # One thread refines for all clients, in the order of their messages, and the loop stays free for sockets.
+        # One thread refines for all clients, in the order of their messages. The event loop stays free for sockets.
         self._refining = ThreadPoolExecutor(1, "refiner-stream")
-        self._server: Any = None
+        self._server: Server
 
     async def __aenter__(self) -> StreamServer:
         self._server = await self._serve(
@@ -81,7 +89,7 @@ class StreamServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         return int(self._server.sockets[0].getsockname()[1])
 
     async def run_forever(self) -> None:
@@ -123,10 +131,12 @@ class StreamServer:
                     await connection.send(answer)
                 self.counters.refined += len(answers)
         except ConnectionClosed:
-            return  # in the middle of a message, or while answers were on their way: its stream ends with it
+            return  # the client left in the middle of a message or of the answers; its stream ends here
 
-    async def _refine(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._refining, function, *arguments)
+    async def _refine(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call a function in the thread that refines."""
+        call = partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._refining, call)
 
     @contextlib.asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -138,6 +148,7 @@ class StreamServer:
 
 
 def _answers(stream: StreamingRefiner, text: str | bytes) -> list[str]:
+    """Refine the frames of a message, and write the answers as messages."""
     frames = parse_message(text)
     ready = stream.push_many(frames) if frames else stream.flush()
     return [refined_message(frame) for frame in ready]

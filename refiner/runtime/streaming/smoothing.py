@@ -1,4 +1,4 @@
-"""The One-Euro filter behind a refiner: what still trembles from frame to frame, without delay."""
+"""The One-Euro filter after a refiner. It reduces the jitter from frame to frame without delay."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ Float = TypeVar("Float", np.float32, np.float64)
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Settings of `OneEuro`: ``min_cutoff`` and ``speed_cutoff`` in Hz, ``beta`` in Hz per m/s.
+    """Settings of `OneEuro`.
 
-    The defaults are the calmest that cost the bundled causal refiner less than half a percent of MPJPE on the
-    validation person (`refiner-bench streaming`). Raises ConfigError for a cut-off that is not above 0 and for a
-    ``beta`` below 0.
+    The defaults smooth most among the settings that cost the bundled causal refiner less than half a percent of MPJPE
+    on the validation person (`refiner-bench streaming`).
+
+    Attributes:
+        min_cutoff: the cut-off frequency of a joint at rest, in Hz.
+        beta: how much the cut-off frequency rises with the speed of a joint, in Hz per m/s.
+        speed_cutoff: the cut-off frequency of the filter for the speed, in Hz.
+
+    Raises:
+        ConfigError: a cut-off frequency is not above 0, or ``beta`` is below 0.
     """
 
     min_cutoff: float = 4.0
@@ -34,10 +41,15 @@ class Smoothing:
 
 
 class OneEuro:
-    """The One-Euro filter (Casiez et al., CHI 2012) on every coordinate of one person's poses, at a constant rate.
+    """The One-Euro filter on every coordinate of one person's poses, at a constant frame rate.
 
     Args:
-        fps: frames/s of the poses that `apply` gets.
+        settings: the cut-off frequencies.
+        fps: the frame rate of the poses that `apply` gets.
+
+    Reference:
+        Casiez et al., 1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive Systems, CHI
+        2012.
     """
 
     def __init__(self, settings: Smoothing, fps: float) -> None:
@@ -45,19 +57,20 @@ class OneEuro:
         self.reset()
 
     def reset(self) -> None:
-        """The next pose is the first one."""
+        """Make the next pose the first one."""
         self._filtered: NDArray[np.float64] | None = None
 
     def apply(self, pose: NDArray[Float]) -> NDArray[Float]:
-        """``(J, 3)`` metres, the next frame -> the same, smoothed; the first one is its own answer."""
+        """Smooth the next pose, ``(J, 3)`` metres. The first pose stays as it is."""
         if self._filtered is None:
             self._filtered, self._speed = pose.astype(np.float64), np.zeros(pose.shape)
             return pose
         settings = self._settings
-        step = pose - self._filtered
-        self._speed += self._weight(settings.speed_cutoff) * (step * self._fps - self._speed)
-        self._filtered += self._weight(settings.min_cutoff + settings.beta * np.abs(self._speed)) * step
+        change = pose - self._filtered
+        self._speed += self._weight(settings.speed_cutoff) * (change * self._fps - self._speed)
+        self._filtered += self._weight(settings.min_cutoff + settings.beta * np.abs(self._speed)) * change
         return self._filtered.astype(pose.dtype)
 
     def _weight(self, cutoff: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+        """The weight of the new value in an exponential mean with this cut-off frequency."""
         return 1.0 / (1.0 + self._fps / (2.0 * np.pi * cutoff))

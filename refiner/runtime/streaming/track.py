@@ -1,4 +1,7 @@
-"""One person of a stream: time-stamps to beats, beats' refinements back to the frames as they came."""
+"""One person of a stream: from camera frames to model frames, and from refined model frames back to camera frames.
+
+Camera frames and model frames are explained in `refiner.runtime.streaming.frame_clock`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.diffusion.uncertainty import JointUncertainty
-from refiner.runtime.streaming.backend import BeatInput, BeatOutput
-from refiner.runtime.streaming.beats import BeatClock, Verdict
+from refiner.runtime.streaming.backend import FrameInput, FrameOutput
+from refiner.runtime.streaming.frame_clock import FrameClock, Verdict
 from refiner.runtime.streaming.frames import FrameStatus, RefinedFrame, StreamCounters
 from refiner.runtime.streaming.intake import CompleteFrame, Infilling, Observation
 from refiner.runtime.streaming.shape import RunningShape
@@ -18,41 +21,54 @@ from refiner.runtime.streaming.smoothing import OneEuro, Smoothing
 
 Array = NDArray[np.float32]
 
-# The spread of a pose that nothing is known of, metres.
+# The standard deviation of a pose of which nothing is known, metres.
 UNKNOWN_STD_M = 1.0
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A frame whose beat is not refined yet."""
+    """A camera frame that waits until the model frame ``last_index`` is refined.
+
+    ``last_index`` and ``after``: see `refiner.runtime.streaming.frame_clock.Arrival`.
+    """
 
     timestamp: float
     frame: CompleteFrame
-    beat: int
+    last_index: int
     after: float
     status: FrameStatus
 
 
 @dataclass(eq=False)
 class _Correction:
-    """What the refiner did at a beat."""
+    """A model frame before (``unrefined``) and after refinement, both ``(17, 3)`` metres with the root at 0.
+
+    ``std`` ``(17,)``: the standard deviation of each refined joint, metres.
+    """
 
     index: int
-    given: Array
+    unrefined: Array
     refined: Array
     std: Array
 
     def added_to(self, body: Array) -> Array:
-        return body + (self.refined - self.given)
+        """Change ``body`` as the refiner changed this model frame."""
+        return body + (self.refined - self.unrefined)
 
 
 class Track:
-    """A person's place in a stream.
+    """One person of a stream.
 
     Args:
-        person_id: whose. slot: the backend's place. fps, memory: the model's rate and window.
-        longest_gap_s: see `BeatClock`. uncertainty: see there. counters: the stream's. pool_shape: see `RunningShape`.
-        smoothing: of `OneEuro`; None: none.
+        person_id: the number of the person.
+        slot: the person's slot of the backend.
+        fps: the model's frame rate.
+        memory: the number of model frames that the model remembers.
+        longest_gap_s: see `FrameClock`.
+        uncertainty: gives the standard deviation of each joint.
+        counters: the counters of the stream, which this person's frames increase.
+        pool_shape: give the person the same bones in every frame (`RunningShape`).
+        smoothing: the settings of a `OneEuro` filter after the refiner; None for no filter.
     """
 
     def __init__(
@@ -70,7 +86,7 @@ class Track:
         self.person_id, self.slot = person_id, slot
         self.last_seen = -np.inf
         self._memory, self._uncertainty, self._counters = memory, uncertainty, counters
-        self._clock = BeatClock(fps, longest_gap_s)
+        self._clock = FrameClock(fps, longest_gap_s)
         self._infilling = Infilling()
         self._shape = RunningShape() if pool_shape else None
         self._smoother = None if smoothing is None else OneEuro(smoothing, fps)
@@ -84,15 +100,15 @@ class Track:
         self._previous: CompleteFrame | None = None
         self._earlier: _Correction | None = None
         self._latest: _Correction | None = None
-        # The model's own pose of the latest beat, before it is smoothed and gets a shape.
+        # The model's own pose at the latest model frame, before smoothing and pooling of the shape.
         self._own: Array | None = None
         if self._smoother is not None:
             self._smoother.reset()
-        # Beats since which every joint was seen, and none was interpolated.
-        self._guessed_until = -1
+        # The last model frame with a guessed joint, or before which camera frames were missing; -1 for none.
+        self._last_guessed = -1
 
     def verdict(self, timestamp: float) -> Verdict:
-        """What a frame of this time is; "repeated" and "late" ones are counted and not to be used."""
+        """Classify a camera frame by its time-stamp (`FrameClock.verdict`), and count "repeated" and "late" ones."""
         verdict = self._clock.verdict(timestamp)
         if verdict == "repeated":
             self._counters.repeated += 1
@@ -101,16 +117,16 @@ class Track:
         return verdict
 
     def restart(self) -> None:
-        """Begin anew after a gap: nothing of before is used but the bones' lengths and the last pose."""
+        """Begin anew after a gap. Only the bone lengths and the last pose are kept."""
         self._counters.restarts += 1
         self._restart()
 
     def complete(self, seen: Observation) -> CompleteFrame | None:
-        """The frame with its missing joints guessed; None where it shows too little."""
+        """Guess the missing joints of a camera frame; None where too few joints were seen."""
         return self._infilling.complete(seen)
 
     def invalid(self, timestamp: float) -> RefinedFrame:
-        """The answer to a frame that shows too little: the last pose."""
+        """The answer to a camera frame with too few joints: the last pose."""
         self._counters.invalid += 1
         pose = np.zeros((17, 3), np.float32) if self._last_pose is None else self._last_pose.copy()
         return RefinedFrame(
@@ -123,24 +139,27 @@ class Track:
             pose.copy(),
         )
 
-    def arrive(self, timestamp: float, frame: CompleteFrame, lens: Array) -> list[BeatInput]:
-        """The beats that a frame completes, interpolated from the previous frame where it lies beyond them."""
+    def arrive(self, timestamp: float, frame: CompleteFrame, lens: Array) -> list[FrameInput]:
+        """Take a camera frame, and return the model frames that it completes.
+
+        A model frame before the camera frame is interpolated between the previous camera frame and this one.
+        """
         arrival = self._clock.arrive(timestamp)
         self.last_seen = timestamp
         before = self._previous
         inputs = []
-        for beat in arrival.beats:
-            whole = before is None or beat.share >= 1.0
+        for model_frame in arrival.completed:
+            coincides = before is None or model_frame.share >= 1.0
             keypoints = frame.keypoints
-            if not whole and before is not None:
-                keypoints = _between(before.keypoints, frame.keypoints, beat.share)
-                # A joint that was guessed in one of the two is guessed between them.
+            if not coincides and before is not None:
+                keypoints = _between(before.keypoints, frame.keypoints, model_frame.share)
+                # A joint that was guessed in one of the two frames counts as guessed between them.
                 keypoints[:, 2] *= (before.keypoints[:, 2] > 0) & (frame.keypoints[:, 2] > 0)
             body = frame.body
-            if body is not None and not whole and before is not None and before.body is not None:
-                body = _between(before.body, body, beat.share)
+            if body is not None and not coincides and before is not None and before.body is not None:
+                body = _between(before.body, body, model_frame.share)
             inputs.append(
-                BeatInput(
+                FrameInput(
                     self.slot,
                     keypoints.astype(np.float32),
                     None if body is None else body.astype(np.float32),
@@ -151,67 +170,73 @@ class Track:
         self._counters.missed += arrival.missed
         self._counters.infilled_joints += int(np.count_nonzero(frame.infilled))
         if guessed or arrival.missed:
-            self._guessed_until = arrival.beat
+            self._last_guessed = arrival.last_index
         self._previous = frame
         status: FrameStatus = "ok"
-        if arrival.beat + 1 < self._memory:
+        if arrival.last_index + 1 < self._memory:
             status = "warm-up"
-        elif self._guessed_until >= 0 and arrival.beat - self._guessed_until < self._memory:
+        elif self._last_guessed >= 0 and arrival.last_index - self._last_guessed < self._memory:
             status = "degraded"
         if guessed:
             status = "degraded"
-        self._waiting.append(_Waiting(timestamp, frame, arrival.beat, arrival.after, status))
+        self._waiting.append(_Waiting(timestamp, frame, arrival.last_index, arrival.after, status))
         return inputs
 
-    def take(self, output: BeatOutput) -> list[RefinedFrame]:
-        """A refined beat -> the frames that waited for it."""
+    def take(self, output: FrameOutput) -> list[RefinedFrame]:
+        """Take a refined model frame, and return the camera frames that waited for it."""
         refined = output.refined
         speed = np.zeros(17) if self._own is None else np.linalg.norm(refined - self._own, axis=-1)
-        std = self._uncertainty.std(np.linalg.norm(refined - output.given, axis=-1), speed)
+        std = self._uncertainty.std(np.linalg.norm(refined - output.unrefined, axis=-1), speed)
         self._own = refined
         if self._smoother is not None:
             refined = self._smoother.apply(refined)
         if self._shape is not None:
             refined = self._shape.apply(refined)
-        self._earlier, self._latest = self._latest, _Correction(output.index, output.given, refined, std)
+        self._earlier, self._latest = self._latest, _Correction(output.index, output.unrefined, refined, std)
         return self.due()
 
     def due(self) -> list[RefinedFrame]:
-        """The frames whose beat is refined."""
+        """Remove and return the waiting camera frames whose model frame is refined."""
         frames = []
-        while self._waiting and self._latest is not None and self._waiting[0].beat <= self._latest.index:
+        while self._waiting and self._latest is not None and self._waiting[0].last_index <= self._latest.index:
             frames.append(self._answer(self._waiting.popleft()))
         return frames
 
     def _answer(self, waiting: _Waiting) -> RefinedFrame:
+        """The refined pose at the time of a camera frame.
+
+        ``after`` interpolates between the last two refined model frames, so the answer lags one model frame behind
+        where a camera frame does not coincide with a model frame.
+        """
         latest, earlier, frame = self._latest, self._earlier, waiting.frame
         assert latest is not None
         if frame.body is None or waiting.after == 0.0:
-            given = latest.given if frame.body is None else frame.body.astype(np.float32)
+            unrefined = latest.unrefined if frame.body is None else frame.body.astype(np.float32)
             pose = latest.refined
             if waiting.after > 0.0 and earlier is not None:
                 pose = earlier.refined + np.float32(waiting.after) * (latest.refined - earlier.refined)
         else:
-            # The pose is the frame's own; only what the refiner adds to it comes a beat late, so that it does not jump
-            # where a new beat is refined.
-            given = frame.body.astype(np.float32)
-            pose = latest.added_to(given)
+            # The pose is the camera frame's own. Only the refiner's correction lags one model frame behind, so that it
+            # does not jump where a new model frame is refined.
+            unrefined = frame.body.astype(np.float32)
+            pose = latest.added_to(unrefined)
             if earlier is not None:
-                before = earlier.added_to(given)
+                before = earlier.added_to(unrefined)
                 pose = before + np.float32(waiting.after) * (pose - before)
         root = frame.root.astype(np.float32)
-        placed = (pose + root).astype(np.float32)
-        self._last_pose = placed
+        absolute = (pose + root).astype(np.float32)
+        self._last_pose = absolute
         return RefinedFrame(
             waiting.timestamp,
             self.person_id,
-            placed.copy(),
+            absolute.copy(),
             latest.std.copy(),
             frame.infilled,
             waiting.status,
-            given + root,
+            unrefined + root,
         )
 
 
 def _between(first: NDArray[np.float64], second: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Interpolate: ``share`` 0 gives ``first``, 1 gives ``second``."""
     return first + share * (second - first)

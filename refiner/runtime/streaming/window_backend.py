@@ -1,4 +1,4 @@
-"""A window model as a stream: the last T beats are refined every ``hop`` beats, overlapping windows are blended."""
+"""A window model behind a stream: the last T model frames are refined every ``hop`` model frames, and blended."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from numpy.typing import NDArray
 
 from refiner.data.windows import POSE_STRIDE, blend_weights, phase_weights
 from refiner.errors import UsageError
-from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_unsaid
-from refiner.runtime.streaming.backend import UNIT_LENS, Array, BeatInput, BeatOutput, as_rays
+from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_without_action
+from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays
 
 
 class WindowBackend:
-    """Any refiner's windows behind a stream.
+    """Refines the model frames of several people with a window refiner.
+
+    A model that takes every s-th frame (temporal downsampling) runs over s interleaved phases. Each phase is a stream
+    of its own: a window holds the newest model frame and every s-th one before it, and ``hop`` and ``look_ahead`` count
+    the model frames of a phase. The phases disagree a little. With ``look_ahead`` this is evened out
+    (`refiner.data.blend_refined`), at the cost of s - 1 more model frames of delay.
+
+    Until T model frames of a phase have come, the first one is repeated in front of them.
 
     Args:
-        engine: the refiner's.
-        hop: beats from one window to the next, 1 to T.
-        look_ahead: beats that a beat waits for others behind it, 0 to T - hop. A beat comes out at the first window
-            that ends ``look_ahead`` beats or more after it, as the Hann-weighted mean of the windows that have run by
-            then. With T - hop every window that holds it has run: the stream equals `refiner.Refiner` with that hop
-            (but for the window that a sequence's end adds to those of the hop).
-        slots: how many people.
-        lifter: lifts the beats that come without a body, window by window; its windows must have the same length and
-            stride.
+        engine: the refiner's engine.
+        hop: model frames from the start of one window to the start of the next, 1 to T.
+        look_ahead: how many later model frames a model frame waits for, 0 to T - hop. A model frame comes out with the
+            first window that ends ``look_ahead`` model frames or more after it, as the Hann-weighted mean of the
+            windows that have run by then. With T - hop all windows that hold it have run: the stream then equals
+            `refiner.Refiner` with that hop, except for the extra window at the end of a sequence.
+        slots: how many people it holds.
+        lifter: lifts model frames that come without a body, window by window. Its windows must have the length and
+            stride of the refiner's windows.
 
-    A model of every s-th frame (temporal downsampling) runs over s interleaved phases, each of which is a stream of its
-    own: a window takes the newest beat and every s-th before it, and hop and look_ahead count the beats of a phase.
-    With look_ahead, what the phases disagree in is evened out (`refiner.data.blend_refined`), for s - 1 beats of delay.
-
-    Before T beats of a phase have come the first one is repeated before them. Raises UsageError.
+    Raises:
+        UsageError: hop or look_ahead are out of range, lifter and refiner do not fit together, or one of them runs
+            several windows at a time.
     """
 
     def __init__(
@@ -52,8 +57,8 @@ class WindowBackend:
         strides = {model.stride for model in (engine, lifter) if model is not None}
         if len(strides) > 1:
             raise UsageError(
-                f"of lifter and refiner one takes every {max(strides)}. frame, the other every {min(strides)}.; "
-                "mode='window' needs both alike"
+                f"lifter and refiner differ: one takes every {max(strides)}. frame, the other every {min(strides)}.; "
+                "mode='window' needs the same for both"
             )
         if lifter is not None and lifter.frames != window:
             raise UsageError(f"the lifter has windows of {lifter.frames} frames, the refiner of {window}")
@@ -71,8 +76,8 @@ class WindowBackend:
         self._weights = blend_weights(window)
         self._people = [_Person([_Buffer(window) for _ in range(self._stride)], reach) for _ in range(slots)]
 
-    def feed(self, inputs: list[BeatInput]) -> list[BeatOutput]:
-        outputs: list[BeatOutput] = []
+    def feed(self, inputs: list[FrameInput]) -> list[FrameOutput]:
+        outputs: list[FrameOutput] = []
         for entry in inputs:
             person = self._people[entry.slot]
             phase = person.count % self._stride
@@ -87,7 +92,7 @@ class WindowBackend:
                 outputs += person.in_order()
         return outputs
 
-    def finish(self, slot: int) -> list[BeatOutput]:
+    def finish(self, slot: int) -> list[FrameOutput]:
         person = self._people[slot]
         for phase, buffer in enumerate(person.phases):
             if buffer.emitted == buffer.count:
@@ -101,75 +106,86 @@ class WindowBackend:
         self._people[slot].reset()
 
     def _run(self, buffer: _Buffer, ends_here: bool = False) -> None:
-        """Refine the window that ends with the newest beat, and add it to the blend."""
+        """Refine the window that ends with the newest model frame, and add the result to the blend.
+
+        ``ends_here``: no more model frames come.
+        """
         window = self._window
         known = min(buffer.count, window)
-        # A stream shorter than a window is padded behind when it ends, as `Refiner` pads a sequence; while it runs, in
-        # front, so that the newest beat has its place at the end of the window.
+        # While a stream shorter than a window runs, it is padded in front, so that the newest model frame lies at the
+        # end of the window. When it ends, it is padded at the end, as `Refiner` pads a sequence.
         before = 0 if ends_here else window - known
         seen, body = buffer.window(before, window - known - before)
         if self._lifter is not None:
-            body = lift_unsaid(self._lifter, *buffer.seen_by(self._lifter.rays, seen))[0]
-        given, lens = buffer.seen_by(self._engine.rays, seen)
-        refined = self._engine(given, body[None], lens)[0]
-        places = slice(before, before + known)
-        whole = known == window or ends_here
-        buffer.add(refined[places], body[places], self._weights[places], whole)
+            body = lift_without_action(self._lifter, *buffer.seen_by(self._lifter.rays, seen))[0]
+        keypoints, lens = buffer.seen_by(self._engine.rays, seen)
+        refined = self._engine(keypoints, body[None], lens)[0]
+        rows = slice(before, before + known)
+        final = known == window or ends_here
+        buffer.add(refined[rows], body[rows], self._weights[rows], final)
         buffer.ran = buffer.count
 
     def _emit(self, slot: int, phase: int, through: int) -> None:
+        """Move the outputs of a phase up to its model frame ``through`` from the blend to the person's queue."""
         person = self._people[slot]
         buffer = person.phases[phase]
         for index in range(buffer.emitted, through + 1):
-            given, refined = buffer.blended(index)
-            beat = index * self._stride + phase
-            person.ready[beat] = BeatOutput(slot, beat, given, refined)
+            unrefined, refined = buffer.blended(index)
+            number = index * self._stride + phase
+            person.ready[number] = FrameOutput(slot, number, unrefined, refined)
         buffer.emitted = max(buffer.emitted, through + 1)
 
 
 @dataclass(eq=False)
 class _Person:
-    """The phases of a slot. ``reach``: beats on either side that even out what the phases disagree in; ``count``: beats
-    that came; ``out``: the beat that comes out next; ``ready``: outputs by their beat, which wait for others or are
-    still needed for those."""
+    """The phases of a slot, and their outputs in order.
+
+    Attributes:
+        phases: a buffer for each phase.
+        reach: the number of model frames on either side that even out the disagreement of the phases.
+        count: the model frames that came.
+        out: the number of the model frame that comes out next.
+        ready: outputs by the number of their model frame. They wait for others, or others still need them.
+    """
 
     phases: list[_Buffer]
     reach: int
     count: int = 0
     out: int = 0
-    ready: dict[int, BeatOutput] = field(default_factory=dict)
+    ready: dict[int, FrameOutput] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         stride = self.reach + 1
         self._weights = phase_weights(stride)
-        # Those of the given poses, with zeros around them (`blend_refined`).
+        # The weights of the poses before refinement, with zeros around them (`blend_refined`).
         narrow = min(stride, POSE_STRIDE)
-        self._given_weights = np.pad(phase_weights(narrow), stride - narrow)
+        self._unrefined_weights = np.pad(phase_weights(narrow), stride - narrow)
 
-    def in_order(self, ended: bool = False) -> list[BeatOutput]:
-        """The outputs that wait for no other beat; with ``ended`` none comes any more."""
+    def in_order(self, ended: bool = False) -> list[FrameOutput]:
+        """Remove and return the outputs that wait for no other model frame. ``ended``: no more model frames come."""
         outputs = []
-        while self.out in self.ready and (ended or self._has_what_follows()):
+        while self.out in self.ready and (ended or self._next_are_ready()):
             outputs.append(self._even())
             self.out += 1
             self.ready.pop(self.out - self.reach - 1, None)
         return outputs
 
-    def _has_what_follows(self) -> bool:
+    def _next_are_ready(self) -> bool:
         return all(self.out + ahead in self.ready for ahead in range(1, self.reach + 1))
 
-    def _even(self) -> BeatOutput:
-        beat = self.ready[self.out]
+    def _even(self) -> FrameOutput:
+        """The next output, with the disagreement of the phases evened out as in `blend_refined`."""
+        output = self.ready[self.out]
         if not self.reach:
-            return beat
+            return output
         around = range(self.out - self.reach, self.out + self.reach + 1)
-        there = [at in self.ready for at in around]
-        beats = [self.ready[at] for at in around if at in self.ready]
-        given = np.stack([entry.given for entry in beats]).astype(np.float64)
-        change = np.stack([entry.refined for entry in beats]) - given
-        refined = np.average(given, axis=0, weights=self._given_weights[there])
-        refined += np.average(change, axis=0, weights=self._weights[there])
-        return replace(beat, refined=np.asarray(refined, np.float32))
+        present = [number in self.ready for number in around]
+        neighbours = [self.ready[number] for number in around if number in self.ready]
+        unrefined = np.stack([entry.unrefined for entry in neighbours]).astype(np.float64)
+        change = np.stack([entry.refined for entry in neighbours]) - unrefined
+        refined = np.average(unrefined, axis=0, weights=self._unrefined_weights[present])
+        refined += np.average(change, axis=0, weights=self._weights[present])
+        return replace(output, refined=np.asarray(refined, np.float32))
 
     def reset(self) -> None:
         self.count = self.out = 0
@@ -180,9 +196,16 @@ class _Person:
 
 @dataclass(eq=False)
 class _Buffer:
-    """The last beats of a slot, and the sums of the windows that hold them; nothing is allocated by a beat.
+    """The last T model frames of a phase, and the weighted sums of the windows that hold them.
 
-    Every beat is written twice, a window apart, so that the last T always lie side by side.
+    A new model frame allocates no memory. Each model frame is written twice, one window length apart, so that the last
+    T always lie side by side in memory.
+
+    Attributes:
+        count: the model frames that came.
+        emitted: how many of them came out.
+        ran: the count at the last run of the model.
+        lens: the lens of the newest model frame.
     """
 
     window_length: int
@@ -194,9 +217,10 @@ class _Buffer:
         self._body = np.zeros((2 * length, 17, 3), np.float32)
         self._padded_seen = np.zeros((length, 17, 5), np.float32)
         self._padded_body = np.zeros((length, 17, 3), np.float32)
-        # refined, given: weighted sums; a beat's row is its index modulo T.
+        # Weighted sums of the refined (0) and the unrefined (1) poses; a model frame's row is its index modulo T.
         self._sums = np.zeros((length, 2, 17, 3))
         self._weight = np.zeros(length)
+        # Whether a row holds only results of padded windows.
         self._provisional = np.zeros(length, dtype=bool)
         self.lens = np.ones(3, np.float32)
         self.reset()
@@ -204,24 +228,27 @@ class _Buffer:
     def reset(self) -> None:
         self.count = self.emitted = self.ran = 0
 
-    def take(self, entry: BeatInput) -> None:
+    def take(self, entry: FrameInput) -> None:
         row = self.count % self.window_length
         rays = as_rays(entry.keypoints, entry.lens)[:, :2]
-        for place in (row, row + self.window_length):
-            self._seen[place, :, :3] = entry.keypoints
-            self._seen[place, :, 3:] = rays
-            self._body[place] = np.nan if entry.body is None else entry.body
+        for copy in (row, row + self.window_length):
+            self._seen[copy, :, :3] = entry.keypoints
+            self._seen[copy, :, 3:] = rays
+            self._body[copy] = np.nan if entry.body is None else entry.body
         self._sums[row] = 0.0
         self._weight[row] = 0.0
         self.lens = entry.lens
         self.count += 1
 
     def window(self, before: int, behind: int) -> tuple[Array, Array]:
-        """The last T beats; with fewer, ``before`` copies of the first one and ``behind`` of the last."""
+        """The last T model frames: keypoints ``(T, 17, 5)`` and bodies ``(T, 17, 3)``.
+
+        Where fewer have come, ``before`` copies of the first one and ``behind`` copies of the last one are added.
+        """
         if not before and not behind:
             start = self.count % self.window_length
-            there = slice(start, start + self.window_length)
-            return self._seen[there], self._body[there]
+            rows = slice(start, start + self.window_length)
+            return self._seen[rows], self._body[rows]
         known = self.count
         for source, target in ((self._seen, self._padded_seen), (self._body, self._padded_body)):
             target[:before] = source[0]
@@ -230,26 +257,32 @@ class _Buffer:
         return self._padded_seen, self._padded_body
 
     def seen_by(self, rays: bool, seen: Array) -> tuple[Array, Array]:
-        """What a model takes of a `window`: ``(1, T, 17, 2)`` pixels and the image's size ``(1, 2)``, or with ``rays``
-        keypoints and a lens."""
+        """The inputs of a model for the keypoints of a `window`.
+
+        Returns:
+            ``(1, T, 17, 2)`` pixels and the image's size ``(1, 2)``. With ``rays``, ``(1, T, 17, 3)`` keypoints and a
+            lens ``(1, 3)``.
+        """
         if rays:
             return np.ascontiguousarray(seen[None, ..., [3, 4, 2]]), UNIT_LENS[None]
         return np.ascontiguousarray(seen[None, ..., :2]), self.lens[None, :2]
 
-    def add(self, refined: Array, given: Array, weights: NDArray[np.float64], whole: bool) -> None:
-        """A window's outputs for the last ``len(refined)`` beats. Those of a padded window (``whole`` False) count
-        until one without padding comes."""
+    def add(self, refined: Array, unrefined: Array, weights: NDArray[np.float64], final: bool) -> None:
+        """Add a window's outputs for the last ``len(refined)`` model frames to the sums.
+
+        The outputs of a padded window (``final`` False) count only until a window without padding comes.
+        """
         rows = np.arange(self.count - len(refined), self.count) % self.window_length
-        replaced = rows[self._provisional[rows] | (self._weight[rows] == 0)] if whole else rows
+        replaced = rows[self._provisional[rows] | (self._weight[rows] == 0)] if final else rows
         self._sums[replaced] = 0.0
         self._weight[replaced] = 0.0
-        self._provisional[rows] = not whole
+        self._provisional[rows] = not final
         self._sums[rows, 0] += weights[:, None, None] * refined
-        self._sums[rows, 1] += weights[:, None, None] * given
+        self._sums[rows, 1] += weights[:, None, None] * unrefined
         self._weight[rows] += weights
 
     def blended(self, index: int) -> tuple[Array, Array]:
-        """(given, refined) of a beat that is still in the buffer."""
+        """The poses before and after refinement, ``(17, 3)`` each, of a model frame that is still in the buffer."""
         row = index % self.window_length
         mean = (self._sums[row] / self._weight[row]).astype(np.float32)
         return mean[1], mean[0]

@@ -1,44 +1,44 @@
-"""Time-stamps against the model's beat."""
+"""Time-stamps of a camera against the model's frame rate."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from refiner.runtime.streaming.beats import BeatClock
+from refiner.runtime.streaming.frame_clock import FrameClock
 
 
 def run(times, fps=50.0):
-    clock = BeatClock(fps, 0.5)
+    clock = FrameClock(fps, 0.5)
     return [clock.arrive(time) for time in times]
 
 
 @pytest.mark.parametrize("begin", [0.0, 12.3, 1.7e9])
-def test_a_regular_stream_has_a_beat_a_frame(begin):
+def test_a_regular_stream_has_a_model_frame_for_each_camera_frame(begin):
     arrivals = run(begin + np.arange(5000) / 50.0)
-    assert [[beat.index for beat in arrival.beats] for arrival in arrivals] == [[index] for index in range(5000)]
-    assert all(arrival.beats[0].share == 1.0 and arrival.after == 0.0 for arrival in arrivals)
+    assert [[frame.index for frame in arrival.completed] for arrival in arrivals] == [[index] for index in range(5000)]
+    assert all(arrival.completed[0].share == 1.0 and arrival.after == 0.0 for arrival in arrivals)
 
 
 @pytest.mark.parametrize("fps", [10, 24, 25, 29.97, 30, 48, 49, 49.95, 50.05, 51, 60, 90, 100, 120])
-def test_beats_keep_the_models_rate_whatever_the_cameras(fps):
+def test_model_frames_keep_the_models_rate_whatever_the_cameras(fps):
     rng = np.random.default_rng(0)
     times = np.arange(3000) / fps
     arrivals = run(times + rng.uniform(-0.02, 0.02, 3000) / fps)
-    beats = [beat for arrival in arrivals for beat in arrival.beats]
-    assert [beat.index for beat in beats] == list(range(len(beats)))
-    # Within 2 % of the model's rate the beat follows the camera, otherwise the clock.
+    frames = [frame for arrival in arrivals for frame in arrival.completed]
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    # Within 2 % of the model's rate the model frames follow the camera, otherwise the clock.
     expected = len(times) if abs(fps / 50 - 1) <= 0.02 else times[-1] * 50
-    assert len(beats) == pytest.approx(expected, rel=0.003)
-    assert all(0 < beat.share <= 1 for beat in beats) and all(0 <= arrival.after < 1 for arrival in arrivals)
+    assert len(frames) == pytest.approx(expected, rel=0.003)
+    assert all(0 < frame.share <= 1 for frame in frames) and all(0 <= arrival.after < 1 for arrival in arrivals)
 
 
-def test_where_a_beat_lies_between_two_frames():
+def test_where_a_model_frame_lies_between_two_camera_frames():
     arrivals = run([0.0, 0.033, 0.066])
-    assert [[beat.index for beat in arrival.beats] for arrival in arrivals] == [[0], [1], [2, 3]]
-    assert arrivals[1].beats[0].share == pytest.approx(0.02 / 0.033)
+    assert [[frame.index for frame in arrival.completed] for arrival in arrivals] == [[0], [1], [2, 3]]
+    assert arrivals[1].completed[0].share == pytest.approx(0.02 / 0.033)
     assert arrivals[1].after == pytest.approx(0.65)
-    assert arrivals[2].beats[0].share == pytest.approx((0.04 - 0.033) / 0.033)
+    assert arrivals[2].completed[0].share == pytest.approx((0.04 - 0.033) / 0.033)
 
 
 def test_frames_that_never_came():
@@ -47,7 +47,7 @@ def test_frames_that_never_came():
         times = np.arange(200) / fps + rng.uniform(-0.1, 0.1, 200) / fps
         kept = np.setdiff1d(np.arange(200), [50, 51, 52, 120])
         arrivals = run(times[kept])
-        if fps == 50:  # after a gap a regular camera is on the beat again at once
+        if fps == 50:  # after a gap a regular camera is in step again at once
             assert all(arrival.after == 0.0 for arrival in arrivals)
         assert [(kept[place], arrival.missed) for place, arrival in enumerate(arrivals) if arrival.missed] == [
             (53, 3),
@@ -56,11 +56,11 @@ def test_frames_that_never_came():
 
 
 def test_verdicts():
-    clock = BeatClock(50.0, 0.5)
+    clock = FrameClock(50.0, 0.5)
     assert clock.verdict(3.0) == "in order"
     clock.arrive(3.0)
     clock.arrive(3.02)
     assert clock.verdict(3.02) == "repeated" and clock.verdict(3.0) == "late"
     assert clock.verdict(3.5) == "in order" and clock.verdict(3.53) == "restart" and clock.verdict(2.0) == "restart"
     clock.reset()
-    assert clock.verdict(2.0) == "in order" and clock.arrive(2.0).beats[0].index == 0
+    assert clock.verdict(2.0) == "in order" and clock.arrive(2.0).completed[0].index == 0
