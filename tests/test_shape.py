@@ -15,7 +15,7 @@ RNG = np.random.default_rng(8)
 
 @pytest.fixture(scope="module")
 def truth():
-    """Of one person, whose bones keep their lengths."""
+    """The poses of one person, whose bones keep their lengths."""
     return synthetic_folder(4, subjects=3, frames=80).clips("all")[0].pose_3d.astype(np.float64)
 
 

@@ -14,7 +14,7 @@ LAGS = np.abs(np.subtract.outer(np.arange(FRAMES), np.arange(FRAMES)))
 
 
 def smooth_correlation():
-    """Of a process whose neighbouring frames nearly agree: far from any AR(1)."""
+    """The correlation of a process whose neighbouring frames nearly agree; no AR(1) process comes near it."""
     return 0.97 * np.exp(-((LAGS / 5.0) ** 2)) + 0.03 * np.eye(FRAMES)
 
 

@@ -82,7 +82,7 @@ def test_the_graph_holds_everything_and_nothing_else(exported, kind):
     # The time path is folded, and shapes are known but for the batch.
     assert not {"Sin", "Cos", "Exp", "Gather", "If", "Loop", "Einsum", "Cast", "Identity", "Constant"} & set(nodes)
     assert nodes.get("Shape", 0) <= 1
-    # Of every attention module two changes of layout for each half, two for the convolution, and the transposed keys
+    # Every attention module has two changes of layout for each half, two for the convolution, and the transposed keys
     # of both halves, which engines fold into the product; no weight is transposed at run time.
     modules = {"refiner": 4, "lifter": 1}[kind]
     assert nodes["Transpose"] == 8 * modules and nodes["Conv"] == modules

@@ -36,7 +36,7 @@ LOW = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 # Weights of the first layers, the last layers and eq. 5.
 OUTSIDE = {(5, DIM), (DIM, 3), (2, LIFTER_DIM), (LIFTER_DIM, 3), (85, 51)}
 LAYOUT = {"Concat", "Gather", "Reshape", "Slice", "Split", "Transpose"}
-# Of these networks: LayerNormalizations, Softmaxes, residual sums, and weight products that stay in float32.
+# The counts of these networks: LayerNormalizations, Softmaxes, residual sums, and weight products that stay in float32.
 # A refiner of one block has three branches, two of them attentions, and two steps; its lifter's block one attention.
 # The last number: first and last layer of each step, and the product of eq. 5.
 SIZES = {"refiner": (6, 8, 6, 5), "lifter": (2, 2, 2, 2), "lifter-refiner": (8, 10, 8, 7)}

@@ -51,7 +51,7 @@ def gradients_by_backend():
 
 @pytest.fixture
 def assert_runs_as_plain_operations():
-    """Of a module of a size that has no kernel, and an input."""
+    """Compare a module of a size that has no kernel with plain operations, on one input."""
     from refiner.errors import ConfigError
     from refiner.models import fused
 

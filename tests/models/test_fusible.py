@@ -17,7 +17,7 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
 
 def gradients(result, inputs, seed=9):
-    """Of a random weighted sum of ``result``."""
+    """The gradients of a random weighted sum of ``result``."""
     weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(seed), dtype=result.dtype)
     return torch.autograd.grad((result * weights).sum(), inputs)
 

@@ -159,7 +159,7 @@ def test_a_row_that_is_not_the_same_does_not_count(changes, digests, words):
     [
         ("half-noise", "noise = 0.5", "noise = 0.6"),
         ("no-condition", '"training.steps=2500"', '"training.steps=9"'),
-        # Of what it scores, and of the folds and the refiner that it needs.
+        # Changes of the model that it scores, and of the folds and the refiner that it needs.
         ("five-steps", '"training.steps=2500"', '"training.steps=9"'),
         ("single-lifter-one-shape", "model.dim=96", "model.dim=80"),
         ("cross-fitted", '"training.steps=4000"', '"training.steps=9"'),

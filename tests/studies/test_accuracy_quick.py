@@ -75,12 +75,12 @@ def test_the_score_of_a_row_is_that_of_the_runtime(study):
 
 @pytest.fixture
 def runner(study):
-    """Of the finished quick study."""
+    """The runner of the finished quick study."""
     return Runner(spec := Spec(TABLE, None, study / "runs", True, 1), *spec.load())
 
 
 def test_the_mirrored_passes_are_the_runtime_s(runner):
-    """Of the lifter and of the refiner, and the body shape after both."""
+    """Both the lifter and the refiner run mirrored; the body shape comes after both."""
     clip, before, found = runner.refined_test_clip(runner.table.row("bundled-at-its-best"), 0, 0)
     lifter, refiner = (runner.checkpoint(name, 0) for name in ("lifter", "bundled"))
     lifted = Lifter.load(lifter, flip_test=True, threads=1).lift(clip.pose_2d, clip.image_size, clip.fps)

@@ -31,7 +31,7 @@ def test_pairs_are_joined_in_the_order_of_the_merges():
     first = 512
     assert words.encode("Person") == [first + 4]
     assert words.encode("persona") == [first + 3, ord("o") - 33, ord("n") - 33, 256 + ord("a") - 33]
-    # Of three alike, those on the left are joined first; then the pair with the third.
+    # Three equal letters: the two on the left are joined first, then the pair with the third.
     assert words.encode("llla") == [first + 6, 256 + ord("a") - 33]
     assert words.encode("llll") == [first + 6, 256 + ord("l") - 33]
     assert words.encode("lllla") == [first + 5, first + 5, 256 + ord("a") - 33]
