@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
+  refiner-refine openpose/ --image-size 1920 1080 --fps 30 --output people
+  refiner-refine results.json --image-size 1280 720 --fps 25 --person 0 --output people
   refiner-refine --pose-2d pose_2d.npy --pose-3d pose_3d.npy --image-size 1920 1080 --output refined.npy
   refiner-refine --pose-2d coco.npy --joints coco17 --fps 30 --image-size 1280 720 --output lifted.npz
 
 pose_2d is (frames, joints, 2) in pixels, pose_3d (frames, joints, 3) in metres and camera axes (x right, y down,
 z away from the camera); the root may lie anywhere and is kept. Without --pose-3d the bundled lifter lifts pose_2d. The
 result is (frames, 17, 3) in the joints of Human3.6M, in metres.
+
+INPUT is what a detector wrote, recognised by its content: a folder of OpenPose's JSON files, results of AlphaPose or
+COCO, COCO annotations, MMPose's predictions, MediaPipe's landmarks, or VideoPose3D's custom .npz. People are told apart
+over time. Each one becomes personN.npz, personN.trc (markers, for OpenSim) and personN.bvh (a skeleton, for Blender) in
+the folder OUTPUT; person 0 is seen in most frames. Frames that do not show a person for half a second hold NaN.
 """
 
 
@@ -38,12 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--pose-2d", required=True, metavar="FILE", help="2D poses, .npy or .npz")
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="a detector's file or folder; or take --pose-2d")
+    parser.add_argument("--person", nargs="+", type=int, metavar="N", help="INPUT: these people alone, from 0")
+    parser.add_argument("--name", metavar="VIDEO", help="INPUT: which video of a file that holds several")
+    parser.add_argument("--pose-2d", metavar="FILE", help="2D poses, .npy or .npz")
     parser.add_argument("--pose-3d", metavar="FILE", help="3D poses to refine, .npy or .npz (default: lift the 2D)")
     parser.add_argument("--key-2d", metavar="NAME", help="the array of an .npz of 2D poses that holds several")
     parser.add_argument("--key-3d", metavar="NAME", help="the array of an .npz of 3D poses that holds several")
     parser.add_argument(
-        "--image-size", required=True, nargs=2, type=float, metavar=("W", "H"), help="size of the image in pixels"
+        "--image-size", nargs=2, type=float, metavar=("W", "H"), help="size of the image in pixels, unless INPUT has it"
     )
     parser.add_argument(
         "--focal-length",
@@ -58,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=float, help="frame rate of the input (default: the model's 50)")
     parser.add_argument(
         "--joints",
-        choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33"],
+        choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33", "body25", "coco18", "h36m32"],
         default="h36m17",
         help="joint set of the input",
     )
@@ -78,7 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="results of this command, without --pool-shape, for other recordings of the same person: this one gets "
         "the body shape of them all (they stay as they are)",
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="where to write, .npy or .npz")
+    parser.add_argument(
+        "--output", required=True, metavar="PATH", help="file to write, .npy or .npz; for INPUT a folder"
+    )
     parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
     return parser
 
@@ -99,6 +111,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
+    from refiner.cli.refine_detections import refine_detections
+    from refiner.errors import UsageError
+
+    if (arguments.input is None) == (arguments.pose_2d is None):
+        raise UsageError("name either a detector's INPUT or --pose-2d FILE, and one of them alone")
+    if arguments.input is not None:
+        refine_detections(arguments)
+    elif arguments.person is not None or arguments.name is not None:
+        raise UsageError("--person and --name choose from a detector's INPUT; an array has one person")
+    elif arguments.image_size is None:
+        raise UsageError("--pose-2d needs --image-size W H in pixels")
+    else:
+        _refine_arrays(arguments)
+
+
+def _refine_arrays(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from refiner.data.safe_npz import load_user_array

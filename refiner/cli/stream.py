@@ -64,7 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--focal-length", type=float, metavar="F", help="pixels (or in each frame; default: the image's longer side)"
     )
     model.add_argument(
-        "--joints", choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33"], default="h36m17", help="joint set"
+        "--joints",
+        choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33", "body25", "coco18", "h36m32"],
+        default="h36m17",
+        help="joint set",
     )
     model.add_argument(
         "--least-confidence",
