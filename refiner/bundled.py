@@ -66,9 +66,16 @@ def runnable(checkpoint: Path, engine: str | None) -> Path:
     """
     if checkpoint.parent != FOLDER or checkpoint.suffix != ".safetensors":
         return checkpoint
-    wants_graph = engine == "onnx" or (engine is None and find_spec("torch") is None)
+    wants_graph = engine == "onnx" or (engine is None and not _installed("torch"))
     graph = graph_of(checkpoint)
     return graph if wants_graph and graph.is_file() else checkpoint
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # an import hook refuses it
+        return False
 
 
 def by_name(path: Path) -> Path:

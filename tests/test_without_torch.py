@@ -22,14 +22,6 @@ class Blocked(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
-import importlib.util
-found = importlib.util.find_spec
-def find_spec(name, package=None):
-    try:
-        return found(name, package)
-    except ModuleNotFoundError:
-        return None
-importlib.util.find_spec = find_spec
 """
 PYTHON = """
 import sys

@@ -54,6 +54,7 @@ class StreamCounters:
     missed: int = field(default=0, metadata={"means": "frames that never came and were interpolated"})
     restarts: int = field(default=0, metadata={"means": "times that a person was begun anew after a gap or a jump"})
     forgotten: int = field(default=0, metadata={"means": "people who were not seen for too long"})
+    renumbered: int = field(default=0, metadata={"means": "people who went on under another number"})
 
     def as_dict(self) -> dict[str, int]:
         """The counters by name."""

@@ -18,6 +18,7 @@ from refiner.engines import EngineOptions
 from refiner.errors import InputError, UsageError
 from refiner.lens import Lens, check_lens
 from refiner.runtime.loading import open_causal_engine, open_engine
+from refiner.runtime.streaming.admission import Admission, Claim, admit
 from refiner.runtime.streaming.backend import FrameInput, StreamBackend
 from refiner.runtime.streaming.causal_backend import CausalBackend
 from refiner.runtime.streaming.frames import RefinedFrame, StreamCounters
@@ -31,7 +32,8 @@ from refiner.skeleton import joint_set
 Mode = Literal["causal", "window"]
 MODES = ("causal", "window")
 LONGEST_GAP_S = 0.5
-FORGET_S = 2.0
+# Ten frames of a slow camera: enough for an order of pushes in which somebody comes a little later.
+FORGET_S = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,8 @@ class StreamingRefiner:
         least_confidence: a joint whose confidence is not above this counts as missing.
         longest_gap_s: a person who is away longer than this, or whose time-stamps jump further, begins anew. Shorter
             gaps are interpolated.
-        forget_s: a person who was not seen for this long, by the newest time-stamp, makes room for another person.
+        forget_s: a person who was not seen for this long, by the time-stamps of the others, gives way to a new person
+            where the stream is full.
         pool_shape: give a person the same bones in every frame, learnt from the frames so far.
         smoothing: run a One-Euro filter after the refiner (`refiner.runtime.streaming.smoothing.OneEuro`). It makes the
             motion look calmer and is not meant for measurements. True takes the defaults of `Smoothing`.
@@ -99,10 +102,8 @@ class StreamingRefiner:
         focal_length: FocalLength | None = None,
         camera: Camera | None = None,
     ) -> None:
-        if not longest_gap_s > 0 or not forget_s >= longest_gap_s:
-            raise UsageError(
-                f"longest_gap_s is {longest_gap_s} and forget_s {forget_s}; expected 0 < longest_gap_s <= forget_s"
-            )
+        if not longest_gap_s > 0 or not forget_s > 0:
+            raise UsageError(f"longest_gap_s is {longest_gap_s} and forget_s {forget_s}; expected seconds above 0")
         self._backend = backend
         self._focal_length, self._camera = focal_length, camera
         # Models of image coordinates use no focal length, so there is no warning about its default.
@@ -116,7 +117,6 @@ class StreamingRefiner:
         self._uncertainty = JointUncertainty.from_config(None) if backend.uncertainty is None else backend.uncertainty
         self._tracks: dict[int, Track] = {}
         self._free = list(range(backend.slots))[::-1]
-        self._newest_timestamp = -math.inf
         # The last frames of forgotten people; the next call returns them.
         self._forgotten_frames: list[RefinedFrame] = []
         self.counters = StreamCounters()
@@ -234,7 +234,8 @@ class StreamingRefiner:
             pose_3d: ``(J, 3)`` metres in camera axes, the root anywhere; None where a lifter was loaded.
             timestamp: seconds, by any clock that runs forward; 10 to 120 frames a second.
             image_size: (width, height) in pixels, where `load` did not set it.
-            person_id: the number of the person.
+            person_id: the number of the person. Where a number is new, or its body is suddenly somewhere else, the
+                place of the body decides who it is: a person whose number changes goes on under the new one.
             confidence: ``(J,)``, 0 to 1; 0 where a joint is missing.
             focal_length: pixels, where it is known and `load` did not set it.
 
@@ -252,11 +253,17 @@ class StreamingRefiner:
         checked = [self._checked(frame) for frame in frames]
         if len({frame.person_id for frame in frames}) < len(frames):
             raise InputError("two frames of one person in one call; push one after the other")
+        claims = [
+            Claim(frame.person_id, seen.pixels, timestamp)
+            for frame, (seen, _, timestamp) in zip(frames, checked, strict=True)
+        ]
+        # The last refusal of a call: from here on the stream changes.
+        admissions = admit(claims, self._tracks, len(self._free), self._gap_s, self._forget_s)
+        people = self._settle(claims, admissions)
         ready: list[RefinedFrame] = []
         model_frames: list[list[FrameInput]] = []
-        for frame, (seen, lens, timestamp) in zip(frames, checked, strict=True):
+        for track, (seen, lens, timestamp) in zip(people, checked, strict=True):
             self.counters.frames += 1
-            track = self._track(frame.person_id, timestamp)
             verdict = track.verdict(timestamp)
             if verdict in ("repeated", "late"):
                 continue
@@ -334,23 +341,43 @@ class StreamingRefiner:
         self._backend.reset(track.slot)
         return ready
 
-    def _track(self, person_id: int, timestamp: float) -> Track:
-        """The track of a person, who is added where needed; the person who is away longest may be forgotten."""
-        self._newest_timestamp = max(self._newest_timestamp, timestamp)
-        if person_id in self._tracks:
-            return self._tracks[person_id]
-        if not self._free:
-            longest_away = min(self._tracks.values(), key=lambda track: track.last_seen)
-            if self._newest_timestamp - longest_away.last_seen < self._forget_s:
-                raise UsageError(
-                    f"person {person_id} is one more than the {self._backend.slots} that this stream holds: load it "
-                    "with people=N, or flush(person_id) those who left"
-                )
-            self._forgotten_frames += self._end(longest_away)
-            self._leave(longest_away)
-            self.counters.forgotten += 1
+    def _settle(self, claims: Sequence[Claim], admissions: Sequence[Admission]) -> list[Track]:
+        """The track of each frame: numbers are moved, people who give way leave, new people begin."""
+        for admission in admissions:
+            if admission.leaves is not None:
+                self._forgotten_frames += self._end(admission.leaves)
+                self._leave(admission.leaves)
+                self.counters.forgotten += 1
+        moved = [
+            (claim, admission.track)
+            for claim, admission in zip(claims, admissions, strict=True)
+            if admission.track is not None and admission.track.person_id != claim.person_id
+        ]
+        for claim, track in moved:
+            self._renumber(track, claim.person_id)
+        people = []
+        for claim, admission in zip(claims, admissions, strict=True):
+            people.append(admission.track if admission.track is not None else self._begin(claim))
+        return people
+
+    def _renumber(self, track: Track, person_id: int) -> None:
+        """Give a person another number. Who had it takes the old one."""
+        old = track.person_id
+        if old == person_id:
+            return
+        other = self._tracks.pop(person_id, None)
+        del self._tracks[old]
+        if other is not None:
+            other.person_id = old
+            self._tracks[old] = other
+        track.person_id = person_id
+        self._tracks[person_id] = track
+        self.counters.renumbered += 1
+
+    def _begin(self, claim: Claim) -> Track:
+        """A new person."""
         track = Track(
-            person_id,
+            claim.person_id,
             self._free.pop(),
             self._backend.fps,
             self._backend.frames,
@@ -360,8 +387,8 @@ class StreamingRefiner:
             self._pool_shape,
             self._smoothing,
         )
-        track.last_seen = timestamp
-        self._tracks[person_id] = track
+        track.last_seen = claim.timestamp
+        self._tracks[claim.person_id] = track
         return track
 
     def _leave(self, track: Track) -> None:

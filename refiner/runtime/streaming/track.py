@@ -85,6 +85,8 @@ class Track:
     ) -> None:
         self.person_id, self.slot = person_id, slot
         self.last_seen = -np.inf
+        # The last frame's joints ``(17, 2)`` in pixels of a lens without distortion, NaN where they were not seen.
+        self.last_pixels: NDArray[np.float64] | None = None
         self._memory, self._uncertainty, self._counters = memory, uncertainty, counters
         self._clock = FrameClock(fps, longest_gap_s)
         self._infilling = Infilling()
@@ -123,7 +125,10 @@ class Track:
 
     def complete(self, seen: Observation) -> CompleteFrame | None:
         """Guess the missing joints of a camera frame; None where too few joints were seen."""
-        return self._infilling.complete(seen)
+        completed = self._infilling.complete(seen)
+        if completed is not None:
+            self.last_pixels = seen.pixels
+        return completed
 
     def invalid(self, timestamp: float) -> RefinedFrame:
         """The answer to a camera frame with too few joints: the last pose."""
