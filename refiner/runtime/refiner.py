@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.camera import Camera, normalise_screen
+from refiner.data.agreement import warn_of_disagreement
 from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
 from refiner.data.swaps import exchange_sides, find_swapped_sides, warn_of_swapped_sides
@@ -22,7 +23,7 @@ from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
 from refiner.shape import check_bone_lengths, pool_checked
-from refiner.skeleton import flip_pose, joint_set, to_h36m17
+from refiner.skeleton import H36M17, flip_pose, joint_set, to_h36m17
 from refiner.smoothing import savitzky_golay
 
 Array = NDArray[np.float32]
@@ -258,5 +259,8 @@ class Refiner(WindowModel[RefinerEngine]):
             for swapped, pairs in find_swapped_sides(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
                 body = exchange_sides(body, swapped, pairs)
                 warn_of_swapped_sides(swapped, "pose_3d")
+        missing = seen.keypoints[..., 2] <= 0 if self.sees_rays else np.zeros(body.shape[:2], dtype=bool)
+        unconverted = None if joints == H36M17.name or checked_3d.shape[1] != H36M17.joints else checked_3d
+        warn_of_disagreement(seen.keypoints[..., :2], missing, body, unconverted)
         keypoints = self._resampled(seen.keypoints, rate)
         return _Prepared(keypoints, resample_poses(body, rate, self.fps), root, seen.image, rate)

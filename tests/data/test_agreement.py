@@ -1,0 +1,117 @@
+"""3D poses that cannot be those of their 2D poses are named; right ones, and nonsense, are not."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from refiner import Refiner
+from refiner.camera import human36m_cameras
+from refiner.data import DetectorModel, camera_clips
+from refiner.data.agreement import disagreement
+from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
+from refiner.errors import InputWarning
+from refiner.skeleton import flip_pose, from_h36m17
+
+
+def clips(actions, frames=120, seed=3):
+    motion = {action: synthetic_motion(seed, action, frames) for action in actions}
+    return camera_clips({"SYN": motion}, human36m_cameras(), detector=DetectorModel.default())
+
+
+def message(clip, change=lambda pose: pose, pixels=lambda pose: pose, unconverted=None):
+    """With errors of 5 cm on the 3D poses, as estimators have them."""
+    rng = np.random.default_rng(7)
+    pose = clip.pose_3d.astype(np.float64) + rng.normal(0, 0.03, (1, 17, 3))
+    pose = pose - pose[:, :1]
+    flat = pixels(clip.pose_2d.astype(np.float64))
+    changed = change(pose)
+    shown = min(len(flat), len(changed))
+    return disagreement(flat[:shown], np.zeros((shown, 17), dtype=bool), changed[:shown], unconverted)
+
+
+def room(pose, yaw):
+    """Camera axes to the axes of a room: z upwards, the camera anywhere."""
+    x, y, z = np.moveaxis(pose, -1, 0)
+    sine, cosine = np.sin(yaw), np.cos(yaw)
+    return np.stack([cosine * x - sine * z, sine * x + cosine * z, -y], axis=-1)
+
+
+@pytest.mark.parametrize("action", SYNTHETIC_ACTIONS)
+def test_poses_of_their_own_2d_are_right(action):
+    for clip in clips([action]):
+        assert message(clip) is None
+
+
+MISTAKES = {
+    "y axis of one of them": lambda pose: pose * [1, -1, 1],
+    "y axis of one": lambda pose: pose * [1, -1, -1],
+    "one of them is mirrored, or the x axis": lambda pose: pose * [-1, 1, 1],
+    "order of MPI-INF-3DHP": lambda pose: from_h36m17(pose, "3dhp"),
+    "order of COCO": lambda pose: from_h36m17(pose, "coco17"),
+    "z axis of pose_3d points upwards": lambda pose: room(pose, 0.0),
+    "z axis of pose_3d points": lambda pose: room(pose, 2.1),
+    "legs of 0.": lambda pose: 0.5 * pose,
+    "legs of 1.": lambda pose: 2.0 * pose,
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_has_a_name(mistake):
+    walking = clips(["Walking"])
+    for clip in walking:
+        assert mistake in (message(clip, MISTAKES[mistake]) or "nothing")
+
+
+def test_a_mirror_image_shows_where_the_body_is_not_symmetric():
+    found = [message(clip, flip_pose) for clip in clips(["Waving", "Reaching", "Walking"])]
+    named = [text for text in found if text is not None]
+    assert len(named) >= len(found) // 2 and all("left and right exchanged" in text for text in named)
+
+
+def test_pixels_in_rows_and_columns():
+    for clip in clips(["Waving"]):
+        assert "y before x" in (message(clip, pixels=lambda pose: pose[..., ::-1]) or "nothing")
+
+
+@pytest.mark.parametrize(("frames", "where"), [(10, "ahead of"), (-10, "behind")])
+def test_frames_that_are_shifted(frames, where):
+    found = []
+    for clip in clips(["Dancing", "Boxing", "Running", "Walking"]):
+        shift = (lambda pose: pose[frames:]) if frames > 0 else (lambda pose: pose)
+        pixels = (lambda pose: pose) if frames > 0 else (lambda pose: pose[-frames:])
+        found.append(message(clip, shift, pixels))
+    named = [text for text in found if text is not None]
+    # Still or periodic motion hides a shift; fast motion does not, and no message is a wrong one.
+    assert len(named) >= len(found) // 2
+    assert all("frames " + where in text for text in named)
+
+
+def test_a_joint_set_that_only_the_2d_has():
+    (clip, *_) = clips(["Walking"])
+    pose = clip.pose_3d - clip.pose_3d[:, :1]
+    coco = from_h36m17(clip.pose_2d, "coco17")
+    refiner = Refiner.load("refiner")
+    with pytest.warns(InputWarning, match="in Human3.6M's order already"):
+        refiner.refine(coco, pose, clip.image_size, joints="coco17")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refiner.refine(coco, from_h36m17(pose, "coco17"), clip.image_size, joints="coco17")
+
+
+def test_nonsense_has_no_name():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        pixels, pose = rng.uniform(0, 1000, (40, 17, 2)), rng.normal(0, 0.4, (40, 17, 3))
+        assert disagreement(pixels, np.zeros((40, 17), dtype=bool), pose) is None
+    assert disagreement(pixels, np.ones((40, 17), dtype=bool), pose) is None
+
+
+def test_missing_joints_are_not_compared():
+    for clip in clips(["Walking"]):
+        pixels, missing = clip.pose_2d.astype(np.float64), np.zeros((120, 17), dtype=bool)
+        missing[:, [3, 6, 13]] = True
+        pixels[missing] = 1e4
+        assert disagreement(pixels, missing, clip.pose_3d.astype(np.float64)) is None
