@@ -150,7 +150,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _stream(arguments: argparse.Namespace) -> None:
-    from refiner.errors import RefinerError
+    from refiner.errors import InputError, RefinerError
     from refiner.runtime.streaming.messages import error_message, refined_message
 
     refiner = _open(arguments)()
@@ -178,7 +178,7 @@ def _stream(arguments: argparse.Namespace) -> None:
             if ready:
                 output.flush()
 
-        refused = 0
+        refused: list[str] = []
         try:
             for frames in _frames(arguments):
                 try:
@@ -188,14 +188,17 @@ def _stream(arguments: argparse.Namespace) -> None:
                     ready = refiner.push_many(frames) if frames else refiner.flush()
                     deliver(ready, 1000.0 * (time.perf_counter() - began))
                 except RefinerError as error:
-                    refused += 1
+                    refused.append(str(error))
                     output.write(error_message(error) + "\n")
             deliver(refiner.flush(), 0.0)
         except KeyboardInterrupt:
             deliver(refiner.flush(), 0.0)
             _print_status("interrupted")
-    counters = refiner.counters.as_dict() | {"refused": refused}
+    counters = refiner.counters.as_dict() | {"refused": len(refused)}
     _print_status(", ".join(f"{name} {count}" for name, count in counters.items() if count))
+    if not refiner.counters.steps and (refused or refiner.counters.invalid):
+        first = f"; the first error: {refused[0]}" if refused else ": none shows enough joints"
+        raise InputError(f"no frame could be refined{first}")
 
 
 def _frames(arguments: argparse.Namespace) -> Iterator[list[Frame] | InputError]:

@@ -62,7 +62,10 @@ ROOM = "the z axis of pose_3d points upwards, as in a room; expected camera axes
 
 
 def warn_of_disagreement(
-    pixels: Array, missing: NDArray[np.bool_], body: Array, unconverted: Array | None = None
+    pixels: NDArray[np.floating],
+    missing: NDArray[np.bool_],
+    body: NDArray[np.floating],
+    unconverted: NDArray[np.floating] | None = None,
 ) -> None:
     """Warn where 3D poses cannot be those of the 2D poses.
 
@@ -81,7 +84,10 @@ def warn_of_disagreement(
 
 
 def disagreement(
-    pixels: Array, missing: NDArray[np.bool_], body: Array, unconverted: Array | None = None
+    pixels: NDArray[np.floating],
+    missing: NDArray[np.bool_],
+    body: NDArray[np.floating],
+    unconverted: NDArray[np.floating] | None = None,
 ) -> str | None:
     """The message of `warn_of_disagreement`, whose arguments it takes; None where nothing is wrong."""
     rows = np.unique(np.linspace(0, len(body) - 1, MOST_FRAMES).astype(int))
@@ -99,7 +105,7 @@ def disagreement(
     best = min(fits, key=lambda mistake: fits[mistake])
     if fits[best] < min(GOOD_FIT, BETTER * own):
         return f"pose_3d does not fit pose_2d: {best}"
-    shift, fit = _best_shift(pixels, missing, body, own)
+    shift, fit = _best_shift(pixels.astype(np.float64), missing, body.astype(np.float64), own)
     if fit < min(GOOD_FIT, BETTER_SHIFTED * own):
         where = "behind" if shift > 0 else "ahead of"
         return f"pose_3d does not fit pose_2d: it is {abs(shift)} frames {where} it"

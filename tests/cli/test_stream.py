@@ -105,3 +105,13 @@ def test_a_server_process_ends_on_an_interrupt():
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and "clients 0" in rest
+
+
+def test_a_stream_that_refines_nothing_is_an_error(monkeypatch, capsys):
+    """Every frame refused, or none with enough joints: the exit code says so."""
+    wrong = json.dumps({"timestamp": 0.0, "pose_2d": [[1.0, 2.0]] * 5})
+    empty = json.dumps({"timestamp": 0.0, "pose_2d": [[None, None]] * 17})
+    for line, message in ((wrong, "no frame could be refined; the first error"), (empty, "none shows enough joints")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((line + "\n").encode() * 3)))
+        assert main(["--image-size", "1000", "1000", "--lifter", "bundled", "--focal-length", "1100"]) == 5
+        assert message in capsys.readouterr().err
