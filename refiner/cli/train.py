@@ -22,11 +22,11 @@ examples:
   refiner-train lifter --config lifter-small --data FOLDER --output runs/lifter
   refiner-train refiner --config refiner-small --data FOLDER --lifter runs/lifter/best.safetensors --output runs/refiner
   refiner-train refiner --config refiner-small --set training.steps=2000 --set model.dim=96 ...
-  refiner-train refiner --config refiner-small-causal --start-from runs/refiner/best.safetensors \
+  refiner-train refiner --config refiner-small-causal --start-from runs/refiner/best.safetensors \\
                 --data FOLDER --lifter runs/lifter/best.safetensors --output runs/causal
   refiner-train lifter --config finepose-small --set text.prompts=AL --data FOLDER --output runs/finepose-al
   refiner-train refiner --config refiner-small --from-predictions mine.npz --validation-person Ann --output runs/mine
-  refiner-train lifter --config lifter-paper --data H36M --dataset human36m --detections cpn_ft_h36m_dbb \
+  refiner-train lifter --config lifter-paper --data H36M --dataset human36m --detections cpn_ft_h36m_dbb \\
                 --validation-person S8 --output runs/h36m
                                                        Human3.6M with its CPN detections, S8 held out
   refiner-train lifter --config lifter-small --data FOLDER --detections cpn --set data.detected=0.5 --output runs/mixed
@@ -34,7 +34,7 @@ examples:
   refiner-train lifter --config lifter-small --data FOLDER --data MORE --weight idle=0.1 --output runs/more
                                                        archives of two folders, data_3d_idle.npz with little weight
 
-  refiner-train refiner --config refiner-nano-rays --data FOLDER --lifter runs/lifter/best.safetensors \
+  refiner-train refiner --config refiner-nano-rays --data FOLDER --lifter runs/lifter/best.safetensors \\
                 --estimator runs/mlp/best.safetensors --output runs/any
                                                        for any camera and the poses of any estimator
 
@@ -48,10 +48,11 @@ people whom the estimator was not trained on serve best.
 
 --config is a TOML file, or one of the bundled. Lifters: lifter-small and lifter-paper (STCFormer), mixste-, d3dp- and
 finepose-small and -paper. Refiners: refiner-small, refiner-small-correlated and, started from it,
-refiner-small-recombined (what the bundled refiner was trained with), refiner-small-causal (for streams, frame by
-frame), refiner-paper; smoothnet-small and -paper, which look at the lifter's 3D poses alone. For any camera: lifters
+refiner-small-recombined (the bundled model named refiner), refiner-small-causal (for streams, frame by frame),
+refiner-paper; smoothnet-small and -paper, which look at the lifter's 3D poses alone. For any camera: lifters
 lifter-nano-rays, -small-rays and -base-rays, mixste-nano-rays, mlp-small-rays, tcn-small-rays; refiners that train on a
-pool of them refiner-nano-rays, refiner-nano-rays-causal and refiner-base-rays (docs/any-camera.md).
+pool of them refiner-nano-rays and refiner-base-rays, started from the first refiner-nano-rays-long (the default
+refiner) and refiner-nano-rays-causal, and started from that refiner-nano-rays-live (docs/any-camera.md).
 A stopped run goes on from its last interval when you give the same command again. The best checkpoint by
 the validation person's MPJPE is OUTPUT/best.safetensors, the last one OUTPUT/last.safetensors, and the validation curve
 OUTPUT/history.json.
