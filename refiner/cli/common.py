@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from refiner import __version__
 from refiner.errors import InputWarning, RefinerError
 
 Command = Callable[[argparse.Namespace], "int | None"]
@@ -40,6 +41,7 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
         parser: the parser of the command.
         argv: the arguments; None stands for the arguments of the process.
     """
+    parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}")
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:  # argparse exits by itself after --help (0) and on a usage error (2)

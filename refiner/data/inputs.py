@@ -28,6 +28,8 @@ LARGEST_DISTANCE_M = 1000.0
 # Joints may lie outside the image, but their coordinates stay below this multiple of the longer side of the image.
 LARGEST_PIXEL_RATIO = 20.0
 # Normalised coordinates are at most 1 or 2 in magnitude. In pixels, no person is that small.
+# The share of coordinates that must look like a unit.
+USUAL_SHARE = 0.9
 LARGEST_NORMALISED = 2.0
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 100_000
 # A frame rate outside this range is a mistake, and resampling to the model's rate would multiply the frames.
@@ -80,9 +82,11 @@ def check_pose_2d(pose_2d: object, image_size: tuple[float, float], joints: Join
         raise UnitError(
             f"pose_2d reaches {largest:.0f} in an image of {image}; expected pixels of this image: check image_size"
         )
-    if largest <= LARGEST_NORMALISED:
+    # Single joints outside of the image go further than the rest.
+    usual = float(np.quantile(np.abs(array), USUAL_SHARE))
+    if usual <= LARGEST_NORMALISED:
         raise UnitError(
-            f"pose_2d lies within {largest:.2f} of 0, which looks normalised; expected pixels of an image of {image}: "
+            f"pose_2d lies within {usual:.2f} of 0, which looks normalised; expected pixels of an image of {image}: "
             "undo the normalisation first (refiner.camera.denormalise_screen)"
         )
     return array.astype(np.float32)

@@ -38,3 +38,10 @@ def test_warnings_that_differ_in_numbers_are_counted(capsys):
 def test_other_warnings_are_python_s(capsys):
     with pytest.warns(RuntimeWarning, match="not ours"):
         assert warned(capsys, "not ours", category=RuntimeWarning) == []
+
+
+def test_every_command_says_its_version(capsys):
+    from refiner import __version__
+
+    assert run(lambda arguments: None, argparse.ArgumentParser(prog="tool"), ["--version"]) == 0
+    assert capsys.readouterr().out == f"tool {__version__}\n"

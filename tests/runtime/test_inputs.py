@@ -115,3 +115,11 @@ def test_tensors_are_taken():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     pose = torch.randn(4, 17, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     np.testing.assert_array_equal(check_pose_3d(pose, H36M17), pose.detach().numpy())
+
+
+def test_single_joints_outside_of_the_image_do_not_hide_shares_of_it(ramp_engine, clip):
+    pose_2d, pose_3d = clip(30)
+    shares = pose_2d / 1000
+    shares[:, 3] = 2.3
+    with pytest.raises(UnitError, match="looks normalised"):
+        Refiner(ramp_engine).refine(shares, pose_3d, image_size=(1000, 1002))

@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.data.inputs import LARGEST_BODY_M, LARGEST_DISTANCE_M, LARGEST_PIXEL_RATIO, as_array
-from refiner.errors import DTypeError, JointCountError, LengthError, ShapeError, SwappedInputError
+from refiner.data.inputs import (
+    LARGEST_BODY_M,
+    LARGEST_DISTANCE_M,
+    LARGEST_NORMALISED,
+    LARGEST_PIXEL_RATIO,
+    USUAL_SHARE,
+    as_array,
+)
+from refiner.errors import DTypeError, JointCountError, LengthError, ShapeError, SwappedInputError, UnitError
 from refiner.lens import Lens
 from refiner.skeleton import H36M17, JointSet, confidence_to_h36m17, to_h36m17
 
@@ -67,8 +74,9 @@ def observe(
 ) -> Observation:
     """Check one frame, convert it to Human3.6M's joints, and mark missing joints by NaN.
 
-    A joint is missing where a coordinate is not finite or lies beyond any image or body, where its confidence is NaN or
-    not above ``least_confidence``, or where the lens has no ray for it.
+    A joint is missing where a coordinate is not finite or lies beyond any image or body, where both pixels are exactly
+    0 or exactly -1, as detectors write it, where its confidence is NaN or not above ``least_confidence``, or where the
+    lens has no ray for it.
 
     Args:
         pose_2d: ``(J, 2)`` pixels.
@@ -83,8 +91,10 @@ def observe(
     """
     pixels = _frame(pose_2d, "pose_2d", 2, joints)
     body = None if pose_3d is None else _frame(pose_3d, "pose_3d", 3, joints)
+    _check_units(pixels, body)
     with np.errstate(invalid="ignore", over="ignore"):
         missing = ~(np.abs(pixels) <= LARGEST_PIXEL_RATIO * max(lens.image_size)).all(axis=-1)
+        missing |= (pixels == 0).all(axis=-1) | (pixels == -1).all(axis=-1)
         if confidence is not None:
             scores = _numbers(confidence, "confidence", f"expected ({joints.joints},)")
             if scores.shape != (joints.joints,):
@@ -101,6 +111,29 @@ def observe(
         pixels, scores = to_h36m17(pixels, joints), confidence_to_h36m17(scores, joints)
         body = None if body is None else to_h36m17(body, joints)
     return Observation(lens.ideal(pixels), scores.astype(np.float64), body)
+
+
+def _check_units(pixels: NDArray[np.float64], body: NDArray[np.float64] | None) -> None:
+    """Raises UnitError for a frame whose 2D is a share of the image, or whose 3D is in millimetres or centimetres."""
+    finite = np.abs(pixels[np.isfinite(pixels).all(axis=-1)])
+    # Exact zeros and minus ones stand for joints that were not found.
+    finite = finite[~((finite == 0).all(axis=-1) | (finite == 1).all(axis=-1))]
+    if len(finite) >= LEAST_JOINTS and np.quantile(finite, USUAL_SHARE) <= LARGEST_NORMALISED:
+        raise UnitError(
+            f"pose_2d lies within {finite.max():.2f} of 0, which looks like shares of the image; expected pixels: "
+            "multiply by the image's width and height"
+        )
+    if body is None:
+        return
+    known = body[np.isfinite(body).all(axis=-1)]
+    if len(known) >= LEAST_JOINTS:
+        size = float(np.median(np.abs(known - np.median(known, axis=0)).max(axis=-1)))
+        if size > LARGEST_BODY_M:
+            unit, factor = ("millimetres", 1000) if size > 20 * LARGEST_BODY_M else ("centimetres", 100)
+            raise UnitError(
+                f"half of the joints of pose_3d lie {size:,.0f} from the middle of the body; expected metres, about 1. "
+                f"It looks like {unit}: divide by {factor}"
+            )
 
 
 def _drop_far_joints(body: NDArray[np.float64]) -> None:

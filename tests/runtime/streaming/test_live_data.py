@@ -9,7 +9,15 @@ import pytest
 from stand_ins import WINDOW, SmoothingEngine, motion, stream
 
 from refiner import StreamingRefiner
-from refiner.errors import InputError, JointCountError, RefinerError, ShapeError, SwappedInputError, UsageError
+from refiner.errors import (
+    InputError,
+    JointCountError,
+    RefinerError,
+    ShapeError,
+    SwappedInputError,
+    UnitError,
+    UsageError,
+)
 from refiner.runtime.streaming import Frame, StreamWorker
 from refiner.runtime.streaming.window_backend import WindowBackend
 from refiner.skeleton import from_h36m17, to_h36m17
@@ -313,3 +321,34 @@ def test_a_worker_counts_what_is_no_frame_and_raises_what_its_receiver_raised():
     worker.put(Frame(pixels[0], poses[0], 0.0))
     with pytest.raises(RefinerError, match="the screen is off"):
         worker.close()
+
+
+@pytest.mark.parametrize(
+    ("pixels_by", "body_by", "message"),
+    [(1 / 1000, 1, "shares of the image"), (1, 1000, "millimetres: divide by 1000"), (1, 100, "centimetres")],
+)
+def test_other_units_are_refused_by_name(pixels_by, body_by, message):
+    """And the stream goes on as if the frame had not come."""
+    pixels, poses = motion(30)
+    live, plain = make(), make()
+    for index in range(30):
+        with pytest.raises(UnitError, match=message):
+            live.push(pixels[index] * pixels_by, poses[index] * body_by, index / 50)
+        (frame,), (expected,) = (stream.push(pixels[index], poses[index], index / 50) for stream in (live, plain))
+        np.testing.assert_array_equal(frame.pose_3d, expected.pose_3d)
+    assert live.counters == plain.counters
+
+
+@pytest.mark.parametrize("written", [0.0, -1.0])
+def test_joints_as_detectors_write_missing_ones(written):
+    """(0, 0) and (-1, -1) are missing joints, as NaN is."""
+    pixels, poses = motion(30)
+    by_value, by_nan = pixels.copy(), pixels.copy()
+    by_value[20, [3, 7]], by_nan[20, [3, 7]] = written, np.nan
+    first, second = make(), make()
+    for index in range(30):
+        (found,), (expected,) = (
+            live.push(seen[index], poses[index], index / 50) for live, seen in ((first, by_value), (second, by_nan))
+        )
+        np.testing.assert_array_equal(found.pose_3d, expected.pose_3d)
+        assert found.infilled.tolist() == expected.infilled.tolist() and found.status == expected.status
