@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, Unpack
@@ -15,7 +16,7 @@ from refiner import bundled
 from refiner.camera import Camera
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.engines import EngineOptions
-from refiner.errors import InputError, UsageError
+from refiner.errors import InputError, InputWarning, UsageError
 from refiner.lens import Lens, check_lens
 from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming.admission import Admission, Claim, admit
@@ -34,6 +35,8 @@ MODES = ("causal", "window")
 LONGEST_GAP_S = 0.5
 # Ten frames of a slow camera: enough for an order of pushes in which somebody comes a little later.
 FORGET_S = 0.2
+# Jumps in a row after which the unit of the time-stamps is in doubt.
+MOST_JUMPS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,8 +271,11 @@ class StreamingRefiner:
             if verdict in ("repeated", "late"):
                 continue
             if verdict == "restart":
+                self._warn_of_jumps(track, timestamp)
                 ready += self._end(track)
                 track.restart()
+            else:
+                track.jumps = 0
             complete = track.complete(seen)
             if complete is None:
                 ready.append(track.invalid(timestamp))
@@ -340,6 +346,19 @@ class StreamingRefiner:
         ready = [frame for output in self._backend.finish(track.slot) for frame in track.take(output)]
         self._backend.reset(track.slot)
         return ready
+
+    def _warn_of_jumps(self, track: Track, timestamp: float) -> None:
+        """Warn once where every frame of a person begins anew: the time-stamps are hardly seconds."""
+        track.jumps += 1
+        if track.jumps == MOST_JUMPS:
+            step = abs(timestamp - track.last_seen)
+            unit = "milliseconds or the numbers of frames" if step < 5000 else "microseconds"
+            warnings.warn(
+                f"the last {MOST_JUMPS} time-stamps of person {track.person_id} lie {step:g} apart, and each frame "
+                f"begins anew; expected seconds: are they {unit}?",
+                InputWarning,
+                stacklevel=4,
+            )
 
     def _settle(self, claims: Sequence[Claim], admissions: Sequence[Admission]) -> list[Track]:
         """The track of each frame: numbers are moved, people who give way leave, new people begin."""

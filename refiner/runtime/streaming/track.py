@@ -86,6 +86,8 @@ class Track:
         self.person_id, self.slot = person_id, slot
         self.last_seen = -np.inf
         # The last frame's joints ``(17, 2)`` in pixels of a lens without distortion, NaN where they were not seen.
+        # Frames in a row whose time-stamps jumped.
+        self.jumps = 0
         self.last_pixels: NDArray[np.float64] | None = None
         self._memory, self._uncertainty, self._counters = memory, uncertainty, counters
         self._clock = FrameClock(fps, longest_gap_s)

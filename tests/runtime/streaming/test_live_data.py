@@ -11,6 +11,7 @@ from stand_ins import WINDOW, SmoothingEngine, motion, stream
 from refiner import StreamingRefiner
 from refiner.errors import (
     InputError,
+    InputWarning,
     JointCountError,
     RefinerError,
     ShapeError,
@@ -352,3 +353,19 @@ def test_joints_as_detectors_write_missing_ones(written):
         )
         np.testing.assert_array_equal(found.pose_3d, expected.pose_3d)
         assert found.infilled.tolist() == expected.infilled.tolist() and found.status == expected.status
+
+
+@pytest.mark.parametrize(
+    ("factor", "unit"), [(1e3, "milliseconds"), (50.0, "numbers of frames"), (1e6, "microseconds")]
+)
+def test_time_stamps_that_are_no_seconds_are_told_once(factor, unit):
+    pixels, poses = motion(30)
+    live = make()
+
+    def push_all():
+        for index in range(30):
+            live.push(pixels[index], poses[index], index / 50 * factor)
+
+    with pytest.warns(InputWarning, match=unit) as record:
+        push_all()
+    assert len(record) == 1
