@@ -68,7 +68,7 @@ class ModelSpec:
                 validation_curve=tuple(map(_point, config.get("metrics", {}).get("validation_curve") or ())),
                 left_out=tuple(map(str, described.get("without", ()))),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's configuration does not describe a model: {error!r}") from error
 
     @property

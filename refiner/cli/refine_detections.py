@@ -28,6 +28,10 @@ def refine_detections(arguments: argparse.Namespace) -> None:
     unfit = [f"--{name.replace('_', '-')}" for name in FOR_ARRAYS if getattr(arguments, name) is not None]
     if unfit:
         raise UsageError(f"{', '.join(unfit)} belong to arrays (--pose-2d); leave them out with INPUT")
+    if arguments.joints != "h36m17":
+        raise UsageError("--joints belongs to arrays; the file of a detector says what its joints are")
+    if arguments.fps is not None and not arguments.fps > 0:
+        raise UsageError(f"--fps is {arguments.fps}; expected frames per second, above 0")
     detections = read_detections(arguments.input, arguments.name)
     size = arguments.image_size or detections.image_size
     if size is None:
@@ -53,7 +57,9 @@ def refine_detections(arguments: argparse.Namespace) -> None:
     print(f"{detections.source}: {len(detections.frames)} frames, {detections.joints.name}")
     written = 0
     for person in _with_progress(people):
-        files = save_person(person, folder, fps, (float(size[0]), float(size[1])), detections.joints.name)
+        files = save_person(
+            person, folder, fps, (float(size[0]), float(size[1])), detections.joints.name, detections.first_frame
+        )
         frames = sum(end - begin for begin, end in person.parts)
         guessed = int(person.guessed.sum())
         print(f"person {person.number}: {frames} frames refined, {guessed} joints guessed; {files[0].name}, .trc, .bvh")

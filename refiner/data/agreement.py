@@ -20,14 +20,16 @@ Array = NDArray[np.float64]
 
 # Frames that are compared, spread over the sequence.
 MOST_FRAMES = 60
+# Joints that a compared frame must show.
+LEAST_SEEN = 8
 # Residual of the fit, as a share of the size of the body in the image: below COHERENT the two belong together.
 COHERENT = 0.25
 # A mistake is named where its correction fits well, and better than the poses as they are by this factor.
 GOOD_FIT, BETTER = 0.2, 0.6
 # Frames by which 3D may be early or late, and the factor by which the shifted poses must fit better.
 MOST_SHIFT, LEAST_SHIFT, BETTER_SHIFTED = 25, 3, 0.7
-# Hip to knee to ankle of people of 1.2 to 2.2 m, metres.
-SHORTEST_LEG_M, LONGEST_LEG_M = 0.6, 1.15
+# Hip to knee to ankle of people of 0.9 to 2.3 m, metres.
+SHORTEST_LEG_M, LONGEST_LEG_M = 0.45, 1.15
 # Left thigh, shin, upper arm and forearm, then the right ones.
 LIMBS = ((4, 5), (5, 6), (11, 12), (12, 13), (1, 2), (2, 3), (14, 15), (15, 16))
 # Least and largest share of a leg's length that they have.
@@ -92,7 +94,8 @@ def disagreement(
     """The message of `warn_of_disagreement`, whose arguments it takes; None where nothing is wrong."""
     rows = np.unique(np.linspace(0, len(body) - 1, MOST_FRAMES).astype(int))
     seen = ~missing[rows]
-    rows, seen = rows[seen.sum(axis=1) >= 8], seen[seen.sum(axis=1) >= 8]
+    enough = seen.sum(axis=1) >= LEAST_SEEN
+    rows, seen = rows[enough], seen[enough]
     if not len(rows):
         return None
     flat, pose = pixels[rows].astype(np.float64), body[rows].astype(np.float64)
@@ -112,7 +115,7 @@ def disagreement(
     if own < COHERENT:
         leg = _leg_length(pose)
         if leg is not None and not SHORTEST_LEG_M < leg < LONGEST_LEG_M:
-            return f"pose_3d has legs of {leg:.2f} m: expected metres, and an adult's legs have 0.7 to 1 m"
+            return f"pose_3d has legs of {leg:.2f} m: expected metres, and the legs of adults have 0.7 to 1 m"
     return None
 
 
@@ -146,6 +149,9 @@ def _best_shift(pixels: Array, missing: NDArray[np.bool_], body: Array, own: flo
         if abs(shift) < LEAST_SHIFT or frames < 2 * MOST_SHIFT:
             continue
         rows = np.unique(np.linspace(0, frames - 1, MOST_FRAMES).astype(int)) + max(-shift, 0)
+        rows = rows[(~missing[rows]).sum(axis=1) >= LEAST_SEEN]
+        if not len(rows):
+            continue
         fit = _residual(pixels[rows], ~missing[rows], body[rows + shift])
         if fit < best[1]:
             best = (shift, fit)

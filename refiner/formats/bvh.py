@@ -133,6 +133,8 @@ def write_bvh(path: str | os.PathLike[str], pose_3d: ArrayLike, fps: float) -> f
         raise NonFiniteError("pose_3d holds NaN or infinite values; BVH has no missing joints")
     if not fps > 0 or not np.isfinite(fps):
         raise UsageError(f"fps is {fps}, expected frames per second above 0")
+    if not (np.ptp(pose, axis=1) > 0).all(axis=-1).any():
+        raise ShapeError("pose_3d has all joints in one place; BVH needs bones")
     pose = pose * FROM_CAMERA
     skeleton = Skeleton.of_poses(pose)
     world = skeleton.rotations(pose)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ SETS = {17: COCO17, 26: HALPE26}
 # Annotations mark a joint as absent (0), hidden (1) or visible (2).
 VISIBLE = 2.0
 LONGEST_GAP = 100_000
+MOST_DIGITS = 18
 
 
 def is_results(content: Any) -> bool:
@@ -42,15 +44,16 @@ def read_results(content: Any, file: Path) -> Detections:
     """
     by_frame: defaultdict[int, list[Person]] = defaultdict(list)
     joints: JointSet | None = None
+    names = [entry(person, "image_id", (int, str), f"{file}, entry {index}") for index, person in enumerate(content)]
+    numbers = _frame_numbers(names, str(file))
     for index, person in enumerate(content):
         where = f"{file}, entry {index}"
         points, scores = triples(entry(person, "keypoints", list, where), where)
         joints = _joints_of(points, joints, where)
-        frame = _frame_number(entry(person, "image_id", (int, str), where), where)
         track = whole_number(person.get("idx", person.get("track_id")))
-        by_frame[frame].append(person_of(points, scores, joints, where, track))
+        by_frame[numbers[names[index]]].append(person_of(points, scores, joints, where, track))
     assert joints is not None  # `is_results` has seen an entry
-    return Detections(_in_order(by_frame, file), joints, "AlphaPose or COCO results")
+    return Detections(_in_order(by_frame, file), joints, "AlphaPose or COCO results", first_frame=min(by_frame))
 
 
 def read_annotations(content: Any, file: Path) -> Detections:
@@ -60,17 +63,20 @@ def read_annotations(content: Any, file: Path) -> Detections:
         ArchiveError: the file lacks something, or its images have different sizes.
     """
     images = entry(content, "images", list, str(file))
-    numbers, sizes = {}, set()
+    sizes = set()
+    names = {}
     for index, image in enumerate(images):
         where = f"{file}, image {index}"
         identity = entry(image, "id", (int, str), where)
-        numbers[identity] = _frame_number(image.get("file_name", identity), where)
+        names[identity] = image.get("file_name", identity)
         if "width" in image and "height" in image:
             sizes.add(
                 (float(entry(image, "width", (int, float), where)), float(entry(image, "height", (int, float), where)))
             )
     if len(sizes) > 1:
         raise ArchiveError(f"{file} has images of {len(sizes)} sizes; expected the frames of one video")
+    by_name = _frame_numbers(list(names.values()), str(file))
+    numbers = {identity: by_name[name] for identity, name in names.items()}
     by_frame: defaultdict[int, list[Person]] = defaultdict(list)
     for number in numbers.values():
         by_frame[number] = []
@@ -88,7 +94,9 @@ def read_annotations(content: Any, file: Path) -> Detections:
     if joints is None:
         raise ArchiveError(f"{file} has no annotation with keypoints")
     _check_names(content, joints, file)
-    return Detections(_in_order(by_frame, file), joints, "COCO annotations", next(iter(sizes), None))
+    return Detections(
+        _in_order(by_frame, file), joints, "COCO annotations", next(iter(sizes), None), first_frame=min(by_frame)
+    )
 
 
 def _joints_of(points: list[list[float]], joints: JointSet | None, where: str) -> JointSet:
@@ -107,12 +115,39 @@ def _check_names(content: Any, joints: JointSet, file: Path) -> None:
             raise ArchiveError(f"{file} has the keypoints {', '.join(map(str, names))}; expected COCO's in their order")
 
 
-def _frame_number(value: int | str, where: str) -> int:
-    """The last number in an image's name, or the number itself."""
-    digits = re.findall(r"\d{1,18}", Path(str(value)).stem)
-    if not digits:
-        raise ArchiveError(f"{where}: the image {value!r} has no number that would order the frames")
-    return int(digits[-1])
+def _frame_numbers(names: Sequence[int | str], where: str) -> dict[int | str, int]:
+    """The number of each image's frame: the image's own number, or the first one in its name that differs.
+
+    Raises:
+        ArchiveError: a name has no number there, or two images have the same one.
+    """
+    distinct = list(dict.fromkeys(names))
+    texts = [str(name) for name in distinct]
+    common = _common_beginning(texts) if len(texts) > 1 else ""
+    # A number that begins in the common part belongs to the part that differs.
+    begin = len(common.rstrip("0123456789"))
+    numbers: dict[int | str, int] = {}
+    owners: dict[int, int | str] = {}
+    for name, text in zip(distinct, texts, strict=True):
+        if isinstance(name, int):
+            number = name
+        else:
+            match = re.search(r"\d+", text[begin:]) if len(texts) > 1 else re.search(r"\d+(?=\D*$)", Path(text).stem)
+            if match is None or len(match.group()) > MOST_DIGITS:
+                raise ArchiveError(f"{where}: the image {name!r} has no number that would order the frames")
+            number = int(match.group())
+        if number in owners:
+            raise ArchiveError(
+                f"{where}: the images {owners[number]!r} and {name!r} have the same frame number {number}"
+            )
+        numbers[name], owners[number] = number, name
+    return numbers
+
+
+def _common_beginning(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    length = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]
 
 
 def _number(value: Any, where: str) -> float:

@@ -13,6 +13,9 @@ from refiner.skeleton import JointSet
 
 Array = NDArray[np.float64]
 
+# No image is larger; what lies further away was not detected.
+FARTHEST_PIXEL = 1e6
+
 
 @dataclass(frozen=True, eq=False)
 class Person:
@@ -40,6 +43,7 @@ class Detections:
         fps: frames/s, None where the file does not say.
         shares: the keypoints are shares of the image from 0 to 1, not pixels; `in_pixels` makes pixels of them.
         source: the program whose layout the file has.
+        first_frame: the number of the first frame in the video, where the file numbers its frames.
     """
 
     frames: tuple[tuple[Person, ...], ...]
@@ -48,6 +52,7 @@ class Detections:
     image_size: tuple[float, float] | None = None
     fps: float | None = None
     shares: bool = False
+    first_frame: int = 0
 
     def in_pixels(self, image_size: tuple[float, float] | None = None) -> Detections:
         """The same with keypoints in pixels.
@@ -98,6 +103,8 @@ def person_of(
         ArchiveError: the numbers do not fit the joint set.
     """
     points, confidence = _numbers(keypoints, (joints.joints, 2), where), _numbers(scores, (joints.joints,), where)
+    with np.errstate(invalid="ignore"):
+        points[~(np.abs(points) <= FARTHEST_PIXEL)] = np.nan
     lost = ~np.isfinite(points).all(axis=-1) | (points == 0).all(axis=-1) | (points == -1).all(axis=-1)
     lost |= ~(confidence > 0)
     points[lost] = np.nan

@@ -18,30 +18,33 @@ def is_mediapipe(content: Any) -> bool:
     frames = _frames(content)
     if frames is None:
         return False
-    seen = [landmarks for landmarks in map(_landmarks, frames) if landmarks]
-    return bool(seen) and all(len(landmarks) == MEDIAPIPE33.joints for landmarks in seen[:10])
+    people = [person for frame in frames for person in _people(frame) or ()]
+    return bool(people) and all(len(landmarks) == MEDIAPIPE33.joints for landmarks in people[:10])
 
 
 def read_landmarks(content: Any, file: Path) -> Detections:
-    """One person; frames without landmarks have no people.
+    """Frames without landmarks have no people.
 
     Raises:
-        ArchiveError: a landmark lacks x or y, or is no number.
+        ArchiveError: a landmark lacks x or y, or is no number; or a frame is no list of landmarks.
     """
     frames: list[tuple[Person, ...]] = []
     for index, frame in enumerate(_frames(content) or ()):
-        landmarks = _landmarks(frame)
         where = f"{file}, frame {index}"
-        if not landmarks:
-            frames.append(())
-            continue
-        try:
-            points = [[landmark["x"], landmark["y"]] for landmark in landmarks]
-            sure = [landmark.get("visibility", 1.0) for landmark in landmarks]
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ArchiveError(f"{where}: a landmark has no x and y ({error!r})") from error
-        frames.append((person_of(points, sure, MEDIAPIPE33, where, 0),))
+        people = _people(frame)
+        if people is None:
+            raise ArchiveError(f"{where}: expected the landmarks of people")
+        frames.append(tuple(_person(landmarks, where) for landmarks in people))
     return Detections(tuple(frames), MEDIAPIPE33, "MediaPipe", shares=True)
+
+
+def _person(landmarks: list[Any], where: str) -> Person:
+    try:
+        points = [[landmark["x"], landmark["y"]] for landmark in landmarks]
+        sure = [landmark.get("visibility", 1.0) for landmark in landmarks]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ArchiveError(f"{where}: a landmark has no x and y ({error!r})") from error
+    return person_of(points, sure, MEDIAPIPE33, where)
 
 
 def _frames(content: Any) -> list[Any] | None:
@@ -50,11 +53,17 @@ def _frames(content: Any) -> list[Any] | None:
     return content if isinstance(content, list) and content else None
 
 
-def _landmarks(frame: Any) -> list[Any] | None:
-    for _ in range(3):  # {"pose_landmarks": {"landmark": [...]}}, perhaps in a list for each person
+def _people(frame: Any) -> list[list[Any]] | None:
+    """The landmarks of each person of a frame, none for an empty frame; None for something else."""
+    for _ in range(3):  # {"pose_landmarks": {"landmark": [...]}}
         if isinstance(frame, dict):
-            frame = next((frame[key] for key in KEYS if frame.get(key)), None)
-        elif isinstance(frame, list) and len(frame) == 1:
-            frame = frame[0]
-    usable = isinstance(frame, list) and all(isinstance(part, dict) and "x" in part for part in frame)
-    return frame if usable else None
+            frame = next((frame[key] for key in KEYS if key in frame), [])
+    if frame is None or frame == []:
+        return []
+    if not isinstance(frame, list):
+        return None
+    if all(isinstance(part, dict) and "x" in part for part in frame):
+        return [frame]
+    people = [_people(part) for part in frame if part]
+    one = [person[0] for person in people if person is not None and len(person) == 1]
+    return one if len(one) == len(people) else None

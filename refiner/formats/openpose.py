@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_folder(folder: Path) -> Detections:
     first, last = min(files), max(files)
     if last - first - len(files) > LONGEST_GAP:
         raise ArchiveError(f"{folder} holds {len(files)} frames with numbers from {first} to {last}")
-    return read_frames([files.get(frame) for frame in range(first, last + 1)])
+    return replace(read_frames([files.get(frame) for frame in range(first, last + 1)]), first_frame=first)
 
 
 def read_frames(files: Sequence[Path | None]) -> Detections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from refiner.data.safe_npz import load_npz
@@ -41,9 +42,18 @@ def read_detections(path: str | os.PathLike[str], video: str | None = None) -> D
     if is_zip:
         content = load_npz(source)
         if videopose3d.is_custom(content):
-            return videopose3d.read_custom(content, source, video)
+            return _whole(lambda: videopose3d.read_custom(content, source, video), source)
         raise ArchiveError(f"{source} holds {', '.join(content) or 'nothing'}; expected {KNOWN}")
-    return _of_json(read_json(source), source)
+    content = read_json(source)
+    return _whole(lambda: _of_json(content, source), source)
+
+
+def _whole(read: Callable[[], Detections], file: Path) -> Detections:
+    """Read a file. What a reader stumbles over is damage that it had not foreseen."""
+    try:
+        return read()
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        raise ArchiveError(f"{file} is damaged, or has another layout than its beginning says: {error!r}") from error
 
 
 def _of_json(content: object, file: Path) -> Detections:

@@ -20,8 +20,12 @@ Array = NDArray[np.float64]
 
 # Mean distance of the joints from one frame to the next, in sizes of the person: more is somebody else.
 FARTHEST = 0.7
-# Frames that a person may be away.
-LONGEST_AWAY = 50
+# Time that a person may be away, seconds; and the frame rate where the file has none.
+LONGEST_AWAY_S, USUAL_FPS = 1.0, 50.0
+# Joints that were seen longer ago say nothing about the place of the body, seconds.
+LONGEST_MEMORY_S = 0.3
+# Joints of a frame with which a person may begin, and frames of a person who is no false detection.
+LEAST_BEGIN, LEAST_FRAMES = 6, 3
 # Joints that two poses must have in common.
 LEAST_COMMON = 3
 
@@ -51,6 +55,8 @@ class _Open:
     """A person whose track still grows."""
 
     last: Array
+    seen_at: NDArray[np.int_]
+    size: float
     frame: int
     number: int | None
     rows: dict[int, Person] = field(default_factory=dict)
@@ -60,29 +66,41 @@ def follow(detections: Detections) -> list[Track]:
     """The people of a video, each as one track, those that are seen in most frames first.
 
     Numbers of the detector's own tracker help, where they lie near: a number that jumps to another body is not
-    believed, and a person whose number changes stays the same person.
+    believed, and a person whose number changes stays the same person. Who is seen in fewer than 3 frames is left out,
+    unless nobody is seen in more.
 
     Raises:
         EmptySequenceError: no frame shows anybody.
     """
     tracks: list[_Open] = []
+    rate = detections.fps or USUAL_FPS
+    away, memory = LONGEST_AWAY_S * rate, LONGEST_MEMORY_S * rate
     for frame, people in enumerate(detections.frames):
-        near = [track for track in tracks if frame - track.frame <= LONGEST_AWAY]
-        for track, person in _assigned(near, people, frame):
+        near = [track for track in tracks if frame - track.frame <= away]
+        for track, person in _assigned(near, people, frame, memory):
+            seen = np.asarray(np.isfinite(person.keypoints).all(axis=1))
             if track is None:
-                track = _Open(person.keypoints, frame, person.track)
+                if seen.sum() < LEAST_BEGIN:
+                    continue
+                joints = len(person.keypoints)
+                track = _Open(person.keypoints, np.full(joints, frame), 0.0, frame, person.track)
                 tracks.append(track)
-            seen = np.isfinite(person.keypoints)
-            track.last = np.where(seen, person.keypoints, track.last)
+            track.last = np.where(seen[:, None], person.keypoints, track.last)
+            track.seen_at = np.where(seen, frame, track.seen_at)
+            track.size = _size(person.keypoints)
             track.frame, track.number = frame, person.track
             track.rows[frame] = person
     if not tracks:
         raise EmptySequenceError(f"the {len(detections.frames)} frames show nobody")
+    most = max(len(track.rows) for track in tracks)
+    tracks = [track for track in tracks if len(track.rows) >= min(LEAST_FRAMES, most)]
     tracks.sort(key=lambda track: (-len(track.rows), min(track.rows)))
     return [_whole(number, track, detections) for number, track in enumerate(tracks)]
 
 
-def _assigned(tracks: list[_Open], people: tuple[Person, ...], frame: int) -> list[tuple[_Open | None, Person]]:
+def _assigned(
+    tracks: list[_Open], people: tuple[Person, ...], frame: int, memory: float
+) -> list[tuple[_Open | None, Person]]:
     """Each person with the track that the person continues, None for somebody new."""
     from scipy.optimize import linear_sum_assignment
 
@@ -90,22 +108,23 @@ def _assigned(tracks: list[_Open], people: tuple[Person, ...], frame: int) -> li
         return []
     if not tracks:
         return [(None, person) for person in people]
-    cost = np.array([[_distance(track, person, frame) for person in people] for track in tracks])
-    rows, columns = linear_sum_assignment(np.minimum(cost, 10.0 * FARTHEST))
+    cost = np.array([[_distance(track, person, frame, memory) for person in people] for track in tracks])
+    rows, columns = linear_sum_assignment(np.minimum(cost, FARTHEST))
     owner = {column: tracks[row] for row, column in zip(rows, columns, strict=True) if cost[row, column] <= FARTHEST}
     return [(owner.get(index), person) for index, person in enumerate(people)]
 
 
-def _distance(track: _Open, person: Person, frame: int) -> float:
+def _distance(track: _Open, person: Person, frame: int, memory: float) -> float:
     """In sizes of the person; a little less where the detector's number is the same, less the longer the person was
     away."""
-    common = np.isfinite(track.last).all(axis=1) & np.isfinite(person.keypoints).all(axis=1)
+    recent = np.isfinite(track.last).all(axis=1) & (track.frame - track.seen_at <= memory)
+    common = recent & np.isfinite(person.keypoints).all(axis=1)
     if common.sum() < LEAST_COMMON:
         return float("inf")
     moved = float(np.linalg.norm(track.last[common] - person.keypoints[common], axis=1).mean())
-    size = max(_size(track.last), _size(person.keypoints), 1e-6)
+    size = max(track.size, _size(person.keypoints), 1e-6)
     same = person.track is not None and person.track == track.number
-    allowed = 1.0 + 0.1 * (frame - track.frame - 1)
+    allowed = 1.0 + 0.03 * (frame - track.frame - 1)
     return moved / size / allowed - (0.1 if same else 0.0)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from refiner.errors import ShapeError, UsageError
 from refiner.files import atomic_write_text
@@ -19,7 +19,13 @@ FROM_CAMERA = np.array([1.0, -1.0, -1.0])
 MARKERS = tuple({"Neck/Nose": "Nose"}.get(name, name) for name in H36M17.joint_names)
 
 
-def write_trc(path: str | os.PathLike[str], pose_3d: ArrayLike, fps: float, markers: Sequence[str] = MARKERS) -> None:
+def write_trc(
+    path: str | os.PathLike[str],
+    pose_3d: ArrayLike,
+    fps: float,
+    markers: Sequence[str] = MARKERS,
+    first_frame: int = 0,
+) -> None:
     """Write poses as the trajectories of markers, in metres.
 
     Args:
@@ -27,6 +33,7 @@ def write_trc(path: str | os.PathLike[str], pose_3d: ArrayLike, fps: float, mark
         pose_3d: ``(F, J, 3)`` metres in camera axes; NaN is written as a missing marker. In the file y points upwards.
         fps: frames/s.
         markers: ``J`` names without blanks.
+        first_frame: the number of the first frame in the video; times count from frame 0.
 
     Raises:
         ShapeError: the poses and the names do not fit together.
@@ -39,24 +46,23 @@ def write_trc(path: str | os.PathLike[str], pose_3d: ArrayLike, fps: float, mark
         raise UsageError(f"fps is {fps}, expected frames per second above 0")
     if any(not name or set(name) & set(" \t\r\n") for name in markers):
         raise UsageError(f"marker names hold no blanks, got {', '.join(markers)}")
-    atomic_write_text(Path(path), _text(Path(path).name, pose * FROM_CAMERA, fps, markers))
+    atomic_write_text(Path(path), _text(Path(path).name, pose * FROM_CAMERA, fps, markers, first_frame))
 
 
-def _text(
-    name: str, pose: np.ndarray[tuple[int, ...], np.dtype[np.float64]], fps: float, markers: Sequence[str]
-) -> str:
+def _text(name: str, pose: NDArray[np.float64], fps: float, markers: Sequence[str], first_frame: int) -> str:
     frames, count = len(pose), len(markers)
     rate = f"{fps:.6g}"
     header = ["DataRate", "CameraRate", "NumFrames", "NumMarkers", "Units", "OrigDataRate", "OrigDataStartFrame"]
     lines = [
         f"PathFileType\t4\t(X/Y/Z)\t{name}",
         "\t".join([*header, "OrigNumFrames"]),
-        "\t".join([rate, rate, str(frames), str(count), "m", rate, "1", str(frames)]),
+        "\t".join([rate, rate, str(frames), str(count), "m", rate, str(first_frame + 1), str(frames)]),
         "Frame#\tTime\t" + "\t\t\t".join(markers) + "\t\t",
         "\t\t" + "\t".join(f"X{number}\tY{number}\tZ{number}" for number in range(1, count + 1)),
         "",
     ]
     for index, row in enumerate(pose.reshape(frames, -1)):
         cells = ("" if np.isnan(value) else f"{value:.6f}" for value in row)
-        lines.append(f"{index + 1}\t{index / fps:.6f}\t" + "\t".join(cells))
+        number = first_frame + index
+        lines.append(f"{number + 1}\t{number / fps:.6f}\t" + "\t".join(cells))
     return "\n".join(lines) + "\n"

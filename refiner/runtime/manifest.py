@@ -268,6 +268,15 @@ def parse_manifest(content: Any, where: Path) -> Manifest:
         raise ArtefactError(
             f"{where} has the joints {joints}, expected {list(JOINT_NAMES)} in this order; export the checkpoint again"
         )
+    try:
+        return _of_content(content)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ArtefactError(
+            f"the manifest in {where} cannot be used ({error!r}); export the checkpoint again"
+        ) from error
+
+
+def _of_content(content: dict[str, Any]) -> Manifest:
     batch, files = content["batch"], content.get("files")
     versions, uncertainty = content.get("versions"), content.get("uncertainty")
     return Manifest(

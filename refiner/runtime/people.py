@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import InputWarning, UnitError, UsageError
+from refiner.errors import InputError, InputWarning, UnitError, UsageError
 from refiner.files import atomic_path
 from refiner.formats.bvh import write_bvh
 from refiner.formats.detections import Detections
@@ -26,8 +26,9 @@ Array = NDArray[np.float32]
 
 # A person may be out of sight for this long; the poses in between are guessed. After longer gaps a new part begins.
 LONGEST_GAP_S = 0.5
-# Joints that a frame must show to count as a sight of the person.
+# Joints of Human3.6M's limbs and hips that a frame must show to count as a sight of the person.
 LEAST_JOINTS = 6
+LIMBS = [1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +94,14 @@ def refine_people(
     for track in tracks:
         if people is not None and track.number not in people:
             continue
-        parts = _parts(track, LONGEST_GAP_S * (rate if rate is not None else lifter.fps))
+        parts = _parts(track, detections.joints, LONGEST_GAP_S * (rate if rate is not None else lifter.fps))
         if not parts:
             warnings.warn(f"person {track.number} never shows {LEAST_JOINTS} joints, and is left out", InputWarning, 2)
             continue
         options = {"fps": rate, "image_size": size}
-        yield _refined(track, parts, detections.joints, lifter, refiner, options, focal_length)
+        person = _refined(track, parts, detections.joints, lifter, refiner, options, focal_length)
+        if person is not None:
+            yield person
 
 
 def _refined(
@@ -109,25 +112,39 @@ def _refined(
     refiner: Refiner,
     options: dict[str, Any],
     focal_length: Any,
-) -> RefinedPerson:
+) -> RefinedPerson | None:
+    """The parts of a person that can be refined; None where there is none. What cannot is left out, with a warning."""
     frames = len(track.keypoints)
     lifted, refined = (np.full((frames, 17, 3), np.nan, np.float32) for _ in range(2))
     guessed = np.zeros((frames, 17), dtype=bool)
+    refinable = []
     for begin, end in parts:
         part = slice(begin, end)
         # Human3.6M's joints, which the lifter's poses have.
         pose_2d = to_h36m17(track.keypoints[part], joints)
         confidence = confidence_to_h36m17(track.confidence[part], joints)
         given = {**options, "confidence": confidence, "focal_length": focal_length}
-        lifted[part] = lifter.lift(pose_2d, **given)
-        refined[part] = refiner.refine(pose_2d, lifted[part], **given)
-        guessed[part] = confidence <= 0
-    return RefinedPerson(track.number, track.keypoints, lifted, refined, track.seen, guessed, parts)
+        try:
+            poses = lifter.lift(pose_2d, **given)
+            refined[part] = refiner.refine(pose_2d, poses, **given)
+        except InputError as error:
+            warnings.warn(
+                f"frames {begin} to {end - 1} of person {track.number} are left out: {error}",
+                InputWarning,
+                stacklevel=3,
+            )
+            continue
+        lifted[part], guessed[part] = poses, confidence <= 0
+        refinable.append((begin, end))
+    if not refinable:
+        return None
+    return RefinedPerson(track.number, track.keypoints, lifted, refined, track.seen, guessed, tuple(refinable))
 
 
-def _parts(track: Track, longest_gap: float) -> tuple[tuple[int, int], ...]:
+def _parts(track: Track, joints: JointSet, longest_gap: float) -> tuple[tuple[int, int], ...]:
     """The stretches of frames between gaps that are longer than ``longest_gap`` frames."""
-    sights = np.flatnonzero((track.confidence > 0).sum(axis=1) >= LEAST_JOINTS)
+    confidence = confidence_to_h36m17(track.confidence, joints)
+    sights = np.flatnonzero((confidence[:, LIMBS] > 0).sum(axis=1) >= LEAST_JOINTS)
     if not len(sights):
         return ()
     splits = np.flatnonzero(np.diff(sights) > longest_gap + 1) + 1
@@ -135,9 +152,14 @@ def _parts(track: Track, longest_gap: float) -> tuple[tuple[int, int], ...]:
 
 
 def save_person(
-    person: RefinedPerson, folder: Path, fps: float, image_size: tuple[float, float], joints: str
+    person: RefinedPerson,
+    folder: Path,
+    fps: float,
+    image_size: tuple[float, float],
+    joints: str,
+    first_frame: int = 0,
 ) -> list[Path]:
-    """Write a person as npz, TRC and BVH; returns the files.
+    """Write a person as npz, TRC and BVH; returns the files. ``first_frame`` is the number of the first frame.
 
     The npz and the TRC have all frames; the BVH, which cannot leave a frame out, has the longest part.
     """
@@ -155,17 +177,20 @@ def save_person(
             fps=fps,
             image_size=image_size,
             joints=joints,
+            first_frame=first_frame,
         )
-    write_trc(files[1], person.refined, fps)
+    write_trc(files[1], person.refined, fps, first_frame=first_frame)
     begin, end = max(person.parts, key=lambda part: part[1] - part[0])
     write_bvh(files[2], person.refined[begin:end], fps)
     return files
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder for results, made where it is missing. Raises UsageError for a file."""
+    """The folder for results, made where it is missing. Raises UsageError for a file, and where people lie in it."""
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--output {folder}: is a file, expected a folder")
+    if any(folder.glob("person*.npz")):
+        raise UsageError(f"--output {folder}: holds the people of another run; choose another folder, or empty it")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

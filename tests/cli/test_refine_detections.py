@@ -90,6 +90,8 @@ def test_one_person_is_chosen(openpose, tmp_path):
         (["FOLDER", "--image-size", "1280", "720"], 2, "give --fps"),
         (["FOLDER", "--image-size", "1280", "720", "--fps", "50", "--confidence", "a"], 2, "--confidence belong to"),
         (["FOLDER", "--image-size", "1280", "720", "--fps", "50", "--person", "7"], 2, "there is no person 7"),
+        (["FOLDER", "--image-size", "1280", "720", "--fps", "0"], 2, "above 0"),
+        (["FOLDER", "--image-size", "1280", "720", "--fps", "50", "--joints", "coco17"], 2, "--joints belongs to"),
         (["none.json", "--image-size", "1280", "720", "--fps", "50"], 5, "there is no file or folder"),
         (["--pose-2d", "a.npy"], 2, "needs --image-size"),
         (["--pose-2d", "a.npy", "--image-size", "1", "1", "--person", "0"], 2, "choose from a detector's INPUT"),
@@ -100,3 +102,23 @@ def test_what_does_not_go_together(openpose, tmp_path, capsys, words, code, mess
     words = [str(openpose) if word == "FOLDER" else word for word in words]
     assert main([*words, *MODELS, "--output", str(tmp_path / "out")]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::refiner.errors.InputWarning")
+def test_ghosts_do_not_end_the_run_and_results_are_not_mixed(openpose, tmp_path, capsys):
+    """Feet alone, a body at the edge of the world and one in a corner pixel: the person is refined all the same."""
+    far, corner = np.zeros((25, 3)), np.zeros((25, 3))
+    far[:, :] = [1e5, 1e5, 0.5]
+    corner[:, :] = [1.2, 1.3, 0.5]
+    feet = np.zeros((25, 3))
+    feet[19:25] = [[300 + 9 * i, 600, 0.7] for i in range(6)]
+    for file in sorted(openpose.iterdir()):
+        content = json.loads(file.read_text())
+        content["people"] += [{"pose_keypoints_2d": ghost.ravel().tolist()} for ghost in (far, corner, feet)]
+        file.write_text(json.dumps(content))
+    words = [str(openpose), "--image-size", "1280", "720", "--fps", "50", "--focal-length", "900", *MODELS]
+    assert main([*words, "--output", str(tmp_path / "people")]) == 0
+    told = capsys.readouterr()
+    assert "40 frames refined" in told.out
+    assert main([*words, "--output", str(tmp_path / "people")]) == 2
+    assert "people of another run" in capsys.readouterr().err

@@ -115,3 +115,18 @@ def test_missing_joints_are_not_compared():
         missing[:, [3, 6, 13]] = True
         pixels[missing] = 1e4
         assert disagreement(pixels, missing, clip.pose_3d.astype(np.float64)) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_frames_that_show_nobody_hide_no_mistake():
+    named = []
+    for clip in clips(["Dancing", "Running"]):
+        pixels, missing = clip.pose_2d.astype(np.float64)[:-10], np.zeros((110, 17), dtype=bool)
+        missing[[5, 60]] = True
+        named.append(disagreement(pixels, missing, (clip.pose_3d - clip.pose_3d[:, :1]).astype(np.float64)[10:]))
+    assert any(text is not None and "10 frames ahead" in text for text in named)
+
+
+def test_children_are_people():
+    for clip in clips(["Walking"]):
+        assert message(clip, lambda pose: 0.62 * pose) is None

@@ -119,7 +119,7 @@ def test_every_layout_is_recognised_by_its_content(tmp_path, case):
         np.testing.assert_allclose(person.keypoints, points / (1000 if shares else 1))
         if case not in ("COCO annotations", "VideoPose3D"):
             np.testing.assert_allclose(person.confidence, sure)
-        if not case.startswith("OpenPose"):
+        if not case.startswith(("OpenPose", "MediaPipe")):
             assert person.track in (0, 3)
 
 
@@ -213,3 +213,58 @@ def test_folders_and_archives_of_something_else(tmp_path):
         read_detections(tmp_path / "a.npz")
     with pytest.raises(ArchiveError, match="layout 'openpose'"):
         read_detections(custom(tmp_path / "b.npz", "openpose"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"frame_{i:04d}_1080p.jpg" for i in range(5, 9)],
+        [f"frame{i:03d}_v2.jpg" for i in range(5, 9)],
+        [f"frame_{i:04d}_jpg.rf.{'9a7b3c1d'[i - 5 :]}.jpg" for i in range(5, 9)],
+        list(range(5, 9)),
+    ],
+)
+def test_frames_are_ordered_by_the_number_that_differs(tmp_path, names):
+    people = [{"image_id": name, "keypoints": flat(17, frame)} for frame, name in enumerate(names)]
+    found = read_detections(write(tmp_path / "a.json", people[::-1]))
+    assert found.first_frame == 5 and [len(people) for people in found.frames] == [1, 1, 1, 1]
+    for frame, (person,) in enumerate(found.frames):
+        np.testing.assert_allclose(person.keypoints, pose(17, frame)[0])
+
+
+@pytest.mark.parametrize(
+    "names", [["a1_x2.jpg", "a1_y2.jpg"], ["1" * 19 + ".jpg", "2" * 19 + ".jpg"], ["left.jpg", "right.jpg"]]
+)
+def test_names_without_an_order_are_refused(tmp_path, names):
+    people = [{"image_id": name, "keypoints": flat(17)} for name in names]
+    with pytest.raises(ArchiveError, match=r"frame number|no number that would order"):
+        read_detections(write(tmp_path / "a.json", people))
+
+
+def test_openpose_says_which_frame_is_the_first(tmp_path):
+    folder = openpose_folder(tmp_path / "frames")
+    for file in sorted(folder.iterdir())[:2]:
+        file.unlink()  # frames 0 and 1; frame 2 shows nobody
+    assert read_detections(folder).first_frame == 2
+
+
+def test_mediapipe_with_several_people(tmp_path):
+    one, two = mediapipe()[0]["pose_landmarks"]["landmark"], mediapipe()[1]["pose_landmarks"]["landmark"]
+    found = read_detections(write(tmp_path / "a.json", [{"landmarks": [one]}, {"landmarks": [one, two]}, []]))
+    assert [len(people) for people in found.frames] == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        annotations() | {"categories": 3},
+        annotations() | {"images": [{"id": 7, "width": 10**400, "height": 2}]},
+        [{"image_id": 1, "keypoints": [1e200] * 51}, {"image_id": 2, "keypoints": [[1]] * 51}],
+        [{"instances": 3}],
+    ],
+)
+def test_damage_of_any_kind_is_an_error_of_ours(tmp_path, content):
+    text = json.dumps(content)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ArchiveError):
+        read_detections(tmp_path / "a.json")

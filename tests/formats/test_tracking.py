@@ -90,3 +90,41 @@ def test_half_a_body_is_still_that_body():
 def test_nobody():
     with pytest.raises(EmptySequenceError, match="3 frames show nobody"):
         follow(detections([[], [], []]))
+
+
+def test_a_row_of_people_does_not_shift_by_one():
+    """The left one is lost and a sixth appears on the right: the others keep their tracks."""
+    spacing = 0.5 * np.linalg.norm(np.ptp(BODY, axis=0))
+    frames = [
+        [person(200 + spacing * place + 2 * frame) for place in range(5)]
+        if frame < 10
+        else [person(200 + spacing * place + 2 * frame) for place in range(1, 6)]
+        for frame in range(20)
+    ]
+    whole = [track for track in follow(detections(frames)) if track.seen.all()]
+    assert len(whole) == 4
+    for track in whole:
+        assert np.abs(np.diff(middle(track)) - 2).max() < 1
+
+
+def test_joints_of_long_ago_say_nothing():
+    """A person behind a table walks far; somebody else who comes two bodies away is somebody else."""
+    hidden = np.arange(17) >= 9
+
+    def half(x):
+        whole = person(x)
+        keypoints, confidence = whole.keypoints.copy(), whole.confidence.copy()
+        keypoints[hidden], confidence[hidden] = np.nan, 0.0
+        return Person(keypoints, confidence)
+
+    size = np.linalg.norm(np.ptp(BODY, axis=0))
+    frames = [[person(200)]] + [[half(200 + 20 * frame)] for frame in range(1, 60)]
+    frames += [[person(200 + 20 * 60 + 2 * size)] for _ in range(20)]
+    assert len(follow(detections(frames))) == 2
+
+
+def test_false_detections_of_a_frame_are_nobody():
+    rng = np.random.default_rng(0)
+    frames = [[person(300), person(*rng.uniform(800, 9000, 2))] for _ in range(40)]
+    tracks = follow(detections(frames))
+    assert tracks[0].seen.all() and len(tracks) < 4

@@ -18,6 +18,8 @@ from refiner.runtime.streaming.track import Track
 # Mean distance of the joints from one frame to the next, divided by the size of the body in the image: below NEAR a
 # frame shows the same person, above FAR somebody else.
 NEAR, FAR = 0.35, 0.7
+# Share of the time between two frames that must have passed since the last frame of a person.
+LEAST_AWAY = 0.6
 # Joints that two frames must have in common to be compared.
 LEAST_COMMON = 4
 
@@ -108,7 +110,9 @@ def _is_somebody_else(claim: Claim, own: Track, tracks: Mapping[int, Track], lon
 
 def _distance(claim: Claim, track: Track, longest_gap_s: float) -> float:
     """The distance of a frame from the last frame of a person, in sizes of the body; infinite after a long gap."""
-    if track.last_pixels is None or not 0.0 <= claim.timestamp - track.last_seen <= longest_gap_s:
+    away = claim.timestamp - track.last_seen
+    # Who was seen just now is somebody else, however near: two people may overlap.
+    if track.last_pixels is None or not LEAST_AWAY * track.interval <= away <= longest_gap_s:
         return float("inf")
     common = np.isfinite(claim.pixels).all(axis=-1) & np.isfinite(track.last_pixels).all(axis=-1)
     if common.sum() < LEAST_COMMON:

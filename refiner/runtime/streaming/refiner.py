@@ -367,31 +367,35 @@ class StreamingRefiner:
                 self._forgotten_frames += self._end(admission.leaves)
                 self._leave(admission.leaves)
                 self.counters.forgotten += 1
-        moved = [
-            (claim, admission.track)
-            for claim, admission in zip(claims, admissions, strict=True)
-            if admission.track is not None and admission.track.person_id != claim.person_id
-        ]
-        for claim, track in moved:
-            self._renumber(track, claim.person_id)
+        self._renumber(claims, admissions)
         people = []
         for claim, admission in zip(claims, admissions, strict=True):
             people.append(admission.track if admission.track is not None else self._begin(claim))
         return people
 
-    def _renumber(self, track: Track, person_id: int) -> None:
-        """Give a person another number. Who had it takes the old one."""
-        old = track.person_id
-        if old == person_id:
-            return
-        other = self._tracks.pop(person_id, None)
-        del self._tracks[old]
-        if other is not None:
-            other.person_id = old
-            self._tracks[old] = other
-        track.person_id = person_id
-        self._tracks[person_id] = track
-        self.counters.renumbered += 1
+    def _renumber(self, claims: Sequence[Claim], admissions: Sequence[Admission]) -> None:
+        """Give the people of this call the numbers of their frames, all at once.
+
+        Somebody else who has one of these numbers takes a number that became free, or a new one.
+        """
+        pairs = zip(claims, admissions, strict=True)
+        wanted = {admission.track.slot: claim.person_id for claim, admission in pairs if admission.track is not None}
+        claimed = {claim.person_id for claim in claims}
+        tracks = list(self._tracks.values())
+        spare = [track.person_id for track in tracks if track.slot in wanted and track.person_id not in claimed]
+        highest = max([*claimed, *self._tracks])
+        for track in tracks:
+            number = track.person_id
+            if track.slot in wanted:
+                number = wanted[track.slot]
+                self.counters.renumbered += number != track.person_id
+            elif number in claimed:
+                if not spare:
+                    highest += 1
+                    spare.append(highest)
+                number = spare.pop(0)
+            track.person_id = number
+        self._tracks = {track.person_id: track for track in tracks}
 
     def _begin(self, claim: Claim) -> Track:
         """A new person."""

@@ -23,6 +23,8 @@ Array = NDArray[np.float32]
 
 # The standard deviation of a pose of which nothing is known, metres.
 UNKNOWN_STD_M = 1.0
+# A longer time between two frames is a gap, seconds.
+MOST_INTERVAL_S = 0.2
 
 
 @dataclass(eq=False)
@@ -86,6 +88,8 @@ class Track:
         self.person_id, self.slot = person_id, slot
         self.last_seen = -np.inf
         # The last frame's joints ``(17, 2)`` in pixels of a lens without distortion, NaN where they were not seen.
+        # Seconds from one frame to the next, as it was last.
+        self.interval = 1.0 / fps
         # Frames in a row whose time-stamps jumped.
         self.jumps = 0
         self.last_pixels: NDArray[np.float64] | None = None
@@ -152,6 +156,8 @@ class Track:
         A model frame before the camera frame is interpolated between the previous camera frame and this one.
         """
         arrival = self._clock.arrive(timestamp)
+        if 0.0 < timestamp - self.last_seen < MOST_INTERVAL_S:
+            self.interval = timestamp - self.last_seen
         self.last_seen = timestamp
         before = self._previous
         inputs = []

@@ -124,3 +124,36 @@ def test_somebody_far_away_is_somebody_new():
         live.push_many([frame(0, index)])
     live.push_many([frame(2, 10, 5)])
     assert set(live.people) == {0, 5} and live.counters.renumbered == 0
+
+
+def test_two_people_who_overlap_stay_two():
+    """Pushed one by one, at one moment and a little later, a fifth of a body apart."""
+    pixels, poses = walk(0)
+    for later in (0.0, 0.004):
+        live = make()
+        for index in range(FRAMES):
+            live.push(pixels[index], poses[index], index / 50, person_id=1)
+            live.push(pixels[index] + 60.0, poses[index], index / 50 + later, person_id=2)
+        assert live.people == (1, 2) and live.counters.renumbered == 0 and live.counters.repeated == 0
+
+
+def test_no_place_is_ever_lost():
+    """Numbers at random, people who come and go: every place is somebody's or free, and numbers are their owners'."""
+    rng = np.random.default_rng(3)
+    live = make(people=4)
+    for index in range(300):
+        chosen = rng.permutation(4)[: rng.integers(1, 5)]
+        numbers = rng.permutation(6)[: len(chosen)]
+        call = [
+            frame(int(person), index % FRAMES, int(number), timestamp=index / 50)
+            for person, number in zip(chosen, numbers, strict=True)
+        ]
+        before = dict(live._tracks)
+        try:
+            live.push_many(call)
+            assert {int(number) for number in numbers} <= set(live.people)
+        except UsageError:  # more people than places, and nobody is absent
+            assert live._tracks == before
+        assert len(live._tracks) + len(live._free) == 4
+        assert {track.slot for track in live._tracks.values()} | set(live._free) == {0, 1, 2, 3}
+        assert all(track.person_id == number for number, track in live._tracks.items())
