@@ -21,6 +21,9 @@ INTERRUPTED = 130
 REGRESSION = 6
 BAD_OUTPUT = 5
 
+# The names of `refiner.skeleton.JOINT_SETS`, which --help must not import NumPy for.
+JOINT_CHOICES = ("h36m17", "coco17", "3dhp", "halpe26", "mediapipe33", "body25", "coco18", "h36m32")
+
 EXIT_CODES = """\
 exit codes:
   0 done   2 usage   3 a component is missing   4 a gate refused   5 bad input   6 a regression   130 interrupted"""

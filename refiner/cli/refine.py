@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=float, help="frame rate of the input (default: the model's 50)")
     parser.add_argument(
         "--joints",
-        choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33", "body25", "coco18", "h36m32"],
+        choices=JOINT_CHOICES,
         default="h36m17",
         help="joint set of the input",
     )

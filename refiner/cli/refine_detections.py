@@ -36,6 +36,7 @@ def refine_detections(arguments: argparse.Namespace) -> None:
     size = arguments.image_size or detections.image_size
     if size is None:
         raise UsageError(f"{arguments.input} does not say how large its images are: give --image-size W H in pixels")
+    image_size = (float(size[0]), float(size[1]))
     fps = arguments.fps or detections.fps
     if fps is None:
         raise UsageError(f"{arguments.input} does not say how many frames a second it has: give --fps")
@@ -50,16 +51,14 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         lifter,
         refiner,
         fps,
-        (float(size[0]), float(size[1])),
+        image_size,
         focal if focal is None or len(focal) > 1 else focal[0],
         arguments.person,
     )
     print(f"{detections.source}: {len(detections.frames)} frames, {detections.joints.name}")
     written = 0
     for person in _with_progress(people):
-        files = save_person(
-            person, folder, fps, (float(size[0]), float(size[1])), detections.joints.name, detections.first_frame
-        )
+        files = save_person(person, folder, fps, image_size, detections.joints.name, detections.first_frame)
         frames = sum(end - begin for begin, end in person.parts)
         guessed = int(person.guessed.sum())
         print(f"person {person.number}: {frames} frames refined, {guessed} joints guessed; {files[0].name}, .trc, .bvh")

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run
 
 if TYPE_CHECKING:
     from refiner.errors import InputError
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--joints",
-        choices=["h36m17", "coco17", "3dhp", "halpe26", "mediapipe33", "body25", "coco18", "h36m32"],
+        choices=JOINT_CHOICES,
         default="h36m17",
         help="joint set",
     )

@@ -112,10 +112,9 @@ def check_pose_3d(pose_3d: object, joints: JointSet) -> NDArray[np.float32]:
         size = np.abs(array - array.mean(axis=1, keepdims=True, dtype=np.float64)).max(axis=(1, 2))
     body = float(np.median(size))
     if body > LARGEST_BODY_M:
-        unit, factor = ("millimetres", 1000) if body > 20 * LARGEST_BODY_M else ("centimetres", 100)
         raise UnitError(
             f"pose_3d has joints {body:,.0f} from the middle of the body; expected metres, about 1. It looks like "
-            f"{unit}: divide by {factor}"
+            f"{likely_unit(body)}"
         )
     if body < SMALLEST_BODY_M:
         raise UnitError(f"pose_3d has all joints within {body:.2g} of the middle of the body; expected metres, about 1")
@@ -132,6 +131,17 @@ def check_pose_3d(pose_3d: object, joints: JointSet) -> NDArray[np.float32]:
             "its root in millimetres?"
         )
     return array.astype(np.float32)
+
+
+def marked_missing(pixels: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which joints of ``(..., 2)`` pixels are exactly (0, 0) or (-1, -1), as detectors mark missing joints."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((pixels == 0).all(axis=-1) | (pixels == -1).all(axis=-1))
+
+
+def likely_unit(body_size: float) -> str:
+    """The unit of a body that is too large for metres, and what to divide by."""
+    return "millimetres: divide by 1000" if body_size > 20 * LARGEST_BODY_M else "centimetres: divide by 100"
 
 
 def check_lengths(pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.data.inputs import as_array, check_pose_2d, check_sequence
+from refiner.data.inputs import as_array, check_pose_2d, check_sequence, marked_missing
 from refiner.data.swaps import exchange_sides, find_swapped_sides, warn_of_swapped_sides
 from refiner.errors import EmptySequenceError, InputWarning, ShapeError, UnitError
 from refiner.lens import Lens
@@ -63,9 +63,7 @@ def check_keypoints(
     """
     expected = f"expected (frames, {joints.joints}, 2)"
     pixels = check_sequence(pose_2d, "pose_2d", 2, joints, finite=False).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        marked = (pixels == 0).all(axis=-1) | (pixels == -1).all(axis=-1)
-    missing: NDArray[np.bool_] = np.asarray(~np.isfinite(pixels).all(axis=-1) | marked)
+    missing: NDArray[np.bool_] = np.asarray(~np.isfinite(pixels).all(axis=-1) | marked_missing(pixels))
     score = np.ones(missing.shape) if confidence is None else _confidence(confidence, missing.shape)
     missing = np.asarray(missing | ~(score > 0))
     if missing.all():

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError
-from refiner.formats.detections import Detections, Person, person_of
+from refiner.formats.detections import Detections, Person, check_span, joints_of, person_of
 from refiner.formats.json_files import entry, triples, whole_number
 from refiner.skeleton import COCO17, HALPE26, JointSet
 
 SETS = {17: COCO17, 26: HALPE26}
+NAMES = "17 (COCO) or 26 (Halpe)"
 # Annotations mark a joint as absent (0), hidden (1) or visible (2).
 VISIBLE = 2.0
-LONGEST_GAP = 100_000
 MOST_DIGITS = 18
 
 
@@ -49,7 +49,7 @@ def read_results(content: Any, file: Path) -> Detections:
     for index, person in enumerate(content):
         where = f"{file}, entry {index}"
         points, scores = triples(entry(person, "keypoints", list, where), where)
-        joints = _joints_of(points, joints, where)
+        joints = joints_of(len(points), SETS, joints, NAMES, where)
         track = whole_number(person.get("idx", person.get("track_id")))
         by_frame[numbers[names[index]]].append(person_of(points, scores, joints, where, track))
     assert joints is not None  # `is_results` has seen an entry
@@ -84,7 +84,7 @@ def read_annotations(content: Any, file: Path) -> Detections:
     for index, person in enumerate(content["annotations"]):
         where = f"{file}, annotation {index}"
         points, marks = triples(entry(person, "keypoints", list, where), where)
-        joints = _joints_of(points, joints, where)
+        joints = joints_of(len(points), SETS, joints, NAMES, where)
         identity = entry(person, "image_id", (int, str), where)
         if identity not in numbers:
             raise ArchiveError(f"{where}: there is no image {identity!r}")
@@ -97,14 +97,6 @@ def read_annotations(content: Any, file: Path) -> Detections:
     return Detections(
         _in_order(by_frame, file), joints, "COCO annotations", next(iter(sizes), None), first_frame=min(by_frame)
     )
-
-
-def _joints_of(points: list[list[float]], joints: JointSet | None, where: str) -> JointSet:
-    found = SETS.get(len(points))
-    if found is None or (joints is not None and found is not joints):
-        expected = "17 (COCO) or 26 (Halpe)" if joints is None else f"{joints.joints}, as before"
-        raise ArchiveError(f"{where}: {len(points)} joints, expected {expected}")
-    return found
 
 
 def _check_names(content: Any, joints: JointSet, file: Path) -> None:
@@ -159,6 +151,5 @@ def _number(value: Any, where: str) -> float:
 def _in_order(by_frame: dict[int, list[Person]], file: Path) -> tuple[tuple[Person, ...], ...]:
     """All frames from the first to the last; those without an entry have no people."""
     first, last = min(by_frame), max(by_frame)
-    if last - first - len(by_frame) > LONGEST_GAP:
-        raise ArchiveError(f"{file} has {len(by_frame)} frames with numbers from {first} to {last}")
+    check_span(first, last, len(by_frame), str(file))
     return tuple(tuple(by_frame.get(frame, ())) for frame in range(first, last + 1))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.data.inputs import marked_missing
 from refiner.errors import ArchiveError, UnitError
 from refiner.skeleton import JointSet
 
@@ -15,6 +16,8 @@ Array = NDArray[np.float64]
 
 # No image is larger; what lies further away was not detected.
 FARTHEST_PIXEL = 1e6
+# More missing frames than this are more likely a second video.
+LONGEST_GAP = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +108,36 @@ def person_of(
     points, confidence = _numbers(keypoints, (joints.joints, 2), where), _numbers(scores, (joints.joints,), where)
     with np.errstate(invalid="ignore"):
         points[~(np.abs(points) <= FARTHEST_PIXEL)] = np.nan
-    lost = ~np.isfinite(points).all(axis=-1) | (points == 0).all(axis=-1) | (points == -1).all(axis=-1)
+    lost = ~np.isfinite(points).all(axis=-1) | marked_missing(points)
     lost |= ~(confidence > 0)
     points[lost] = np.nan
     return Person(points, np.where(lost, 0.0, np.minimum(confidence, 1.0)), track)
+
+
+def joints_of(count: int, sets: Mapping[int, JointSet], before: JointSet | None, names: str, where: str) -> JointSet:
+    """The joint set of a person with ``count`` joints.
+
+    Args:
+        count: how many joints the file has.
+        sets: the joint sets that the layout can have, by their number of joints.
+        before: the joint set of the people before; None for the first.
+        names: the sets in words, for messages.
+        where: the place in the file, for messages.
+
+    Raises:
+        ArchiveError: there is no such set, or it is not that of the people before.
+    """
+    joints = sets.get(count)
+    if joints is None or before not in (None, joints):
+        expected = names if before is None else f"{before.joints}, as before"
+        raise ArchiveError(f"{where}: {count} joints, expected {expected}")
+    return joints
+
+
+def check_span(first: int, last: int, frames: int, where: str) -> None:
+    """Raises ArchiveError where the numbers of a file's frames lie too far apart for one video."""
+    if last - first - frames > LONGEST_GAP:
+        raise ArchiveError(f"{where} has {frames} frames with numbers from {first} to {last}")
 
 
 def _numbers(values: object, shape: tuple[int, ...], where: str) -> Array:

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError
-from refiner.formats.detections import Detections, Person, person_of
+from refiner.formats.detections import Detections, Person, check_span, joints_of, person_of
 from refiner.formats.json_files import entry, read_json, triples, whole_number
 from refiner.skeleton import BODY25, COCO18, JointSet
 
 # NAME_000000000012_keypoints.json
 FRAME_FILE = re.compile(r"(?P<name>.*?)_?(?P<frame>\d+)_keypoints\.json")
 SETS = {25: BODY25, 18: COCO18}
-# A gap of more frames than this is more likely a second video in the folder.
-LONGEST_GAP = 100_000
+NAMES = "25 (BODY_25) or 18 (COCO)"
 
 
 def is_openpose(content: Any) -> bool:
@@ -42,8 +41,7 @@ def read_folder(folder: Path) -> Detections:
     if len(files) < len(numbered):
         raise ArchiveError(f"{folder} holds several files of one frame")
     first, last = min(files), max(files)
-    if last - first - len(files) > LONGEST_GAP:
-        raise ArchiveError(f"{folder} holds {len(files)} frames with numbers from {first} to {last}")
+    check_span(first, last, len(files), str(folder))
     return replace(read_frames([files.get(frame) for frame in range(first, last + 1)]), first_frame=first)
 
 
@@ -64,11 +62,7 @@ def read_frames(files: Sequence[Path | None]) -> Detections:
             if not values:
                 continue  # OpenPose writes an empty list for a person of whom it saw a face or a hand alone.
             points, scores = triples(values, where)
-            found = SETS.get(len(points))
-            if found is None or (joints is not None and found is not joints):
-                expected = "25 (BODY_25) or 18 (COCO)" if joints is None else f"{joints.joints}, as before"
-                raise ArchiveError(f"{where}: {len(points)} joints, expected {expected}")
-            joints = found
+            joints = joints_of(len(points), SETS, joints, NAMES, where)
             people.append(person_of(points, scores, joints, where, whole_number(person.get("person_id"))))
         frames.append(tuple(people))
     if joints is None:

@@ -221,7 +221,7 @@ class Refiner(WindowModel[RefinerEngine]):
         inputs = self._engine.inputs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)
-            prepared = self._prepare(pose_2d, pose_3d, image_size, fps, joints, confidence, focal_length, camera)
+            prepared = self._prepare(pose_2d, pose_3d, image_size, fps, joints, confidence, focal_length, camera, False)
         keypoints, body, image = prepared.keypoints, prepared.body, prepared.image
         if inputs is None:
             return None
@@ -245,8 +245,12 @@ class Refiner(WindowModel[RefinerEngine]):
         confidence: ArrayLike | None,
         focal_length: FocalLength | None,
         camera: Camera | None,
+        compare: bool = True,
     ) -> _Prepared:
-        """Check the arguments of `refine` and bring them to the model's joints and frame rate."""
+        """Check the arguments of `refine` and bring them to the model's joints and frame rate.
+
+        ``compare``: warn where the 3D poses cannot be those of the 2D poses.
+        """
         rate = check_fps(fps, self.fps)
         seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
         checked_3d = check_pose_3d(pose_3d, joint_set(joints))
@@ -259,8 +263,9 @@ class Refiner(WindowModel[RefinerEngine]):
             for swapped, pairs in find_swapped_sides(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
                 body = exchange_sides(body, swapped, pairs)
                 warn_of_swapped_sides(swapped, "pose_3d")
-        missing = seen.keypoints[..., 2] <= 0 if self.sees_rays else np.zeros(body.shape[:2], dtype=bool)
-        unconverted = None if joints == H36M17.name or checked_3d.shape[1] != H36M17.joints else checked_3d
-        warn_of_disagreement(seen.keypoints[..., :2], missing, body, unconverted)
+        if compare:
+            missing = seen.keypoints[..., 2] <= 0 if self.sees_rays else np.zeros(body.shape[:2], dtype=bool)
+            unconverted = None if joints == H36M17.name or checked_3d.shape[1] != H36M17.joints else checked_3d
+            warn_of_disagreement(seen.keypoints[..., :2], missing, body, unconverted)
         keypoints = self._resampled(seen.keypoints, rate)
         return _Prepared(keypoints, resample_poses(body, rate, self.fps), root, seen.image, rate)

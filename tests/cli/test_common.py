@@ -7,8 +7,9 @@ import warnings
 
 import pytest
 
-from refiner.cli.common import run
+from refiner.cli.common import JOINT_CHOICES, run
 from refiner.errors import InputWarning
+from refiner.skeleton import JOINT_SETS
 
 
 def warned(capsys, *messages, category=InputWarning):
@@ -45,3 +46,7 @@ def test_every_command_says_its_version(capsys):
 
     assert run(lambda arguments: None, argparse.ArgumentParser(prog="tool"), ["--version"]) == 0
     assert capsys.readouterr().out == f"tool {__version__}\n"
+
+
+def test_commands_take_every_joint_set():
+    assert tuple(JOINT_SETS) == JOINT_CHOICES

@@ -15,6 +15,8 @@ from refiner.data.inputs import (
     LARGEST_PIXEL_RATIO,
     USUAL_SHARE,
     as_array,
+    likely_unit,
+    marked_missing,
 )
 from refiner.errors import DTypeError, JointCountError, LengthError, ShapeError, SwappedInputError, UnitError
 from refiner.lens import Lens
@@ -91,10 +93,11 @@ def observe(
     """
     pixels = _frame(pose_2d, "pose_2d", 2, joints)
     body = None if pose_3d is None else _frame(pose_3d, "pose_3d", 3, joints)
-    _check_units(pixels, body)
+    marked = marked_missing(pixels)
+    _check_units(pixels[~marked], body)
     with np.errstate(invalid="ignore", over="ignore"):
         missing = ~(np.abs(pixels) <= LARGEST_PIXEL_RATIO * max(lens.image_size)).all(axis=-1)
-        missing |= (pixels == 0).all(axis=-1) | (pixels == -1).all(axis=-1)
+        missing |= marked
         if confidence is not None:
             scores = _numbers(confidence, "confidence", f"expected ({joints.joints},)")
             if scores.shape != (joints.joints,):
@@ -116,9 +119,9 @@ def observe(
 def _check_units(pixels: NDArray[np.float64], body: NDArray[np.float64] | None) -> None:
     """Raises UnitError for a frame whose 2D is a share of the image, or whose 3D is in millimetres or centimetres."""
     finite = np.abs(pixels[np.isfinite(pixels).all(axis=-1)])
-    # Exact zeros and minus ones stand for joints that were not found.
-    finite = finite[~((finite == 0).all(axis=-1) | (finite == 1).all(axis=-1))]
-    if len(finite) >= LEAST_JOINTS and np.quantile(finite, USUAL_SHARE) <= LARGEST_NORMALISED:
+    # The quantile is slow, and needed only in rare frames: usually hardly a coordinate is that small.
+    small = 2 * np.count_nonzero(finite <= LARGEST_NORMALISED) >= finite.size
+    if len(finite) >= LEAST_JOINTS and small and np.quantile(finite, USUAL_SHARE) <= LARGEST_NORMALISED:
         raise UnitError(
             f"pose_2d lies within {finite.max():.2f} of 0, which looks like shares of the image; expected pixels: "
             "multiply by the image's width and height"
@@ -126,21 +129,25 @@ def _check_units(pixels: NDArray[np.float64], body: NDArray[np.float64] | None) 
     if body is None:
         return
     known = body[np.isfinite(body).all(axis=-1)]
-    if len(known) >= LEAST_JOINTS:
+    if len(known) >= LEAST_JOINTS and _reaches_far(known):
         size = float(np.median(np.abs(known - np.median(known, axis=0)).max(axis=-1)))
         if size > LARGEST_BODY_M:
-            unit, factor = ("millimetres", 1000) if size > 20 * LARGEST_BODY_M else ("centimetres", 100)
             raise UnitError(
                 f"half of the joints of pose_3d lie {size:,.0f} from the middle of the body; expected metres, about 1. "
-                f"It looks like {unit}: divide by {factor}"
+                f"It looks like {likely_unit(size)}"
             )
+
+
+def _reaches_far(known: NDArray[np.float64]) -> bool:
+    """Whether joints ``(N, 3)`` lie further apart than any body reaches; much faster than a median."""
+    return bool((known.max(axis=0) - known.min(axis=0)).max() > LARGEST_BODY_M)
 
 
 def _drop_far_joints(body: NDArray[np.float64]) -> None:
     """Mark joints by NaN, in place, that lie further from the median joint than any body reaches."""
     known = body[np.isfinite(body).all(axis=-1)]
     # The median is slow, and needed only in rare frames: usually all joints lie close together.
-    if len(known) and (known.max(axis=0) - known.min(axis=0)).max() > LARGEST_BODY_M:
+    if len(known) and _reaches_far(known):
         body[~(np.abs(body - np.median(known, axis=0)) <= LARGEST_BODY_M).all(axis=-1)] = np.nan
 
 
