@@ -46,7 +46,7 @@ def main(checkout: Path) -> None:
     try:
         Refiner.load()
     except RefinerError as error:
-        if "refiner[" not in str(error):
+        if "pose-refiner[" not in str(error):
             sys.exit(f"Refiner.load() without an engine does not name the extra: {error}")
         print(f"Refiner.load() without an engine: {error}")
     else:

@@ -269,7 +269,7 @@ def _cuda_tensor(value: AnyArray) -> AnyArray:
         from torch.utils import dlpack
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"{type(value).__name__} arrays on CUDA go through PyTorch: pip install 'refiner[train]'"
+            f"{type(value).__name__} arrays on CUDA go through PyTorch: pip install 'pose-refiner[train]'"
         ) from error
     return dlpack.from_dlpack(value)
 

@@ -96,7 +96,7 @@ def test_version_is_the_same_everywhere() -> None:
     reason="refiner is not installed in this environment, only on its path",
 )
 def test_installed_version_is_this_one() -> None:
-    assert version("refiner") == refiner.__version__
+    assert version("pose-refiner") == refiner.__version__
 
 
 def test_no_extra_brings_both_runtimes() -> None:
@@ -104,7 +104,19 @@ def test_no_extra_brings_both_runtimes() -> None:
     for name, requirements in extras.items():
         runtimes = [requirement for requirement in requirements if requirement.startswith("onnxruntime")]
         assert len(runtimes) == (name in ("cpu", "gpu"))
-    assert not [requirement for requirement in extras["dev"] if requirement.startswith("refiner[")]
+    assert not [requirement for requirement in extras["dev"] if requirement.startswith("pose-refiner[")]
+
+
+def test_messages_that_say_what_to_install_name_this_package_and_its_extras() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    named = 0
+    for package in ("refiner", "export/refiner_export", "bench/refiner_bench", "studies"):
+        for file in (CHECKOUT / package).rglob("*.py"):
+            for name, extras in re.findall(r"'([\w.-]*)\[([a-z0-9,-]+)\]'", file.read_text()):
+                assert name == project["name"], file
+                assert set(extras.split(",")) <= set(project["optional-dependencies"]), file
+                named += 1
+    assert named > 30
 
 
 def test_constraints_pin_every_direct_requirement() -> None:

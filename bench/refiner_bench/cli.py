@@ -374,7 +374,7 @@ def _require_torch(need: str) -> None:
     from refiner.errors import MissingComponentError
 
     if find_spec("torch") is None:
-        raise MissingComponentError(f"{need}; run: pip install 'refiner[train]'")
+        raise MissingComponentError(f"{need}; run: pip install 'pose-refiner[train]'")
 
 
 def _require_export(command: str) -> None:
@@ -385,7 +385,7 @@ def _require_export(command: str) -> None:
     missing = [name for name in ("torch", "onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise MissingComponentError(
-            f"bench {command} needs {', '.join(missing)}; run: pip install 'refiner[export,cpu]'"
+            f"bench {command} needs {', '.join(missing)}; run: pip install 'pose-refiner[export,cpu]'"
         )
 
 

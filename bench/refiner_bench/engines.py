@@ -292,7 +292,7 @@ def _plain_export(module: UnrolledRefiner, inputs: Sequence[NDArray[np.float32]]
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=[provider])
     if session.get_providers()[0] != provider:
-        raise MissingComponentError(f"ONNX Runtime did not load {provider}: pip install 'refiner[gpu]'")
+        raise MissingComponentError(f"ONNX Runtime did not load {provider}: pip install 'pose-refiner[gpu]'")
     names = [entry.name for entry in session.get_inputs()]
     if names != input_names("refiner"):
         raise UsageError(f"the plain export renamed its inputs to {names}")

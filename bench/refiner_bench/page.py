@@ -115,7 +115,7 @@ def _html_of(text: str) -> str:
     try:
         import markdown
     except ModuleNotFoundError as error:
-        raise MissingComponentError("the page needs Markdown: pip install 'refiner[report]'") from error
+        raise MissingComponentError("the page needs Markdown: pip install 'pose-refiner[report]'") from error
     # Names of machines and files may look like markup. Escaping shows them as they are.
     body: str = markdown.markdown(html.escape(text, quote=False), extensions=["tables"], output_format="html")
     # The headings of a report are two levels below those of the page. Each wide table gets its own scroll bar.

@@ -48,7 +48,7 @@ def plots_of(report: JsonObject) -> list[tuple[str, str]]:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise MissingComponentError("the page needs matplotlib: pip install 'refiner[report]'") from error
+        raise MissingComponentError("the page needs matplotlib: pip install 'pose-refiner[report]'") from error
     matplotlib.use("Agg")
     # A fixed salt, so that the same report always gives the same page.
     matplotlib.rcParams["svg.hashsalt"] = "refiner"

@@ -320,7 +320,7 @@ def _require_packages() -> None:
         import torch  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"exporting needs {error.name}, which is not installed: pip install 'refiner[export,cpu]' "
+            f"exporting needs {error.name}, which is not installed: pip install 'pose-refiner[export,cpu]' "
             "(or gpu instead of cpu)"
         ) from error
 

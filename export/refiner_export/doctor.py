@@ -22,7 +22,7 @@ def examine() -> list[dict[str, Any]]:
         missing parts.
     """
     missing = [name for name in EXPORT if find_spec(name) is None]
-    base = f"exporting needs {', '.join(missing)}: pip install 'refiner[export,cpu]'" if missing else ""
+    base = f"exporting needs {', '.join(missing)}: pip install 'pose-refiner[export,cpu]'" if missing else ""
     return [_EXAMINERS.get(spec.name, _examine_packages)(spec, base) for spec in exporting_engines()]
 
 
@@ -40,7 +40,7 @@ def _entry(engine: str, version: str | None, build: bool, run: bool, note: str) 
 def _onnx(spec: EngineSpec, base: str) -> dict[str, Any]:
     version = version_of("onnxruntime-gpu") or version_of("onnxruntime")
     if version is None or find_spec("onnxruntime") is None:
-        return _entry("onnx", None, False, False, base or "pip install 'refiner[cpu]' (or gpu, never both)")
+        return _entry("onnx", None, False, False, base or "pip install 'pose-refiner[cpu]' (or gpu, never both)")
     import onnxruntime
 
     devices = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
@@ -54,7 +54,7 @@ def _onnx(spec: EngineSpec, base: str) -> dict[str, Any]:
 def _openvino(spec: EngineSpec, base: str) -> dict[str, Any]:
     version = version_of("openvino")
     if version is None:
-        return _entry("openvino", None, False, False, "pip install 'refiner[openvino]'")
+        return _entry("openvino", None, False, False, "pip install 'pose-refiner[openvino]'")
     import openvino
 
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -66,9 +66,9 @@ def _tensorrt(spec: EngineSpec, base: str) -> dict[str, Any]:
     engine, package = spec.name, spec.extra
     version, device = version_of(package), gpu()
     if version is None:
-        return _entry(engine, None, False, False, f"pip install 'refiner[{package}]'" + _without(device))
+        return _entry(engine, None, False, False, f"pip install 'pose-refiner[{package}]'" + _without(device))
     if version_of("cuda-python") is None:
-        base = base or f"running it needs cuda-python: pip install 'refiner[{package}]'"
+        base = base or f"running it needs cuda-python: pip install 'pose-refiner[{package}]'"
     if engine == "trt":
         return _entry(engine, version, not base and device is not None, device is not None, base or _without(device))
     note = base or (f"TensorRT for RTX {version}: builds for any --compute-capability" + _without(device))
@@ -89,7 +89,7 @@ def _aoti(spec: EngineSpec, base: str) -> dict[str, Any]:
 
 def _torch(spec: EngineSpec, base: str) -> dict[str, Any]:
     version = version_of("torch")
-    note = f"PyTorch {version}" if version else "pip install 'refiner[train]'"
+    note = f"PyTorch {version}" if version else "pip install 'pose-refiner[train]'"
     return _entry("torch", version, version is not None, version is not None, note)
 
 
@@ -97,7 +97,7 @@ def _examine_packages(spec: EngineSpec, base: str) -> dict[str, Any]:
     """Examine an engine that needs nothing but packages."""
     missing = [name for name in spec.packages if version_of(name) is None]
     if missing:
-        needed = f"pip install 'refiner[{spec.extra}]'" if spec.extra else f"pip install {' '.join(missing)}"
+        needed = f"pip install 'pose-refiner[{spec.extra}]'" if spec.extra else f"pip install {' '.join(missing)}"
         return _entry(spec.name, None, False, False, needed)
     version = version_of(spec.packages[0]) if spec.packages else None
     return _entry(spec.name, version, not base, True, base or spec.title)

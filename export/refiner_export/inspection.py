@@ -44,8 +44,8 @@ def inspect_artefact(file: Path) -> Manifest:
         import onnx
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"reading the manifest inside {file} needs onnx: pip install 'refiner[export]', or copy {file.name}.json "
-            "beside it"
+            f"reading the manifest inside {file} needs onnx: pip install 'pose-refiner[export]', or copy "
+            f"{file.name}.json beside it"
         ) from error
     try:
         model = onnx.load(file, load_external_data=False)

@@ -434,7 +434,7 @@ def _quantised(
     try:
         from onnxruntime import quantization
     except ModuleNotFoundError as error:
-        raise MissingComponentError("int8 needs ONNX Runtime's quantiser: pip install 'refiner[cpu]'") from error
+        raise MissingComponentError("int8 needs ONNX Runtime's quantiser: pip install 'pose-refiner[cpu]'") from error
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         copied = onnx.ModelProto()

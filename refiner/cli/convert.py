@@ -66,7 +66,7 @@ def _command(arguments: argparse.Namespace) -> None:
         from refiner.training.published import import_published
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"reading weights needs {error.name}, which is not installed: pip install 'refiner[train]'"
+            f"reading weights needs {error.name}, which is not installed: pip install 'pose-refiner[train]'"
         ) from error
     config = import_published(
         arguments.name,

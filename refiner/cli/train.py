@@ -168,7 +168,7 @@ def _command(arguments: argparse.Namespace) -> None:
         import tqdm  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"training needs {error.name}, which is not installed: pip install 'refiner[train]'"
+            f"training needs {error.name}, which is not installed: pip install 'pose-refiner[train]'"
         ) from error
     from refiner.training.runs import train_lifter, train_refiner
 

@@ -118,7 +118,7 @@ def load_test_sequence(path: str | os.PathLike[str], annotation: Annotation) -> 
         import h5py
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"reading {file}, a MATLAB v7.3 file, needs h5py: pip install 'refiner[3dhp]'"
+            f"reading {file}, a MATLAB v7.3 file, needs h5py: pip install 'pose-refiner[3dhp]'"
         ) from error
     try:
         with h5py.File(file, "r") as opened:

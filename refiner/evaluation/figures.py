@@ -40,7 +40,7 @@ def before_after_figure(
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise MissingComponentError("drawing needs matplotlib: pip install 'refiner[report]'") from error
+        raise MissingComponentError("drawing needs matplotlib: pip install 'pose-refiner[report]'") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -8,7 +8,7 @@ try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
     raise MissingComponentError(
-        "refiner.models needs PyTorch, which is not installed; run: pip install 'refiner[train]'"
+        "refiner.models needs PyTorch, which is not installed; run: pip install 'pose-refiner[train]'"
     ) from error
 
 from refiner.models.d3dp import D3DP, SampledLifter

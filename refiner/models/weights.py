@@ -117,7 +117,9 @@ def read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
     try:
         from safetensors import SafetensorError, safe_open
     except ModuleNotFoundError as error:
-        raise MissingComponentError(f"reading {file} needs safetensors; run: pip install 'refiner[train]'") from error
+        raise MissingComponentError(
+            f"reading {file} needs safetensors; run: pip install 'pose-refiner[train]'"
+        ) from error
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

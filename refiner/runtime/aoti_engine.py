@@ -72,7 +72,7 @@ def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, Manif
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise MissingComponentError(f"running {file} needs PyTorch: pip install 'refiner[train]'") from error
+        raise MissingComponentError(f"running {file} needs PyTorch: pip install 'pose-refiner[train]'") from error
     compiled_by = manifest.versions.get("torch", "?")
     if compiled_by.split("+")[0] != torch.__version__.split("+")[0]:
         raise ArtefactError(

@@ -14,8 +14,8 @@ def load_cuda() -> Any:
         return import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise MissingComponentError(
-            f"running a TensorRT engine needs cuda-python ({error}): pip install cuda-python, or 'refiner[tensorrt]', "
-            "which brings it along"
+            f"running a TensorRT engine needs cuda-python ({error}): pip install cuda-python, or "
+            "'pose-refiner[tensorrt]', which brings it along"
         ) from error
 
 

@@ -125,14 +125,15 @@ def _open_session(file: Path, device: str, threads: int | None) -> Any:
         import onnxruntime as ort
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            "running an .onnx file needs ONNX Runtime: pip install 'refiner[cpu]' (or 'refiner[gpu]', never both)"
+            "running an .onnx file needs ONNX Runtime: pip install 'pose-refiner[cpu]' (or 'pose-refiner[gpu]', never "
+            "both)"
         ) from error
     provider = PROVIDERS[device]
     available = ort.get_available_providers()
     if provider not in available:
         raise MissingComponentError(
             f"ONNX Runtime here has no {provider}, only {', '.join(available)}; the GPU ones come with "
-            "'refiner[gpu]' in place of 'refiner[cpu]'"
+            "'pose-refiner[gpu]' in place of 'pose-refiner[cpu]'"
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -68,7 +68,7 @@ def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[A
     try:
         import openvino
     except ModuleNotFoundError as error:
-        raise MissingComponentError(f"running {file} needs OpenVINO: pip install 'refiner[openvino]'") from error
+        raise MissingComponentError(f"running {file} needs OpenVINO: pip install 'pose-refiner[openvino]'") from error
     settings: dict[str, Any] = {
         # This keeps the types of the graph. The bf16 hint of OpenVINO would also round the poses between the steps to
         # bf16, with half as much error again and no gain in speed.

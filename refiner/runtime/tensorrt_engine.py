@@ -343,7 +343,7 @@ def load_tensorrt(module: str) -> Any:
     except ImportError as error:
         raise MissingComponentError(
             f"{PRODUCTS[module]} is not installed here (import {module}: {error}); pip install "
-            f"'refiner[{module.replace('_', '-')}]'. No other engine is used in its place"
+            f"'pose-refiner[{module.replace('_', '-')}]'. No other engine is used in its place"
         ) from error
 
 

@@ -47,7 +47,7 @@ class LiveView:
             import viser
             from viser import uplot
         except ModuleNotFoundError as error:
-            raise MissingComponentError("the view needs viser: pip install 'refiner[viewer]'") from error
+            raise MissingComponentError("the view needs viser: pip install 'pose-refiner[viewer]'") from error
         self._uplot = uplot
         self._server = viser.ViserServer(host=host, port=port, label="refiner", verbose=False)
         self.url = f"http://{host}:{self._server.get_port()}"

@@ -79,7 +79,7 @@ class _Painter:
         try:
             import matplotlib
         except ModuleNotFoundError as error:
-            raise MissingComponentError("a video needs matplotlib: pip install 'refiner[video]'") from error
+            raise MissingComponentError("a video needs matplotlib: pip install 'pose-refiner[video]'") from error
         matplotlib.use("Agg")
         from matplotlib import pyplot
         from matplotlib.collections import LineCollection
@@ -121,7 +121,7 @@ def _write_gif(path: Path, pictures: Iterator[Picture], fps: float) -> None:
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
-        raise MissingComponentError("a .gif needs Pillow: pip install 'refiner[video]'") from error
+        raise MissingComponentError("a .gif needs Pillow: pip install 'pose-refiner[video]'") from error
     frames = [Image.fromarray(picture).quantize(64, dither=Image.Dither.NONE) for picture in pictures]
     frames[0].save(
         path, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, optimize=False
@@ -132,7 +132,9 @@ def _write_mp4(path: Path, pictures: Iterator[Picture], fps: float) -> None:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise MissingComponentError("an .mp4 needs PyAV: pip install 'refiner[video]'; a .gif needs Pillow") from error
+        raise MissingComponentError(
+            "an .mp4 needs PyAV: pip install 'pose-refiner[video]'; a .gif needs Pillow"
+        ) from error
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(str(path), "w", format="mp4") as container:
         stream = None

@@ -121,5 +121,5 @@ def test_the_doctor_knows_what_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "version_of", lambda name: None)
     assert cli.main(["doctor"]) == 0
     text = capsys.readouterr().out
-    for words in ("refiner[openvino]", "refiner[tensorrt]", "refiner[tensorrt-rtx]", "build: no"):
+    for words in ("pose-refiner[openvino]", "pose-refiner[tensorrt]", "pose-refiner[tensorrt-rtx]", "build: no"):
         assert words in text

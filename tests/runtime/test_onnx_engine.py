@@ -207,4 +207,4 @@ def test_a_graph_runs_without_pytorch(write_graph):
     # The bundled models come as graphs too.
     assert bundled == "onnx"
     assert named.startswith("MissingComponentError")
-    assert "refiner[train]" in named and ".onnx" in named and "refiner-export --engine onnx" in named
+    assert "pose-refiner[train]" in named and ".onnx" in named and "refiner-export --engine onnx" in named

@@ -34,7 +34,7 @@ def draw_study(report: JsonObject, folder: Path) -> list[Path]:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise MissingComponentError("drawing needs matplotlib: pip install 'refiner[report]'") from error
+        raise MissingComponentError("drawing needs matplotlib: pip install 'pose-refiner[report]'") from error
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     rows = {row["name"]: row for row in report["rows"]}

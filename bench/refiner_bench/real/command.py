@@ -63,7 +63,7 @@ def run_real(arguments: argparse.Namespace) -> None:
     from importlib.util import find_spec
 
     if find_spec("torch") is None and (arguments.lifter is None or arguments.refiner is None):
-        raise MissingComponentError("real runs the bundled models in PyTorch; run: pip install 'refiner[train]'")
+        raise MissingComponentError("real runs the bundled models in PyTorch; run: pip install 'pose-refiner[train]'")
     from refiner.runtime.lifter import Lifter
     from refiner.runtime.refiner import Refiner
     from refiner_bench.real.estimates import Models

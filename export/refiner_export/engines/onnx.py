@@ -20,8 +20,8 @@ def require(options: ExportOptions) -> None:
     provider = PROVIDERS[options.device]
     if provider not in onnxruntime.get_available_providers():
         raise MissingComponentError(
-            f"ONNX Runtime here has no {provider}: pip uninstall onnxruntime, then pip install 'refiner[gpu]' (the two "
-            "wheels hold the same module); or export for the CPU, without --device cuda: the graph is the same"
+            f"ONNX Runtime here has no {provider}: pip uninstall onnxruntime, then pip install 'pose-refiner[gpu]' "
+            "(the two wheels hold the same module); or export for the CPU, without --device cuda: the graph is the same"
         )
 
 

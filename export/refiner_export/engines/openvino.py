@@ -18,7 +18,7 @@ def require(options: ExportOptions) -> None:
     try:
         import openvino  # noqa: F401
     except ModuleNotFoundError as error:
-        raise MissingComponentError("--engine openvino needs OpenVINO: pip install 'refiner[openvino]'") from error
+        raise MissingComponentError("--engine openvino needs OpenVINO: pip install 'pose-refiner[openvino]'") from error
 
 
 def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Report) -> dict[str, Any]:

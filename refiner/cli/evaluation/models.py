@@ -80,7 +80,7 @@ def load_noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | Non
         from refiner.model_files.checkpoint import NOISE_PREFIX, load_checkpoint, noise_model_of
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"reading the noise model of {path} needs PyTorch: pip install 'refiner[train]'"
+            f"reading the noise model of {path} needs PyTorch: pip install 'pose-refiner[train]'"
         ) from error
     checkpoint = load_checkpoint(path, "refiner")
     if arguments.noise_model is None and not checkpoint.state(NOISE_PREFIX):

@@ -68,7 +68,7 @@ class StreamServer:
         try:
             import websockets.asyncio.server
         except ModuleNotFoundError as error:
-            raise MissingComponentError("the server needs websockets: pip install 'refiner[stream]'") from error
+            raise MissingComponentError("the server needs websockets: pip install 'pose-refiner[stream]'") from error
         self._serve = websockets.asyncio.server.serve
         self._open_stream, self._host, self._wanted_port, self._most = open_stream, host, port, most_clients
         self.counters = ServerCounters()
