@@ -17,6 +17,13 @@ DEFAULTS = {
     "refiner-of-other-estimators": "refiner-base-rays",
     "causal-refiner": "refiner-nano-rays-causal",
 }
+# What users may write in place of a checkpoint's name.
+SHORT_NAMES = {
+    "causal": DEFAULTS["causal-refiner"],
+    "live-lifter": DEFAULTS["live-lifter"],
+    "window": DEFAULTS["window-refiner"],
+    "other-estimators": DEFAULTS["refiner-of-other-estimators"],
+}
 # The lifter of image coordinates, which is for the four cameras of its training data. The studies use it.
 SCREEN_LIFTER = "lifter"
 
@@ -78,11 +85,23 @@ def _installed(package: str) -> bool:
         return False
 
 
+def names() -> list[str]:
+    """The names of all bundled checkpoints, and their short names."""
+    return sorted([*SHORT_NAMES, *(file.stem for file in FOLDER.glob("*.safetensors"))])
+
+
+def expected_at(path: Path) -> str:
+    """What an error says that a user could have meant by ``path``, where no file is."""
+    if path.suffix or path.name != str(path):
+        return "expected a .safetensors file"
+    return f"expected a .safetensors file, or a bundled model: {', '.join(names())}"
+
+
 def by_name(path: Path) -> Path:
-    """Resolve a name such as ``lifter-nano-rays`` to the file of the bundled checkpoint.
+    """Resolve a name such as ``lifter-nano-rays`` or ``causal`` to the file of the bundled checkpoint.
 
     A path of an existing file stays unchanged, and so does a path that is not the name of a bundled checkpoint. A
     folder of the same name does not hide the checkpoint.
     """
-    bundled = checkpoint(path.name)
+    bundled = checkpoint(SHORT_NAMES.get(path.name, path.name))
     return bundled if path.name == str(path) and not path.suffix and not path.is_file() and bundled.is_file() else path

@@ -41,5 +41,9 @@ def test_a_name_is_that_of_a_bundled_model_and_a_file_goes_before_it(tmp_path, m
     assert bundled.by_name(Path("lifter")) == bundled.checkpoint("lifter")
     (tmp_path / "refiner").touch()
     assert bundled.by_name(Path("refiner")) == Path("refiner")
+    for short, name in bundled.SHORT_NAMES.items():
+        assert bundled.by_name(Path(short)) == bundled.checkpoint(name)
+        assert bundled.checkpoint(name).is_file()
+        assert not bundled.checkpoint(short).exists()  # else the short name would hide a checkpoint
     for other in ("nobody", "lifter.safetensors", "runs/lifter"):
         assert bundled.by_name(Path(other)) == Path(other)

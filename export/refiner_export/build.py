@@ -332,7 +332,7 @@ def check_readable(options: ExportOptions) -> None:
             continue
         if path.parent == bundled.FOLDER:
             raise CheckpointError(f"this installation holds no bundled {name} ({path}); name a checkpoint")
-        raise CheckpointError(f"there is no checkpoint at {path}; expected a .safetensors file")
+        raise CheckpointError(f"there is no checkpoint at {path}; {bundled.expected_at(path)}")
 
 
 def _with_graph(error: MissingComponentError, options: ExportOptions, report: Report) -> MissingComponentError:
@@ -344,6 +344,7 @@ def _with_graph(error: MissingComponentError, options: ExportOptions, report: Re
     plain = dataclasses.replace(
         options, engine="onnx", compute_capability=None, timing_cache=None, workspace_mb=None, device="cpu"
     )
+    report(f"{error}; writing the ONNX graph alone, for a machine that has it")
     try:
         graph = _build(plain, report).path
     except MissingComponentError as other:

@@ -25,7 +25,7 @@ examples:
   refiner-export --engine trt                             TensorRT, for the GPU at hand
   refiner-export --engine trt-rtx --compute-capability 8.9   TensorRT for RTX; needs no GPU to build
   refiner-export --engine onnx --with-lifter --flip-test --batch 1   2D in, refined 3D out, the mirrored pass inside
-  refiner-export --engine onnx --checkpoint causal.safetensors --streams 4   a causal refiner, a frame of 4 streams
+  refiner-export --engine onnx --checkpoint causal --streams 4   the bundled causal refiner, a frame of 4 streams
   refiner-export --engine onnx --checkpoint my.safetensors --steps 1 --output artefacts
   refiner-export inspect FILE                             what an artefact is
   refiner-export doctor                                   what this machine can build and run
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {names}")
     parser.add_argument("--output", metavar="DIR", help="folder to write (default: refiner-ENGINE-PRECISION)")
     model = parser.add_argument_group("the model")
-    model.add_argument("--checkpoint", metavar="PATH", help="lifter or refiner (default: the bundled refiner)")
+    model.add_argument("--checkpoint", metavar="PATH", help="file or bundled name (default: the bundled refiner)")
     model.add_argument(
         "--with-lifter",
         metavar="PATH",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +17,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from refiner.data import CameraClip
+
+    Measure = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]]
+
 # Training runs do not use this seed: the seeds of their synthetic people begin at 1000.
 DEMO_SEED = 7
 FRAMES = 250
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One camera clip, its poses before and after refinement, and the ratio of their MPJPE, after to before."""
+
+    clip: CameraClip
+    lifted: NDArray[np.float32]
+    refined: NDArray[np.float32]
+    ratio: float
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,6 +65,7 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.runtime import Lifter, Refiner
     from refiner_export import ExportOptions, export_artefact
 
+    measures = (mpjpe, p_mpjpe, acceleration_error)
     output = Path(arguments.output)
     print(
         f"Synthetic motion of {len(SYNTHETIC_ACTIONS)} actions, {FRAMES} frames each (procedural, not a recording; "
@@ -60,26 +77,21 @@ def _command(arguments: argparse.Namespace) -> None:
     motion = {action: synthetic_motion(arguments.seed, action, FRAMES) for action in SYNTHETIC_ACTIONS}
     clips = camera_clips({"SYN": motion}, human36m_cameras(), detector=DetectorModel.default())
     print(f"\n{'action':<16}{'MPJPE mm':>18}{'P-MPJPE mm':>18}{'accel. mm/frame^2':>20}")
-    errors: dict[str, list[NDArray[np.float64]]] = {}
-    drawn = None
-    for clip in clips:
-        lifted = lifter.lift(clip.pose_2d, clip.image_size, camera=clip.lens)
-        refined = refiner.refine(clip.pose_2d, lifted, clip.image_size, camera=clip.lens)
-        both = [
-            np.array([measure(pose, clip.pose_3d).mean() * 1000 for measure in (mpjpe, p_mpjpe, acceleration_error)])
-            for pose in (lifted, refined)
-        ]
-        errors.setdefault(clip.action, []).append(np.stack(both))
-        if drawn is None or clip.action == "Boxing":
-            drawn = (clip, lifted, refined)
-    rows = {action: np.mean(values, axis=0) for action, values in errors.items()}
+    rows: dict[str, NDArray[np.float64]] = {}
+    results = []
+    for action, group in itertools.groupby(clips, key=lambda clip: clip.action):
+        scores = []
+        for clip in group:
+            lifted = lifter.lift(clip.pose_2d, clip.image_size, camera=clip.lens)
+            refined = refiner.refine(clip.pose_2d, lifted, clip.image_size, camera=clip.lens)
+            scores.append(
+                np.array([[_mean_mm(measure, pose, clip) for measure in measures] for pose in (lifted, refined)])
+            )
+            results.append(Result(clip, lifted, refined, scores[-1][1, 0] / scores[-1][0, 0]))
+        rows[action] = np.mean(scores, axis=0)
+        _print_row(action, rows[action])
     rows["mean"] = np.mean(list(rows.values()), axis=0)
-    for action, (before, after) in rows.items():
-        cells = "".join(
-            f"{f'{b:.2f} -> {a:.2f}':>{18 if i < 2 else 20}}"
-            for i, (b, a) in enumerate(zip(before, after, strict=True))
-        )
-        print(f"{action:<16}{cells}")
+    _print_row("mean", rows["mean"])
     before, after = rows["mean"]
     change = (after / before - 1.0) * 100.0
     print(
@@ -89,9 +101,27 @@ def _command(arguments: argparse.Namespace) -> None:
     if not arguments.no_picture:
         from refiner.evaluation.figures import before_after_figure
 
-        assert drawn is not None
-        picture = before_after_figure(output / "demo.png", *drawn)
-        print(f"picture: {picture}")
+        shown = typical(results, after[0] / before[0])
+        picture = before_after_figure(output / "demo.png", shown.clip, shown.lifted, shown.refined)
+        print(f"picture of the clip whose gain is nearest to the mean: {picture}")
+
+
+def typical(results: Sequence[Result], mean_ratio: float) -> Result:
+    """The result whose ratio of the errors, after to before, is nearest to that of all clips together."""
+    return min(results, key=lambda result: abs(result.ratio - mean_ratio))
+
+
+def _mean_mm(measure: Measure, pose: NDArray[np.float32], clip: CameraClip) -> float:
+    return float(measure(pose, clip.pose_3d).mean()) * 1000
+
+
+def _print_row(action: str, scores: NDArray[np.float64]) -> None:
+    """Print the ``(2, 3)`` scores before and after refinement."""
+    cells = "".join(
+        f"{f'{before:.2f} -> {after:.2f}':>{18 if index < 2 else 20}}"
+        for index, (before, after) in enumerate(zip(*scores, strict=True))
+    )
+    print(f"{action:<16}{cells}", flush=True)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="h36m17",
         help="joint set of the input",
     )
-    parser.add_argument("--checkpoint", metavar="PATH", help="refiner checkpoint or .onnx (default: the bundled one)")
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="refiner checkpoint, .onnx or bundled name (default: the bundled one)"
+    )
     parser.add_argument("--lifter", metavar="PATH", help="lifter checkpoint or .onnx (default: the bundled one)")
     parser.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: the checkpoint's)")
     parser.add_argument(

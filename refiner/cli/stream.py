@@ -49,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--full-speed", action="store_true", help="play them back as fast as they are refined")
     model = parser.add_argument_group("the models")
     model.add_argument("--mode", choices=["causal", "window"], default="causal", help="default: causal")
-    model.add_argument("--checkpoint", metavar="PATH", help="checkpoint or artefact (default: the bundled one)")
+    model.add_argument(
+        "--checkpoint", metavar="PATH", help="checkpoint, artefact or bundled name (default: the bundled one)"
+    )
     model.add_argument("--lifter", metavar="PATH", help='lift the 2D poses; "bundled" for the bundled lifter')
     model.add_argument("--hop", type=int, default=1, help="window: frames from one window to the next (default: 1)")
     model.add_argument("--look-ahead", type=int, default=0, help="window: frames that a frame waits for (default: 0)")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refiner import bundled
 from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.noise_model import ConditionalGaussian
 from refiner.errors import CheckpointError
@@ -80,7 +81,7 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
     """
     file = Path(path)
     if not file.is_file():
-        raise CheckpointError(f"there is no checkpoint at {file}; expected a .safetensors file")
+        raise CheckpointError(f"there is no checkpoint at {file}; {bundled.expected_at(file)}")
     tensors, metadata = read_safetensors(file)
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
