@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from refiner.errors import MissingComponentError
 from refiner.runtime.streaming.frames import RefinedFrame
-from refiner.skeleton import H36M17
-from refiner.viewer.bones import AFTER, BEFORE, bone_ends, rgb, upright
+from refiner.viewer.bones import AFTER, BEFORE, BONES, READABLE, bone_ends, rgb, side_colours, standing
 
 DRAWN_PER_S = 25.0
 HISTORY = 200
 # The positions of the two skeletons in metres: the input on the left, the refined pose on the right.
 APART = 0.6
+# The height at which the view looks, about that of the hips.
 HEIGHT = 0.95
+LARGEST_CORRECTIONS = 6
 
 
 class LiveView:
@@ -55,8 +56,9 @@ class LiveView:
         self._changed = threading.Condition()
         self._closing = False
         self.shown = self.drawn = self.skipped = 0
-        self._latency: deque[float] = deque([0.0] * HISTORY, HISTORY)
-        self._correction: deque[float] = deque([0.0] * HISTORY, HISTORY)
+        # Empty until frames come: a curve never shows a value that was not measured.
+        self._latency: deque[float] = deque(maxlen=HISTORY)
+        self._correction: deque[float] = deque(maxlen=HISTORY)
         self._scene()
         self._thread = threading.Thread(target=self._draw_forever, name="refiner-view", daemon=True)
         self._thread.start()
@@ -87,37 +89,22 @@ class LiveView:
         scene.add_grid("/floor", width=4.0, height=4.0, plane="xy", cell_size=0.25)
         self._server.initial_camera.position = (0.2, -2.7, 1.25)
         self._server.initial_camera.look_at = (0.2, 0.0, HEIGHT)
-        self._skeletons: dict[str, tuple[Any, Any]] = {}
-        nothing = np.zeros((17, 3), np.float32)
-        for name, colour, x in (("input", BEFORE, -APART), ("refined", AFTER, APART)):
-            lines = scene.add_line_segments(
-                f"/{name}/bones", bone_ends(nothing), rgb(colour), thickness=0.02, position=(x, 0.0, HEIGHT)
-            )
-            joints = scene.add_point_cloud(
-                f"/{name}/joints",
-                nothing,
-                np.tile(np.array([rgb(colour)], np.uint8), (17, 1)),
-                point_size=0.035,
-                point_shape="circle",
-                precision="float32",
-                position=(x, 0.0, HEIGHT),
-            )
-            scene.add_label(f"/{name}/name", name, position=(x, 0.0, HEIGHT + 0.95))
-            self._skeletons[name] = (lines, joints)
+        self._skeletons: dict[str, _Skeleton] = {}
+        for name, x in (("input", -APART), ("refined", APART)):
+            self._skeletons[name] = _Skeleton(scene, name, x)
+        gui.add_markdown("blue: the person's left; orange: right")
+        names = gui.add_checkbox("joint names", initial_value=False)
+        names.on_update(lambda _: self._skeletons["refined"].name_joints(names.value))
         self._status = gui.add_markdown("waiting for a frame")
-        frames = np.arange(-HISTORY, 0, dtype=np.float64)
-        self._latency_plot = self._plot("latency, ms", frames, AFTER)
-        self._correction_plot = self._plot("mean correction, mm", frames, BEFORE)
-        joint_numbers = np.arange(17, dtype=np.float64)
-        self._joint_plot = self._plot("correction by joint, mm", joint_numbers, AFTER, bars=True)
-        gui.add_markdown("joints: " + ", ".join(f"{index} {name}" for index, name in enumerate(H36M17.joint_names)))
+        self._latency_plot = self._plot("latency, ms", AFTER)
+        self._correction_plot = self._plot("mean correction, mm", BEFORE)
+        self._largest = gui.add_markdown("")
 
-    def _plot(self, title: str, x: NDArray[np.float64], colour: str, bars: bool = False) -> Any:
+    def _plot(self, title: str, colour: str) -> Any:
         uplot = self._uplot
-        series = uplot.Series(label=title, stroke=colour, width=0 if bars else 2, points=uplot.Series_Points(show=bars))
         return self._server.gui.add_uplot(
-            data=(x, np.zeros_like(x)),
-            series=(uplot.Series(label="frame" if not bars else "joint"), series),
+            data=(np.zeros(0), np.zeros(0)),
+            series=(uplot.Series(label="frame"), uplot.Series(label=title, stroke=colour, width=2)),
             title=title,
             scales={"x": uplot.Scale(time=False)},
             aspect=2.2,
@@ -144,15 +131,69 @@ class LiveView:
     ) -> None:
         with self._server.atomic():
             for name, pose in (("input", frame.given_3d), ("refined", frame.pose_3d)):
-                lines, joints = self._skeletons[name]
-                standing = upright(pose)
-                lines.points, joints.points = bone_ends(standing), standing
+                self._skeletons[name].move(standing(pose))
             self._status.content = (
                 f"person {frame.person_id}, {frame.timestamp:.2f} s: **{frame.status}**, {latency_ms:.1f} ms, "
                 f"{int(frame.infilled.sum())} joints guessed, spread {1000 * float(frame.std[1:].mean()):.0f} mm"
             )
-            frames = np.arange(-HISTORY, 0, dtype=np.float64)
+            frames = np.arange(-len(latency), 0, dtype=np.float64)
             self._latency_plot.data = (frames, latency)
             self._correction_plot.data = (frames, correction)
-            moved = 1000.0 * np.linalg.norm(frame.pose_3d - frame.given_3d, axis=-1).astype(np.float64)
-            self._joint_plot.data = (np.arange(17, dtype=np.float64), moved)
+            self._largest.content = largest_corrections(frame)
+
+
+class _Skeleton:
+    """Bones, joints and the joints' names of one skeleton. They appear with the first pose."""
+
+    def __init__(self, scene: Any, name: str, x: float) -> None:
+        nothing = np.zeros((17, 3), np.float32)
+        place = (x, 0.0, 0.0)
+        # A bone has the colour of the joint at its end.
+        bones = np.array([rgb(colour) for colour in side_colours(BONES[:, 1])], np.uint8)
+        self.lines = scene.add_line_segments(
+            f"/{name}/bones",
+            bone_ends(nothing),
+            np.repeat(bones[:, None], 2, axis=1),
+            thickness=0.02,
+            position=place,
+            visible=False,
+        )
+        self.joints = scene.add_point_cloud(
+            f"/{name}/joints",
+            nothing,
+            np.array([rgb(colour) for colour in side_colours(range(17))], np.uint8),
+            point_size=0.035,
+            point_shape="circle",
+            precision="float32",
+            position=place,
+            visible=False,
+        )
+        scene.add_label(f"/{name}/name", name, position=(x, 0.0, 2 * HEIGHT))
+        self._labels = [
+            scene.add_label(f"/{name}/joint{index}", joint, position=place, visible=False)
+            for index, joint in enumerate(READABLE)
+        ]
+        self._x, self._moved, self._named = x, False, False
+
+    def move(self, pose: NDArray[np.float32]) -> None:
+        """Show ``(17, 3)``: metres, z up, the floor at 0."""
+        self.lines.points, self.joints.points = bone_ends(pose), pose
+        self.lines.visible = self.joints.visible = True
+        for label, place in zip(self._labels, pose, strict=True):
+            label.position = (self._x + float(place[0]), float(place[1]), float(place[2]))
+        self._moved = True
+        self.name_joints(self._named)
+
+    def name_joints(self, named: bool) -> None:
+        """Show the names of the joints or hide them."""
+        self._named = named
+        for label in self._labels:
+            label.visible = named and self._moved
+
+
+def largest_corrections(frame: RefinedFrame) -> str:
+    """The joints that the refinement moved most, as a Markdown table of names and millimetres."""
+    moved = 1000.0 * np.linalg.norm(frame.pose_3d - frame.given_3d, axis=-1).astype(np.float64)
+    largest = np.argsort(-moved)[:LARGEST_CORRECTIONS]
+    rows = [f"| {READABLE[joint]} | {moved[joint]:.0f} |" for joint in largest]
+    return "\n".join(["| largest corrections | mm |", "| :-- | --: |", *rows])
