@@ -12,6 +12,7 @@ from refiner import __version__
 from refiner.errors import InputError, MissingComponentError
 from refiner.evaluation.tables import markdown_table
 from refiner.reports import EVALUATION, STUDY, SUITE, Report, report_kind
+from refiner_bench.headlines import headline_of, results_first
 from refiner_bench.measures import read_measured
 from refiner_bench.report import JsonObject
 
@@ -28,6 +29,7 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align
 th:first-child, td:first-child { text-align: left; } th { background: var(--soft); }
 figure { margin: 1rem 0; background: #fff; border-radius: .4rem; overflow-x: auto; }
 figure svg, figure img { width: 100%; min-width: 34rem; height: auto; display: block; }
+body { overflow-wrap: anywhere; } .results { font-size: 1.05rem; padding-left: 1.2rem; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; } .facts { color: #6b7585; font-size: .85rem; }
 """
 
@@ -60,15 +62,22 @@ def reports_of(paths: Sequence[Path]) -> list[tuple[str, Report]]:
 
 
 def page_of(reports: Sequence[tuple[str, JsonObject]]) -> str:
-    """The HTML page with the text and the plots of every report.
+    """The HTML page with the text and the plots of every report. The main results come first.
 
     Raises:
         MissingComponentError: matplotlib or Markdown (the extra ``report``) is not installed.
     """
     from refiner_bench.page_plots import plots_of
 
-    sections = []
+    sections, results = [], []
+    reports = results_first(reports)
     for name, report in reports:
+        headline = headline_of(report)
+        if headline is not None:
+            results.append(
+                f'<li><a href="#{html.escape(name)}">{html.escape(name)}</a>: {html.escape(headline)} '
+                f'<span class="facts">{_facts(report)}</span></li>'
+            )
         figures = "".join(
             f'<figure role="img" aria-label="{html.escape(title)}">{picture}</figure>'
             for title, picture in plots_of(report)
@@ -82,7 +91,9 @@ def page_of(reports: Sequence[tuple[str, JsonObject]]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>refiner: benchmarks</title>'
-        f"<style>{STYLE}</style></head>\n<body><h1>refiner {__version__}: benchmarks</h1><nav>{links}</nav>\n"
+        f"<style>{STYLE}</style></head>\n<body><h1>refiner {__version__}: benchmarks</h1>\n"
+        + (f'<ul class="results">{"".join(results)}</ul>\n' if results else "")
+        + f"<nav>{links}</nav>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
     )

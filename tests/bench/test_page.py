@@ -54,7 +54,14 @@ def test_the_page_of_all_committed_reports(tmp_path, capsys):
     elements = read(page)
     names = [path.stem for path in sorted(REPORTS.glob("*.json"))]
     assert elements.counts["section"] == elements.counts["h2"] == len(names)
-    assert re.findall(r'<section id="([^"]+)"', page) == names
+    sections = re.findall(r'<section id="([^"]+)"', page)
+    assert sorted(sections) == sorted(names)
+    # The main results stand before all tables, accuracy first.
+    random = json.loads((REPORTS / "accuracy-any-camera-random.json").read_text())["metrics"]["mpjpe"]["frame_mean"]
+    head = page[: page.index("<section")]
+    assert f"lifter {random['lifter']:.1f} mm -&gt; refined {random['refined']:.1f} mm" in head
+    assert sections[0].startswith("accuracy") and sections.index("real") < sections.index("streaming")
+    assert re.findall(r'<li><a href="#([^"]+)"', head) == sections[: head.count("<li>")]
     # Nothing is fetched: links lead into the page, pictures are inside it.
     assert all(link.startswith(("#", "data:")) for link in elements.links), elements.links
     assert "url(http" not in page and "@import" not in page and "<script" not in page
