@@ -119,6 +119,12 @@ def test_messages_that_say_what_to_install_name_this_package_and_its_extras() ->
     assert named > 30
 
 
+def test_the_documentation_lists_all_extras() -> None:
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = (CHECKOUT / "docs" / "use.md").read_text().split("| extra | brings | for |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.M)) == set(extras)
+
+
 def test_constraints_pin_every_direct_requirement() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     lines = (CHECKOUT / "constraints.txt").read_text().splitlines()
