@@ -45,7 +45,7 @@ MAINS = {name: module.main for name, module in MODULES.items()}
 MAINS |= {"refiner-bench": bench, "refiner-export": export}
 LANGUAGES = ("python", "sh", "json", "text")
 # Programs that are not ours, and two names that stand for one.
-OTHERS = ("cmake", "my-camera", "build/example/refine_file")
+OTHERS = ("cmake", "python3", "source", "my-camera", "build/example/refine_file")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
