@@ -36,10 +36,12 @@ class Detections:
     Attributes:
         positions: ``positions[subject][action key][camera]`` is an array ``(F, 17, 2)`` float32, in pixels.
         metadata: The metadata of the file; empty if it has none.
+        source: The name of the file, for messages; empty if there is none.
     """
 
     positions: Positions2D = field(repr=False)
     metadata: dict[str, Any]
+    source: str = ""
 
 
 def load_positions_3d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> Positions3D:
@@ -96,7 +98,7 @@ def load_positions_2d(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_
                 _clip(view, 2, (JOINTS,), f"{path}, {subject} {key!r}, camera {index}")
                 for index, view in enumerate(views)
             ]
-    return Detections(positions, dict(metadata))
+    return Detections(positions, dict(metadata), str(path))
 
 
 def detected_views(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from refiner.camera import Camera
 from refiner.data.archives import Detections, Positions3D, detected_views
 from refiner.data.description import ArchiveDescription, FolderDescription
+from refiner.data.detection_fit import check_fit
 from refiner.data.detector import DetectorModel, detector_rng
 from refiner.data.folder_files import (
     SIMULATED,
@@ -112,16 +113,18 @@ def camera_clips(
         fps: The frame rate of the archive, frames/s.
 
     Raises:
-        ArchiveError: A subject, a clip or a camera is missing.
+        ArchiveError: A subject, a clip or a camera is missing, or the detections lie far from the projections: they
+            have other joints, or another camera saw them (`refiner.data.detection_fit`).
         LengthError: The detections of a clip have fewer frames than its 3D poses.
         UsageError: Both ``detections`` and ``detector`` are given.
     """
     if detections is not None and detector is not None:
         raise UsageError("camera_clips takes detections or a detector model, not both")
-    clips = []
+    clips: list[CameraClip] = []
     for subject in archive_3d if subjects is None else subjects:
         _require_person(archive_3d, subject)
         views = cameras_of(cameras, subject)
+        first = len(clips)
         for key, world in archive_3d[subject].items():
             detected = None if detections is None else detected_views(detections, subject, key, len(views), len(world))
             for index, camera in enumerate(views):
@@ -148,6 +151,11 @@ def camera_clips(
                         lens=camera,
                     )
                 )
+        if detections is None:
+            continue
+        for index, camera in enumerate(views):
+            seen = clips[first + index :: len(views)]
+            check_fit(subject, camera.id, ((clip.pose_2d, clip.pose_2d_clean) for clip in seen), detections.source)
     return clips
 
 
@@ -303,7 +311,7 @@ def open_motion_folder(
             "dataset='human36m'"
         )
     main = main_archive(archives, description.subjects, description.name)
-    file, detector_file = detections_file(root, detections), root / "detector_noise.json"
+    file, detector_file = detections_file(root, detections, dataset), root / "detector_noise.json"
     chosen = None if file is None else load_detections(file)
     if file is not None and chosen is not None:
         archives = [_with_detections(archive, chosen, file.name, archive is main) for archive in archives]
@@ -352,8 +360,8 @@ def join_archives(
     joining = tuple(person for archive in others for person in archive.people if person not in test)
     description = replace(folder.description, train=(*folder.description.train, *joining))
     detected = [part.positions for part in (folder.detections, detections) if part is not None]
-    metadata = {} if folder.detections is None else folder.detections.metadata
-    merged = Detections({person: clips for part in detected for person, clips in part.items()}, metadata)
+    first = folder.detections or Detections({}, {})
+    merged = Detections({k: v for part in detected for k, v in part.items()}, first.metadata, first.source)
     return MotionFolder(positions, cameras, description, folder.detector, merged if detected else None, archives)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from refiner.camera import Camera, human36m_cameras, load_cameras
 from refiner.data.archives import Detections, Positions3D, load_positions_2d, load_positions_3d
 from refiner.data.description import FolderDescription
-from refiner.errors import ArchiveError, UsageError
+from refiner.errors import ArchiveError, InputWarning, JointCountError, UsageError
 from refiner.skeleton import LEFT, RIGHT
 
 Cameras = Sequence[Camera] | Mapping[str, Sequence[Camera]]
@@ -20,6 +23,23 @@ CameraSource = Literal["own", "human36m", "default", "random"]
 SIMULATED = "simulated"
 ARCHIVE_PREFIX = "data_3d_"
 DETECTIONS_PREFIX = "data_2d_"
+# How the names of layouts begin: those of Human3.6M's 17 joints, and those of other joint sets.
+HUMAN36M_LAYOUTS = ("h36m", "human36m")
+OTHER_LAYOUTS = (
+    "coco",
+    "mpii",
+    "openpose",
+    "body",
+    "halpe",
+    "3dhp",
+    "mpi_inf",
+    "aic",
+    "crowdpose",
+    "smpl",
+    "mediapipe",
+)
+# VideoPose3D's folder holds the files of HumanEva beside those of Human3.6M.
+HUMAN36M_DETECTIONS = f"{DETECTIONS_PREFIX}h36m_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +91,8 @@ def archive_files(root: Path, description: FolderDescription, dataset: str | Non
 
     Raises:
         ArchiveError: There is no folder or no archive, or the description names a missing archive.
+        JointCountError: An archive has other joints. With a ``dataset``, another archive is left out with an
+            `InputWarning`: VideoPose3D's folder holds HumanEva's poses beside Human3.6M's.
     """
     if not root.is_dir():
         raise ArchiveError(f"there is no folder {root}; expected one with a {ARCHIVE_PREFIX}*.npz")
@@ -86,7 +108,13 @@ def archive_files(root: Path, description: FolderDescription, dataset: str | Non
     archives = []
     for path in paths:
         use = description.use_of(path.name)
-        positions = load_positions_3d(path)
+        try:
+            positions = load_positions_3d(path)
+        except JointCountError as error:
+            if dataset is None or len(paths) == 1:
+                raise
+            warnings.warn(f"{path.name} is left out: {error}; {dataset} does not need it", InputWarning, stacklevel=3)
+            continue
         cameras: Cameras
         source: CameraSource
         if use.random_cameras:
@@ -138,13 +166,14 @@ def main_archive(archives: Sequence[ArchiveFile], split: Collection[str], where:
     )
 
 
-def detections_file(root: Path, name: str | None) -> Path | None:
+def detections_file(root: Path, name: str | None, dataset: str | None = None) -> Path | None:
     """Find the file ``data_2d_*.npz`` with the detections of a folder.
 
     Args:
         root: The folder.
         name: The file name, the part of the name after ``data_2d_``, or a path. None: the only such file; ground truth
             (``*_gt.npz``) does not count. "simulated": no file.
+        dataset: "human36m": where files ``data_2d_h36m_*.npz`` are there, only these count.
 
     Returns:
         The file; None if there is none, or for "simulated".
@@ -158,6 +187,8 @@ def detections_file(root: Path, name: str | None) -> Path | None:
     if name is None:
         # Ground truth in 2D is not a detection, and it is the same as the projection.
         paths = [path for path in sorted(root.glob(f"{DETECTIONS_PREFIX}*.npz")) if not path.stem.endswith("_gt")]
+        if dataset == "human36m":
+            paths = [path for path in paths if path.name.startswith(HUMAN36M_DETECTIONS)] or paths
         if len(paths) > 1:
             names = ", ".join(path.name for path in paths)
             raise UsageError(f"{root} holds detections of several detectors ({names}); name one, or 'simulated'")
@@ -172,27 +203,32 @@ def detections_file(root: Path, name: str | None) -> Path | None:
 def load_detections(path: Path) -> Detections:
     """Read a file of detections and check that its joints are Human3.6M's 17 joints.
 
-    The metadata of the file identify another set of 17 joints. Raises ArchiveError for such a set.
+    The metadata of the file may name another joint set, or left and right joints that are not Human3.6M's. Raises
+    ArchiveError for such a file, also where its metadata contradict each other.
     """
     detections = load_positions_2d(path)
     metadata = detections.metadata
     layout, joints, pairs = (metadata.get(name) for name in ("layout_name", "num_joints", "keypoints_symmetry"))
-    expected_pairs = set(zip(LEFT, RIGHT, strict=True))
-    if pairs is not None:
-        try:
-            left, right = pairs
-            same = set(zip(map(int, left), map(int, right), strict=True)) == expected_pairs
-        except (TypeError, ValueError):
-            same = False
-    else:
-        same = layout is None or str(layout).lower().startswith(("h36m", "human36m"))
-    if not same or (joints is not None and joints != 17):
+    name = "" if layout is None else str(layout).lower()
+    named = name.startswith(HUMAN36M_LAYOUTS)
+    # A name that says nothing needs the pairs of joints to say it.
+    fits = not name.startswith(OTHER_LAYOUTS) and (pairs is not None or layout is None or named)
+    if not fits or not (pairs is None or _human36m_pairs(pairs)) or (joints is not None and joints != 17):
         stated = f"layout_name {layout!r}, num_joints {joints!r}, keypoints_symmetry {pairs!r}"
         raise ArchiveError(
             f"{path} has another layout of joints than Human3.6M's 17 ({stated}); expected layout 'h36m' with left "
-            f"{list(LEFT)} and right {list(RIGHT)}: convert it first"
+            f"{list(LEFT)} and right {list(RIGHT)}: convert it first (refiner.skeleton.to_h36m17)"
         )
     return detections
+
+
+def _human36m_pairs(pairs: object) -> bool:
+    """Whether ``keypoints_symmetry`` lists Human3.6M's left joints and the right joints, pair by pair."""
+    try:
+        sides = np.asarray(pairs, dtype=np.int64)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return sides.shape == (2, len(LEFT)) and set(map(tuple, sides.T)) == set(zip(LEFT, RIGHT, strict=True))
 
 
 def _of_human36m(positions: Positions3D) -> list[str]:

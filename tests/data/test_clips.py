@@ -11,7 +11,8 @@ from refiner.camera import human36m_cameras
 from refiner.data.archives import Detections
 from refiner.data.clips import action_of, camera_clips, motion_folder_from_env, open_motion_folder
 from refiner.data.detector import DetectorModel, detector_rng
-from refiner.errors import ArchiveError, ConfigError, LengthError, MissingComponentError, UsageError
+from refiner.errors import ArchiveError, ConfigError, InputWarning, LengthError, MissingComponentError, UsageError
+from refiner.skeleton import from_h36m17
 
 CLIPS = {"fps": 50, "split": {"train": ["S5", "S6"], "test": ["S2"]}}
 FRAMES = {"S5": {"Walking": 6}, "S6": {"Walking": 4, "Walking 1": 9}, "S2": {"Sitting Down 3": 5}}
@@ -31,17 +32,14 @@ def archive(seed=0):
 
 
 def detections(extra=0, cameras=4):
+    """A few pixels off what the cameras see; frames beyond the archive's repeat the last one."""
     rng = np.random.default_rng(9)
-    return Detections(
-        {
-            subject: {
-                key: [rng.uniform(0, 1000, (frames + extra, 17, 2)).astype(np.float32) for _ in range(cameras)]
-                for key, frames in clips.items()
-            }
-            for subject, clips in FRAMES.items()
-        },
-        {},
-    )
+    found = {subject: {key: [] for key in clips} for subject, clips in FRAMES.items()}
+    for clip in camera_clips(archive(), human36m_cameras()[:cameras]):
+        frames = np.minimum(np.arange(clip.frames + extra), clip.frames - 1)
+        noise = rng.uniform(-3, 3, (len(frames), 17, 2))
+        found[clip.subject][clip.key].append((clip.pose_2d_clean[frames] + noise).astype(np.float32))
+    return Detections(found, {})
 
 
 @pytest.fixture
@@ -105,7 +103,7 @@ def test_detections_are_cropped_to_the_3d_frames(extra):
 
 
 def test_detections_that_do_not_fit_are_refused():
-    people, cameras = archive(), human36m_cameras()
+    people, cameras, found = archive(), human36m_cameras(), detections().positions
     with pytest.raises(LengthError, match="camera 0: 5 frames of detections for 6 of 3D"):
         camera_clips(people, cameras, ["S5"], detections(-1))
     with pytest.raises(ArchiveError, match="detections of 3 cameras, expected 4"):
@@ -114,6 +112,12 @@ def test_detections_that_do_not_fit_are_refused():
     del lacking.positions["S6"]["Walking 1"]
     with pytest.raises(ArchiveError, match="no clip 'Walking 1' of S6"):
         camera_clips(people, cameras, ["S6"], lacking)
+    for wrong in (
+        Detections({"S6": {k: [from_h36m17(v, "coco17") for v in views] for k, views in found["S6"].items()}}, {}),
+        Detections({"S6": {k: views[::-1] for k, views in found["S6"].items()}}, {}, "data_2d_x.npz"),
+    ):
+        with pytest.raises(ArchiveError, match=f"^{wrong.source}.*detections of S6 .* Human3.6M's 17 joints"):
+            camera_clips(people, cameras, ["S6"], wrong)
     with pytest.raises(ArchiveError, match="no person 'S99'; it has: S5, S6, S2"):
         camera_clips(people, cameras, ["S99"])
     with pytest.raises(UsageError, match="not both"):
@@ -172,6 +176,14 @@ def test_detections_in_the_folder_are_used_unless_told_otherwise(folder):
         open_motion_folder(folder, detections="alphapose")
 
 
+def by_key(folder):
+    """Subject -> key -> the clips of all cameras."""
+    found = {}
+    for clip in folder.clips("all", detected=False):
+        found.setdefault(clip.subject, {}).setdefault(clip.key, []).append(clip)
+    return found
+
+
 def test_human36m_is_chosen_by_name_only(tmp_path):
     people = archive()["S6"]
     np.savez(
@@ -187,6 +199,15 @@ def test_human36m_is_chosen_by_name_only(tmp_path):
     expected = human36m_cameras("S11")[0].to_camera(people["Walking"])
     np.testing.assert_allclose(clips[8].pose_3d, expected - expected[:, :1], rtol=0, atol=1e-5)
     assert not np.allclose(clips[0].pose_3d, clips[8].pose_3d, atol=1e-3)
+    # HumanEva's files lie beside Human3.6M's in VideoPose3D's folder.
+    np.savez(tmp_path / "data_3d_humaneva15.npz", positions_3d={"Train/S1": {"Walking 1": np.ones((5, 15, 3))}})
+    np.savez(tmp_path / "data_2d_humaneva15_gt_x.npz", positions_2d={"Train/S1": {"Walking 1": []}})
+    found = {who: {k: [c.pose_2d for c in views] for k, views in keys.items()} for who, keys in by_key(opened).items()}
+    np.savez(tmp_path / "data_2d_h36m_cpn.npz", positions_2d=found)
+    with pytest.warns(InputWarning, match=r"data_3d_humaneva15\.npz is left out: .* has 15 joints"):
+        beside = open_motion_folder(tmp_path, dataset="human36m")
+    assert [archive.name for archive in beside.archives] == ["data_3d_h36m.npz"]
+    np.testing.assert_array_equal(beside.clips("test")[8].pose_2d, opened.clips("test", detected=False)[8].pose_2d)
     with pytest.raises(UsageError, match="'humaneva' is not known"):
         open_motion_folder(tmp_path, dataset="humaneva")
 

@@ -160,7 +160,15 @@ def test_detections_of_something_else_are_refused(options, error, words, first, 
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"layout_name": "coco"}, {"num_joints": 16}, {"keypoints_symmetry": [[1, 3], [2, 4]]}, {"keypoints_symmetry": 3}],
+    [
+        {"layout_name": "coco"},
+        {"layout_name": "coco", "keypoints_symmetry": SYMMETRY},
+        {"layout_name": "h36m", "keypoints_symmetry": [[1, 3], [2, 4]]},
+        {"layout_name": "mine"},
+        {"num_joints": 16},
+        {"keypoints_symmetry": [[1, 3], [2, 4]]},
+        {"keypoints_symmetry": 3},
+    ],
 )
 def test_another_layout_is_refused(metadata, first, own):
     write_detections(first, own, metadata=metadata)
