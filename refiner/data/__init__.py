@@ -15,6 +15,7 @@ from refiner.data.clips import (
 from refiner.data.description import ArchiveDescription, FolderDescription
 from refiner.data.detector import DetectorModel, detector_rng
 from refiner.data.mpi_inf_3dhp import Sequence3dhp, load_test_set
+from refiner.data.mpi_inf_3dhp_npz import TrainingSequence3dhp, load_training_npz
 from refiner.data.safe_npz import load_npz, load_user_array
 from refiner.data.training_set import TrainingClip, open_motion_folders, training_clips
 from refiner.data.windows import (
@@ -39,6 +40,7 @@ __all__ = [
     "MotionFolder",
     "Sequence3dhp",
     "TrainingClip",
+    "TrainingSequence3dhp",
     "action_of",
     "blend_phases",
     "blend_refined",
@@ -49,6 +51,7 @@ __all__ = [
     "load_positions_2d",
     "load_positions_3d",
     "load_test_set",
+    "load_training_npz",
     "load_user_array",
     "merge_phases",
     "merge_windows",

@@ -56,7 +56,7 @@ def load_test_set(folder: str | os.PathLike[str], annotation: Annotation, partia
     """Read the six sequences of the test set.
 
     Args:
-        folder: The folder that holds TS1 to TS6.
+        folder: The folder that holds TS1 to TS6, or the file ``data_test_3dhp.npz``, which has "univ_annot3" alone.
         annotation: The annotation of the 3D poses.
         partial: Read the existing sequences only, at least one, instead of requiring all six.
 
@@ -64,6 +64,8 @@ def load_test_set(folder: str | os.PathLike[str], annotation: Annotation, partia
         ArchiveError: A sequence is missing. `load_test_sequence` raises further errors.
     """
     root = Path(folder)
+    if root.is_file():
+        return _of_npz(root, annotation, partial)
     missing = [name for name in SEQUENCES if not (root / name / FILE_NAME).is_file()]
     if missing and (not partial or len(missing) == len(SEQUENCES)):
         raise ArchiveError(
@@ -72,6 +74,21 @@ def load_test_set(folder: str | os.PathLike[str], annotation: Annotation, partia
         )
     names = [name for name in SEQUENCES if name not in missing]
     return [load_test_sequence(root / name / FILE_NAME, annotation) for name in names]
+
+
+def _of_npz(file: Path, annotation: Annotation, partial: bool) -> list[Sequence3dhp]:
+    from refiner.data.mpi_inf_3dhp_npz import read_test
+    from refiner.data.safe_npz import load_npz
+
+    sequences = read_test(load_npz(file), file)
+    if annotation != "univ_annot3":
+        raise UsageError(
+            f"{file} holds univ_annot3, not {annotation}: name univ_annot3, or take the folders TS1 to TS6"
+        )
+    missing = [name for name in SEQUENCES if name not in {sequence.name for sequence in sequences}]
+    if missing and not partial:
+        raise ArchiveError(f"{file} lacks {', '.join(missing)}; expected all of {', '.join(SEQUENCES)}")
+    return sequences
 
 
 def camera_of(sequence: Sequence3dhp) -> Camera:

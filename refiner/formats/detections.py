@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refiner.data.inputs import marked_missing
 from refiner.errors import ArchiveError, UnitError
@@ -87,8 +87,8 @@ def _size_text(size: tuple[float, float]) -> str:
 
 
 def person_of(
-    keypoints: Sequence[Sequence[float]],
-    scores: Sequence[float],
+    keypoints: ArrayLike,
+    scores: ArrayLike,
     joints: JointSet,
     where: str,
     track: int | None = None,

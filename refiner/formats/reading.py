@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from refiner.data.mpi_inf_3dhp_npz import is_3dhp
 from refiner.data.safe_npz import load_npz
 from refiner.errors import ArchiveError
-from refiner.formats import coco, mediapipe, mmpose, openpose, videopose3d
+from refiner.formats import coco, mediapipe, mmpose, mpi_inf_3dhp, openpose, videopose3d
 from refiner.formats.detections import Detections
 from refiner.formats.json_files import read_json
 
 KNOWN = (
     "a folder of OpenPose's frames, AlphaPose's or COCO's results, COCO annotations, MMPose's predictions, MediaPipe's "
-    "landmarks (all .json), or VideoPose3D's custom detections (.npz)"
+    "landmarks (all .json), VideoPose3D's custom detections, or data_test_3dhp and data_train_3dhp (.npz)"
 )
 
 
@@ -23,7 +24,7 @@ def read_detections(path: str | os.PathLike[str], video: str | None = None) -> D
 
     Args:
         path: a folder of OpenPose's JSON files, or a .json or .npz file. The content decides what it is, not the name.
-        video: which video of VideoPose3D's file, where it holds several.
+        video: which video of VideoPose3D's file, or sequence of MPI-INF-3DHP's, where it holds several.
 
     Returns:
         The people of every frame. Joints that the detector did not find are NaN with confidence 0.
@@ -43,6 +44,8 @@ def read_detections(path: str | os.PathLike[str], video: str | None = None) -> D
         content = load_npz(source)
         if videopose3d.is_custom(content):
             return _whole(lambda: videopose3d.read_custom(content, source, video), source)
+        if is_3dhp(content):
+            return _whole(lambda: mpi_inf_3dhp.read_sequence(content, source, video), source)
         raise ArchiveError(f"{source} holds {', '.join(content) or 'nothing'}; expected {KNOWN}")
     content = read_json(source)
     return _whole(lambda: _of_json(content, source), source)

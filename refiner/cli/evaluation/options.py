@@ -51,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--synthetic", metavar="SEED", type=seed, help="score built-in synthetic motion of this seed instead"
     )
     source.add_argument(
-        "--mpi-inf-3dhp", metavar="FOLDER", help="MPI-INF-3DHP's test set (TS1 to TS6) by its own protocol instead"
+        "--mpi-inf-3dhp",
+        metavar="PATH",
+        help="MPI-INF-3DHP's test set by its own protocol instead: the folder of TS1 to TS6, or data_test_3dhp.npz",
     )
     data.add_argument(
         "--annotation",
