@@ -26,8 +26,9 @@ examples:
   refiner-refine --pose-2d coco.npy --joints coco17 --fps 30 --image-size 1280 720 --output lifted.npz
 
 pose_2d is (frames, joints, 2) in pixels, pose_3d (frames, joints, 3) in metres and camera axes (x right, y down,
-z away from the camera); the root may lie anywhere and is kept. Without --pose-3d the bundled lifter lifts pose_2d. The
-result is (frames, 17, 3) in the joints of Human3.6M, in metres.
+z away from the camera); the root may lie anywhere and is kept. Poses in the axes of a room are turned to those of the
+camera, and the poses of MotionBERT's X3D.npy become metres with --height. Without --pose-3d the bundled lifter lifts
+pose_2d. The result is (frames, 17, 3) in the joints of Human3.6M, in metres.
 
 INPUT is what a detector wrote, recognised by its content: a folder of OpenPose's JSON files, results of AlphaPose or
 COCO, COCO annotations, MMPose's predictions, MediaPipe's landmarks, or VideoPose3D's custom .npz. People are told apart
@@ -50,6 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", metavar="VIDEO", help="INPUT: which video of a file that holds several")
     parser.add_argument("--pose-2d", metavar="FILE", help="2D poses, .npy or .npz")
     parser.add_argument("--pose-3d", metavar="FILE", help="3D poses to refine, .npy or .npz (default: lift the 2D)")
+    parser.add_argument(
+        "--height", type=float, metavar="M", help="of the person in metres, for 3D poses of the image (MotionBERT's)"
+    )
     parser.add_argument("--key-2d", metavar="NAME", help="the array of an .npz of 2D poses that holds several")
     parser.add_argument("--key-3d", metavar="NAME", help="the array of an .npz of 3D poses that holds several")
     parser.add_argument(
@@ -131,6 +135,7 @@ def _command(arguments: argparse.Namespace) -> None:
 def _refine_arrays(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from refiner.cli.estimates import in_camera_metres
     from refiner.data.safe_npz import load_user_array
     from refiner.errors import UsageError
     from refiner.files import atomic_path
@@ -164,6 +169,10 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
         options["focal_length"] = focal[0] if len(focal) == 1 else focal
     if arguments.confidence is not None:
         options["confidence"] = load_user_array(arguments.confidence, None)
+    if pose_3d is not None:
+        pose_2d, pose_3d = in_camera_metres(arguments, pose_2d, pose_3d, options)
+    elif arguments.height is not None:
+        raise UsageError("--height is that of the person in --pose-3d; leave it out where the lifter makes the 3D")
     # A body shape of several recordings is computed from poses without one.
     pool_shape = arguments.pool_shape and not others
     refiner = Refiner.load(
@@ -174,7 +183,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     if pose_3d is not None:
         refined = refiner.refine(pose_2d, pose_3d, **options)
         familiarity = refiner.compare_input(pose_2d, pose_3d, **options)
-        before = to_h36m17(pose_3d, arguments.joints)
+        before = to_h36m17(pose_3d, options["joints"])
     else:
         assert lifter is not None
         before = lifter.lift(pose_2d, **options)

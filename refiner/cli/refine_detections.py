@@ -11,7 +11,7 @@ from refiner.errors import UsageError
 Item = TypeVar("Item")
 
 # Options that belong to arrays.
-FOR_ARRAYS = ("pose_3d", "key_2d", "key_3d", "confidence", "same_person", "video")
+FOR_ARRAYS = ("pose_3d", "height", "key_2d", "key_3d", "confidence", "same_person", "video")
 
 
 def refine_detections(arguments: argparse.Namespace) -> None:
