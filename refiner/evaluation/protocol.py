@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.data.pairs import MistakeCount
 from refiner.errors import EmptySequenceError, InputError, LengthError, UsageError
 from refiner.evaluation import metrics
 
@@ -144,6 +145,7 @@ class Evaluator:
 
     def __init__(self, root: int = 0) -> None:
         self.root = root
+        self._mistakes = MistakeCount()
         self._scores: dict[tuple[str, str, str], SequenceScore] = {}
 
     def add(self, sequence: Sequence) -> SequenceScore:
@@ -153,6 +155,7 @@ class Evaluator:
             InputError: This clip and camera have already been scored.
             LengthError: The prediction and the target have different numbers of frames.
             ShapeError, EmptySequenceError, NonFiniteError, DTypeError: See `refiner.evaluation.mpjpe`.
+            UnitError: The prediction or the target is not in metres.
         """
         where = f"{sequence.subject} / {sequence.name} / camera {sequence.camera}"
         predicted, expected = np.asarray(sequence.prediction), np.asarray(sequence.target)
@@ -168,6 +171,7 @@ class Evaluator:
             errors = {key: info.function(predicted_mm, expected_mm) for key, info in METRICS.items()}
         except InputError as error:
             raise type(error)(f"{where}: {error}") from error
+        self._mistakes.add(predicted, expected, where, self.root)
         score = SequenceScore(
             name=sequence.name,
             subject=sequence.subject,
@@ -181,9 +185,18 @@ class Evaluator:
         return score
 
     def result(self) -> EvaluationResult:
-        """Return the scores so far. Raises EmptySequenceError if no sequence was added."""
+        """Return the scores so far.
+
+        Raises:
+            EmptySequenceError: No sequence was added.
+            InputError: Most predictions have other axes or another joint order than the truth (`refiner.data.pairs`).
+
+        Warns:
+            InputWarning: Some predictions do, or they have another scale, or are early or late.
+        """
         if not self._scores:
             raise EmptySequenceError("there is nothing to evaluate: no sequence was given")
+        self._mistakes.conclude()
         return EvaluationResult(tuple(self._scores.values()))
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from refiner.camera import normalise_screen
 from refiner.data.inputs import check_image_size, check_pose_2d, check_pose_3d
+from refiner.data.pairs import MistakeCount
 from refiner.data.safe_npz import load_npz
 from refiner.errors import ArchiveError, ConfigError, InputError
 from refiner.skeleton import flip_pose, joint_set
@@ -74,7 +75,10 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
     Raises:
         ArchiveError: a field is missing, or the lengths of the fields differ.
         InputError: `refiner.data.inputs` finds impossible poses (swapped arguments, millimetres, NaN and so on); the
-            message names the clip.
+            message names the clip. Also where the predictions have other axes or another joint order than the truth.
+
+    Warns:
+        InputWarning: the predictions have another scale than the truth, or are early or late.
     """
     file = Path(path)
     arrays = load_npz(file)
@@ -89,6 +93,7 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
     names, people = (np.asarray(arrays[name]).astype(str) for name in ("clip", "person"))
     joints = joint_set("h36m17")
     clips = []
+    mistakes = MistakeCount()
     starts = np.flatnonzero(np.append(True, (names[1:] != names[:-1]) | (people[1:] != people[:-1])))
     for first, last in zip(starts, np.append(starts[1:], frames), strict=True):
         rows = slice(int(first), int(last))
@@ -96,6 +101,7 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
             size = check_image_size(sizes[first])
             pose_2d = check_pose_2d(arrays["pose_2d"][rows], size, joints)
             lifted, truth = (check_pose_3d(arrays[name][rows], joints) for name in ("pose_3d", "target_3d"))
+            mistakes.add(lifted, truth, f"clip {names[first]}")
         except InputError as error:
             raise type(error)(f"{file}, clip {names[first]} of {people[first]}: {error}") from error
         clips.append(
@@ -106,6 +112,10 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
                 (truth - truth[:, :1]).astype(np.float32),
             )
         )
+    try:
+        mistakes.conclude()
+    except InputError as error:
+        raise type(error)(f"{file}: {error}") from error
     fps = float(np.asarray(arrays["fps"]))
     if not 1.0 <= fps <= 1000.0:
         raise ArchiveError(f"{file}: fps is {fps:g}, expected frames per second from 1 to 1000")
