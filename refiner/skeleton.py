@@ -11,323 +11,60 @@ joints that are computed from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.errors import DTypeError, JointCountError, ShapeError, UsageError
+from refiner.joint_sets import (
+    AIC14,
+    BODY25,
+    COCO17,
+    COCO18,
+    CROWDPOSE14,
+    H36M17,
+    H36M32,
+    HALPE26,
+    JOINT_SETS,
+    MEDIAPIPE33,
+    MPI_INF_3DHP,
+    MPI_INF_3DHP28,
+    MPII16,
+    JointSet,
+)
+
+__all__ = [
+    "AIC14",
+    "BODY25",
+    "COCO17",
+    "COCO18",
+    "CROWDPOSE14",
+    "H36M17",
+    "H36M32",
+    "H36M_32_TO_17",
+    "HALPE26",
+    "JOINT_NAMES",
+    "JOINT_SETS",
+    "LEFT",
+    "MEDIAPIPE33",
+    "MPII16",
+    "MPI_INF_3DHP",
+    "MPI_INF_3DHP28",
+    "PARENTS",
+    "RIGHT",
+    "JointSet",
+    "confidence_to_h36m17",
+    "flip_pose",
+    "from_h36m17",
+    "joint_set",
+    "to_h36m17",
+]
 
 PoseT = TypeVar("PoseT")
 Recipe = tuple[tuple[tuple[int, float], ...], ...]
 _Pair = tuple[int, int]
 
-
-@dataclass(frozen=True)
-class JointSet:
-    """The joint names, the kinematic tree and the left/right symmetry of a skeleton.
-
-    Attributes:
-        name: The key of this set in `JOINT_SETS`.
-        joint_names: One name per joint, in the order of the joint axis.
-        parents: The parent of each joint; the root has parent -1.
-        left: The joints of the left side; ``left[i]`` is the mirror image of ``right[i]``.
-        right: The joints of the right side.
-    """
-
-    name: str
-    joint_names: tuple[str, ...]
-    parents: tuple[int, ...]
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-
-    @property
-    def joints(self) -> int:
-        """The number of joints."""
-        return len(self.joint_names)
-
-    @property
-    def flip_order(self) -> tuple[int, ...]:
-        """The joint order of a mirrored pose: joint i of the mirrored pose is joint ``flip_order[i]`` of the pose."""
-        order = list(range(self.joints))
-        for left, right in zip(self.left, self.right, strict=True):
-            order[left], order[right] = right, left
-        return tuple(order)
-
-    @property
-    def bones(self) -> tuple[tuple[int, int], ...]:
-        """The pair (parent, joint) of every joint except the root."""
-        return tuple((parent, joint) for joint, parent in enumerate(self.parents) if parent >= 0)
-
-
-H36M17 = JointSet(
-    name="h36m17",
-    joint_names=(
-        "Hip",
-        "RHip",
-        "RKnee",
-        "RFoot",
-        "LHip",
-        "LKnee",
-        "LFoot",
-        "Spine",
-        "Thorax",
-        "Neck/Nose",
-        "Head",
-        "LShoulder",
-        "LElbow",
-        "LWrist",
-        "RShoulder",
-        "RElbow",
-        "RWrist",
-    ),
-    parents=(-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
-    left=(4, 5, 6, 11, 12, 13),
-    right=(1, 2, 3, 14, 15, 16),
-)
-"""The 17 joints of Human3.6M that lifters use, in VideoPose3D's order. RFoot and LFoot are the ankles."""
-
-COCO17 = JointSet(
-    name="coco17",
-    joint_names=(
-        "nose",
-        "left_eye",
-        "right_eye",
-        "left_ear",
-        "right_ear",
-        "left_shoulder",
-        "right_shoulder",
-        "left_elbow",
-        "right_elbow",
-        "left_wrist",
-        "right_wrist",
-        "left_hip",
-        "right_hip",
-        "left_knee",
-        "right_knee",
-        "left_ankle",
-        "right_ankle",
-    ),
-    # COCO defines no tree; in this one the nose is the root.
-    parents=(-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
-    left=(1, 3, 5, 7, 9, 11, 13, 15),
-    right=(2, 4, 6, 8, 10, 12, 14, 16),
-)
-"""The 17 keypoints of COCO, in the order of its annotations."""
-
-MPI_INF_3DHP = JointSet(
-    name="3dhp",
-    joint_names=(
-        "head_top",
-        "neck",
-        "right_shoulder",
-        "right_elbow",
-        "right_wrist",
-        "left_shoulder",
-        "left_elbow",
-        "left_wrist",
-        "right_hip",
-        "right_knee",
-        "right_ankle",
-        "left_hip",
-        "left_knee",
-        "left_ankle",
-        "pelvis",
-        "spine",
-        "head",
-    ),
-    parents=(16, 15, 1, 2, 3, 1, 5, 6, 14, 8, 9, 14, 11, 12, -1, 14, 1),
-    left=(5, 6, 7, 11, 12, 13),
-    right=(2, 3, 4, 8, 9, 10),
-)
-"""The 17 joints of MPI-INF-3DHP in the order of its test annotations; the root is joint 14.
-
-The files ``data_train_3dhp.npz`` and ``data_test_3dhp.npz``, which lifters use, have the same order. The raw training
-annotations have 28 joints and are another set.
-"""
-
-HALPE26 = JointSet(
-    name="halpe26",
-    joint_names=(
-        *COCO17.joint_names,
-        "head_top",
-        "neck",
-        "pelvis",
-        "left_big_toe",
-        "right_big_toe",
-        "left_small_toe",
-        "right_small_toe",
-        "left_heel",
-        "right_heel",
-    ),
-    parents=(18, 0, 0, 1, 2, 18, 18, 5, 6, 7, 8, 19, 19, 11, 12, 13, 14, 0, 19, -1, 15, 16, 15, 16, 15, 16),
-    left=(1, 3, 5, 7, 9, 11, 13, 15, 20, 22, 24),
-    right=(2, 4, 6, 8, 10, 12, 14, 16, 21, 23, 25),
-)
-"""Halpe's 26 joints of the body and feet, the output of RTMPose's body models (rtmlib, MMPose).
-
-The neck lies between the shoulders.
-"""
-
-MEDIAPIPE33 = JointSet(
-    name="mediapipe33",
-    joint_names=(
-        "nose",
-        "left_eye_inner",
-        "left_eye",
-        "left_eye_outer",
-        "right_eye_inner",
-        "right_eye",
-        "right_eye_outer",
-        "left_ear",
-        "right_ear",
-        "left_mouth",
-        "right_mouth",
-        "left_shoulder",
-        "right_shoulder",
-        "left_elbow",
-        "right_elbow",
-        "left_wrist",
-        "right_wrist",
-        "left_pinky",
-        "right_pinky",
-        "left_index",
-        "right_index",
-        "left_thumb",
-        "right_thumb",
-        "left_hip",
-        "right_hip",
-        "left_knee",
-        "right_knee",
-        "left_ankle",
-        "right_ankle",
-        "left_heel",
-        "right_heel",
-        "left_foot_index",
-        "right_foot_index",
-    ),
-    # BlazePose defines no tree; in this one the nose is the root, as in `COCO17`.
-    parents=(
-        *(-1, 0, 1, 2, 0, 4, 5, 3, 6, 0, 0, 0, 0, 11, 12, 13, 14, 15, 16, 15, 16, 15, 16, 11, 12, 23, 24, 25, 26),
-        *(27, 28, 29, 30),
-    ),
-    left=(1, 2, 3, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),
-    right=(4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32),
-)
-"""BlazePose's 33 landmarks, the output of MediaPipe.
-
-MediaPipe's 3D poses ("world landmarks") are in metres, with the origin between the hips. Its 2D poses are fractions of
-the image size: multiply them by (width, height) to get pixels.
-"""
-
-BODY25 = JointSet(
-    name="body25",
-    joint_names=(
-        "nose",
-        "neck",
-        "right_shoulder",
-        "right_elbow",
-        "right_wrist",
-        "left_shoulder",
-        "left_elbow",
-        "left_wrist",
-        "mid_hip",
-        "right_hip",
-        "right_knee",
-        "right_ankle",
-        "left_hip",
-        "left_knee",
-        "left_ankle",
-        "right_eye",
-        "left_eye",
-        "right_ear",
-        "left_ear",
-        "left_big_toe",
-        "left_small_toe",
-        "left_heel",
-        "right_big_toe",
-        "right_small_toe",
-        "right_heel",
-    ),
-    parents=(1, 8, 1, 2, 3, 1, 5, 6, -1, 8, 9, 10, 8, 12, 13, 0, 0, 15, 16, 14, 19, 14, 11, 22, 11),
-    left=(5, 6, 7, 12, 13, 14, 16, 18, 19, 20, 21),
-    right=(2, 3, 4, 9, 10, 11, 15, 17, 22, 23, 24),
-)
-"""OpenPose's BODY_25; its neck lies between the shoulders."""
-
-COCO18 = JointSet(
-    name="coco18",
-    joint_names=(
-        "nose",
-        "neck",
-        "right_shoulder",
-        "right_elbow",
-        "right_wrist",
-        "left_shoulder",
-        "left_elbow",
-        "left_wrist",
-        "right_hip",
-        "right_knee",
-        "right_ankle",
-        "left_hip",
-        "left_knee",
-        "left_ankle",
-        "right_eye",
-        "left_eye",
-        "right_ear",
-        "left_ear",
-    ),
-    parents=(1, -1, 1, 2, 3, 1, 5, 6, 1, 8, 9, 1, 11, 12, 0, 0, 14, 15),
-    left=(5, 6, 7, 11, 12, 13, 15, 17),
-    right=(2, 3, 4, 8, 9, 10, 14, 16),
-)
-"""OpenPose's COCO model: COCO's keypoints in another order, and the neck."""
-
-H36M32 = JointSet(
-    name="h36m32",
-    joint_names=(
-        "Hip",
-        "RHip",
-        "RKnee",
-        "RFoot",
-        "RToe",
-        "RToeEnd",
-        "LHip",
-        "LKnee",
-        "LFoot",
-        "LToe",
-        "LToeEnd",
-        "SpineBase",
-        "Spine",
-        "Thorax",
-        "Neck/Nose",
-        "Head",
-        "LClavicle",
-        "LShoulder",
-        "LElbow",
-        "LWrist",
-        "LWristCopy",
-        "LThumb",
-        "LHandEnd",
-        "LHandEndCopy",
-        "RClavicle",
-        "RShoulder",
-        "RElbow",
-        "RWrist",
-        "RWristCopy",
-        "RThumb",
-        "RHandEnd",
-        "RHandEndCopy",
-    ),
-    parents=(
-        *(-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 13, 14, 12, 16, 17, 18, 19, 20, 19, 22, 12, 24, 25, 26, 27, 28),
-        *(27, 30),
-    ),
-    left=(6, 7, 8, 9, 10, 16, 17, 18, 19, 20, 21, 22, 23),
-    right=(1, 2, 3, 4, 5, 24, 25, 26, 27, 28, 29, 30, 31),
-)
-"""All joints of Human3.6M's skeleton, of which lifters use 17 (`H36M_32_TO_17`)."""
 
 JOINT_NAMES = H36M17.joint_names
 PARENTS = list(H36M17.parents)
@@ -341,10 +78,6 @@ H36M_32_TO_17 = [joint for joint in range(32) if joint not in _REMOVED_FROM_32]
 In the raw tree, the parents of the shoulders are joints 16 and 24, which are copies of the thorax and are removed. In
 `PARENTS` the parent of the shoulders is the thorax, as in VideoPose3D.
 """
-
-JOINT_SETS = {
-    joints.name: joints for joints in (H36M17, COCO17, MPI_INF_3DHP, HALPE26, MEDIAPIPE33, BODY25, COCO18, H36M32)
-}
 
 # The height of the top of the head above the ears, divided by the height of the ears above the shoulder joints. The
 # value comes from means of the US Army's survey of 1988 (men): stature 1.756 m, acromion height 1.443 m, ear to crown
@@ -407,6 +140,24 @@ _COCO18_TO_H36M = _from_face(
     legs=_same(8, 9, 10, 11, 12, 13),
     arms=_same(5, 6, 7, 2, 3, 4),
 )
+_MPII_TO_H36M: Recipe = (*_same(6, 2, 1, 0, 3, 4, 5), _mean(6, 7), *_same(7, 8, 9, 13, 14, 15, 12, 11, 10))
+
+
+def _from_head_and_neck(hips: _Pair, neck: int, head_top: int, legs: Recipe, arms: Recipe) -> Recipe:
+    """Compute Human3.6M's joints from limbs, the lower end of the neck and the top of the head.
+
+    In Human3.6M's skeleton Neck/Nose lies half-way between Thorax and Head (0.117 and 0.115 m).
+    """
+    spine = ((neck, 0.5), *((hip, 0.25) for hip in hips))
+    return (_mean(*hips), *legs, spine, *_same(neck), _mean(neck, head_top), *_same(head_top), *arms)
+
+
+_AIC_TO_H36M = _from_head_and_neck(
+    (6, 9), neck=13, head_top=12, legs=_same(6, 7, 8, 9, 10, 11), arms=_same(3, 4, 5, 0, 1, 2)
+)
+_CROWDPOSE_TO_H36M = _from_head_and_neck(
+    (6, 7), neck=13, head_top=12, legs=_same(7, 9, 11, 6, 8, 10), arms=_same(0, 2, 4, 1, 3, 5)
+)
 # Both ears get the midpoint between the ears, which inverts the rule for Head. Both eyes get the point half-way from
 # there to the nose.
 _EARS = ((10, 1 / (1 + _CROWN)), (11, _CROWN / (2 * (1 + _CROWN))), (14, _CROWN / (2 * (1 + _CROWN))))
@@ -420,6 +171,8 @@ _H36M_TO_COCO: Recipe = (
     *_same(11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3),
 )
 _3DHP_ORDER = (14, 8, 9, 10, 11, 12, 13, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
+# The joints of MPI-INF-3DHP's test set among the 28 of its training set, as P-STMO's scripts choose them.
+_3DHP_OF_28 = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
 _TO_H36M = {
     "h36m17": _same(*range(17)),
     "coco17": _COCO_TO_H36M,
@@ -429,6 +182,10 @@ _TO_H36M = {
     "body25": _BODY25_TO_H36M,
     "coco18": _COCO18_TO_H36M,
     "h36m32": _same(*H36M_32_TO_17),
+    "mpii16": _MPII_TO_H36M,
+    "aic14": _AIC_TO_H36M,
+    "crowdpose14": _CROWDPOSE_TO_H36M,
+    "3dhp28": _same(*(_3DHP_OF_28[joint] for joint in _3DHP_ORDER)),
 }
 _FROM_H36M = {
     "h36m17": _same(*range(17)),
@@ -455,6 +212,10 @@ def to_h36m17(pose: ArrayLike, source: str | JointSet) -> NDArray[Any]:
       Human3.6M's own thorax lies a few centimetres above the midpoint of the shoulders; the computed one does not.
     - Halpe: the pelvis becomes Hip, the neck becomes Thorax, and the head top becomes Head. Spine is half-way between
       Hip and Thorax.
+    - MPII: the pelvis becomes Hip, the upper neck becomes Neck/Nose, and the head top becomes Head; Spine is half-way
+      between Hip and Thorax.
+    - AI Challenger and CrowdPose: the neck becomes Thorax, and the head top becomes Head. Hip is the midpoint of the
+      hips, Spine is half-way between Hip and Thorax, and Neck/Nose is half-way between Thorax and Head.
 
     Args:
         pose: ``(..., J, 2 or 3)`` in any unit, where J is the number of joints of ``source``.

@@ -23,6 +23,13 @@ from refiner.skeleton import (
 )
 
 SETS = list(JOINT_SETS.values())
+LIMBS = {
+    f"{side[0].upper()}{part}": f"{side}_{joint}"
+    for side in ("left", "right")
+    for part, joint in {
+        "Hip": "hip", "Knee": "knee", "Foot": "ankle", "Shoulder": "shoulder", "Elbow": "elbow", "Wrist": "wrist"
+    }.items()
+}  # fmt: skip
 
 
 def random_pose(seed: int, joints: int, coordinates: int = 3, frames: int = 7) -> np.ndarray:
@@ -84,6 +91,11 @@ def test_named_joints_keep_their_places(name, coordinates):
         "body25": {"Hip": "mid_hip", "Thorax": "neck", "Neck/Nose": "nose", "LFoot": "left_ankle", "RHip": "right_hip"},
         "coco18": {"Neck/Nose": "nose", "LWrist": "left_wrist", "RKnee": "right_knee", "LHip": "left_hip"},
         "h36m32": {joint: joint for joint in JOINT_NAMES},
+        "mpii16": LIMBS | {"Hip": "pelvis", "Thorax": "thorax", "Neck/Nose": "upper_neck", "Head": "head_top"},
+        "aic14": LIMBS | {"Thorax": "neck", "Head": "head_top"},
+        "crowdpose14": LIMBS | {"Thorax": "neck", "Head": "head_top"},
+        "3dhp28": LIMBS
+        | {"Hip": "pelvis", "Thorax": "neck", "Neck/Nose": "head", "Head": "head_top", "Spine": "spine"},
     }[name]
     source = joint_set(name).joint_names
     for joint, origin in same.items():
@@ -105,6 +117,25 @@ def test_joints_that_are_made_up(name):
     np.testing.assert_allclose(made[..., 8, :], thorax, atol=1e-15)
     np.testing.assert_allclose(made[..., 7, :], (hip + thorax) / 2, atol=1e-15)
     np.testing.assert_allclose(made[..., 10, :], ears + 0.6 * (ears - thorax), atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["aic14", "crowdpose14"])
+def test_a_head_and_a_neck_make_the_trunk(name):
+    names = joint_set(name).joint_names
+    pose = random_pose(2, 14)
+    made = to_h36m17(pose, name)
+    hip = pose[..., [names.index("left_hip"), names.index("right_hip")], :].mean(axis=-2)
+    neck, top = (pose[..., names.index(part), :] for part in ("neck", "head_top"))
+    np.testing.assert_allclose(made[..., 0, :], hip, atol=1e-15)
+    np.testing.assert_allclose(made[..., 7, :], (hip + neck) / 2, atol=1e-15)
+    np.testing.assert_allclose(made[..., 9, :], (neck + top) / 2, atol=1e-15)
+
+
+def test_mpi_inf_3dhps_joint_sets_agree():
+    pose = random_pose(2, 28)
+    names = joint_set("3dhp28").joint_names
+    chosen = pose[..., [names.index(name) for name in MPI_INF_3DHP.joint_names], :]
+    np.testing.assert_array_equal(to_h36m17(pose, "3dhp28"), to_h36m17(chosen, "3dhp"))
 
 
 @pytest.mark.parametrize("name", ["h36m17", "3dhp"])

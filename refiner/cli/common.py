@@ -22,7 +22,10 @@ REGRESSION = 6
 BAD_OUTPUT = 5
 
 # The names of `refiner.skeleton.JOINT_SETS`, which --help must not import NumPy for.
-JOINT_CHOICES = ("h36m17", "coco17", "3dhp", "halpe26", "mediapipe33", "body25", "coco18", "h36m32")
+JOINT_CHOICES = (
+    *("h36m17", "coco17", "3dhp", "halpe26", "mediapipe33", "body25", "coco18", "h36m32"),
+    *("mpii16", "aic14", "crowdpose14", "3dhp28"),
+)
 
 EXIT_CODES = """\
 exit codes:

@@ -14,7 +14,7 @@ from refiner.camera import Camera, human36m_cameras, load_cameras
 from refiner.data.archives import Detections, Positions3D, load_positions_2d, load_positions_3d
 from refiner.data.description import FolderDescription
 from refiner.errors import ArchiveError, InputWarning, JointCountError, UsageError
-from refiner.skeleton import LEFT, RIGHT
+from refiner.skeleton import H36M17, LEFT, RIGHT, JointSet
 
 Cameras = Sequence[Camera] | Mapping[str, Sequence[Camera]]
 # "own": the folder's cameras.json. "human36m": Human3.6M's cameras of each subject. "default": Human3.6M's cameras of
@@ -213,7 +213,7 @@ def load_detections(path: Path) -> Detections:
     named = name.startswith(HUMAN36M_LAYOUTS)
     # A name that says nothing needs the pairs of joints to say it.
     fits = not name.startswith(OTHER_LAYOUTS) and (pairs is not None or layout is None or named)
-    if not fits or not (pairs is None or _human36m_pairs(pairs)) or (joints is not None and joints != 17):
+    if not fits or not (pairs is None or same_pairs(pairs, H36M17)) or (joints is not None and joints != 17):
         stated = f"layout_name {layout!r}, num_joints {joints!r}, keypoints_symmetry {pairs!r}"
         raise ArchiveError(
             f"{path} has another layout of joints than Human3.6M's 17 ({stated}); expected layout 'h36m' with left "
@@ -222,13 +222,14 @@ def load_detections(path: Path) -> Detections:
     return detections
 
 
-def _human36m_pairs(pairs: object) -> bool:
-    """Whether ``keypoints_symmetry`` lists Human3.6M's left joints and the right joints, pair by pair."""
+def same_pairs(pairs: object, joints: JointSet) -> bool:
+    """Whether ``keypoints_symmetry`` lists the left joints and the right joints of a joint set, pair by pair."""
     try:
         sides = np.asarray(pairs, dtype=np.int64)
     except (TypeError, ValueError, OverflowError):
         return False
-    return sides.shape == (2, len(LEFT)) and set(map(tuple, sides.T)) == set(zip(LEFT, RIGHT, strict=True))
+    expected = set(zip(joints.left, joints.right, strict=True))
+    return sides.shape == (2, len(expected)) and set(map(tuple, sides.T.tolist())) == expected
 
 
 def _of_human36m(positions: Positions3D) -> list[str]:

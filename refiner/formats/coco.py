@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError
-from refiner.formats.detections import Detections, Person, check_span, joints_of, person_of
+from refiner.formats.detections import Detections, Person, body_part, check_span, joints_of, person_of
+from refiner.formats.joint_names import check_names
 from refiner.formats.json_files import entry, triples, whole_number
-from refiner.skeleton import COCO17, HALPE26, JointSet
+from refiner.skeleton import COCO17, HALPE26, MPII16, JointSet
 
-SETS = {17: COCO17, 26: HALPE26}
-NAMES = "17 (COCO) or 26 (Halpe)"
+SETS = {16: MPII16, 17: COCO17, 26: HALPE26}
+NAMES = "16 (MPII), 17 (COCO), 26 or 136 (Halpe), or 133 (COCO-WholeBody)"
 # Annotations mark a joint as absent (0), hidden (1) or visible (2).
 VISIBLE = 2.0
 MOST_DIGITS = 18
@@ -48,7 +49,7 @@ def read_results(content: Any, file: Path) -> Detections:
     numbers = _frame_numbers(names, str(file))
     for index, person in enumerate(content):
         where = f"{file}, entry {index}"
-        points, scores = triples(entry(person, "keypoints", list, where), where)
+        points, scores = body_part(*triples(entry(person, "keypoints", list, where), where))
         joints = joints_of(len(points), SETS, joints, NAMES, where)
         track = whole_number(person.get("idx", person.get("track_id")))
         by_frame[numbers[names[index]]].append(person_of(points, scores, joints, where, track))
@@ -83,7 +84,7 @@ def read_annotations(content: Any, file: Path) -> Detections:
     joints: JointSet | None = None
     for index, person in enumerate(content["annotations"]):
         where = f"{file}, annotation {index}"
-        points, marks = triples(entry(person, "keypoints", list, where), where)
+        points, marks = body_part(*triples(entry(person, "keypoints", list, where), where))
         joints = joints_of(len(points), SETS, joints, NAMES, where)
         identity = entry(person, "image_id", (int, str), where)
         if identity not in numbers:
@@ -103,8 +104,8 @@ def _check_names(content: Any, joints: JointSet, file: Path) -> None:
     """Raises ArchiveError where the file names its keypoints and they are others."""
     for category in content.get("categories", ()):
         names = category.get("keypoints") if isinstance(category, dict) else None
-        if isinstance(names, list) and names and [str(name).lower() for name in names] != list(joints.joint_names):
-            raise ArchiveError(f"{file} has the keypoints {', '.join(map(str, names))}; expected COCO's in their order")
+        if isinstance(names, list) and names:
+            check_names(names, joints, str(file))
 
 
 def _frame_numbers(names: Sequence[int | str], where: str) -> dict[int | str, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -132,6 +133,16 @@ def joints_of(count: int, sets: Mapping[int, JointSet], before: JointSet | None,
         expected = names if before is None else f"{before.joints}, as before"
         raise ArchiveError(f"{where}: {count} joints, expected {expected}")
     return joints
+
+
+# Keypoints of the whole body: those of the body come first (COCO-WholeBody: 17, Halpe: 26).
+WHOLE_BODIES = {133: 17, 136: 26}
+
+
+def body_part(points: Sequence[Any], scores: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The keypoints of the body, without those of the face and the hands, where a file has the whole body's."""
+    count = WHOLE_BODIES.get(len(points), len(points))
+    return points[:count], scores[:count] if len(scores) == len(points) else scores
 
 
 def check_span(first: int, last: int, frames: int, where: str) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from refiner.errors import ArchiveError, UsageError
+from refiner.data.folder_files import same_pairs
+from refiner.data.inputs import HIGHEST_FPS, LOWEST_FPS, check_image_size
+from refiner.errors import ArchiveError, InputError, UsageError
 from refiner.formats.detections import Detections, Person, person_of
 from refiner.skeleton import COCO17, H36M17, JointSet
 
@@ -51,7 +53,7 @@ def read_custom(content: Mapping[str, Any], file: Path, video: str | None = None
             if index < len(track)
         ]
         frames.append(tuple(people))
-    return Detections(tuple(frames), joints, "VideoPose3D", _size(size))
+    return Detections(tuple(frames), joints, "VideoPose3D", _size(size, file), _fps(size, file))
 
 
 def _layout(metadata: Mapping[str, Any], file: Path) -> JointSet:
@@ -60,7 +62,13 @@ def _layout(metadata: Mapping[str, Any], file: Path) -> JointSet:
         raise ArchiveError(f"{file} has the layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
     if metadata.get("num_joints") not in (None, LAYOUTS[layout].joints):
         raise ArchiveError(f"{file} has {metadata['num_joints']} joints in the layout {layout!r}")
-    return LAYOUTS[layout]
+    joints, pairs = LAYOUTS[layout], metadata.get("keypoints_symmetry")
+    if pairs is not None and not same_pairs(pairs, joints):
+        raise ArchiveError(
+            f"{file} names the layout {layout!r}, whose left joints are {list(joints.left)} and right joints "
+            f"{list(joints.right)}, and the keypoints_symmetry {pairs!r}: one of them is wrong"
+        )
+    return joints
 
 
 def _tracks(entry: Any, joints: JointSet, where: str) -> list[Any]:
@@ -80,7 +88,20 @@ def _scores(pose: Any) -> Any:
     return pose[:, 2] if pose.shape[1] == 3 else np.ones(len(pose))
 
 
-def _size(entry: Any) -> tuple[float, float] | None:
+def _size(entry: Any, file: Path) -> tuple[float, float] | None:
     if not isinstance(entry, dict) or not {"w", "h"} <= set(entry):
         return None
-    return float(entry["w"]), float(entry["h"])
+    try:
+        return check_image_size((entry["w"], entry["h"]))
+    except InputError as error:
+        raise ArchiveError(f"{file}: {error}") from error
+
+
+def _fps(entry: Any, file: Path) -> float | None:
+    if not isinstance(entry, dict) or entry.get("fps") is None:
+        return None
+    fps = entry["fps"]
+    usable = isinstance(fps, (int, float, np.number)) and not isinstance(fps, bool)
+    if not usable or not LOWEST_FPS <= float(fps) <= HIGHEST_FPS:
+        raise ArchiveError(f"{file}: the frame rate is {fps!r}, expected frames per second")
+    return float(fps)

@@ -77,13 +77,13 @@ def mediapipe():
     return frames
 
 
-def custom(path, layout="coco", videos=("walk.mp4",)):
+def custom(path, layout="coco", videos=("walk.mp4",), changes=None, **video):
     poses = np.stack([pose(17, frame)[0] for frame in range(FRAMES)])
     metadata = {
         "layout_name": layout,
         "num_joints": 17,
-        "video_metadata": {name: {"w": 640, "h": 480} for name in videos},
-    }
+        "video_metadata": {name: {"w": 640, "h": 480} | video for name in videos},
+    } | (changes or {})
     np.savez(path, positions_2d={name: {"custom": [poses]} for name in videos}, metadata=metadata)
     return path
 
@@ -170,7 +170,7 @@ def broken_annotation():
         ({"version": 1.3, "people": [7]}, "person 0: there is no"),
         ([{"image_id": "a.jpg", "keypoints": [1.0] * 51}], "no number that would order"),
         ([{"image_id": 1, "keypoints": [1.0] * 50}], "x, y, confidence"),
-        ([{"image_id": 1, "keypoints": [1.0] * 30}], "10 joints, expected 17"),
+        ([{"image_id": 1, "keypoints": [1.0] * 30}], "10 joints, expected 16 .MPII., 17"),
         ([{"image_id": 1, "keypoints": [1.0] * 51}, {"image_id": 2, "keypoints": [1.0] * 78}], "as before"),
         ([{"image_id": 1, "keypoints": [1.0] * 51}, {"image_id": 10**9, "keypoints": [1.0] * 51}], "numbers from 1 to"),
         ({"meta_info": {"dataset_name": "ap10k"}, "instance_info": [{"instances": []}]}, "keypoints of ap10k"),
@@ -268,3 +268,87 @@ def test_damage_of_any_kind_is_an_error_of_ours(tmp_path, content):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ArchiveError):
         read_detections(tmp_path / "a.json")
+
+
+COCO_PAIRS = [[1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16]]
+H36M_PAIRS = [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]
+
+
+def test_what_videopose3d_says_of_its_file_is_obeyed_or_refused(tmp_path):
+    found = read_detections(custom(tmp_path / "a.npz", changes={"keypoints_symmetry": COCO_PAIRS}, fps=24))
+    assert (found.joints.name, found.fps) == ("coco17", 24.0)
+    own = custom(tmp_path / "a.npz", "h36m", changes={"keypoints_symmetry": H36M_PAIRS})
+    assert read_detections(own).joints.name == "h36m17"
+    for layout, changes, video, words in (
+        ("coco", {"keypoints_symmetry": H36M_PAIRS}, {}, "layout 'coco', whose left joints .* one of them is wrong"),
+        ("h36m", {"keypoints_symmetry": COCO_PAIRS}, {}, "one of them is wrong"),
+        ("coco", {"keypoints_symmetry": "none"}, {}, "one of them is wrong"),
+        ("coco", {"num_joints": 16}, {}, "has 16 joints in the layout 'coco'"),
+        ("coco", {}, {"w": 0}, "image_size is"),
+        ("coco", {}, {"h": "tall"}, "image_size is"),
+        ("coco", {}, {"fps": 0}, "frame rate is 0"),
+    ):
+        with pytest.raises(ArchiveError, match=words):
+            read_detections(custom(tmp_path / "b.npz", layout, changes=changes, **video))
+
+
+def test_the_body_of_a_whole_body_is_read(tmp_path):
+    for count, kept, name in ((133, 17, "coco17"), (136, 26, "halpe26"), (16, 16, "mpii16")):
+        people = [{"image_id": frame, "keypoints": flat(count, frame)} for frame in range(3)]
+        points, sure = pose(count, 1)
+        instances = [{"instances": [{"keypoints": points.tolist(), "keypoint_scores": sure.tolist()}]}]
+        for content, frame in ((people, 1), (instances, 0)):
+            found = read_detections(write(tmp_path / "a.json", content))
+            assert found.joints.name == name
+            np.testing.assert_allclose(found.frames[frame][0].keypoints, points[:kept])
+            np.testing.assert_allclose(found.frames[frame][0].confidence, sure[:kept])
+
+
+def numbered(*numbers):
+    frames = []
+    for number in numbers:
+        points, sure = pose(17, 0 if number is None else hash(number) % 100)
+        frame = {"instances": [{"keypoints": points.tolist(), "keypoint_scores": sure.tolist()}]}
+        frames.append(frame if number is None else frame | {"frame_id": number})
+    return frames
+
+
+def test_mmpose_frames_go_where_their_numbers_say(tmp_path):
+    found = read_detections(write(tmp_path / "a.json", numbered(7, 4, 5)))
+    assert found.first_frame == 4 and [len(people) for people in found.frames] == [1, 1, 0, 1]
+    np.testing.assert_allclose(found.frames[3][0].keypoints, pose(17, 7)[0])
+    assert read_detections(write(tmp_path / "a.json", numbered(None, None))).first_frame == 0
+    for numbers, words in (
+        ((1, 2, 1), "two frames with the frame_id 1"),
+        ((1, None), "frame 1: there is no 'frame_id'"),
+        ((1, "2"), "'frame_id' is str"),
+        ((-1, 2), "no number from 0 upwards"),
+        ((0, 10**9), "numbers from 0 to"),
+    ):
+        with pytest.raises(ArchiveError, match=words):
+            read_detections(write(tmp_path / "a.json", numbered(*numbers)))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "count", "joints"),
+    [("aic", 14, "aic14"), ("crowdpose", 14, "crowdpose14"), ("mpii", 16, "mpii16"), ("h36m", 17, "h36m17")],
+)
+def test_mmpose_s_header_names_the_joints(tmp_path, dataset, count, joints):
+    points, sure = pose(count)
+    frames = [{"frame_id": 0, "instances": [{"keypoints": points.tolist(), "keypoint_scores": sure.tolist()}]}]
+    content = {"meta_info": {"dataset_name": dataset}, "instance_info": frames}
+    found = read_detections(write(tmp_path / "a.json", content))
+    assert found.joints.name == joints
+    names = {str(index): name for index, name in enumerate(found.joints.joint_names)}
+    if dataset == "h36m":  # MMPose writes right_foot for RFoot
+        sides = {"L": "left_", "R": "right_"}
+        names = {n: sides[t[0]] + t[1:].lower() if t[0] in sides else t.lower() for n, t in names.items()}
+    content["meta_info"]["keypoint_id2name"] = names
+    assert read_detections(write(tmp_path / "a.json", content)).joints.name == joints
+    limb = next(index for index, name in names.items() if "elbow" in name.lower())
+    content["meta_info"]["keypoint_id2name"] = names | {limb: "left_eye"}
+    with pytest.raises(ArchiveError, match=f"expected those of {joints}"):
+        read_detections(write(tmp_path / "a.json", content))
+    if count == 14:  # two sets have 14 joints
+        with pytest.raises(ArchiveError, match="14 joints, expected"):
+            read_detections(write(tmp_path / "a.json", frames))
