@@ -50,6 +50,11 @@ def test_webcam_without_the_packages_of_a_camera(monkeypatch, capsys):
     assert "pip install opencv-python rtmlib" in capsys.readouterr().err
 
 
+def test_sample_files_of_every_format(tmp_path, capsys):
+    assert run("make_samples", "--output", tmp_path) == 0
+    assert f"into {tmp_path}" in capsys.readouterr().out and (tmp_path / "openpose").is_dir()
+
+
 def test_archive_of_synthetic_clips(tmp_path, capsys):
     assert run("archive", "--synthetic", "--output", tmp_path) == 0
     from refiner.shape import bone_lengths
