@@ -45,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--serve", metavar="[HOST:]PORT", help="serve WebSocket clients; on loopback without HOST")
     source.add_argument("--pose-2d", metavar="FILE", help="play back 2D poses, .npy or .npz, at their frame rate")
     source.add_argument("--pose-3d", metavar="FILE", help="with their 3D poses")
+    source.add_argument("--key-2d", metavar="NAME", help="the array of an .npz of 2D poses that holds several")
+    source.add_argument("--key-3d", metavar="NAME", help="the array of an .npz of 3D poses that holds several")
     source.add_argument("--fps", type=float, default=50.0, help="their frame rate (default: 50)")
     source.add_argument("--full-speed", action="store_true", help="play them back as fast as they are refined")
     model = parser.add_argument_group("the models")
@@ -231,8 +233,8 @@ def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
 
     if not arguments.fps > 0:
         raise UsageError(f"--fps is {arguments.fps}; expected frames per second, above 0")
-    pose_2d = load_user_array(arguments.pose_2d, None)
-    pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, None)
+    pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
+    pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     if pose_3d is not None and len(pose_3d) != len(pose_2d):
         raise LengthError(f"{arguments.pose_2d} has {len(pose_2d)} frames, {arguments.pose_3d} {len(pose_3d)}")
     began = time.perf_counter()

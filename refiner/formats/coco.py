@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def read_results(content: Any, file: Path) -> Detections:
     by_frame: defaultdict[int, list[Person]] = defaultdict(list)
     joints: JointSet | None = None
     names = [entry(person, "image_id", (int, str), f"{file}, entry {index}") for index, person in enumerate(content)]
-    numbers = _frame_numbers(names, str(file))
+    numbers = frame_numbers(names, str(file))
     for index, person in enumerate(content):
         where = f"{file}, entry {index}"
         points, scores = body_part(*triples(entry(person, "keypoints", list, where), where))
@@ -54,7 +54,7 @@ def read_results(content: Any, file: Path) -> Detections:
         track = whole_number(person.get("idx", person.get("track_id")))
         by_frame[numbers[names[index]]].append(person_of(points, scores, joints, where, track))
     assert joints is not None  # `is_results` has seen an entry
-    return Detections(_in_order(by_frame, file), joints, "AlphaPose or COCO results", first_frame=min(by_frame))
+    return Detections(in_order(by_frame, file), joints, "AlphaPose or COCO results", first_frame=min(by_frame))
 
 
 def read_annotations(content: Any, file: Path) -> Detections:
@@ -76,7 +76,7 @@ def read_annotations(content: Any, file: Path) -> Detections:
             )
     if len(sizes) > 1:
         raise ArchiveError(f"{file} has images of {len(sizes)} sizes; expected the frames of one video")
-    by_name = _frame_numbers(list(names.values()), str(file))
+    by_name = frame_numbers(list(names.values()), str(file))
     numbers = {identity: by_name[name] for identity, name in names.items()}
     by_frame: defaultdict[int, list[Person]] = defaultdict(list)
     for number in numbers.values():
@@ -96,7 +96,7 @@ def read_annotations(content: Any, file: Path) -> Detections:
         raise ArchiveError(f"{file} has no annotation with keypoints")
     _check_names(content, joints, file)
     return Detections(
-        _in_order(by_frame, file), joints, "COCO annotations", next(iter(sizes), None), first_frame=min(by_frame)
+        in_order(by_frame, file), joints, "COCO annotations", next(iter(sizes), None), first_frame=min(by_frame)
     )
 
 
@@ -108,7 +108,7 @@ def _check_names(content: Any, joints: JointSet, file: Path) -> None:
             check_names(names, joints, str(file))
 
 
-def _frame_numbers(names: Sequence[int | str], where: str) -> dict[int | str, int]:
+def frame_numbers(names: Sequence[int | str], where: str) -> dict[int | str, int]:
     """The number of each image's frame: the image's own number, or the first one in its name that differs.
 
     Raises:
@@ -149,7 +149,7 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _in_order(by_frame: dict[int, list[Person]], file: Path) -> tuple[tuple[Person, ...], ...]:
+def in_order(by_frame: Mapping[int, list[Person]], file: Path) -> tuple[tuple[Person, ...], ...]:
     """All frames from the first to the last; those without an entry have no people."""
     first, last = min(by_frame), max(by_frame)
     check_span(first, last, len(by_frame), str(file))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from refiner.data.mpi_inf_3dhp_npz import is_3dhp
 from refiner.data.safe_npz import load_npz
 from refiner.errors import ArchiveError
-from refiner.formats import coco, mediapipe, mmpose, mpi_inf_3dhp, openpose, videopose3d
+from refiner.formats import alphapose, coco, mediapipe, mmpose, mpi_inf_3dhp, openpose, videopose3d
 from refiner.formats.detections import Detections
 from refiner.formats.json_files import read_json
 
@@ -59,9 +60,11 @@ def _whole(read: Callable[[], Detections], file: Path) -> Detections:
         raise ArchiveError(f"{file} is damaged, or has another layout than its beginning says: {error!r}") from error
 
 
-def _of_json(content: object, file: Path) -> Detections:
+def _of_json(content: Any, file: Path) -> Detections:
     if openpose.is_openpose(content):
         return openpose.read_frames([file])
+    if alphapose.is_alphapose(content):
+        return alphapose.read_images(content, file)
     if coco.is_annotations(content):
         return coco.read_annotations(content, file)
     if coco.is_results(content):

@@ -68,6 +68,12 @@ def test_a_file_is_played_back(motion, tmp_path, capsys):
     assert main([*words, "--lifter", "bundled", "--output", str(output), "--fps", "50"]) == 0
     lifted = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(lifted) == 40 and all(answer["status"] in ("ok", "warm-up") for answer in lifted)
+    np.savez(tmp_path / "both.npz", seen=motion[0], given=motion[1])
+    both = ["--pose-2d", str(tmp_path / "both.npz"), "--pose-3d", str(tmp_path / "both.npz"), "--full-speed"]
+    common = [*WINDOW, "--image-size", *SIZE, *both, "--output", str(tmp_path / "named.jsonl")]
+    assert main(common) == 5 and "several arrays (given, seen)" in capsys.readouterr().err
+    assert main([*common, "--key-2d", "seen", "--key-3d", "given"]) == 0
+    assert len((tmp_path / "named.jsonl").read_text().splitlines()) == 40
 
 
 @pytest.mark.parametrize(

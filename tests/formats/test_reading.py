@@ -16,7 +16,10 @@ FRAMES = 6
 def pose(joints, frame=0, seed=0):
     """(J, 2) pixels and (J,) confidences that differ for every frame."""
     rng = np.random.default_rng([seed, frame])
-    return rng.uniform(10, 900, (joints, 2)).round(3), rng.uniform(0.2, 1.0, joints).round(3)
+    points, sure = rng.uniform(10, 900, (joints, 2)).round(3), rng.uniform(0.2, 1.0, joints).round(3)
+    if joints == 18:  # the neck lies between the shoulders
+        points[1] = points[[2, 5]].mean(axis=0)
+    return points, sure
 
 
 def flat(joints, frame=0, seed=0):
@@ -44,6 +47,16 @@ def results(joints=17):
         if frame != 2
     ]
     return people[::-1]  # the order of the entries is not that of the frames
+
+
+def of_images(form, joints=18):
+    """AlphaPose's --format open and cmu, with the neck between the shoulders."""
+    name = {"people": "pose_keypoints_2d", "bodies": "joints"}[form]
+    images = {}
+    for frame in range(FRAMES):
+        if frame != 2:
+            images[f"{frame}.jpg"] = {"version": "AlphaPose v0.3", form: [{name: flat(joints, frame)}]}
+    return images
 
 
 def annotations():
@@ -93,6 +106,8 @@ CASES = {
     "OpenPose, COCO": (lambda tmp: openpose_folder(tmp / "frames", 18), "coco18", None, False),
     "AlphaPose, COCO": (lambda tmp: write(tmp / "a.json", results()), "coco17", None, False),
     "AlphaPose, Halpe": (lambda tmp: write(tmp / "a.json", results(26)), "halpe26", None, False),
+    "AlphaPose, open": (lambda tmp: write(tmp / "a.json", of_images("people")), "coco18", None, False),
+    "AlphaPose, cmu": (lambda tmp: write(tmp / "a.json", of_images("bodies")), "coco18", None, False),
     "COCO annotations": (lambda tmp: write(tmp / "a.json", annotations()), "coco17", (640.0, 480.0), False),
     "MMPose": (lambda tmp: write(tmp / "a.json", mmpose()), "coco17", None, False),
     "MMPose, no header": (lambda tmp: write(tmp / "a.json", mmpose(headed=False)), "coco17", None, False),
@@ -119,7 +134,7 @@ def test_every_layout_is_recognised_by_its_content(tmp_path, case):
         np.testing.assert_allclose(person.keypoints, points / (1000 if shares else 1))
         if case not in ("COCO annotations", "VideoPose3D"):
             np.testing.assert_allclose(person.confidence, sure)
-        if not case.startswith(("OpenPose", "MediaPipe")):
+        if not case.startswith(("OpenPose", "MediaPipe", "AlphaPose, open", "AlphaPose, cmu")):
             assert person.track in (0, 3)
 
 
@@ -352,3 +367,13 @@ def test_mmpose_s_header_names_the_joints(tmp_path, dataset, count, joints):
     if count == 14:  # two sets have 14 joints
         with pytest.raises(ArchiveError, match="14 joints, expected"):
             read_detections(write(tmp_path / "a.json", frames))
+
+
+def test_alphapose_s_necks_that_are_heads_are_refused(tmp_path):
+    content = of_images("people")
+    for image in content.values():
+        image["people"][0]["pose_keypoints_2d"][4] += 400.0
+    with pytest.raises(ArchiveError, match="necks that do not lie between the shoulders"):
+        read_detections(write(tmp_path / "a.json", content))
+    with pytest.raises(ArchiveError, match="17 joints, expected 18"):
+        read_detections(write(tmp_path / "a.json", of_images("people", 17)))
