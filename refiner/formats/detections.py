@@ -10,13 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.data.inputs import marked_missing
-from refiner.errors import ArchiveError, UnitError
+from refiner.errors import ArchiveError, UnitError, UsageError
 from refiner.skeleton import JointSet
 
 Array = NDArray[np.float64]
 
 # No image is larger; what lies further away was not detected.
 FARTHEST_PIXEL = 1e6
+# Frame rates are rounded: 29.97 is 30.
+SAME_RATE = 0.01
+# Joints may lie outside of the image, but only this share of them by more than this share of its size.
+MOST_OUTSIDE, MARGIN = 0.5, 0.1
 # More missing frames than this are more likely a second video.
 LONGEST_GAP = 100_000
 
@@ -66,6 +70,7 @@ class Detections:
 
         Raises:
             UnitError: the keypoints are shares of the image and nobody states its size, or the file states another one.
+                Also where most of the keypoints lie outside of an image of this size.
         """
         size = self.image_size if image_size is None else image_size
         if self.image_size is not None and image_size is not None and tuple(image_size) != tuple(self.image_size):
@@ -73,7 +78,9 @@ class Detections:
                 f"the file says that its images have {_size_text(self.image_size)} pixels, not {_size_text(image_size)}"
             )
         if not self.shares:
+            _check_inside(self, size)
             return replace(self, image_size=size)
+        _check_inside(self, (1.0, 1.0))
         if size is None:
             raise UnitError(f"{self.source} writes shares of the image: give the image's size in pixels")
         frames = tuple(
@@ -81,6 +88,34 @@ class Detections:
             for people in self.frames
         )
         return replace(self, frames=frames, image_size=size, shares=False)
+
+    def rate(self, fps: float | None = None) -> float | None:
+        """The frame rate, frames/s: the one that the user or the file states; None where neither does.
+
+        Raises:
+            UsageError: the user states another one than the file.
+        """
+        if fps is None or self.fps is None:
+            return self.fps if fps is None else fps
+        if abs(fps / self.fps - 1.0) > SAME_RATE:
+            raise UsageError(f"the file says that it has {self.fps:g} frames a second, not {fps:g}")
+        return fps
+
+
+def _check_inside(detections: Detections, size: tuple[float, float] | None) -> None:
+    """Raises UnitError where most of the keypoints lie outside of the image."""
+    people = [person.keypoints[person.confidence > 0] for frame in detections.frames for person in frame]
+    if size is None or not sum(map(len, people)):
+        return
+    points = np.concatenate(people) / np.asarray(size)
+    outside = float(((points < -MARGIN) | (points > 1.0 + MARGIN)).any(axis=-1).mean())
+    if outside > MOST_OUTSIDE:
+        largest = " x ".join(f"{value:g}" for value in np.concatenate(people).max(axis=0))
+        image = "shares of the image from 0 to 1" if detections.shares else f"pixels of an image of {_size_text(size)}"
+        raise UnitError(
+            f"{100 * outside:.0f} % of the keypoints lie outside of the image, up to {largest}; expected {image}: is "
+            "its size right?"
+        )
 
 
 def _size_text(size: tuple[float, float]) -> str:

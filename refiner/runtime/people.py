@@ -78,15 +78,15 @@ def refine_people(
         The people, the one who is seen longest first. People who never show 6 joints are left out, with a warning.
 
     Raises:
-        UnitError: nobody states the size of the image.
-        UsageError: a number that nobody has.
+        UnitError: nobody states the size of the image, or it is not that of the keypoints.
+        UsageError: a number that nobody has, or another frame rate than the file states.
         InputError: as `Lifter.lift`.
     """
     detections = detections.in_pixels(image_size)
     size = detections.image_size
     if size is None:
         raise UnitError(f"{detections.source} does not write the size of the image: give it in pixels")
-    rate = fps if fps is not None else detections.fps
+    rate = detections.rate(fps)
     tracks = follow(detections)
     unknown = sorted(set(people or ()) - set(range(len(tracks))))
     if unknown:

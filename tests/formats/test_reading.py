@@ -377,3 +377,29 @@ def test_alphapose_s_necks_that_are_heads_are_refused(tmp_path):
         read_detections(write(tmp_path / "a.json", content))
     with pytest.raises(ArchiveError, match="17 joints, expected 18"):
         read_detections(write(tmp_path / "a.json", of_images("people", 17)))
+
+
+def test_what_the_user_says_must_not_contradict_the_file(tmp_path):
+    found = read_detections(custom(tmp_path / "a.npz", fps=29.97))
+    assert (found.rate(), found.rate(30.0)) == (29.97, 30.0)
+    with pytest.raises(UsageError, match=r"29\.97 frames a second, not 25"):
+        found.rate(25.0)
+    unstated = read_detections(write(tmp_path / "a.json", mmpose()))
+    assert (unstated.rate(), unstated.rate(25.0)) == (None, 25.0)
+
+
+@pytest.mark.parametrize("size", [(320.0, 240.0), (900.0, 120.0)])
+def test_keypoints_outside_of_the_image_are_refused(tmp_path, size):
+    found = read_detections(write(tmp_path / "a.json", mmpose()))  # up to 900 pixels
+    assert found.in_pixels((960.0, 960.0)).image_size == (960.0, 960.0)
+    with pytest.raises(UnitError, match=f"outside of the image.*pixels of an image of {size[0]:g} x {size[1]:g}"):
+        found.in_pixels(size)
+
+
+def test_landmarks_that_are_no_shares_are_refused(tmp_path):
+    content = mediapipe()
+    for frame in content:
+        for landmark in (frame["pose_landmarks"] or {}).get("landmark", ()):
+            landmark["x"], landmark["y"] = 1000 * landmark["x"], 1000 * landmark["y"]
+    with pytest.raises(UnitError, match="shares of the image from 0 to 1"):
+        read_detections(write(tmp_path / "a.json", content)).in_pixels((1000, 1000))
