@@ -27,6 +27,10 @@ def _command(arguments: argparse.Namespace) -> None:
         from refiner.cli.evaluation.paper_tables import print_table
 
         print_table(arguments)
+    elif arguments.predictions is not None:
+        from refiner.cli.evaluation.predictions import score_predictions
+
+        score_predictions(arguments)
     elif arguments.mpi_inf_3dhp is not None or arguments.annotation is not None:
         from refiner.cli.evaluation.mpi_inf_3dhp import score_3dhp
 

@@ -43,12 +43,18 @@ class PredictedClip:
         pose_2d: 2D poses in image coordinates, ``(F, 17, 2)``.
         lifted: the predictions, ``(F, 17, 3)`` metres, root at 0.
         truth: the ground truth, ``(F, 17, 3)`` metres, root at 0.
+        name: the clip's name in the file.
+        pixels: the 2D poses as the file has them, ``(F, 17, 2)``.
+        image_size: (width, height) in pixels.
     """
 
     person: str
     pose_2d: NDArray[np.float32]
     lifted: NDArray[np.float32]
     truth: NDArray[np.float32]
+    name: str
+    pixels: NDArray[np.float32]
+    image_size: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +116,9 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
                 normalise_screen(pose_2d, size).astype(np.float32),
                 (lifted - lifted[:, :1]).astype(np.float32),
                 (truth - truth[:, :1]).astype(np.float32),
+                str(names[first]),
+                pose_2d,
+                size,
             )
         )
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refiner.cli.evaluate import main as evaluate
 from refiner.cli.train import main
 from refiner.errors import ArchiveError, ConfigError, InputError
 from refiner.model_files.checkpoint import load_checkpoint, load_noise_model
@@ -132,3 +133,17 @@ def test_options_that_do_not_go_together(tmp_path, capsys, monkeypatch):
     # Without predictions it is a training person of an archive, which must be there.
     assert main(["refiner", *base, "--validation-person", "Ann"]) == 3
     assert "REFINER_DATA is not set" in capsys.readouterr().err
+
+
+def test_the_command_scores_a_file(write, people, capsys):
+    file = write()
+    assert evaluate(["--predictions", str(file)]) == 0
+    table = {line.split("  ")[0]: line.split()[-2:] for line in capsys.readouterr().out.splitlines()[2:]}
+    before, after = (float(value) for value in table["MPJPE (mm)"])
+    # 12 mm of jitter in each coordinate and a lean of 30 mm, which the root, the 17th joint, does not have.
+    assert 16 / 17 * 30 < before < 16 / 17 * (30 + 12 * np.sqrt(3)) and 0 < after < 200
+    assert evaluate(["--predictions", str(file), "--detections", "cpn"]) == 2
+    assert "--detections: not for --predictions" in capsys.readouterr().err
+    assert evaluate(["--predictions", str(file), "--synthetic", "1"]) == 2
+    assert evaluate(["--predictions", str(write(pose_3d=None))]) == 5
+    assert "lacks pose_3d" in capsys.readouterr().err

@@ -25,6 +25,7 @@ examples:
 
   refiner-evaluate --mpi-inf-3dhp FOLDER --annotation univ_annot3
                                                        PCK, AUC and MPJPE of MPI-INF-3DHP's six sequences
+  refiner-evaluate --predictions mine.npz              your estimator's predictions, before and after refinement
   refiner-evaluate --table I --reports result.json     the paper's table, our figures beside the paper's
 
 FOLDER holds one data_3d_*.npz in VideoPose3D's layout and a clips.json with the frame rate and the split: see
@@ -54,6 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--mpi-inf-3dhp",
         metavar="PATH",
         help="MPI-INF-3DHP's test set by its own protocol instead: the folder of TS1 to TS6, or data_test_3dhp.npz",
+    )
+    source.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="score an estimator's own predictions instead: the .npz that refiner-train --from-predictions takes",
     )
     data.add_argument(
         "--annotation",
