@@ -20,7 +20,8 @@ def in_camera_metres(
     Args:
         arguments: Those of the command, for ``--height`` and the name of the file.
         pose_2d: ``(F, J, 2)`` pixels.
-        pose_3d: ``(F, J, 3)``.
+        pose_3d: ``(F, J, 3)`` in the same joints, or ``(F, 17, 3)`` in Human3.6M's where J is another number: detectors
+            have more joints than estimators.
         options: The arguments of `Refiner.refine` by name. Where the poses are changed, they are in Human3.6M's joints
             afterwards, and so are the options.
 
@@ -31,15 +32,17 @@ def in_camera_metres(
         InputError: The poses cannot be brought to metres; the message names the file.
     """
     from refiner.formats.estimates import to_camera_metres
-    from refiner.skeleton import H36M17, confidence_to_h36m17, to_h36m17
+    from refiner.skeleton import H36M17, confidence_to_h36m17, joint_set, to_h36m17
 
     joints, confidence = options["joints"], options.get("confidence")
+    fewer = pose_3d.shape[1:] == (H36M17.joints, 3) and joint_set(joints).joints != H36M17.joints
     try:
         found = to_camera_metres(
             pose_3d,
             pose_2d,
             options["image_size"],
             joints=joints,
+            joints_3d=H36M17.name if fewer else None,
             confidence=confidence,
             focal_length=options.get("focal_length"),
             height=arguments.height,
@@ -47,9 +50,10 @@ def in_camera_metres(
     except InputError as error:
         file = arguments.pose_2d if str(error).startswith("pose_2d") else arguments.pose_3d
         raise type(error)(f"{file}: {error}") from error
-    if found.kind == "camera":
+    if found.kind == "camera" and not fewer:
         return pose_2d, pose_3d
-    warnings.warn(f"{arguments.pose_3d}: {found.note}", InputWarning, stacklevel=2)
+    if found.note:
+        warnings.warn(f"{arguments.pose_3d}: {found.note}", InputWarning, stacklevel=2)
     if confidence is not None:
         options["confidence"] = confidence_to_h36m17(confidence, joints)
     options["joints"] = H36M17.name

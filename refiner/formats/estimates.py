@@ -79,6 +79,7 @@ def read_estimate(
     *,
     key: str | None = None,
     joints: str = "h36m17",
+    joints_3d: str | None = None,
     confidence: ArrayLike | None = None,
     focal_length: ArrayLike | None = None,
     camera: Camera | None = None,
@@ -98,6 +99,7 @@ def read_estimate(
             pose_2d,
             image_size,
             joints=joints,
+            joints_3d=joints_3d,
             confidence=confidence,
             focal_length=focal_length,
             camera=camera,
@@ -113,6 +115,7 @@ def to_camera_metres(
     image_size: tuple[float, float] | None,
     *,
     joints: str = "h36m17",
+    joints_3d: str | None = None,
     confidence: ArrayLike | None = None,
     focal_length: ArrayLike | None = None,
     camera: Camera | None = None,
@@ -124,7 +127,8 @@ def to_camera_metres(
         pose_3d: ``(F, J, 3)`` in one of the forms that `refiner.formats.estimates` lists.
         pose_2d: ``(F, J, 2)`` pixels, of the same frames; NaN for a missing joint.
         image_size: (width, height) in pixels; may be None with a ``camera``.
-        joints: The joint set of both.
+        joints: The joint set of ``pose_2d``.
+        joints_3d: The joint set of ``pose_3d``; None for that of ``pose_2d``.
         confidence: ``(F, J)``; 0 for a missing joint.
         focal_length: Pixels, as for `refiner.Refiner.refine`.
         camera: A calibrated camera instead.
@@ -139,8 +143,8 @@ def to_camera_metres(
         UsageError: ``height`` is no height, or the poses have metres and need none.
         InputError: The arrays do not hold such poses.
     """
-    kind = joint_set(joints)
-    given = check_sequence(pose_3d, "pose_3d", 3, kind)
+    kind, kind_3d = joint_set(joints), joint_set(joints if joints_3d is None else joints_3d)
+    given = check_sequence(pose_3d, "pose_3d", 3, kind_3d)
     pixels = check_sequence(pose_2d, "pose_2d", 2, kind, finite=False).astype(np.float64)
     check_lengths(pixels, given)
     if height is not None and not SHORTEST_M <= height <= TALLEST_M:
@@ -153,7 +157,7 @@ def to_camera_metres(
             raise ShapeError(f"confidence is {score.dtype} of shape {score.shape}; expected numbers {seen.shape}")
         seen = seen & (score > 0)
     compared = _Compared.of(lens.ideal(to_h36m17(np.where(seen[..., None], pixels, np.nan), kind)))
-    poses = to_h36m17(given, kind).astype(np.float64)
+    poses = to_h36m17(given, kind_3d).astype(np.float64)
     found = None
     if compared is not None:
         found = _from_image(poses, compared, lens, height) or _turned(poses, compared, lens)

@@ -195,6 +195,17 @@ def test_the_command_says_what_it_did(tmp_path, capsys):
     assert "metres for a person of" in results["X3D"][1] and "had the axes" not in results["own"][1]
     np.testing.assert_allclose(results["room"][0], results["own"][0], rtol=0, atol=1e-4)
     assert apart(results["X3D"][0], points) < 0.06
+    detected = np.zeros((FRAMES, 26, 2))
+    order = [19, 12, 14, 16, 11, 13, 15, 18, 18, 0, 17, 5, 7, 9, 6, 8, 10]  # where Halpe has Human3.6M's joints
+    detected[:, order] = pixels
+    detected[:, 18] = pixels[:, 8]
+    np.save(tmp_path / "halpe.npy", detected)
+    halpe = [*common[2:], "--pose-2d", str(tmp_path / "halpe.npy"), "--joints", "halpe26"]
+    for name in files:
+        options = [*halpe, "--pose-3d", str(tmp_path / f"{name}.npy"), "--output", str(tmp_path / "out.npy")]
+        options += ["--height", f"{height_of(points):.3f}"] if name == "X3D" else []
+        assert refine.main(options) == 0
+        assert apart(np.load(tmp_path / "out.npy"), points) < 0.06
     lifted = [*common, "--height", "1.8", "--output", str(tmp_path / "out.npy")]
     assert refine.main(lifted) == 2
     assert "--height is that of the person in --pose-3d" in capsys.readouterr().err
