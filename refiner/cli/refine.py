@@ -136,6 +136,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from refiner.cli.estimates import in_camera_metres
+    from refiner.data.layouts import check_stated_layout
     from refiner.data.safe_npz import load_user_array
     from refiner.errors import UsageError
     from refiner.files import atomic_path
@@ -160,6 +161,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     if arguments.lifter is not None and arguments.pose_3d is not None:
         raise UsageError("--lifter lifts the 2D poses where there is no --pose-3d; leave one of the two out")
     width, height = arguments.image_size
+    check_stated_layout(arguments.pose_2d, arguments.joints)
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
     pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     others = [_other_recording(file) for file in arguments.same_person or ()]

@@ -227,12 +227,14 @@ def _frames(arguments: argparse.Namespace) -> Iterator[list[Frame] | InputError]
 
 def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
     """The frames of the files that ``--pose-2d`` and ``--pose-3d`` name, at their frame rate."""
+    from refiner.data.layouts import check_stated_layout
     from refiner.data.safe_npz import load_user_array
     from refiner.errors import LengthError, UsageError
     from refiner.runtime.streaming import Frame
 
     if not arguments.fps > 0:
         raise UsageError(f"--fps is {arguments.fps}; expected frames per second, above 0")
+    check_stated_layout(arguments.pose_2d, arguments.joints)
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
     pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     if pose_3d is not None and len(pose_3d) != len(pose_2d):

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from refiner.camera import Camera, human36m_cameras, load_cameras
 from refiner.data.archives import Detections, Positions3D, load_positions_2d, load_positions_3d
 from refiner.data.description import FolderDescription
+from refiner.data.layouts import check_layout
 from refiner.errors import ArchiveError, InputWarning, JointCountError, UsageError
-from refiner.skeleton import H36M17, LEFT, RIGHT, JointSet
+from refiner.skeleton import H36M17
 
 Cameras = Sequence[Camera] | Mapping[str, Sequence[Camera]]
 # "own": the folder's cameras.json. "human36m": Human3.6M's cameras of each subject. "default": Human3.6M's cameras of
@@ -23,21 +22,6 @@ CameraSource = Literal["own", "human36m", "default", "random"]
 SIMULATED = "simulated"
 ARCHIVE_PREFIX = "data_3d_"
 DETECTIONS_PREFIX = "data_2d_"
-# How the names of layouts begin: those of Human3.6M's 17 joints, and those of other joint sets.
-HUMAN36M_LAYOUTS = ("h36m", "human36m")
-OTHER_LAYOUTS = (
-    "coco",
-    "mpii",
-    "openpose",
-    "body",
-    "halpe",
-    "3dhp",
-    "mpi_inf",
-    "aic",
-    "crowdpose",
-    "smpl",
-    "mediapipe",
-)
 # VideoPose3D's folder holds the files of HumanEva beside those of Human3.6M.
 HUMAN36M_DETECTIONS = f"{DETECTIONS_PREFIX}h36m_"
 
@@ -207,29 +191,8 @@ def load_detections(path: Path) -> Detections:
     ArchiveError for such a file, also where its metadata contradict each other.
     """
     detections = load_positions_2d(path)
-    metadata = detections.metadata
-    layout, joints, pairs = (metadata.get(name) for name in ("layout_name", "num_joints", "keypoints_symmetry"))
-    name = "" if layout is None else str(layout).lower()
-    named = name.startswith(HUMAN36M_LAYOUTS)
-    # A name that says nothing needs the pairs of joints to say it.
-    fits = not name.startswith(OTHER_LAYOUTS) and (pairs is not None or layout is None or named)
-    if not fits or not (pairs is None or same_pairs(pairs, H36M17)) or (joints is not None and joints != 17):
-        stated = f"layout_name {layout!r}, num_joints {joints!r}, keypoints_symmetry {pairs!r}"
-        raise ArchiveError(
-            f"{path} has another layout of joints than Human3.6M's 17 ({stated}); expected layout 'h36m' with left "
-            f"{list(LEFT)} and right {list(RIGHT)}: convert it first (refiner.skeleton.to_h36m17)"
-        )
+    check_layout(detections.metadata, H36M17, str(path), sure=True)
     return detections
-
-
-def same_pairs(pairs: object, joints: JointSet) -> bool:
-    """Whether ``keypoints_symmetry`` lists the left joints and the right joints of a joint set, pair by pair."""
-    try:
-        sides = np.asarray(pairs, dtype=np.int64)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    expected = set(zip(joints.left, joints.right, strict=True))
-    return sides.shape == (2, len(expected)) and set(map(tuple, sides.T.tolist())) == expected
 
 
 def _of_human36m(positions: Positions3D) -> list[str]:

@@ -62,6 +62,12 @@ def load_npz(path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES
         raise ArchiveError(f"cannot read {source}: {error}") from error
 
 
+def is_npz(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as an .npz file does, which is a ZIP file. Raises ArchiveError if it cannot be read."""
+    with open(_regular_file(path), "rb") as file:
+        return file.read(2) == b"PK"
+
+
 def load_user_array(
     path: str | os.PathLike[str], key: str | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> NDArray[Any]:

@@ -66,5 +66,6 @@ def read_frames(files: Sequence[Path | None]) -> Detections:
             people.append(person_of(points, scores, joints, where, whole_number(person.get("person_id"))))
         frames.append(tuple(people))
     if joints is None:
-        raise ArchiveError("OpenPose saw nobody in any frame of these files")
+        first = next((str(file.parent if len(files) > 1 else file) for file in files if file is not None), "")
+        raise ArchiveError(f"{first}: OpenPose saw nobody in any frame; expected people with pose_keypoints_2d")
     return Detections(tuple(frames), joints, "OpenPose")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from refiner.data.folder_files import same_pairs
 from refiner.data.inputs import HIGHEST_FPS, LOWEST_FPS, check_image_size
+from refiner.data.layouts import same_pairs
 from refiner.errors import ArchiveError, InputError, UsageError
 from refiner.formats.detections import Detections, Person, person_of
 from refiner.skeleton import COCO17, H36M17, JointSet

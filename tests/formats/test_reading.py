@@ -178,7 +178,7 @@ def broken_annotation():
         ({}, "layout of no detector"),
         ([], "layout of no detector"),
         ([1, 2, 3], "layout of no detector"),
-        ({"version": 1.3, "people": []}, "saw nobody"),
+        ({"version": 1.3, "people": []}, "broken.json: OpenPose saw nobody"),
         ({"version": 1.3, "people": [{"pose_keypoints_2d": [1.0] * 30}]}, "10 joints, expected 25"),
         ({"version": 1.3, "people": [{"pose_keypoints_2d": ["a"] * 75}]}, "expected numbers"),
         ({"version": 1.3, "people": [{}]}, "person 0: there is no 'pose_keypoints_2d'"),
