@@ -152,6 +152,13 @@ _ROWS = (
         extra="train",
     ),
     EngineSpec(
+        name="native",
+        title="the native engine",
+        suffix=CHECKPOINT_SUFFIX,
+        window="refiner.runtime.native.window:NativeEngine",
+        causal="refiner.runtime.native.causal:NativeCausalEngine",
+    ),
+    EngineSpec(
         name="torch-compile",
         title="PyTorch",
         suffix=CHECKPOINT_SUFFIX,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from refiner.camera import normalise_screen
 from refiner.diffusion.ddim import run_ddim
 from refiner.models import LiftingModule, UnrolledRefiner
-from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, STCAttention
+from refiner.models.stc import STCAttention
+from refiner.stc_layout import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL
 
 
 class NaiveAttention(nn.Module):

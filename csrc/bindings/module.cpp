@@ -19,6 +19,7 @@ namespace py = pybind11;
 namespace refiner {
 
 void bind_stc_attention(py::module_& m);
+void bind_stc_network(py::module_& m);
 
 namespace {
 
@@ -252,6 +253,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("thread_count", &thread_count);
     m.def("isa", &isa);
     bind_stc_attention(m);
+    bind_stc_network(m);
 #if defined(REFINER_WITH_CUDA)
     m.attr("with_cuda") = true;
     m.def("cuda_device_count", &cuda_device_count);

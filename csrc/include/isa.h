@@ -1,13 +1,20 @@
 // Selects the instruction set of this processor among those that the vectorised kernels are compiled for.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
+
 namespace refiner {
 
 enum class Isa { kBaseline, kV3, kV4 };
 
+// REFINER_ISA=baseline or v3 takes an older instruction set than the processor has, for tests. It never takes a newer.
 inline Isa processor_isa() {
+    const char* wanted = std::getenv("REFINER_ISA");
+    if (wanted != nullptr && std::strcmp(wanted, "baseline") == 0) return Isa::kBaseline;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+    const bool older = wanted != nullptr && std::strcmp(wanted, "v3") == 0;
+    if (!older && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
         return Isa::kV4;
     }

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, FeedForward, STCAttention, attend_banded
+from refiner.models.stc import FeedForward, STCAttention, attend_banded
+from refiner.stc_layout import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -20,11 +20,7 @@ from torch.nn import functional
 from refiner.errors import ConfigError
 from refiner.models.fused import fused_attention, takes_kernel
 from refiner.models.fusible import MOST_TOKENS, attend_by_sums, convolve_by_shifts, takes_sums
-
-# The body part of each Human3.6M joint: torso, right leg, left leg, left arm, right arm (STCFormer's table).
-PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
-PART_SCALE_SPATIAL = 1e-4
-PART_SCALE_TEMPORAL = 1e-9
+from refiner.stc_layout import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, PARTS, kernel_order
 
 
 class STCAttention(nn.Module):
@@ -61,7 +57,7 @@ class STCAttention(nn.Module):
         self.sep2_t = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
         self.sep2_s = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
         self.register_buffer("part", torch.tensor(PARTS), persistent=False)
-        kernel_rows, kernel_columns = _kernel_order(dim, heads)
+        kernel_rows, kernel_columns = map(torch.from_numpy, kernel_order(dim, heads))
         self.register_buffer("_kernel_rows", kernel_rows, persistent=False)
         self.register_buffer("_kernel_columns", kernel_columns, persistent=False)
 
@@ -181,24 +177,6 @@ def attend_banded(query: Tensor, key: Tensor, value: Tensor, band: int, scale: f
     seen = seen & ~(first[:, None, None] & (other < 0))  # there is no block before the first one
     mixed = attend(query, with_previous(key), with_previous(value), attn_mask=seen, scale=scale)
     return mixed.reshape(batch, heads, blocks * band, width)[:, :, :frames]
-
-
-def _kernel_order(dim: int, heads: int) -> tuple[Tensor, Tensor]:
-    """The channel order of the native kernel, as indices into the published layout.
-
-    The kernel needs the heads innermost, so that one vector register holds one channel of every head: its input has
-    the order (half, q|k|v, width, heads), its output (half, width, heads).
-
-    Returns:
-        The rows of ``qkv`` in the kernel's order ``(3 C,)``, and the columns of ``proj`` ``(C,)``, whose published
-        input order is (heads, half, width).
-    """
-    half, width = dim // 2, dim // (2 * heads)
-    channel = torch.arange(dim).reshape(2, heads, width).transpose(1, 2)  # [half, width, heads]
-    rows = torch.stack([3 * channel + part for part in range(3)], dim=1).flatten()
-    columns = torch.arange(dim).reshape(heads, 2, width).permute(1, 2, 0).flatten()
-    assert len(rows) == 3 * dim and len(columns) == 2 * half
-    return rows, columns
 
 
 class FeedForward(nn.Module):

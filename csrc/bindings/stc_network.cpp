@@ -1,0 +1,204 @@
+// Python bindings of the networks on the CPU. Only refiner/runtime/native_engine.py calls them.
+
+#include "stc_network.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace py = pybind11;
+
+namespace refiner {
+namespace {
+
+using Array = py::array_t<float, py::array::c_style>;
+
+void require(bool condition, const std::string& what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+// Memory that a thread keeps between calls: after the first call of a size nothing is allocated.
+float* workspace(int64_t size) {
+    thread_local std::vector<float> memory;
+    if (static_cast<int64_t>(memory.size()) < size) memory.resize(static_cast<size_t>(size));
+    return memory.data();
+}
+
+// A network whose weights are packed once. Runs may come from several threads at a time, since a run changes nothing
+// but the memory that its caller gives.
+class Network {
+public:
+    Network(int64_t features, int64_t dim, int64_t heads, int64_t joints, int64_t band, int64_t steps,
+            bool gelu_after_embedding)
+        : kernels_(select_network_kernels()) {
+        require(features > 0 && joints > 0 && steps > 0 && band >= 0, "sizes must be positive");
+        require(heads == 2 || heads == 4 || heads == 8 || heads == 16, "the kernels have 2, 4, 8 or 16 heads");
+        const int64_t width = dim / (2 * heads);
+        require(width * 2 * heads == dim, "dim must be a multiple of 2 x heads");
+        require(width == 2 || width == 4 || width == 6 || width == 8 || width == 12 || width == 16,
+                "the kernels have heads of 2, 4, 6, 8, 12 or 16 channels");
+        net_.features = features;
+        net_.dim = dim;
+        net_.heads = heads;
+        net_.joints = joints;
+        net_.band = band;
+        net_.steps = steps;
+        net_.gelu_after_embedding = gelu_after_embedding;
+    }
+
+    void embedding(const Array& weight, const Array& joint_embedding) {
+        net_.embedding = packed(weight, net_.dim, net_.features, "embedding");
+        net_.joint_embedding = kept(joint_embedding, net_.joints * net_.dim, "joint embedding");
+    }
+
+    void attention(const Array& qkv, const Array& qkv_bias, const Array& convolution, const Array& mix_bias,
+                   const Array& proj, const Array& bias) {
+        const int64_t dim = net_.dim;
+        StcLayer layer;
+        layer.attention = true;
+        layer.first = packed(qkv, 3 * dim, dim, "qkv");
+        layer.first_bias = kept(qkv_bias, 3 * dim, "bias of qkv");
+        layer.convolution = kept(convolution, 9 * dim, "convolution");
+        layer.mix_bias = kept(mix_bias, net_.joints * dim, "bias of the convolution");
+        layer.second = packed(proj, dim, dim, "proj");
+        layer.second_bias = kept(bias, net_.steps * dim, "bias");
+        add(layer);
+    }
+
+    void mlp(const Array& up, const Array& up_bias, const Array& down, const Array& bias) {
+        require(up.ndim() == 2, "up must be [hidden, C]");
+        const int64_t hidden = up.shape(0);
+        StcLayer layer;
+        layer.first = packed(up, hidden, net_.dim, "up");
+        layer.first_bias = kept(up_bias, hidden, "bias of up");
+        layer.second = packed(down, net_.dim, hidden, "down");
+        layer.second_bias = kept(bias, net_.steps * net_.dim, "bias");
+        add(layer);
+    }
+
+    void head(const Array& weight) { net_.head = kept(weight, 3 * net_.dim, "head"); }
+
+    void windows(int64_t step, const Array& input, Array output, int threads) const {
+        require_complete(step);
+        require(input.ndim() == 4 && input.shape(2) == net_.joints && input.shape(3) == net_.features,
+                "input must be [B, T, J, features]");
+        const int64_t tokens = input.shape(0) * input.shape(1) * net_.joints;
+        require(output.size() == tokens * 3, "output must be [B, T, J, 3]");
+        const float* from = input.data();
+        float* to = output.mutable_data();
+        const int64_t batch = input.shape(0);
+        const int64_t frames = input.shape(1);
+        py::gil_scoped_release release;
+        kernels_.windows(net_, step, batch, frames, buffers(tokens, from, to), threads);
+    }
+
+    void frame(int64_t step, const Array& input, Array output, Array keys, Array values, Array recent,
+               const py::array_t<int64_t, py::array::c_style>& counts,
+               const py::array_t<bool, py::array::c_style>& active, int threads) const {
+        require_complete(step);
+        require(net_.band > 0, "only a causal network runs frame by frame");
+        require(input.ndim() == 3 && input.shape(1) == net_.joints && input.shape(2) == net_.features,
+                "input must be [S, J, features]");
+        const int64_t streams = input.shape(0);
+        const int64_t tokens = streams * net_.joints;
+        const int64_t slots = net_.band - 1;
+        require(slots >= 2, "a causal network sees 3 or more frames");
+        require(output.size() == tokens * 3, "output must be [S, J, 3]");
+        require(counts.size() == streams && active.size() == streams, "counts and active must be [S]");
+        const int64_t ring = attentions_ * tokens * slots * net_.dim / 2;
+        require(keys.size() == ring && values.size() == ring, "keys and values must be [attentions, S, J, slots, C / 2]");
+        require(recent.size() == attentions_ * tokens * 2 * net_.dim, "recent must be [attentions, S, 2, J, C]");
+        const StcMemory memory{slots,         keys.mutable_data(), values.mutable_data(), recent.mutable_data(),
+                               counts.data(), active.data()};
+        const float* from = input.data();
+        float* to = output.mutable_data();
+        py::gil_scoped_release release;
+        kernels_.frame(net_, step, streams, buffers(tokens, from, to), memory, threads);
+    }
+
+    int64_t attentions() const { return attentions_; }
+
+private:
+    struct Free {
+        void operator()(float* data) const { std::free(data); }
+    };
+
+    // A copy of `size` floats, aligned to a cache line.
+    float* allocate(int64_t size) {
+        const size_t bytes = (static_cast<size_t>(size) * sizeof(float) + 63) / 64 * 64;
+        auto* data = static_cast<float*>(std::aligned_alloc(64, bytes > 0 ? bytes : 64));
+        if (data == nullptr) throw std::bad_alloc();
+        memory_.emplace_back(data);
+        return data;
+    }
+
+    const float* kept(const Array& array, int64_t size, const char* name) {
+        require(array.size() == size, std::string(name) + " has " + std::to_string(array.size()) +
+                                          " numbers, expected " + std::to_string(size));
+        float* copy = allocate(size);
+        std::copy(array.data(), array.data() + size, copy);
+        return copy;
+    }
+
+    PackedLinear packed(const Array& weight, int64_t outputs, int64_t inputs, const char* name) {
+        require(weight.ndim() == 2 && weight.shape(0) == outputs && weight.shape(1) == inputs,
+                std::string(name) + " must be [" + std::to_string(outputs) + ", " + std::to_string(inputs) + "]");
+        const int64_t panels = (outputs + kernels_.panel - 1) / kernels_.panel;
+        PackedLinear linear{inputs, outputs, allocate(panels * kernels_.panel * inputs)};
+        kernels_.pack(weight.data(), outputs, inputs, linear.weight);
+        return linear;
+    }
+
+    void add(const StcLayer& layer) {
+        layers_.push_back(layer);
+        attentions_ += layer.attention ? 1 : 0;
+        net_.layers = layers_.data();
+        net_.layer_count = static_cast<int64_t>(layers_.size());
+    }
+
+    void require_complete(int64_t step) const {
+        require(net_.joint_embedding != nullptr && net_.head != nullptr && attentions_ > 0, "the network is incomplete");
+        require(step >= 0 && step < net_.steps, "there is no such step");
+    }
+
+    StcBuffers buffers(int64_t tokens, const float* input, float* output) const {
+        float* memory = workspace(tokens * 5 * net_.dim);
+        return {input, memory, memory + tokens * net_.dim, memory + tokens * 4 * net_.dim, output};
+    }
+
+    const NetworkKernels kernels_;
+    StcNetwork net_;
+    std::vector<StcLayer> layers_;
+    std::vector<std::unique_ptr<float, Free>> memory_;
+    int64_t attentions_ = 0;
+};
+
+}  // namespace
+
+// noconvert, because the result would be lost in a silent copy of an output array.
+void bind_stc_network(py::module_& m) {
+    py::class_<Network>(m, "StcNetwork")
+        .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool>(), py::arg("features"),
+             py::arg("dim"), py::arg("heads"), py::arg("joints"), py::arg("band"), py::arg("steps"),
+             py::arg("gelu_after_embedding"))
+        .def("embedding", &Network::embedding, py::arg("weight"), py::arg("joint_embedding"))
+        .def("attention", &Network::attention, py::arg("qkv"), py::arg("qkv_bias"), py::arg("convolution"),
+             py::arg("mix_bias"), py::arg("proj"), py::arg("bias"))
+        .def("mlp", &Network::mlp, py::arg("up"), py::arg("up_bias"), py::arg("down"), py::arg("bias"))
+        .def("head", &Network::head, py::arg("weight"))
+        .def("windows", &Network::windows, py::arg("step"), py::arg("input").noconvert(),
+             py::arg("output").noconvert(), py::arg("threads"))
+        .def("frame", &Network::frame, py::arg("step"), py::arg("input").noconvert(), py::arg("output").noconvert(),
+             py::arg("keys").noconvert(), py::arg("values").noconvert(), py::arg("recent").noconvert(),
+             py::arg("counts").noconvert(), py::arg("active").noconvert(), py::arg("threads"))
+        .def_property_readonly("attentions", &Network::attentions);
+}
+
+}  // namespace refiner

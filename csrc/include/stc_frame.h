@@ -1,0 +1,129 @@
+// STC attention of one frame of every stream, with the earlier frames in memory (see stc_network.h). Included by files
+// that are compiled once for every instruction set.
+#pragma once
+
+#include "stc_network.h"
+#include "stc_rows.h"
+
+namespace refiner::REFINER_ISA_NAMESPACE {
+namespace {
+
+// What one attention layer needs of a frame: qkv [S, J, 2, 3, D, H] and the layer's own part of the memory.
+struct FrameMix {
+    int64_t streams;
+    int64_t joints;
+    int64_t heads;
+    int64_t width;
+    int64_t slots;
+    float scale;
+    const float* qkv;
+    const float* convolution;
+    const float* bias;
+    float* out;     // [S, J, 2, D, H]
+    float* keys;    // [S, J, slots, D H]
+    float* values;  // likewise
+    float* recent;  // [S, 2, J, 2 D H]
+    const int64_t* counts;
+    const bool* active;
+    float* scratch;  // as many floats as (slots + 1) x H and J x H
+};
+
+// Attention of a joint to itself in this frame and to the `seen` frames in the ring.
+template <int H, int D>
+void attend_ring(float scale, const float* qkv, const float* keys, const float* values, int64_t seen, float* out,
+                 float* scratch) {
+    using V = Vector<H>;
+    using Lane = typename V::Lane;
+    constexpr int64_t kPart = int64_t{D} * H;
+    Lane query[D];
+    for (int d = 0; d < D; ++d) query[d] = V::load(qkv + d * H) * scale;
+    Lane largest = V::splat(-3.0e38f);
+    for (int64_t i = 0; i <= seen; ++i) {
+        const float* key = i < seen ? keys + i * kPart : qkv + kPart;
+        Lane score = query[0] * V::load(key);
+        for (int d = 1; d < D; ++d) score += query[d] * V::load(key + d * H);
+        V::store(scratch + i * H, score);
+        largest = V::larger(score, largest);
+    }
+    Lane total{};
+    Lane sum[D] = {};
+    for (int64_t i = 0; i <= seen; ++i) {
+        const float* value = i < seen ? values + i * kPart : qkv + 2 * kPart;
+        const Lane weight = V::exp(V::load(scratch + i * H) - largest);
+        total += weight;
+        for (int d = 0; d < D; ++d) sum[d] += weight * V::load(value + d * H);
+    }
+    const Lane inverse = V::splat(1.0f) / total;
+    for (int d = 0; d < D; ++d) V::store(out + d * H, sum[d] * inverse);
+}
+
+// Adds the bias and the convolution over this frame and the two before it to the tokens of one stream.
+template <int64_t kPart>
+void convolve_frame(const FrameMix& m, const float* frame, const float* recent, int64_t count, float* out) {
+    constexpr int64_t kQkv = 6 * kPart;
+    for (int64_t j = 0; j < m.joints; ++j) {
+        for (int64_t half = 0; half < 2; ++half) {
+            float* __restrict target = out + (j * 2 + half) * kPart;
+            const float* __restrict offset = m.bias + (half * m.joints + j) * kPart;
+            for (int64_t c = 0; c < kPart; ++c) target[c] += offset[c];
+            for (int64_t row = count >= 2 ? 0 : 2 - count; row < 3; ++row) {
+                for (int64_t column = 0; column < 3; ++column) {
+                    const int64_t other = j + column - 1;
+                    if (other < 0 || other >= m.joints) continue;
+                    const float* __restrict from = row == 2
+                                                       ? frame + other * kQkv + (half * 3 + 2) * kPart
+                                                       : recent + ((row * m.joints + other) * 2 + half) * kPart;
+                    const float* __restrict weight = m.convolution + (half * kTaps + row * 3 + column) * kPart;
+                    for (int64_t c = 0; c < kPart; ++c) target[c] += weight[c] * from[c];
+                }
+            }
+        }
+    }
+}
+
+template <int H, int D>
+void mix_frame(const FrameMix& m) {
+    constexpr int64_t kPart = int64_t{D} * H;
+    constexpr int64_t kQkv = 6 * kPart;
+    constexpr int64_t kOut = 2 * kPart;
+    const Row joints{m.joints, kQkv, kOut, 0};
+    for (int64_t s = 0; s < m.streams; ++s) {
+        const float* frame = m.qkv + s * m.joints * kQkv;
+        float* out = m.out + s * m.joints * kOut;
+        if (!m.active[s]) {
+            std::memset(out, 0, static_cast<size_t>(m.joints * kOut) * sizeof(float));
+            continue;
+        }
+        const int64_t count = m.counts[s];
+        const int64_t seen = count < m.slots ? count : m.slots;
+        const int64_t slot = count % m.slots;
+        float* recent = m.recent + s * 2 * m.joints * kOut;
+        attend_row<H, D>(joints, m.scale, frame, out, m.scratch);
+        for (int64_t j = 0; j < m.joints; ++j) {
+            const float* temporal = frame + j * kQkv + 3 * kPart;
+            float* keys = m.keys + (s * m.joints + j) * m.slots * kPart;
+            float* values = m.values + (s * m.joints + j) * m.slots * kPart;
+            attend_ring<H, D>(m.scale, temporal, keys, values, seen, out + j * kOut + kPart, m.scratch);
+            std::memcpy(keys + slot * kPart, temporal + kPart, kPart * sizeof(float));
+            std::memcpy(values + slot * kPart, temporal + 2 * kPart, kPart * sizeof(float));
+        }
+        convolve_frame<kPart>(m, frame, recent, count, out);
+        std::memmove(recent, recent + m.joints * kOut, static_cast<size_t>(m.joints * kOut) * sizeof(float));
+        for (int64_t j = 0; j < m.joints; ++j) {
+            float* now = recent + (m.joints + j) * kOut;
+            std::memcpy(now, frame + j * kQkv + 2 * kPart, kPart * sizeof(float));
+            std::memcpy(now + kPart, frame + j * kQkv + 5 * kPart, kPart * sizeof(float));
+        }
+    }
+}
+
+struct FrameCall {
+    const FrameMix& m;
+    template <int H, int D>
+    void operator()() {
+        mix_frame<H, D>(m);
+    }
+};
+
+}  // namespace
+}  // namespace refiner::REFINER_ISA_NAMESPACE

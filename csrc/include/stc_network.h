@@ -1,0 +1,88 @@
+// A network of STC modules and MLPs on the CPU: lifters and denoisers, over windows or frame by frame.
+//
+// A network is: embedding, layers, head. Every layer is pre-norm with a residual:
+//   attention   x += proj(mix(qkv(norm(x))))     mix: both halves of STC attention with their convolutions
+//   mlp         x += down(gelu(up(norm(x))))
+// The scale and shift of a norm are folded into the product that follows it, and the time embedding of a denoising
+// step into the bias of the layer before it. So every layer has one output bias for each step.
+//
+// Activations are [tokens, C] float32, tokens ordered (window or stream, frame, joint). Between two attentions every
+// token is on its own, so that a block of rows goes through all products of such a segment while it is in the cache.
+// All sums have a fixed order: the result of a token does not depend on the threads or on the other windows.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace refiner {
+
+// A weight matrix [outputs, inputs], packed in panels of `panel` outputs: [outputs / panel, inputs, panel]. The last
+// panel is filled up with zeros.
+struct PackedLinear {
+    int64_t inputs = 0;
+    int64_t outputs = 0;
+    float* weight = nullptr;
+};
+
+struct StcLayer {
+    bool attention = false;
+    PackedLinear first;                  // qkv, or up
+    PackedLinear second;                 // proj, or down
+    const float* first_bias = nullptr;   // [outputs of first]
+    const float* second_bias = nullptr;  // [steps, C]
+    const float* convolution = nullptr;  // attention: [2, 9, D, H]
+    const float* mix_bias = nullptr;     // attention: [2, J, D, H]
+};
+
+struct StcNetwork {
+    int64_t features = 0;  // numbers of a token that the embedding sees
+    int64_t dim = 0;       // C
+    int64_t heads = 0;     // H
+    int64_t joints = 0;    // J
+    int64_t band = 0;      // see stc_attention.h
+    int64_t steps = 1;
+    bool gelu_after_embedding = false;
+    PackedLinear embedding;
+    const float* joint_embedding = nullptr;  // [J, C]
+    const float* head = nullptr;             // [3, C]
+    const StcLayer* layers = nullptr;
+    int64_t layer_count = 0;
+
+    int64_t width() const { return dim / (2 * heads); }
+    float scale() const { return 1.0f / __builtin_sqrtf(static_cast<float>(dim / 2)); }  // of attention scores
+};
+
+// The memory of a call, all float32: input [N, features], x [N, C], qkv [N, 3 C], mixed [N, C], output [N, 3].
+struct StcBuffers {
+    const float* input;
+    float* x;
+    float* qkv;
+    float* mixed;
+    float* output;
+};
+
+// The earlier frames of the streams of one step: for each attention, rings of temporal keys and values
+// [streams, J, slots, D H], and the values of the last two frames [streams, 2, J, C], the older one first.
+struct StcMemory {
+    int64_t slots;
+    float* keys;
+    float* values;
+    float* recent;
+    const int64_t* counts;  // [streams]: frames that a stream has had
+    const bool* active;     // [streams]: streams that have a frame now; the memory of the others stays
+};
+
+struct NetworkKernels {
+    int64_t panel;
+    // Packs a weight matrix [outputs, inputs] into `target`, which has room for the filled-up panels.
+    void (*pack)(const float* weight, int64_t outputs, int64_t inputs, float* target);
+    // Runs one step of a network over windows [batch, frames, J].
+    void (*windows)(const StcNetwork&, int64_t step, int64_t batch, int64_t frames, const StcBuffers&, int threads);
+    // Runs one step of a causal network over one frame of each stream, and adds the frame to the memory.
+    void (*frame)(const StcNetwork&, int64_t step, int64_t streams, const StcBuffers&, const StcMemory&, int threads);
+};
+
+REFINER_DECLARE_VARIANTS(NetworkKernels, network_kernels)
+
+}  // namespace refiner

@@ -1,0 +1,81 @@
+"""Checkpoints read into NumPy arrays, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner import bundled
+from refiner.errors import CheckpointError
+
+Array = NDArray[np.float32]
+
+# A safetensors file: the length of the header as 8 bytes, the header as JSON, the tensors one after the other.
+_LENGTH = struct.Struct("<Q")
+_LONGEST_HEADER = 100 * 2**20
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+
+
+@dataclass(frozen=True)
+class CheckpointArrays:
+    """The content of a checkpoint file.
+
+    Attributes:
+        config: the configuration.
+        arrays: all tensors by their full names, in float32.
+    """
+
+    config: dict[str, Any]
+    arrays: Mapping[str, Array]
+
+    def under(self, prefix: str) -> dict[str, Array]:
+        """The arrays whose names begin with ``prefix``, without it."""
+        return {name[len(prefix) :]: array for name, array in self.arrays.items() if name.startswith(prefix)}
+
+
+def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
+    """Read a checkpoint.
+
+    Args:
+        path: a ``.safetensors`` file of this package.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, of another program or damaged.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"there is no checkpoint at {file}; {bundled.expected_at(file)}")
+    try:
+        content = file.read_bytes()
+        (length,) = _LENGTH.unpack_from(content)
+        if length > min(len(content) - _LENGTH.size, _LONGEST_HEADER):
+            raise ValueError(f"its header would be {length} bytes long")
+        header = json.loads(content[_LENGTH.size : _LENGTH.size + length])
+        metadata = header.pop("__metadata__", {})
+        start = _LENGTH.size + length
+        arrays = {name: _array(content, start, entry) for name, entry in header.items()}
+        config = json.loads(metadata["config"])
+    except (ValueError, TypeError, KeyError, struct.error, RecursionError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is no readable checkpoint of refiner ({error!r}); it may be truncated: copy or train it again"
+        ) from error
+    return CheckpointArrays(config, arrays)
+
+
+def _array(content: bytes, start: int, entry: Mapping[str, Any]) -> Array:
+    first, last = (int(number) for number in entry["data_offsets"])
+    shape = tuple(int(number) for number in entry["shape"])
+    kind = np.dtype(_TYPES[entry["dtype"]])
+    if min((0, first, *shape)) < 0 or last - first != math.prod(shape) * kind.itemsize or start + last > len(content):
+        raise ValueError(f"a tensor of shape {shape} cannot lie in bytes {first} to {last}")
+    array = np.frombuffer(content, kind, math.prod(shape), start + first).reshape(shape)
+    return array.astype(np.float32)

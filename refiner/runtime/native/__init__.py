@@ -1,0 +1,1 @@
+"""Our own engine for a CPU: the compiled executor of `csrc`, from an ordinary checkpoint, without PyTorch."""

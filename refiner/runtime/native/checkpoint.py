@@ -1,0 +1,127 @@
+"""What a checkpoint holds beside its network: the parts of a refinement that run in NumPy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.diffusion.ddim import DdimStep, ddim_schedule
+from refiner.diffusion.schedule import cosine_schedule
+from refiner.errors import CheckpointError, ConfigError, UsageError
+from refiner.model_files.arrays import CheckpointArrays, load_arrays
+from refiner.model_spec import ModelSpec
+from refiner.runtime.native.network import OTHERS, check_size
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """How a denoiser is used, see `refiner.models.unrolled.UnrolledRefiner`.
+
+    Attributes:
+        schedule: the K steps.
+        error_scale: metres per unit of the network's output, ``(J, 3)``; 0 for the root.
+        expected_error: gain ``(3 J, 5 J)`` and offset ``(3 J,)`` of a denoiser that starts from the corrected pose.
+        trust: two distances in metres, see `refiner.models.unrolled.apply_trust`.
+    """
+
+    schedule: tuple[DdimStep, ...]
+    error_scale: Array
+    expected_error: tuple[Array, Array] | None
+    trust: tuple[float, float] | None
+
+    def begin(self, start: Array, seen: Array) -> Array:
+        """The root-relative pose ``(..., J, 3)`` that the first step gets."""
+        if self.expected_error is None:
+            return start
+        gain, offset = self.expected_error
+        lead = start.shape[:-2]
+        condition = np.concatenate([seen[..., :2].reshape(*lead, -1), start.reshape(*lead, -1)], axis=-1)
+        return start - (condition @ gain.T + offset).reshape(start.shape)
+
+    def next_pose(self, step: int, pose: Array, error: Array) -> Array:
+        """One step of DDIM (eq. 8) from the network's output ``(..., J, 3)``."""
+        noise, scale, next_clean, next_noise = self.schedule[step][1:]
+        error = error * self.error_scale
+        clean = (pose - np.float32(noise) * error) * np.float32(scale)
+        if step == len(self.schedule) - 1:
+            return clean
+        return np.float32(next_clean) * clean + np.float32(next_noise) * error
+
+    def trusted(self, start: Array, refined: Array) -> Array:
+        """The blend of `refiner.models.unrolled.apply_trust`."""
+        if self.trust is None:
+            return refined
+        change = refined - start
+        distance = np.sqrt(np.square(change[..., 1:, :]).sum(axis=-1)).mean(axis=-1)[..., None, None]
+        low, high = self.trust
+        return start + np.clip((distance - low) / (high - low), 0.0, 1.0).astype(np.float32) * change
+
+
+@dataclass(frozen=True, eq=False)
+class NativeModel:
+    """A checkpoint that the native engine runs.
+
+    Attributes:
+        spec: the description of its network.
+        config: the configuration as JSON.
+        weights: the state dict of its network.
+        refinement: for a refiner.
+    """
+
+    spec: ModelSpec
+    config: dict[str, Any]
+    weights: Mapping[str, Array]
+    refinement: Refinement | None
+
+
+def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> NativeModel:
+    """Read a checkpoint for the native engine.
+
+    Args:
+        path: the checkpoint.
+        role: "lifter" or "refiner".
+        steps: K, instead of the checkpoint's.
+
+    Raises:
+        CheckpointError: the file is no checkpoint of that role.
+        UsageError: the native engine does not run such a network.
+        ConfigError: ``steps`` is given for a lifter.
+    """
+    checkpoint = load_arrays(path)
+    spec = ModelSpec.of_config(checkpoint.config)
+    if spec.kind != role:
+        raise CheckpointError(f"{path} holds a {spec.kind}, expected a {role}")
+    if spec.architecture != "default":
+        raise UsageError(f"{path}: the native engine runs networks of STC blocks, not {spec.architecture}; {OTHERS}")
+    model = checkpoint.config["model"]
+    check_size(int(model["dim"]), int(model["heads"]), str(path))
+    if role == "lifter" and steps is not None:
+        raise ConfigError("this lifter is not sampled: it has no steps to choose")
+    refinement = _refinement(checkpoint, steps, str(path)) if role == "refiner" else None
+    return NativeModel(spec, checkpoint.config, checkpoint.under("model."), refinement)
+
+
+def _refinement(checkpoint: CheckpointArrays, steps: int | None, where: str) -> Refinement:
+    arrays = checkpoint.arrays
+    try:
+        diffusion = checkpoint.config["diffusion"]
+        chosen = int(diffusion["steps"] if steps is None else steps)
+        alphas = cosine_schedule(diffusion["timesteps"], diffusion["offset"])
+        scale = arrays["error_scale"].reshape(-1, 3).copy()
+        expected = None
+        if diffusion.get("start", "lifter") == "corrected":
+            gain = arrays["noise.gain"]
+            expected = gain, arrays["noise.mean_error"] - gain @ arrays["noise.mean_condition"]
+        trust = tuple(float(value) for value in arrays["trust"]) if "trust" in arrays else None
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{where} does not fit its own configuration: {error!r}") from error
+    scale[0] = 0.0
+    schedule = ddim_schedule(chosen, alphas, diffusion["terminal"])
+    return Refinement(schedule, scale, expected, None if trust is None else (trust[0], trust[1]))

@@ -1,0 +1,144 @@
+"""A network of `csrc/cpu/stc_network.cpp`, built from the arrays of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erf
+
+from refiner.errors import CheckpointError, MissingComponentError, UsageError
+from refiner.stc_layout import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, PARTS, kernel_order
+
+Array = NDArray[np.float32]
+Weights = Mapping[str, Array]
+
+HEADS = (2, 4, 8, 16)
+WIDTHS = (2, 4, 6, 8, 12, 16)
+OTHERS = "engine='torch' runs it, and so does what refiner-export writes for ONNX Runtime or OpenVINO"
+
+
+def check_size(dim: int, heads: int, where: str) -> None:
+    """Raises UsageError where no kernel exists for a network of this size."""
+    if heads not in HEADS or dim % (2 * heads) or dim // (2 * heads) not in WIDTHS:
+        raise UsageError(
+            f"{where}: the native engine has kernels for 2, 4, 8 or 16 heads of {', '.join(map(str, WIDTHS))} channels "
+            f"in each half, not for C = {dim} and {heads} heads; {OTHERS}"
+        )
+
+
+def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], band: int) -> Any:
+    """The network of a `refiner.models.PoseDenoiser`.
+
+    Args:
+        weights: its state dict.
+        model: the entry ``model`` of the configuration.
+        times: the timesteps of the K denoising steps. Their embeddings are folded into biases.
+        band: the frames that a frame of a causal denoiser sees; 0 for windows.
+
+    Raises:
+        CheckpointError: the weights do not fit the configuration.
+        MissingComponentError: the compiled module is missing.
+    """
+    blocks = [f"blocks.{index}." for index in range(int(model["blocks"]))]
+    embedded = [_embed_time(weights, time) for time in times]
+
+    def layers(network: Any, steps: int) -> None:
+        nothing = np.zeros((steps, int(model["dim"])), np.float32)
+        for block in blocks:
+            time = np.stack([_linear(weights, f"{block}time_proj", vector) for vector in embedded])
+            two = f"{block}mlp_first.fc1.weight" in weights
+            # The time is added to the sequence before the second module: into the bias of what comes before it.
+            _attention(network, weights, f"{block}stc_first.", model, nothing if two else time)
+            if two:
+                _mlp(network, weights, f"{block}mlp_first.", f"{block}layer_norm_first.", time)
+            _attention(network, weights, f"{block}stc_second.", model, nothing)
+            _mlp(network, weights, f"{block}mlp.", f"{block}layer_norm.", nothing)
+
+    return _built(weights, model, len(times), band, "head", False, layers)
+
+
+def lifter(weights: Weights, model: Mapping[str, Any]) -> Any:
+    """The network of a `refiner.models.STCFormer`. Raises like `denoiser`."""
+
+    def layers(network: Any, steps: int) -> None:
+        nothing = np.zeros((steps, int(model["dim"])), np.float32)
+        for index in range(int(model["blocks"])):
+            block = f"stcformer.stc_block.{index}."
+            _attention(network, weights, f"{block}stc_att.", model, nothing)
+            _mlp(network, weights, f"{block}mlp.", f"{block}layer_norm.", nothing)
+
+    return _built(weights, model, 1, 0, "regress_head", True, layers)
+
+
+def _built(
+    weights: Weights, model: Mapping[str, Any], steps: int, band: int, head: str, gelu: bool, layers: Any
+) -> Any:
+    try:
+        from refiner import _native
+    except ImportError as error:
+        raise MissingComponentError(
+            f"the native engine needs the compiled module of this package ({error}); install the package again"
+        ) from error
+    dim, heads = int(model["dim"]), int(model["heads"])
+    try:
+        features = weights["pose_emb.weight"].shape[1]
+        network = _native.StcNetwork(features, dim, heads, len(PARTS), band, steps, gelu)
+        joints = weights.get("joint_embedding")
+        network.embedding(
+            weights["pose_emb.weight"], np.zeros((len(PARTS), dim), np.float32) if joints is None else joints
+        )
+        layers(network, steps)
+        network.head(weights[f"{head}.weight"])
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"the weights do not fit the configuration of their checkpoint: {error}") from error
+    return network
+
+
+def _attention(network: Any, weights: Weights, prefix: str, model: Mapping[str, Any], bias: Array) -> None:
+    """Add STC attention; ``bias`` ``(K, C)`` is added to its output."""
+    dim, heads = int(model["dim"]), int(model["heads"])
+    width = dim // (2 * heads)
+    rows, columns = kernel_order(dim, heads)
+    qkv, qkv_bias = _normed(weights, f"{prefix}layer_norm.", weights[f"{prefix}qkv.weight"])
+    qkv_bias = qkv_bias + weights[f"{prefix}qkv.bias"]
+    convolution = np.stack([weights[f"{prefix}sep2_{half}.weight"] for half in "st"]).reshape(2, heads, width, 9)
+    local = np.stack([weights[f"{prefix}sep2_{half}.bias"] for half in "st"]).reshape(2, 1, heads, width)
+    part = weights[f"{prefix}emb.weight"][list(PARTS)]  # [J, width]
+    offset = np.stack([PART_SCALE_SPATIAL * part, PART_SCALE_TEMPORAL * part])[..., None]  # [2, J, width, 1]
+    network.attention(
+        qkv[rows],
+        qkv_bias[rows],
+        np.ascontiguousarray(convolution.transpose(0, 3, 2, 1)),
+        np.ascontiguousarray(local.transpose(0, 1, 3, 2) + offset, np.float32),
+        np.ascontiguousarray(weights[f"{prefix}proj.weight"][:, columns]),
+        bias + weights[f"{prefix}proj.bias"],
+    )
+
+
+def _mlp(network: Any, weights: Weights, prefix: str, norm: str, bias: Array) -> None:
+    """Add an MLP; ``bias`` ``(K, C)`` is added to its output."""
+    up, up_bias = _normed(weights, norm, weights[f"{prefix}fc1.weight"])
+    network.mlp(up, up_bias, weights[f"{prefix}fc2.weight"], bias)
+
+
+def _normed(weights: Weights, norm: str, weight: Array) -> tuple[Array, Array]:
+    """The scale and the shift of a layer norm, folded into the product that follows it: weight and bias."""
+    scale, shift = weights[f"{norm}weight"], weights[f"{norm}bias"]
+    return weight * scale, weight @ shift
+
+
+def _linear(weights: Weights, name: str, vector: Array) -> Array:
+    result: Array = weights[f"{name}.weight"] @ vector + weights[f"{name}.bias"]
+    return result
+
+
+def _embed_time(weights: Weights, time: int) -> Array:
+    """The embedded timestep ``(C,)``, as in `refiner.models.pose_denoiser`."""
+    dim = weights["time_mlp.0.weight"].shape[1]
+    half = dim // 2
+    angles = time * np.exp(np.arange(half) * (-np.log(1e4) / (half - 1)))
+    hidden = _linear(weights, "time_mlp.0", np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32))
+    return _linear(weights, "time_mlp.2", (0.5 * hidden * (1.0 + erf(hidden / np.sqrt(2.0)))).astype(np.float32))

@@ -1,0 +1,99 @@
+"""The native engine for windows: lifters and refiners."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refiner.diffusion.familiarity import InputModel
+from refiner.engines import EngineOptions
+from refiner.errors import UsageError
+from refiner.runtime.engine import ANY_BATCH, ModelDefaults
+from refiner.runtime.native import network
+from refiner.runtime.native.checkpoint import load_model
+from refiner.runtime.native.rays import rotation_to, seen_by_network, turned, turned_back
+
+Array = NDArray[np.float32]
+
+
+class NativeEngine(ModelDefaults):
+    """Runs the checkpoint of a lifter or refiner of STC blocks on the CPU, in float32.
+
+    Calls may come from several threads at a time.
+
+    Args:
+        path: a ``.safetensors`` checkpoint.
+        role: "lifter" or "refiner".
+        steps: the number of denoising steps K; None is the checkpoint's K.
+        threads: threads of a call; None takes those of the kernels (`refiner.native.thread_count`).
+
+    Raises:
+        CheckpointError: the file is no checkpoint of that role.
+        UsageError: no kernel exists for its network.
+        MissingComponentError: the compiled module is missing.
+    """
+
+    least_batch, largest_batch = 1, ANY_BATCH
+    inputs: InputModel | None = None
+
+    def __init__(
+        self, path: str | os.PathLike[str], role: str, steps: int | None = None, threads: int | None = None
+    ) -> None:
+        model = load_model(path, role, steps)
+        spec = model.spec
+        self.frames, self.stride, self.fps = spec.frames, spec.stride, spec.fps
+        self.kind, self.rays, self.uncertainty = spec.kind, spec.rays, spec.joint_uncertainty
+        self.flip_test, self.guesses_action = spec.flip_test, spec.guesses_action
+        self.validation_curve, self.engine = spec.validation_curve, "native"
+        self.metadata = {**model.config, "engine": self.engine, "device": "cpu"}
+        self.reach: int | None = None
+        self._threads, self._refinement, self._root = threads or 0, model.refinement, spec.root
+        if model.refinement is None:
+            self._network = network.lifter(model.weights, model.config["model"])
+            return
+        times = [step.time for step in model.refinement.schedule]
+        band = spec.frames if spec.causal else 0
+        self._network = network.denoiser(model.weights, model.config["model"], times, band)
+        self.steps = self.metadata["steps"] = len(times)
+        if spec.causal:
+            # As `refiner.models.unrolled.UnrolledRefiner.reach`.
+            self.reach = len(times) * self._network.attentions * max(band - 1, 2)
+
+    @classmethod
+    def open(cls, file: Path, role: str, options: EngineOptions) -> NativeEngine:
+        """Open a checkpoint; `refiner.engines` calls this."""
+        if options.device == "cuda":
+            raise UsageError("the native engine runs on the CPU; engine='torch' runs on a CUDA device")
+        return cls(file, role, options.steps, options.threads)
+
+    def __call__(self, *inputs: Array) -> Array:
+        """See `refiner.runtime.engine.RefinerEngine` and `LifterEngine`."""
+        pose_2d, *given, lens = (np.asarray(array, np.float32) for array in inputs)
+        seen, rotation = seen_by_network(pose_2d, lens, self.rays)
+        if self._refinement is None:
+            pose = self._run(0, seen)
+            if self._root == "subtracted":
+                pose -= pose[..., :1, :]
+            else:
+                pose[..., 0, :] = 0.0
+            return np.ascontiguousarray(turned_back(pose, rotation))
+        root = given[0][..., :1, :]
+        start = self._refinement.begin(turned(given[0] - root, rotation), seen)
+        pose = start
+        for step in range(len(self._refinement.schedule)):
+            error = self._run(step, np.concatenate([seen, pose], axis=-1))
+            pose = self._refinement.next_pose(step, pose, error)
+        pose = self._refinement.trusted(start, pose)
+        back = None if rotation is None else rotation_to(seen[..., 0, 2:4])
+        refined = turned_back(pose, back) + root
+        refined[..., 0, :] = root[..., 0, :]
+        return np.ascontiguousarray(refined, np.float32)
+
+    def _run(self, step: int, features: Array) -> Array:
+        """The network's output for ``(B, T, J, features)``, ``(B, T, J, 3)``."""
+        output = np.empty((*features.shape[:-1], 3), np.float32)
+        self._network.windows(step, np.ascontiguousarray(features, np.float32), output, self._threads)
+        return output
