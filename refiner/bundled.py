@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "checkpoints"
@@ -55,7 +54,7 @@ def checkpoint(name: str) -> Path:
 
 
 def graph_of(checkpoint: Path) -> Path:
-    """The ONNX graph of a bundled checkpoint, for machines without PyTorch; it need not be there."""
+    """The ONNX graph of a bundled checkpoint, for ONNX Runtime; it need not be there."""
     return checkpoint.with_suffix(".onnx")
 
 
@@ -64,25 +63,17 @@ def with_graphs() -> list[Path]:
     return [default_checkpoint(role) for role in DEFAULTS if role != "refiner-of-other-estimators"]
 
 
-def runnable(checkpoint: Path, engine: str | None) -> Path:
-    """The file of a bundled model that runs here.
+def file_for(checkpoint: Path, engine: str | None) -> Path:
+    """The file of a bundled model for an engine: its ONNX graph for ``engine`` "onnx", else its checkpoint.
 
     Args:
         checkpoint: the model's checkpoint, or any other file, which is returned as it is.
-        engine: the engine that was asked for; None takes PyTorch where it is installed, else ONNX Runtime.
+        engine: the engine that was asked for.
     """
     if checkpoint.parent != FOLDER or checkpoint.suffix != ".safetensors":
         return checkpoint
-    wants_graph = engine == "onnx" or (engine is None and not _installed("torch"))
     graph = graph_of(checkpoint)
-    return graph if wants_graph and graph.is_file() else checkpoint
-
-
-def _installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # an import hook refuses it
-        return False
+    return graph if engine == "onnx" and graph.is_file() else checkpoint
 
 
 def names() -> list[str]:

@@ -22,6 +22,8 @@ DEVICES = ("cpu", "cuda")
 GOALS = ("latency", "throughput")
 # The suffix of checkpoints. They need no export, because PyTorch runs them.
 CHECKPOINT_SUFFIX = ".safetensors"
+# The engine that runs bundled models on a CPU, if no other is asked for.
+NATIVE = "native"
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ _ROWS = (
         extra="train",
     ),
     EngineSpec(
-        name="native",
+        name=NATIVE,
         title="the native engine",
         suffix=CHECKPOINT_SUFFIX,
         window="refiner.runtime.native.window:NativeEngine",

@@ -17,7 +17,7 @@ from refiner_export.gate import parity_windows
 from refiner_export.graph import example_inputs, quiet_exporter
 from refiner_export.options import Batch, ExportOptions
 
-from refiner.engines import EngineOptions
+from refiner.engines import CHECKPOINT_SUFFIX, ENGINES, NATIVE, EngineOptions
 from refiner.errors import MissingComponentError, UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.model_files.build import module_of
@@ -35,6 +35,7 @@ PEER = "plain export in ONNX Runtime"
 # Pairs of engine and precision by device, in the order of the report.
 CONTESTANTS = {
     "cpu": (
+        (NATIVE, "fp32"),
         ("onnx", "fp32"),
         ("openvino", "fp32"),
         ("openvino", "bf16"),
@@ -208,8 +209,8 @@ def measure_engines(
             title = f"{engine} {precision}"
             folder = Path(name) / title.replace(" ", "-")
             folder.mkdir()
-            # For "torch-compile" the export is that of "torch": PyTorch compiles the checkpoint when it is loaded.
-            exported = engine.removesuffix("-compile")
+            # "torch-compile" and "native" run the checkpoint itself, as "torch" does.
+            exported = "torch" if ENGINES[engine].suffix == CHECKPOINT_SUFFIX else engine
             options = ExportOptions(
                 exported,
                 folder,

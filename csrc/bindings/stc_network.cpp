@@ -31,10 +31,10 @@ float* workspace(int64_t size) {
     return memory.data();
 }
 
-// A network whose weights are packed once. Runs may come from several threads at a time, since a run changes nothing
-// but the memory that its caller gives.
+// A network whose weights are packed once. Runs may come from several threads at a time, since a run changes
+// nothing but the memory that its caller gives.
 class Network {
-public:
+ public:
     Network(int64_t features, int64_t dim, int64_t heads, int64_t joints, int64_t band, int64_t steps,
             bool gelu_after_embedding)
         : kernels_(select_network_kernels()) {
@@ -113,7 +113,8 @@ public:
         require(output.size() == tokens * 3, "output must be [S, J, 3]");
         require(counts.size() == streams && active.size() == streams, "counts and active must be [S]");
         const int64_t ring = attentions_ * tokens * slots * net_.dim / 2;
-        require(keys.size() == ring && values.size() == ring, "keys and values must be [attentions, S, J, slots, C / 2]");
+        require(keys.size() == ring && values.size() == ring,
+                "keys and values must be [attentions, S, J, slots, C / 2]");
         require(recent.size() == attentions_ * tokens * 2 * net_.dim, "recent must be [attentions, S, 2, J, C]");
         const StcMemory memory{slots,         keys.mutable_data(), values.mutable_data(), recent.mutable_data(),
                                counts.data(), active.data()};
@@ -125,7 +126,7 @@ public:
 
     int64_t attentions() const { return attentions_; }
 
-private:
+ private:
     struct Free {
         void operator()(float* data) const { std::free(data); }
     };
@@ -164,7 +165,8 @@ private:
     }
 
     void require_complete(int64_t step) const {
-        require(net_.joint_embedding != nullptr && net_.head != nullptr && attentions_ > 0, "the network is incomplete");
+        require(net_.joint_embedding != nullptr && net_.head != nullptr && attentions_ > 0,
+                "the network is incomplete");
         require(step >= 0 && step < net_.steps, "there is no such step");
     }
 
@@ -195,9 +197,10 @@ void bind_stc_network(py::module_& m) {
         .def("head", &Network::head, py::arg("weight"))
         .def("windows", &Network::windows, py::arg("step"), py::arg("input").noconvert(),
              py::arg("output").noconvert(), py::arg("threads"))
-        .def("frame", &Network::frame, py::arg("step"), py::arg("input").noconvert(), py::arg("output").noconvert(),
-             py::arg("keys").noconvert(), py::arg("values").noconvert(), py::arg("recent").noconvert(),
-             py::arg("counts").noconvert(), py::arg("active").noconvert(), py::arg("threads"))
+        .def("frame", &Network::frame, py::arg("step"), py::arg("input").noconvert(),
+             py::arg("output").noconvert(), py::arg("keys").noconvert(), py::arg("values").noconvert(),
+             py::arg("recent").noconvert(), py::arg("counts").noconvert(), py::arg("active").noconvert(),
+             py::arg("threads"))
         .def_property_readonly("attentions", &Network::attentions);
 }
 

@@ -1,5 +1,5 @@
-// Networks of STC modules and MLPs on the CPU (see stc_network.h). This file is compiled once for every instruction
-// set, each time into another namespace, REFINER_ISA_NAMESPACE.
+// Networks of STC modules and MLPs on the CPU (see stc_network.h). This file is compiled once for every
+// instruction set, each time into another namespace, REFINER_ISA_NAMESPACE.
 
 #include "stc_network.h"
 
@@ -15,8 +15,8 @@
 namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
 
-// Rows that go through a segment together, and columns of an MLP's hidden layer that exist at a time: 48 x 128 hidden
-// numbers are 24 kB, so that they and one panel of weights stay in the first-level cache.
+// Rows that go through a segment together, and columns of an MLP's hidden layer that exist at a time: 48 x 128
+// hidden numbers are 24 kB, so that they and one panel of weights stay in the first-level cache.
 constexpr int64_t kBlock = 48;
 constexpr int64_t kHidden = 128;
 
@@ -73,12 +73,12 @@ void mlp(const StcLayer& layer, int64_t step, int64_t dim, int64_t rows, float* 
     const int64_t width = layer.first.outputs;
     for (int64_t first = 0; first < width; first += kHidden) {
         const int64_t count = smaller(kHidden, width - first);
-        multiply<End::kGelu>(normal, rows, dim, dim, layer.first.weight + first * dim, dim, layer.first_bias + first,
-                             hidden, kHidden, count);
+        multiply<End::kGelu>(normal, rows, dim, dim, layer.first.weight + first * dim, dim,
+                             layer.first_bias + first, hidden, kHidden, count);
         // Rows `first` to `first + count` of every panel.
         const float* bias = first == 0 ? layer.second_bias + step * dim : nullptr;
-        multiply<End::kAdd>(hidden, rows, kHidden, count, layer.second.weight + first * kPanel, width, bias, x, dim,
-                            dim);
+        multiply<End::kAdd>(hidden, rows, kHidden, count, layer.second.weight + first * kPanel, width, bias, x,
+                            dim, dim);
     }
 }
 
@@ -98,9 +98,10 @@ void head(const StcNetwork& net, const float* x, int64_t rows, float* output) {
     }
 }
 
-// All that happens to rows between the attention layer at `from` (-1: the beginning) and the next one, which gets its
-// queries, keys and values. Returns the index of the next attention layer, or the number of layers.
-int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, int64_t rows, const StcBuffers& b) {
+// All that happens to rows between the attention layer at `from` (-1: the beginning) and the next one, which gets
+// its queries, keys and values. Returns the index of the next attention layer, or the number of layers.
+int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, int64_t rows,
+                const StcBuffers& b) {
     const int64_t dim = net.dim;
     float* x = b.x + row * dim;
     float* normal = scratch_of(kBlock * (dim + kHidden));
@@ -120,8 +121,8 @@ int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, 
     } else {
         const StcLayer& layer = net.layers[next];
         normalise(x, rows, dim, normal);
-        multiply<End::kStore>(normal, rows, dim, dim, layer.first.weight, dim, layer.first_bias, b.qkv + row * 3 * dim,
-                              3 * dim, 3 * dim);
+        multiply<End::kStore>(normal, rows, dim, dim, layer.first.weight, dim, layer.first_bias,
+                              b.qkv + row * 3 * dim, 3 * dim, 3 * dim);
     }
     return next;
 }
@@ -145,12 +146,12 @@ void run(const StcNetwork& net, int64_t step, int64_t tokens, const StcBuffers& 
     }
 }
 
-void windows(const StcNetwork& net, int64_t step, int64_t batch, int64_t frames, const StcBuffers& b, int threads) {
+void windows(const StcNetwork& net, int64_t step, int64_t batch, int64_t frames, const StcBuffers& b,
+             int threads) {
     const StcShape shape{batch, frames, net.joints, net.width(), net.heads, net.band, net.scale(), threads};
     const StcKernels kernels = stc_kernels();
-    run(net, step, batch * frames * net.joints, b, threads, [&](const StcLayer& layer) {
-        kernels.forward(shape, b.qkv, layer.convolution, layer.mix_bias, b.mixed);
-    });
+    run(net, step, batch * frames * net.joints, b, threads,
+        [&](const StcLayer& layer) { kernels.forward(shape, b.qkv, layer.convolution, layer.mix_bias, b.mixed); });
 }
 
 void frame(const StcNetwork& net, int64_t step, int64_t streams, const StcBuffers& b, const StcMemory& memory,

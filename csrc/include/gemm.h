@@ -1,5 +1,6 @@
 // The products of a network: rows of activations times a packed weight matrix, with what follows the product fused
-// into its end. Included by files that are compiled once for every instruction set; everything is in their namespace.
+// into its end. Included by files that are compiled once for every instruction set; everything is in their
+// namespace.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +33,9 @@ inline Lane load(const float* source) {
 inline void store(float* target, Lane lane) { std::memcpy(target, &lane, sizeof(lane)); }
 inline Lane splat(float value) { return Lane{} + value; }
 
-// GELU, x / 2 (1 + erf(x / sqrt 2)). erf is a rational approximation of our own (least largest error on [-3.95, 3.95],
-// below 2e-8 in exact arithmetic, below 4e-7 in float32); beyond, erf is taken at the end of the interval. NaN stays.
+// GELU, x / 2 (1 + erf(x / sqrt 2)). erf is a rational approximation of our own (least largest error on
+// [-3.95, 3.95], below 2e-8 in exact arithmetic, below 4e-7 in float32); beyond, erf is taken at the end of the
+// interval. NaN stays.
 inline Lane gelu(Lane x) {
     Lane z = x * 0.70710678118654752f;
     const Lane limit = splat(3.95f);
@@ -59,7 +61,8 @@ enum class End { kStore, kGelu, kAdd };
 
 // Sums of kRows or fewer rows times one panel.
 template <int R>
-inline void multiply_tile(const float* a, int64_t stride, int64_t inputs, const float* panel, Lane (&sum)[R][kVectors]) {
+inline void multiply_tile(const float* a, int64_t stride, int64_t inputs, const float* panel,
+                          Lane (&sum)[R][kVectors]) {
     for (int r = 0; r < R; ++r) {
         for (int v = 0; v < kVectors; ++v) sum[r][v] = Lane{};
     }
@@ -100,29 +103,40 @@ inline void tile(const float* a, int64_t stride, int64_t inputs, const float* pa
     }
 }
 
-// out [rows, columns] = end(a [rows, inputs] times the panels + bias). `weight` points at the first panel; a row of
-// it has `panel_inputs` inputs, of which `inputs` from its beginning are used.
+// out [rows, columns] = end(a [rows, inputs] times the panels + bias). `weight` points at the first panel; a row
+// of it has `panel_inputs` inputs, of which `inputs` from its beginning are used.
 template <End end>
-void multiply(const float* a, int64_t rows, int64_t stride, int64_t inputs, const float* weight, int64_t panel_inputs,
-              const float* bias, float* out, int64_t out_stride, int64_t columns) {
+void multiply(const float* a, int64_t rows, int64_t stride, int64_t inputs, const float* weight,
+              int64_t panel_inputs, const float* bias, float* out, int64_t out_stride, int64_t columns) {
     for (int64_t first = 0; first < columns; first += kPanel) {
         const float* panel = weight + first * panel_inputs;
         const int64_t count = columns - first < kPanel ? columns - first : kPanel;
         const float* shift = bias == nullptr ? nullptr : bias + first;
         int64_t r = 0;
         for (; r + kRows <= rows; r += kRows) {
-            tile<kRows, end>(a + r * stride, stride, inputs, panel, shift, out + r * out_stride + first, out_stride,
-                             count);
+            tile<kRows, end>(a + r * stride, stride, inputs, panel, shift, out + r * out_stride + first,
+                             out_stride, count);
         }
         const float* rest = a + r * stride;
         float* target = out + r * out_stride + first;
         switch (rows - r) {
-            case 5: tile<5, end>(rest, stride, inputs, panel, shift, target, out_stride, count); break;
-            case 4: tile<4, end>(rest, stride, inputs, panel, shift, target, out_stride, count); break;
-            case 3: tile<3, end>(rest, stride, inputs, panel, shift, target, out_stride, count); break;
-            case 2: tile<2, end>(rest, stride, inputs, panel, shift, target, out_stride, count); break;
-            case 1: tile<1, end>(rest, stride, inputs, panel, shift, target, out_stride, count); break;
-            default: break;
+            case 5:
+                tile<5, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                break;
+            case 4:
+                tile<4, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                break;
+            case 3:
+                tile<3, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                break;
+            case 2:
+                tile<2, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                break;
+            case 1:
+                tile<1, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                break;
+            default:
+                break;
         }
     }
 }

@@ -1,5 +1,5 @@
-// STC attention of one frame of every stream, with the earlier frames in memory (see stc_network.h). Included by files
-// that are compiled once for every instruction set.
+// STC attention of one frame of every stream, with the earlier frames in memory (see stc_network.h). Included by
+// files that are compiled once for every instruction set.
 #pragma once
 
 #include "stc_network.h"

@@ -6,9 +6,10 @@
 // The scale and shift of a norm are folded into the product that follows it, and the time embedding of a denoising
 // step into the bias of the layer before it. So every layer has one output bias for each step.
 //
-// Activations are [tokens, C] float32, tokens ordered (window or stream, frame, joint). Between two attentions every
-// token is on its own, so that a block of rows goes through all products of such a segment while it is in the cache.
-// All sums have a fixed order: the result of a token does not depend on the threads or on the other windows.
+// Activations are [tokens, C] float32, tokens ordered (window or stream, frame, joint). Between two attentions
+// every token is on its own, so that a block of rows goes through all products of such a segment while it is in
+// the cache. All sums have a fixed order: the result of a token does not depend on the threads or on the other
+// windows.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@
 
 namespace refiner {
 
-// A weight matrix [outputs, inputs], packed in panels of `panel` outputs: [outputs / panel, inputs, panel]. The last
-// panel is filled up with zeros.
+// A weight matrix [outputs, inputs], packed in panels of `panel` outputs: [outputs / panel, inputs, panel]. The
+// last panel is filled up with zeros.
 struct PackedLinear {
     int64_t inputs = 0;
     int64_t outputs = 0;
@@ -78,9 +79,11 @@ struct NetworkKernels {
     // Packs a weight matrix [outputs, inputs] into `target`, which has room for the filled-up panels.
     void (*pack)(const float* weight, int64_t outputs, int64_t inputs, float* target);
     // Runs one step of a network over windows [batch, frames, J].
-    void (*windows)(const StcNetwork&, int64_t step, int64_t batch, int64_t frames, const StcBuffers&, int threads);
+    void (*windows)(const StcNetwork&, int64_t step, int64_t batch, int64_t frames, const StcBuffers&,
+                    int threads);
     // Runs one step of a causal network over one frame of each stream, and adds the frame to the memory.
-    void (*frame)(const StcNetwork&, int64_t step, int64_t streams, const StcBuffers&, const StcMemory&, int threads);
+    void (*frame)(const StcNetwork&, int64_t step, int64_t streams, const StcBuffers&, const StcMemory&,
+                  int threads);
 };
 
 REFINER_DECLARE_VARIANTS(NetworkKernels, network_kernels)

@@ -1,5 +1,5 @@
-// Attention over one row of tokens, for every number of heads and width that a kernel exists for. Included by files that
-// are compiled once for every instruction set; everything is in their namespace.
+// Attention over one row of tokens, for every number of heads and width that a kernel exists for. Included by
+// files that are compiled once for every instruction set; everything is in their namespace.
 //
 // It uses the portable vector extensions of GCC and Clang: a Lane is H floats, one for every head. It becomes one
 // AVX or AVX-512 register, two NEON registers, and so on.

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner import bundled
+from refiner.diffusion.familiarity import InputModel
 from refiner.errors import CheckpointError
 
 Array = NDArray[np.float32]
+
+MODEL_PREFIX, INPUTS_PREFIX = "model.", "inputs."
 
 # A safetensors file: the length of the header as 8 bytes, the header as JSON, the tensors one after the other.
 _LENGTH = struct.Struct("<Q")
@@ -31,15 +34,25 @@ class CheckpointArrays:
 
     Attributes:
         config: the configuration.
-        arrays: all tensors by their full names, in float32.
+        arrays: all tensors by their full names, in the types of the file.
     """
 
     config: dict[str, Any]
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, NDArray[Any]]
 
-    def under(self, prefix: str) -> dict[str, Array]:
+    def under(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The arrays whose names begin with ``prefix``, without it."""
         return {name[len(prefix) :]: array for name, array in self.arrays.items() if name.startswith(prefix)}
+
+    def weights(self) -> dict[str, Array]:
+        """The state dict of the network, in float32."""
+        return {name: array.astype(np.float32) for name, array in self.under(MODEL_PREFIX).items()}
+
+    @property
+    def input_model(self) -> InputModel | None:
+        """The model of a refiner's training inputs; None where the file has none."""
+        arrays = self.under(INPUTS_PREFIX)
+        return InputModel.from_tensors(arrays) if arrays else None
 
 
 def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
@@ -64,18 +77,26 @@ def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
         start = _LENGTH.size + length
         arrays = {name: _array(content, start, entry) for name, entry in header.items()}
         config = json.loads(metadata["config"])
-    except (ValueError, TypeError, KeyError, struct.error, RecursionError, OSError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        struct.error,
+        RecursionError,
+        OSError,
+    ) as error:
         raise CheckpointError(
             f"{file} is no readable checkpoint of refiner ({error!r}); it may be truncated: copy or train it again"
         ) from error
     return CheckpointArrays(config, arrays)
 
 
-def _array(content: bytes, start: int, entry: Mapping[str, Any]) -> Array:
+def _array(content: bytes, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:
     first, last = (int(number) for number in entry["data_offsets"])
     shape = tuple(int(number) for number in entry["shape"])
     kind = np.dtype(_TYPES[entry["dtype"]])
     if min((0, first, *shape)) < 0 or last - first != math.prod(shape) * kind.itemsize or start + last > len(content):
         raise ValueError(f"a tensor of shape {shape} cannot lie in bytes {first} to {last}")
-    array = np.frombuffer(content, kind, math.prod(shape), start + first).reshape(shape)
-    return array.astype(np.float32)
+    return np.frombuffer(content, kind, math.prod(shape), start + first).reshape(shape)

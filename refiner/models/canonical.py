@@ -16,24 +16,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from refiner.rays import LEAST_DEPTH, LEAST_SPREAD, LEAST_WEIGHT, MEAN_LOG_SPREAD
 
 # Columns of the features: the ray (2), the direction of the body's centre (2), the log of the spread (1), the
 # confidence of the detector (1).
 RAY_FEATURES = 6
 # Columns of a keypoint (x, y, confidence) and of a camera (width, height, focal length), all in pixels.
 KEYPOINT, CAMERA = 3, 3
-# Weight of a missing joint in the mean of a frame, so that the mean of a frame without any joint is defined.
-LEAST_WEIGHT = 1e-4
-# Rays at more than about 84 degrees to the axis of the virtual camera are clamped to this depth.
-LEAST_DEPTH = 0.1
-# The spread of a body that is seen from 30 m away. It is a lower limit, since the features divide by the spread.
-LEAST_SPREAD = 1e-3
-# Mean logarithm of the spread over usual distances; it is subtracted so that the feature lies around 0.
-MEAN_LOG_SPREAD = -2.3
 
 
 class CanonicalPose(NamedTuple):
@@ -91,24 +83,6 @@ def canonical_pose(keypoints: Tensor, camera: Tensor) -> CanonicalPose:
         dim=-1,
     )
     return CanonicalPose(features, rotation)
-
-
-def canonical_arrays(
-    keypoints: NDArray[np.float32], pose_3d: NDArray[np.float32], camera: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`canonical_pose` for the arrays of one sequence.
-
-    Args:
-        keypoints: ``(F, J, 3)``, x and y in pixels and confidence.
-        pose_3d: root-relative poses in camera axes, ``(F, J, 3)`` metres.
-        camera: width, height and focal length in pixels, ``(3,)``.
-
-    Returns:
-        The rays ``(F, J, 2)``, and the poses ``(F, J, 3)`` in the axes of the virtual cameras.
-    """
-    seen, rotation = canonical_pose(*(torch.from_numpy(np.asarray(part))[None] for part in (keypoints, camera)))
-    poses = to_virtual_camera(torch.from_numpy(np.asarray(pose_3d))[None], rotation)
-    return seen[0, ..., :2].numpy(), poses[0].numpy()
 
 
 def rotation_to(centre: Tensor) -> Tensor:

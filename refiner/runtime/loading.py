@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
 from refiner import bundled
 from refiner.causal_state import CAUSAL
-from refiner.engines import CHECKPOINT_SUFFIX, ENGINES, EngineOptions, EngineSpec, engines_of
+from refiner.engines import CHECKPOINT_SUFFIX, ENGINES, NATIVE, EngineOptions, EngineSpec, engines_of
 from refiner.errors import ArtefactError, CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Pat
     """
     options.check()
     file = bundled.default_checkpoint(role) if path is None else bundled.by_name(Path(path))
-    file = bundled.runnable(file, options.engine)
+    file = bundled.file_for(file, options.engine)
     suffixes = dict.fromkeys(spec.suffix for spec in ENGINES.values())
     if path is None and not file.exists():
         named = role.replace("-", " ")
@@ -111,7 +111,17 @@ def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Pat
         raise UsageError(_wrong_engine(file, suffix, options.engine))
     if suffix != CHECKPOINT_SUFFIX and not file.is_file():
         raise ArtefactError(f"there is no artefact at {file}; write one with refiner-export")
-    return file, specs[options.engine] if options.engine is not None else next(iter(specs.values()))
+    chosen = options.engine or (NATIVE if _runs_natively(file, options) else next(iter(specs)))
+    return file, specs[chosen]
+
+
+def _runs_natively(file: Path, options: EngineOptions) -> bool:
+    """Whether a file is a bundled checkpoint that the native engine runs with these options.
+
+    All bundled models are of sizes that it has kernels for.
+    """
+    bundled_checkpoint = file.parent == bundled.FOLDER and file.suffix == CHECKPOINT_SUFFIX
+    return bundled_checkpoint and options.device in (None, "cpu") and not options.pipelined
 
 
 def _checked(opened: Engine, file: Path, options: EngineOptions) -> Engine:

@@ -18,6 +18,7 @@ from refiner.diffusion.familiarity import Familiarity
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.engines import EngineOptions
 from refiner.errors import InputWarning, UsageError
+from refiner.rays import seen_by_network, turned
 from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
@@ -227,13 +228,13 @@ class Refiner(WindowModel[RefinerEngine]):
             return None
         if not self.sees_rays:
             return inputs.compare(normalise_screen(keypoints, image), body)
-        from refiner.models.canonical import canonical_arrays
-
         complete = (keypoints[..., 2] > 0).all(axis=-1)
         if not complete.any():
             return None
-        rays, turned = canonical_arrays(keypoints, body, image)
-        return inputs.compare(rays[complete], turned[complete], shaking=False)
+        lens = np.asarray(image, np.float32)[None]
+        seen, rotation = seen_by_network(np.asarray(keypoints, np.float32)[None], lens, rays=True)
+        poses = turned(np.asarray(body, np.float32)[None], rotation)
+        return inputs.compare(seen[0, ..., :2][complete], poses[0][complete], shaking=False)
 
     def _prepare(
         self,

@@ -8,13 +8,13 @@ import torch
 
 from refiner.camera import look_at_camera
 from refiner.models.canonical import (
-    MEAN_LOG_SPREAD,
     canonical_pose,
     centre_of,
     from_virtual_camera,
     rotation_to,
     to_virtual_camera,
 )
+from refiner.rays import MEAN_LOG_SPREAD
 
 FRAMES = 5
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from refiner.causal_state import RECENT, StateLayout, StreamCounts
 from refiner.engines import EngineOptions
 from refiner.errors import ConfigError, UsageError
+from refiner.rays import rotation_to, seen_by_network, turned, turned_back
 from refiner.runtime.causal import Active, StreamEngine, StreamFacts
 from refiner.runtime.native import network
 from refiner.runtime.native.checkpoint import load_model
-from refiner.runtime.native.rays import rotation_to, seen_by_network, turned, turned_back
 
 Array = NDArray[np.float32]
 

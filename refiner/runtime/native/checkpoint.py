@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.diffusion.ddim import DdimStep, ddim_schedule
+from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import CheckpointError, ConfigError, UsageError
 from refiner.model_files.arrays import CheckpointArrays, load_arrays
@@ -61,7 +62,8 @@ class Refinement:
         change = refined - start
         distance = np.sqrt(np.square(change[..., 1:, :]).sum(axis=-1)).mean(axis=-1)[..., None, None]
         low, high = self.trust
-        return start + np.clip((distance - low) / (high - low), 0.0, 1.0).astype(np.float32) * change
+        share = np.clip((distance - low) / (high - low), 0.0, 1.0)
+        return np.asarray(start + share * change, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +75,14 @@ class NativeModel:
         config: the configuration as JSON.
         weights: the state dict of its network.
         refinement: for a refiner.
+        inputs: the model of a refiner's training inputs, where the file has one.
     """
 
     spec: ModelSpec
     config: dict[str, Any]
     weights: Mapping[str, Array]
     refinement: Refinement | None
+    inputs: InputModel | None
 
 
 def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> NativeModel:
@@ -101,16 +105,20 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> Na
     if spec.architecture != "default":
         raise UsageError(f"{path}: the native engine runs networks of STC blocks, not {spec.architecture}; {OTHERS}")
     model = checkpoint.config["model"]
-    check_size(int(model["dim"]), int(model["heads"]), str(path))
+    try:
+        dim, heads = int(model["dim"]), int(model["heads"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path}: its configuration does not describe a network: {error!r}") from error
+    check_size(dim, heads, str(path))
     if role == "lifter" and steps is not None:
         raise ConfigError("this lifter is not sampled: it has no steps to choose")
     refinement = _refinement(checkpoint, steps, str(path)) if role == "refiner" else None
-    return NativeModel(spec, checkpoint.config, checkpoint.under("model."), refinement)
+    return NativeModel(spec, checkpoint.config, checkpoint.weights(), refinement, checkpoint.input_model)
 
 
 def _refinement(checkpoint: CheckpointArrays, steps: int | None, where: str) -> Refinement:
-    arrays = checkpoint.arrays
     try:
+        arrays = {name: array.astype(np.float32) for name, array in checkpoint.arrays.items()}
         diffusion = checkpoint.config["diffusion"]
         chosen = int(diffusion["steps"] if steps is None else steps)
         alphas = cosine_schedule(diffusion["timesteps"], diffusion["offset"])

@@ -92,7 +92,7 @@ def _built(
         )
         layers(network, steps)
         network.head(weights[f"{head}.weight"])
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise CheckpointError(f"the weights do not fit the configuration of their checkpoint: {error}") from error
     return network
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.diffusion.familiarity import InputModel
 from refiner.engines import EngineOptions
 from refiner.errors import UsageError
+from refiner.rays import rotation_to, seen_by_network, turned, turned_back
 from refiner.runtime.engine import ANY_BATCH, ModelDefaults
 from refiner.runtime.native import network
 from refiner.runtime.native.checkpoint import load_model
-from refiner.runtime.native.rays import rotation_to, seen_by_network, turned, turned_back
 
 Array = NDArray[np.float32]
 
@@ -37,13 +36,12 @@ class NativeEngine(ModelDefaults):
     """
 
     least_batch, largest_batch = 1, ANY_BATCH
-    inputs: InputModel | None = None
 
     def __init__(
         self, path: str | os.PathLike[str], role: str, steps: int | None = None, threads: int | None = None
     ) -> None:
         model = load_model(path, role, steps)
-        spec = model.spec
+        spec, self.inputs = model.spec, model.inputs
         self.frames, self.stride, self.fps = spec.frames, spec.stride, spec.fps
         self.kind, self.rays, self.uncertainty = spec.kind, spec.rays, spec.joint_uncertainty
         self.flip_test, self.guesses_action = spec.flip_test, spec.guesses_action

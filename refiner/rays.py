@@ -1,4 +1,8 @@
-"""The 2D input of a network and the axes of its poses, in NumPy: `refiner.models.canonical` without PyTorch."""
+"""The 2D input of a network and the axes of its poses, in NumPy.
+
+The PyTorch form, for training and export, is `refiner.models.canonical`, which explains the features. A test holds both
+to the same results.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,14 @@ from refiner.camera import normalise_screen
 
 Array = NDArray[np.float32]
 
-# See refiner.models.canonical; a test holds both to the same results.
-LEAST_WEIGHT = np.float32(1e-4)
-LEAST_DEPTH = np.float32(0.1)
-LEAST_SPREAD = np.float32(1e-3)
-MEAN_LOG_SPREAD = np.float32(-2.3)
+# Weight of a missing joint in the mean of a frame, so that the mean of a frame without any joint is defined.
+LEAST_WEIGHT = 1e-4
+# Rays at more than about 84 degrees to the axis of the virtual camera are clamped to this depth.
+LEAST_DEPTH = 0.1
+# The spread of a body that is seen from 30 m away. It is a lower limit, since the features divide by the spread.
+LEAST_SPREAD = 1e-3
+# Mean logarithm of the spread over usual distances; it is subtracted so that the feature lies around 0.
+MEAN_LOG_SPREAD = -2.3
 
 
 def seen_by_network(pose_2d: Array, lens: Array, rays: bool) -> tuple[Array, Array | None]:

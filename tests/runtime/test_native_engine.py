@@ -1,0 +1,350 @@
+"""The native engine against PyTorch: windows, streams, instruction sets, threads, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch", reason="PyTorch is not installed: there is no reference")
+
+import torch
+
+from refiner import Lifter, Refiner, bundled
+from refiner.engines import EngineOptions
+from refiner.errors import CheckpointError, ConfigError, MissingComponentError, UsageError
+from refiner.model_files.arrays import load_arrays
+from refiner.model_files.build import build_model
+from refiner.model_files.checkpoint import save_checkpoint
+from refiner.models.canonical import canonical_pose, from_virtual_camera, to_virtual_camera
+from refiner.rays import seen_by_network, turned, turned_back
+from refiner.runtime.loading import open_causal_engine, open_engine
+
+NATIVE, TORCH = EngineOptions("native", threads=1), EngineOptions("torch")
+# The bound of the project for float32: 0.01 mm, for poses of metres.
+CLOSE = 1e-5
+
+
+def assert_close(result, expected):
+    """0.01 mm for results within a metre, the same share of larger ones (random weights give any size)."""
+    result, expected = np.asarray(result), np.asarray(expected)
+    np.testing.assert_allclose(
+        result, expected, rtol=0, atol=CLOSE * max(1.0, float(np.abs(np.nan_to_num(expected)).max()))
+    )
+
+
+def written(path, kind="refiner", seed=0, frames=9, dim=16, heads=2, rays=True, causal=False, **model):
+    """A checkpoint with random weights, larger than those of a fresh network, so that every part counts."""
+    sizes = {"dim": dim, "heads": heads, "blocks": 1, "mlp_ratio": 2, "joint_embedding": True, "causal": causal}
+    config = {
+        "kind": kind,
+        "frames": frames,
+        "model": sizes | {"input": "rays" if rays else "screen", "root": "subtracted"} | model,
+        "diffusion": {"timesteps": 50, "steps": 2, "offset": 0.008, "terminal": "zero"},
+        "data_description": {"fps": 25.0},
+    }
+    torch.manual_seed(seed)
+    state = build_model(config).state_dict()
+    tensors = {f"model.{name}": value + 0.1 * torch.randn_like(value) for name, value in state.items()}
+    tensors |= {"error_scale": 0.03 + 0.01 * torch.rand(51), "trust": torch.tensor([0.01, 0.05])}
+    if causal:
+        del tensors["trust"]
+    save_checkpoint(path, config, tensors)
+    return path
+
+
+def windows(seed, batch, frames, rays):
+    """Random windows of a person about 4 m away; some joints are missing."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(0, 80, (batch, frames, 17, 2)) + rng.uniform(300, 700, (batch, 1, 1, 2))
+    pose = rng.normal(0, 0.4, (batch, frames, 17, 3)) + rng.uniform(-1, 5, (batch, 1, 1, 3))
+    size = np.tile([1000.0, 1002.0, rng.uniform(600, 1600)], (batch, 1))
+    if not rays:
+        return tuple(part.astype(np.float32) for part in (pixels, pose, size[:, :2]))
+    confidence = rng.random((batch, frames, 17, 1)) * (rng.random((batch, frames, 17, 1)) > 0.1)
+    pixels = np.concatenate([pixels, confidence], axis=-1)
+    return tuple(part.astype(np.float32) for part in (pixels, pose, size))
+
+
+def both(path, role):
+    return open_engine(path, role, NATIVE), open_engine(path, role, TORCH)
+
+
+SIZES = st.sampled_from(
+    [(16, 2), (16, 4), (32, 2), (64, 8), (64, 16), (96, 4), (128, 8), (192, 16), (256, 8), (512, 16)]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=SIZES,
+    frames=st.integers(1, 60),
+    batch=st.integers(1, 9),
+    ratio=st.sampled_from([1, 3, 8]),
+    mlps=st.sampled_from([1, 2]),
+    embedding=st.booleans(),
+    rays=st.booleans(),
+    causal=st.booleans(),
+    seed=st.integers(0, 2**20),
+)
+def test_refiners_equal_pytorch(tmp_path, size, frames, batch, ratio, mlps, embedding, rays, causal, seed):
+    batch = 1 if size[0] > 128 else batch
+    frames = max(frames, 3) if causal else frames
+    path = written(
+        tmp_path / "refiner.safetensors", "refiner", seed, frames, *size, rays, causal,
+        mlp_ratio=ratio, mlps=mlps, joint_embedding=embedding,
+    )  # fmt: skip
+    native, reference = both(path, "refiner")
+    assert (native.frames, native.steps, native.fps, native.rays) == (frames, 2, 25.0, rays)
+    assert native.reach == reference.reach and native.kind == "refiner"
+    # A causal network takes more frames than it sees.
+    inputs = windows(seed, batch, 2 * frames if causal else frames, rays)
+    expected = reference(*inputs)
+    assert_close(native(*inputs), expected)
+    assert np.abs(expected - inputs[1]).max() > 1e-4
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=SIZES, frames=st.integers(1, 40), rays=st.booleans(),
+    root=st.sampled_from(["subtracted", "zeroed"]), seed=st.integers(0, 2**20),
+)  # fmt: skip
+def test_lifters_equal_pytorch(tmp_path, size, frames, rays, root, seed):
+    path = written(tmp_path / "lifter.safetensors", "lifter", seed, frames, *size, rays, root=root)
+    native, reference = both(path, "lifter")
+    pixels, _, camera = windows(seed, 2, frames, rays)
+    lifted = native(pixels, camera)
+    assert_close(lifted, reference(pixels, camera))
+    assert (lifted[:, :, 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(bundled.FOLDER.glob("*.safetensors"))])
+def test_bundled_models_run_natively_by_default(name):
+    role = "lifter" if "lifter" in name else "refiner"
+    chosen, reference = open_engine(name, role), open_engine(name, role, TORCH)
+    assert chosen.engine == "native"
+    pixels, pose, camera = windows(3, 2, chosen.frames, chosen.rays)
+    inputs = (pixels, camera) if role == "lifter" else (pixels, pose, camera)
+    assert_close(chosen(*inputs), reference(*inputs))
+
+
+@pytest.mark.parametrize("rays", [False, True])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_frames_of_streams_equal_pytorch(tmp_path, rays, streams):
+    path = written(tmp_path / "causal.safetensors", frames=6, rays=rays, causal=True, blocks=2)
+    native = open_causal_engine(path, EngineOptions("native", streams=streams))
+    reference = open_causal_engine(path, EngineOptions("torch", streams=streams))
+    assert native.layout == reference.layout
+    rng = np.random.default_rng(1)
+    for frame in range(40):
+        pixels, pose, camera = (part[:, 0] if part.ndim > 2 else part for part in windows(frame, streams, 1, rays))
+        if frame in (13, 30):
+            for engine in (native, reference):
+                engine.reset(streams - 1)
+        active = rng.random(streams) > 0.3
+        refined = native.step(pixels, pose, camera, active)
+        assert_close(refined, reference.step(pixels, pose, camera, active))
+        assert np.isnan(refined[~active]).all() and np.isfinite(refined[active]).all()
+
+
+def test_a_stream_is_the_pass_over_its_sequence(tmp_path):
+    path = written(tmp_path / "causal.safetensors", frames=5, causal=True)
+    inputs = windows(8, 1, 30, True)
+    whole = open_engine(path, "refiner", NATIVE)(*inputs)
+    stream = open_causal_engine(path, EngineOptions("native"))
+    frames = [stream.step(inputs[0][:, frame], inputs[1][:, frame], inputs[2]) for frame in range(30)]
+    np.testing.assert_allclose(np.stack(frames, axis=1), whole, atol=1e-6)
+
+
+def test_rays_in_numpy_equal_those_of_pytorch():
+    pixels, pose, camera = windows(5, 4, 7, True)
+    pixels[0, 0, :, 2] = 0.0  # a frame without any joint
+    expected = canonical_pose(*(torch.from_numpy(part) for part in (pixels, camera)))
+    seen, rotation = seen_by_network(pixels, camera, rays=True)
+    np.testing.assert_allclose(seen, expected.features, atol=2e-5)
+    np.testing.assert_allclose(rotation, expected.rotation, atol=1e-6)
+    there = to_virtual_camera(torch.from_numpy(pose), expected.rotation)
+    np.testing.assert_allclose(turned(pose, rotation), there, atol=1e-5)
+    np.testing.assert_allclose(turned_back(turned(pose, rotation), rotation), pose, atol=1e-5)
+    np.testing.assert_allclose(from_virtual_camera(there, expected.rotation), pose, atol=1e-5)
+
+
+def test_threads_and_neighbours_change_nothing(tmp_path):
+    path = written(tmp_path / "refiner.safetensors", frames=27, dim=64, heads=8)
+    inputs = windows(2, 7, 27, True)
+    results = [open_engine(path, "refiner", EngineOptions("native", threads=threads))(*inputs) for threads in (1, 2, 5)]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+    engine = open_engine(path, "refiner", NATIVE)
+    for window in range(7):
+        np.testing.assert_array_equal(engine(*(part[window : window + 1] for part in inputs))[0], results[0][window])
+
+
+def test_what_is_not_a_number_stays_with_its_person(tmp_path):
+    path = written(tmp_path / "refiner.safetensors", frames=9)
+    inputs = windows(2, 3, 9, True)
+    engine = open_engine(path, "refiner", NATIVE)
+    clean = engine(*inputs)
+    inputs[1][1, 4, 6, 0] = np.nan
+    spoilt = engine(*inputs)
+    np.testing.assert_array_equal(spoilt[[0, 2]], clean[[0, 2]])
+    assert np.isnan(spoilt[1]).any()
+
+
+def test_one_engine_for_many_threads(tmp_path):
+    path = written(tmp_path / "refiner.safetensors", frames=27, dim=64, heads=8)
+    engine = open_engine(path, "refiner", EngineOptions("native", threads=2))
+    tasks = [windows(seed, 1 + seed % 3, 27, True) for seed in range(8)]
+    expected = [engine(*task) for task in tasks]
+    wrong = []
+
+    def work(first):
+        for index in range(first, first + 24):
+            task = index % len(tasks)
+            if not np.array_equal(engine(*tasks[task]), expected[task]):
+                wrong.append(task)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("isa", ["baseline", "v3"])
+def test_every_instruction_set_gives_the_same_to_rounding(tmp_path, isa):
+    """In a process of its own, since a process chooses once."""
+    refiner = written(tmp_path / "refiner.safetensors", frames=27, dim=96, heads=4)
+    causal = written(tmp_path / "causal.safetensors", frames=5, dim=64, heads=8, causal=True)
+    script = """
+import sys, numpy as np
+from refiner.engines import EngineOptions
+from refiner.runtime.loading import open_causal_engine, open_engine
+inputs = [np.load(f"{sys.argv[1]}/{name}.npy") for name in "abc"]
+np.save(f"{sys.argv[1]}/windows.npy", open_engine(sys.argv[2], "refiner", EngineOptions("native"))(*inputs))
+stream = open_causal_engine(sys.argv[3], EngineOptions("native", streams=2))
+frames = [stream.step(inputs[0][:, t], inputs[1][:, t], inputs[2]) for t in range(27)]
+np.save(f"{sys.argv[1]}/frames.npy", np.stack(frames, axis=1))
+"""
+    inputs = windows(1, 2, 27, True)
+    for name, part in zip("abc", inputs, strict=True):
+        np.save(tmp_path / f"{name}.npy", part)
+    words = [sys.executable, "-c", script, str(tmp_path), str(refiner), str(causal)]
+    subprocess.run(words, check=True, env={**os.environ, "REFINER_ISA": isa}, timeout=300)
+    assert_close(np.load(tmp_path / "windows.npy"), both(refiner, "refiner")[1](*inputs))
+    whole = open_engine(causal, "refiner", TORCH)(*inputs)
+    assert_close(np.load(tmp_path / "frames.npy"), whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 20, "heads": 1}, "2, 4, 8 or 16 heads"),
+        ({"dim": 40, "heads": 2}, "2, 4, 6, 8, 12, 16 channels"),
+        ({"kind": "lifter", "architecture": "mixste", "drop_path": 0.0}, "STC blocks, not mixste.*engine='torch'"),
+    ],
+)
+def test_what_no_kernel_runs_is_refused(tmp_path, changes, message):
+    path = written(tmp_path / "model.safetensors", **changes)
+    role = changes.get("kind", "refiner")
+    with pytest.raises(UsageError, match=message):
+        open_engine(path, role, NATIVE)
+    assert open_engine(path, role).engine == "torch"  # only bundled models run natively by default
+
+
+def test_other_refusals(tmp_path):
+    windowed, causal = (
+        written(tmp_path / f"{name}.safetensors", causal=name == "causal") for name in ("windows", "causal")
+    )
+    lifter = written(tmp_path / "lifter.safetensors", "lifter")
+    with pytest.raises(ConfigError, match="only a causal refiner runs frame by frame"):
+        open_causal_engine(windowed, EngineOptions("native"))
+    with pytest.raises(UsageError, match="does not pipeline"):
+        open_causal_engine(causal, EngineOptions("native", pipelined=True))
+    with pytest.raises(UsageError, match="runs on the CPU"):
+        open_engine(windowed, "refiner", EngineOptions("native", device="cuda"))
+    with pytest.raises(CheckpointError, match="holds a lifter, expected a refiner"):
+        open_engine(lifter, "refiner", NATIVE)
+    with pytest.raises(ConfigError, match="no steps to choose"):
+        open_engine(lifter, "lifter", EngineOptions("native", steps=3))
+    assert open_engine(windowed, "refiner", EngineOptions("native", steps=3)).steps == 3
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    path = written(tmp_path / "refiner.safetensors")
+    whole = path.read_bytes()
+    damaged = tmp_path / "damaged.safetensors"
+    rng = np.random.default_rng(0)
+    header = int.from_bytes(whole[:8], "little") + 8
+    for kept in (0, 5, 8, 100, header - 1, header, header + 10, len(whole) - 1):
+        damaged.write_bytes(whole[:kept])
+        with pytest.raises(CheckpointError, match="damaged"):
+            open_engine(damaged, "refiner", NATIVE)
+    for _ in range(200):  # a byte of the header changed: refused, or it names another tensor or number
+        changed = bytearray(whole)
+        changed[int(rng.integers(0, header))] = int(rng.integers(0, 256))
+        damaged.write_bytes(bytes(changed))
+        try:
+            open_engine(damaged, "refiner", NATIVE)
+        except (CheckpointError, UsageError, ConfigError):
+            continue
+
+
+def test_arrays_of_a_checkpoint_are_those_of_safetensors(tmp_path):
+    from refiner.model_files.checkpoint import load_checkpoint
+
+    for path in (written(tmp_path / "refiner.safetensors"), bundled.default_checkpoint("refiner")):
+        expected, read = load_checkpoint(path), load_arrays(path)
+        assert read.config == expected.config and read.arrays.keys() == expected.tensors.keys()
+        for name, tensor in expected.tensors.items():
+            np.testing.assert_array_equal(read.arrays[name], tensor.numpy())
+
+
+def test_nothing_else_is_needed():
+    """The default models run with NumPy, SciPy and the compiled module alone."""
+    script = """
+import importlib.abc, sys
+
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "safetensors", "onnx", "onnxruntime", "openvino"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+from refiner import Lifter, Refiner, StreamingRefiner
+from refiner.data.synthetic import synthetic_motion
+from refiner.camera import human36m_cameras
+camera = human36m_cameras()[0]
+pixels = np.random.default_rng(0).normal(0, 60, (30, 17, 2)) + 500
+lens = {"image_size": (1000, 1000), "focal_length": 1100}
+pose = Lifter.load().lift(pixels, **lens)
+refiner = Refiner.load()
+assert refiner.refine(pixels, pose, **lens).shape == (30, 17, 3)
+assert refiner.compare_input(pixels, pose, **lens) is not None
+stream = StreamingRefiner.load(lifter=True, **lens)
+assert sum(len(stream.push(frame, None, index / 50)) for index, frame in enumerate(pixels)) > 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=300)
+
+
+def test_without_the_compiled_module(monkeypatch):
+    monkeypatch.setitem(sys.modules, "refiner._native", None)
+    monkeypatch.delattr(sys.modules["refiner"], "_native", raising=False)
+    with pytest.raises(MissingComponentError, match="compiled module"):
+        open_engine(None, "refiner", NATIVE)
+
+
+def test_defaults_of_the_classes():
+    assert Lifter.load().metadata["engine"] == Refiner.load().metadata["engine"] == "native"
+    assert Refiner.load(engine="torch").metadata["engine"] == "torch"
+    assert Refiner.load(engine="onnx").metadata["engine"] == "onnx"
+    assert open_causal_engine().engine == "native"
+    assert open_causal_engine(None, EngineOptions(pipelined=True)).engine == "torch"
