@@ -43,14 +43,16 @@ def main(checkout: Path) -> None:
     if p_mpjpe(moved, target).max() > 1e-6:
         sys.exit("p_mpjpe does not undo a similarity transform")
 
+    if Refiner.load().metadata["engine"] != "native":
+        sys.exit("Refiner.load() did not take the native engine")
     try:
-        Refiner.load()
+        Refiner.load(engine="onnx")
     except RefinerError as error:
         if "pose-refiner[" not in str(error):
-            sys.exit(f"Refiner.load() without an engine does not name the extra: {error}")
-        print(f"Refiner.load() without an engine: {error}")
+            sys.exit(f"an engine that is missing does not name the extra: {error}")
+        print(f"an engine that is missing: {error}")
     else:
-        sys.exit("Refiner.load() worked without any engine")
+        sys.exit("engine='onnx' worked without ONNX Runtime")
 
     for command in COMMANDS:
         subprocess.run([Path(sys.executable).parent / command, "--help"], check=True, stdout=subprocess.DEVNULL)

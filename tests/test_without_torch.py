@@ -100,5 +100,5 @@ def test_an_engine_that_is_asked_for_is_taken():
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     assert Refiner.load(engine="onnx").metadata["engine"] == "onnx"
     assert Lifter.load("lifter-nano-rays", engine="onnx").metadata["engine"] == "onnx"
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    assert torch and Refiner.load().metadata["engine"] == "torch"
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    assert Refiner.load(engine="torch").metadata["engine"] == "torch"

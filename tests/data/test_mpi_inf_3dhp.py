@@ -125,7 +125,7 @@ def test_a_matlab_file_by_h5py_itself(tmp_path):
 
 def test_without_h5py_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(MissingComponentError, match=r"pip install 'refiner\[3dhp\]'"):
+    with pytest.raises(MissingComponentError, match=r"pip install 'pose-refiner\[3dhp\]'"):
         load_test_sequence(tmp_path / "TS1" / "annot_data.mat", "annot3")
 
 

@@ -351,7 +351,9 @@ def test_options_that_do_not_go_together(changes, words):
 @pytest.mark.parametrize(("module", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")])
 def test_a_missing_module_says_how_to_install_it(monkeypatch, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingComponentError, match=rf"pip install 'refiner\[{extra}\]'\. No other engine") as caught:
+    with pytest.raises(
+        MissingComponentError, match=rf"pip install 'pose-refiner\[{extra}\]'\. No other engine"
+    ) as caught:
         load_tensorrt(module)
     assert caught.value.exit_code == 3
 

@@ -63,7 +63,7 @@ def test_batch_invariance_of_the_real_model(checkpoints, clip):
     ("path", "options", "error", "message"),
     [
         ("refiner.safetensors", {"engine": "onnx"}, UsageError, "refiner-export --engine onnx"),
-        ("refiner.safetensors", {"engine": "tensorrt"}, UsageError, "torch, torch-compile, onnx"),
+        ("refiner.safetensors", {"engine": "tensorrt"}, UsageError, "torch, native, torch-compile, onnx"),
         ("refiner.safetensors", {"threads": 0}, UsageError, "at least 1"),
         ("refiner.safetensors", {"hop": 10}, UsageError, "window's 9 frames"),
         ("refiner.safetensors", {"device": "tpu"}, UsageError, "cpu, cuda"),

@@ -204,7 +204,7 @@ def test_a_graph_runs_without_pytorch(write_graph):
     )
     assert result.returncode == 0, result.stderr
     bundled, named = result.stdout.splitlines()
-    # The bundled models come as graphs too.
-    assert bundled == "onnx"
+    assert bundled == "native"
     assert named.startswith("MissingComponentError")
     assert "pose-refiner[train]" in named and ".onnx" in named and "refiner-export --engine onnx" in named
+    assert "engine='native'" in named

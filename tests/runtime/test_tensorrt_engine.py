@@ -376,8 +376,8 @@ def test_without_a_device(machine, write_plan):
 @pytest.mark.parametrize(
     ("module", "version", "words"),
     [
-        ("tensorrt", "10.16.1.11", r"'refiner\[tensorrt\]'"),
-        ("tensorrt_rtx", "1.7.1.116", r"'refiner\[tensorrt-rtx\]'"),
+        ("tensorrt", "10.16.1.11", r"'pose-refiner\[tensorrt\]'"),
+        ("tensorrt_rtx", "1.7.1.116", r"'pose-refiner\[tensorrt-rtx\]'"),
         ("cuda.bindings.runtime", "10.16.1.11", "cuda-python"),
     ],
 )
