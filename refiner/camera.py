@@ -6,7 +6,6 @@ VideoPose3D's, which later lifters also use: its tangential term lacks the facto
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.errors import InputError, ShapeError
+from refiner.json_text import parse_json
 
 Array = NDArray[Any]
 # A NumPy array or a PyTorch tensor.
@@ -238,7 +238,7 @@ def load_cameras(path: str | os.PathLike[str]) -> list[Camera] | dict[str, list[
         InputError: The file cannot be read or has another layout.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"cannot read the cameras of {path}: {error.strerror}") from error
     except ValueError as error:
@@ -260,7 +260,7 @@ def human36m_cameras(subject: str = "S1") -> list[Camera]:
 
 @lru_cache(maxsize=1)
 def _bundled_cameras() -> dict[str, tuple[Camera, ...]]:
-    content = json.loads(_BUNDLED.read_text(encoding="utf-8"))
+    content = parse_json(_BUNDLED.read_bytes())
     first = content["cameras"]
     subjects = {"S1": first}
     for subject, rows in content["extrinsics"].items():

@@ -21,6 +21,7 @@ from typing import Any
 from refiner import __version__
 from refiner.errors import ArchiveError
 from refiner.files import atomic_write_text
+from refiner.json_text import JsonError, parse_json
 from refiner.machine import processor_name
 
 # The content of a report. It consists of JSON types only.
@@ -169,8 +170,8 @@ def read_report(path: str | os.PathLike[str], kinds: Collection[str] = KINDS) ->
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Return the content of any JSON file. Raises ArchiveError if the file cannot be read."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return parse_json(Path(path).read_bytes())
+    except (OSError, JsonError) as error:
         raise ArchiveError(f"{path} is no JSON report: {error}") from error
 
 

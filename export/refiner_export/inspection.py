@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from refiner.causal_state import CAUSAL
 from refiner.errors import ArtefactError, MissingComponentError
+from refiner.json_text import JsonError, parse_json
 from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.runtime.manifest import FileEntry, Manifest, check_files, manifest_path, parse_manifest, read_manifest
 from refiner.runtime.onnx_engine import embedded_manifest
@@ -56,8 +56,8 @@ def inspect_artefact(file: Path) -> Manifest:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return parse_json(file.read_bytes())
+    except (OSError, JsonError) as error:
         raise ArtefactError(f"{file} cannot be read as a manifest: {error}") from error
 
 

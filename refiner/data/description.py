@@ -16,7 +16,6 @@ training set needs ``fps`` and ``split``; a further folder needs no clips.json.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError, ConfigError
+from refiner.json_text import parse_json
 
 DEFAULT_VALIDATION = "S5"
 # The names of archives for random cameras end with this: their motion may leave the image of a fixed camera.
@@ -179,7 +179,7 @@ def _people(split: Mapping[str, Any], part: str, path: str | os.PathLike[str]) -
 
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_bytes())
     except OSError as error:
         raise ArchiveError(f"cannot read the archive's description {path}: {error.strerror}") from error
     except ValueError as error:

@@ -8,7 +8,6 @@ which parameters are measured and which are assumed.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import zlib
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.errors import ConfigError, EmptySequenceError, ShapeError
+from refiner.json_text import parse_json
 
 _BUNDLED = Path(__file__).parent / "detector_noise.json"
 DEFAULT_SEED = 20240101
@@ -107,7 +107,7 @@ class DetectorModel:
     def from_json(cls, path: str | os.PathLike[str]) -> DetectorModel:
         """Read a model with the layout of the bundled ``detector_noise.json``. Raises ConfigError for another file."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(Path(path).read_bytes())
             model = content["model"]
             slow, jitter, outlier, swap = (model[k] for k in ("slow", "jitter", "outlier", "left_right_swap"))
             return cls(

@@ -144,7 +144,7 @@ def _common_beginning(texts: Sequence[str]) -> str:
 
 
 def _number(value: Any, where: str) -> float:
-    if not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ArchiveError(f"{where}: expected numbers, got {value!r}")
     return float(value)
 

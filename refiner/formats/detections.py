@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refiner.data.inputs import marked_missing
 from refiner.errors import ArchiveError, UnitError, UsageError
+from refiner.json_text import other_than_number
 from refiner.skeleton import JointSet
 
 Array = NDArray[np.float64]
@@ -187,6 +188,12 @@ def check_span(first: int, last: int, frames: int, where: str) -> None:
 
 
 def _numbers(values: object, shape: tuple[int, ...], where: str) -> Array:
+    if isinstance(values, np.ndarray):
+        wrong = None if values.dtype.kind in "fiu" else values.dtype.name
+    else:
+        wrong = other_than_number(values)
+    if wrong is not None:
+        raise ArchiveError(f"{where}: expected numbers, got {str(wrong)[:40]!r}")
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:

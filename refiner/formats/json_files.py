@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from refiner.errors import ArchiveError
+from refiner.json_text import JsonError, parse_json
 
 # The keypoints of an hour at 60 frames/s with a few people are below this.
 LARGEST_BYTES = 2 << 30
@@ -21,10 +21,10 @@ def read_json(file: Path, largest: int = LARGEST_BYTES) -> Any:
     try:
         if file.stat().st_size > largest:
             raise ArchiveError(f"{file} has more than {largest} bytes; split it into several files")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(file.read_bytes())
     except OSError as error:
         raise ArchiveError(f"cannot read {file}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except JsonError as error:
         raise ArchiveError(f"{file} is no JSON: {str(error)[:200]}") from error
 
 

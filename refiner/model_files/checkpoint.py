@@ -21,6 +21,7 @@ from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.noise_model import ConditionalGaussian
 from refiner.errors import CheckpointError
 from refiner.files import atomic_path
+from refiner.json_text import JsonError, parse_json
 from refiner.model_spec import ModelSpec
 from refiner.models.weights import read_safetensors
 
@@ -91,9 +92,9 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
     if metadata.get("version") != VERSION:
         raise CheckpointError(f"{file} has version {metadata.get('version')!r}, this refiner reads {VERSION!r}")
     try:
-        config = json.loads(metadata["config"])
+        config = parse_json(metadata["config"])
         stored_kind = config["kind"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, JsonError) as error:
         raise CheckpointError(f"{file} holds no usable configuration ({error!r})") from error
     if kind is not None and stored_kind != kind:
         raise CheckpointError(f"{file} holds a {stored_kind}, expected a {kind}")

@@ -7,7 +7,6 @@ only take artefacts from people whose programs you would run.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import ArtefactError
 from refiner.files import sha256_of
+from refiner.json_text import JsonError, parse_json
 from refiner.runtime.engine import KINDS_OF_ROLE, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
 
@@ -237,12 +237,12 @@ def read_manifest(artefact: str | os.PathLike[str]) -> Manifest:
     try:
         if file.stat().st_size > LONGEST_MANIFEST:
             raise ArtefactError(f"{file} is too long for a manifest; export the checkpoint again")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())
     except FileNotFoundError as error:
         raise ArtefactError(
             f"there is no manifest at {file}; it belongs beside the artefact: copy both, or export the checkpoint again"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except JsonError as error:
         raise ArtefactError(f"{file} is no JSON ({error}); export the checkpoint again") from error
     return parse_manifest(content, file)
 

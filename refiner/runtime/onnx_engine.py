@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, MissingComponentError
+from refiner.json_text import JsonError, parse_json
 from refiner.runtime.artefact import ArtefactEngine
 from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.runtime.manifest import (
@@ -167,8 +167,8 @@ def embedded_manifest(metadata: Mapping[str, str], file: Path) -> Manifest:
             "refiner-export wrote"
         )
     try:
-        content = json.loads(stored)
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = parse_json(stored)
+    except JsonError as error:
         raise ArtefactError(f"the metadata of {file} cannot be read ({error!r}); export it again") from error
     return parse_manifest(content, file)
 

@@ -58,6 +58,39 @@ def test_lines_in_lines_out(motion, monkeypatch, capsys):
     np.testing.assert_allclose(refined[3]["pose_3d"], expected[3].pose_3d, atol=2e-5)
 
 
+def test_odd_lines_are_answered_one_by_one(motion, monkeypatch, capsys):
+    """Whatever a line holds, the answer is an error and the frames after it come out as if it had not come."""
+    lines = [line.encode() for line in lines_of(motion[0][:12], motion[1][:12])]
+    good = lines[5].decode()
+    huge = good.replace('"timestamp": 0.1', '"timestamp": ' + "1" * 400)
+    odd = [
+        huge.encode(),
+        huge.replace("1" * 400, "1" * 5000).encode(),
+        huge.replace("1" * 400, "1e400").encode(),
+        huge.replace("1" * 400, "NaN").encode(),
+        huge.replace("1" * 400, '"0.1"').encode(),
+        huge.replace("1" * 400, "true").encode(),
+        good.replace('"pose_2d": [[', '"pose_2d": [["7", 8], [').encode(),
+        good.replace('"timestamp"', '"timestamp": 3, "timestamp"').encode(),
+        b"[" * 100_000,
+        b'{"timestamp": 0.1, "pose_2d": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b" " * (3 << 20) + b"x",
+        b"\0" * 40,
+        b"\xff\xfe\xfd",
+        b'{"\xed\xa0\x80": "\\ud800"}',
+        good.encode("utf-16")[:-1],
+    ]
+    streams = []
+    for with_odd in (False, True):
+        text = lines[:6] + (odd if with_odd else []) + lines[6:]
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"\n".join(text))))
+        assert main([*WINDOW, "--image-size", *SIZE, "--focal-length", "1145"]) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert sum("error" in answer for answer in answers) == (len(odd) if with_odd else 0)
+        streams.append([answer for answer in answers if "error" not in answer])
+    assert streams[0] == streams[1] and len(streams[0]) == 12
+
+
 def test_a_file_is_played_back(motion, tmp_path, capsys):
     for name, pose in zip(("2d", "3d"), motion, strict=True):
         np.save(tmp_path / f"{name}.npy", pose)

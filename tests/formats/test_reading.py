@@ -181,6 +181,12 @@ def broken_annotation():
         ({"version": 1.3, "people": []}, "broken.json: OpenPose saw nobody"),
         ({"version": 1.3, "people": [{"pose_keypoints_2d": [1.0] * 30}]}, "10 joints, expected 25"),
         ({"version": 1.3, "people": [{"pose_keypoints_2d": ["a"] * 75}]}, "expected numbers"),
+        ({"version": 1.3, "people": [{"pose_keypoints_2d": ["7"] * 75}]}, "expected numbers, got '7'"),
+        ([{"image_id": 1, "keypoints": [5.0, 6.0, True] * 17}], "expected numbers, got 'True'"),
+        (
+            [{"instances": [{"keypoints": [[1.0, 2.0]] * 17, "keypoint_scores": ["1"] * 17}]}],
+            "expected numbers, got '1'",
+        ),
         ({"version": 1.3, "people": [{}]}, "person 0: there is no 'pose_keypoints_2d'"),
         ({"version": 1.3, "people": [7]}, "person 0: there is no"),
         ([{"image_id": "a.jpg", "keypoints": [1.0] * 51}], "no number that would order"),
@@ -200,7 +206,19 @@ def test_what_is_malformed_is_refused_by_name(tmp_path, content, message):
         read_detections(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 5000 + b"]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"9" * 5000 + b"]",
+        b"9" * 400,
+        b'{"people": [], "people": []}',
+        b"\0" * 9,
+    ],
+)
 def test_what_is_no_json_is_refused(tmp_path, content):
     path = tmp_path / "broken.json"
     path.write_bytes(content)

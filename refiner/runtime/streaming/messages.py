@@ -9,6 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from refiner.errors import InputError
+from refiner.json_text import JsonError, other_than_number, parse_json
 from refiner.runtime.streaming.frames import RefinedFrame
 from refiner.runtime.streaming.refiner import Frame
 
@@ -17,6 +18,8 @@ LARGEST_MESSAGE = 1 << 20
 # The largest number of people in one message {"frames": [...]}.
 MOST_FRAMES = 64
 FIELDS = ("pose_2d", "pose_3d", "timestamp", "image_size", "person_id", "confidence", "focal_length")
+# The fields that hold numbers in nested lists.
+NUMBERS = ("pose_2d", "pose_3d", "image_size", "confidence", "focal_length")
 LARGEST_ID = 2**63 - 1
 
 
@@ -40,9 +43,9 @@ def parse_message(text: str | bytes) -> list[Frame]:
     if len(text) > LARGEST_MESSAGE:
         raise InputError(f"the message has {len(text):,} bytes; expected at most {LARGEST_MESSAGE:,}")
     try:
-        message = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"the message is no JSON: {_short(error)}") from error
+        message = parse_json(text)
+    except JsonError as error:
+        raise InputError(f"the message is no JSON that can be used: {_short(error)}") from error
     if isinstance(message, dict) and message.get("flush") is True and len(message) == 1:
         return []
     entries = message.get("frames", [message]) if isinstance(message, dict) else None
@@ -68,6 +71,10 @@ def _frame(entry: object) -> Frame:
     timestamp = entry["timestamp"]
     if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
         raise InputError(f"timestamp is {_short(timestamp)}; expected seconds, a number")
+    for name in NUMBERS:
+        wrong = other_than_number(entry.get(name))
+        if wrong is not None:
+            raise InputError(f"{name} holds {_short(wrong)}; expected numbers, and null for a missing coordinate")
     return Frame(
         entry["pose_2d"],
         entry.get("pose_3d"),

@@ -13,7 +13,9 @@ from stand_ins import SmoothingEngine, motion
 
 from refiner import StreamingRefiner
 from refiner.errors import InputError, RefinerError
+from refiner.runtime.streaming import Frame
 from refiner.runtime.streaming.messages import (
+    FIELDS,
     LARGEST_MESSAGE,
     error_message,
     parse_message,
@@ -23,8 +25,8 @@ from refiner.runtime.streaming.messages import (
 from refiner.runtime.streaming.window_backend import WindowBackend
 
 
-def make():
-    return StreamingRefiner(WindowBackend(SmoothingEngine()), (1000.0, 1000.0))
+def make(people=1):
+    return StreamingRefiner(WindowBackend(SmoothingEngine(), slots=people), (1000.0, 1000.0))
 
 
 def test_there_and_back():
@@ -75,6 +77,85 @@ def test_what_is_no_frame(text, told):
         parse_message(text)
     assert told in str(caught.value) and len(str(caught.value)) < 400
     assert json.loads(error_message(caught.value)) == {"error": str(caught.value)}
+
+
+# What a field of a frame may hold instead of what it should, as JSON.
+ODD_VALUES = (
+    "1" * 400,
+    "-" + "1" * 5000,
+    "1e400",
+    "-1e400",
+    "NaN",
+    "Infinity",
+    "true",
+    "null",
+    '"7"',
+    '"\\ud800"',
+    '"\\u0000"',
+    "{}",
+    "[]",
+    "[[true, false]]",
+    '[["1", "2"]]',
+    '{"a": 1, "a": 2}',
+    "[" * 2000 + "]" * 2000,
+    f"[{', '.join(['[' + '1' * 400 + ', 5]'] * 17)}]",
+    f"[{', '.join(['[true, 5, 5]'] * 17)}]",
+    f"[{', '.join(['[1e308, -1e308, 1e308]'] * 17)}]",
+)
+
+
+def with_value(name, value):
+    """The JSON of a good frame in which a field has another value, given as JSON."""
+    fields = {key: json.dumps(entry) for key, entry in GOOD.items()} | {name: value}
+    return "{" + ", ".join(f'"{key}": {text}' for key, text in fields.items()) + "}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (with_value("timestamp", "1" * 400), "integer of 400 digits"),
+        (with_value("person_id", "-" + "1" * 5000), "integer of 5000 digits"),
+        ('{"timestamp": 1, "timestamp": 2}', "'timestamp' twice"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        (with_value("pose_2d", "[[true, 1.0]]"), "pose_2d holds True"),
+        (with_value("pose_3d", '[["7", 1.0, null]]'), "pose_3d holds '7'"),
+        (with_value("image_size", '["1000", "1000"]'), "image_size holds '1000'"),
+        (with_value("focal_length", "true"), "focal_length holds True"),
+        (with_value("confidence", '{"a": 1}'), "confidence holds {'a': 1}"),
+        (b"\0\0\0\0\0", "no JSON"),
+        (b'{"\xed\xa0\x80": 1}', "unknown"),
+    ],
+)
+def test_numbers_are_numbers_and_of_64_bits(text, told):
+    with pytest.raises(InputError) as caught:
+        parse_message(text)
+    assert told in str(caught.value) and len(str(caught.value)) < 400
+    assert json.loads(error_message(caught.value)) == {"error": str(caught.value)}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    odd=st.lists(
+        st.tuples(st.integers(0, 11), st.sampled_from(FIELDS), st.sampled_from(ODD_VALUES)), min_size=1, max_size=6
+    )
+)
+def test_what_is_refused_leaves_no_trace(odd):
+    """Odd lines between the frames of two people: an error of our tree, and the people get what they would get."""
+    pixels, poses = motion(12)
+    disturbed, alone = make(people=2), make(people=2)
+    for index in range(12):
+        for _, name, value in [entry for entry in odd if entry[0] == index]:
+            try:
+                disturbed.push_many(parse_message(with_value(name, value)))
+            except RefinerError:
+                continue
+            alone.push_many(parse_message(with_value(name, value)))
+        frames = [Frame(pixels[index] + 400 * who, poses[index], index / 50, person_id=who) for who in (0, 1)]
+        ready, expected = disturbed.push_many(frames), alone.push_many(frames)
+        assert [frame.person_id for frame in ready] == [frame.person_id for frame in expected]
+        for found, other in zip(ready, expected, strict=True):
+            np.testing.assert_array_equal(found.pose_3d, other.pose_3d)
+            assert found.status == other.status
 
 
 JSON = st.recursive(

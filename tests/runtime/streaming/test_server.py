@@ -73,7 +73,9 @@ def test_bad_messages_get_an_answer_and_the_stream_goes_on():
 
     async def scenario(server, address):
         async with connect(address) as client:
-            for bad in ("salad", '{"timestamp": 1}', b"\x00\xff", message(pixels[:, :5], poses, 0)):
+            huge = message(pixels, poses, 0, focal_length=7).replace("7}", "7" * 400 + "}")
+            deep, twice = "[" * 100_000, '{"timestamp": 1, "timestamp": 1}'
+            for bad in ("salad", '{"timestamp": 1}', b"\x00\xff", message(pixels[:, :5], poses, 0), huge, deep, twice):
                 await client.send(bad)
                 assert "error" in json.loads(await client.recv())
             await client.send(message(pixels, poses, 0))
@@ -84,7 +86,7 @@ def test_bad_messages_get_an_answer_and_the_stream_goes_on():
             await client.send(message(pixels, poses, 2))
             assert json.loads(await client.recv())["timestamp"] == 1 / 50
 
-    assert run(scenario).refused == 4
+    assert run(scenario).refused == 7
 
 
 def test_a_message_beyond_all_measure_ends_its_client_alone():
