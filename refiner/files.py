@@ -1,13 +1,22 @@
-"""Atomic writes of output files, and the hash of a file."""
+"""Output files: results that appear whole or not at all, lines that stay as they come, and the hash of a file."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+
+from refiner.errors import RefinerError
+
+# The errors of a file that cannot grow: a full disk, a quota, and the largest file that the process may write.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A disk with less room than this is full.
+PROBE_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
@@ -17,26 +26,110 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name has the suffix of ``path``, so that libraries which append a missing suffix (``numpy.save``) do
     not change the name. On an error or an interrupt, the temporary file is removed and an existing file at ``path``
     stays unchanged.
+
+    Raises:
+        OSError: There is no room for the file; the error names ``path``, whatever the block's library raised.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        give_usual_permissions(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming_full_disk(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            try:
+                yield temporary
+            except RefinerError:
+                raise
+            except Exception as error:
+                # Writers report a full disk by errors of their own (safetensors, NumPy), or without a name.
+                _refuse_without_room(temporary, error)
+                raise
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            give_usual_permissions(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` (UTF-8) to ``path`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an OSError about a lack of room name ``path``, the file or folder that the block writes, and nothing else.
+
+    A copy names its source, and a write names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _refuse_without_room(file: Path, error: Exception) -> None:
+    """Raise OSError where ``file`` cannot grow: then this was the reason of ``error``."""
+    try:
+        with open(file, "ab") as opened:
+            opened.write(bytes(PROBE_BYTES))
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as found:
+        if found.errno in NO_ROOM:
+            raise found from error
+
+
+class LineFile:
+    """A file that gets whole lines while a program runs. Use it as a context manager.
+
+    Each line is in the file when `write` returns. A program that is killed leaves all of them, and where there is no
+    room for a line, the lines before it stay readable.
+
+    Args:
+        path: The file. It is overwritten.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        with naming_full_disk(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115 - `__exit__` closes it
+        self._whole = 0
+
+    def write(self, line: str) -> None:
+        """Append a line.
+
+        Raises:
+            OSError: The line cannot be written. It names the file, which then ends with the last whole line.
+        """
+        content = line.encode("utf-8") + b"\n"
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            # A device or a pipe has no length.
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._whole)
+            raise OSError(error.errno, error.strerror, os.fspath(self._path)) from error
+        self._whole += len(content)
+
+    def __enter__(self) -> LineFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
 def give_usual_permissions(path: Path) -> None:

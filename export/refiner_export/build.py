@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from refiner import bundled
 from refiner.causal_state import CAUSAL
 from refiner.errors import CheckpointError, MissingComponentError, ParityError
-from refiner.files import atomic_write_text, give_usual_permissions, sha256_of
+from refiner.files import atomic_write_text, give_usual_permissions, naming_full_disk, sha256_of
 from refiner.runtime.manifest import Manifest, manifest_path, read_manifest
 from refiner_export import cache
 from refiner_export.engines import Graph, Report, engine_module
@@ -277,7 +277,8 @@ def _build_folder(output: Path) -> Iterator[Path]:
     output.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=output))
     try:
-        yield folder
+        with naming_full_disk(output):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if created:

@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from refiner import bundled
+from refiner.files import atomic_path
 from refiner_export.build import export_artefact
 from refiner_export.options import ExportOptions
 
@@ -36,7 +37,8 @@ def bundle(checkpoint: Path, target: Path) -> int:
         model = onnx.load(result.path)
     store_in_half(model)
     onnx.checker.check_model(model)
-    onnx.save(model, target)
+    with atomic_path(target) as temporary:
+        onnx.save(model, temporary)
     return target.stat().st_size
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import refiner
 from refiner import bundled
 from refiner.errors import ArtefactError
-from refiner.files import sha256_of
+from refiner.files import naming_full_disk, sha256_of
 from refiner.runtime.manifest import check_files, manifest_path, read_manifest
 from refiner_export.options import ExportOptions
 from refiner_export.versions import versions
@@ -90,8 +90,9 @@ def copy_artefact(artefact: Path, folder: Path) -> Path:
     names = [*json.loads(manifest.read_text(encoding="utf-8"))["files"], manifest.name]
     parts = {name: folder / f".{name}.part" for name in names}
     try:
-        for name, part in parts.items():
-            shutil.copyfile(artefact.parent / name, part)
+        with naming_full_disk(folder):
+            for name, part in parts.items():
+                shutil.copyfile(artefact.parent / name, part)
         # All bytes are written, so the disk cannot become full any more.
         (folder / manifest.name).unlink(missing_ok=True)
         for name, part in parts.items():

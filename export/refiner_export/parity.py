@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from refiner.engines import EngineOptions
+from refiner.files import naming_full_disk
 from refiner.runtime.causal import CausalEngine
 from refiner.runtime.causal_onnx import OnnxCausalEngine
 from refiner.runtime.loading import open_causal_engine, open_engine
@@ -106,7 +107,7 @@ def compare_stream(graph: Graph, options: ExportOptions, target: Path) -> dict[s
     }
     if options.spec.on_gpu_alone:
         parity["note"] = "the engine was parsed and built, not run. Its graph was compared"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming_full_disk(folder):
         engine = _stream_engine(graph, options, target, Path(folder))
         actual = _play(engine, inputs, reset_at)
     parity["total"] = compare(actual, expected, sequences)

@@ -23,6 +23,7 @@ from onnx import numpy_helper, shape_inference, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from refiner.errors import ExportError, MissingComponentError, UsageError
+from refiner.files import naming_full_disk
 
 Precision = Literal["fp32", "fp16", "bf16"]
 FLOAT = onnx.TensorProto.FLOAT
@@ -435,7 +436,7 @@ def _quantised(
         from onnxruntime import quantization
     except ModuleNotFoundError as error:
         raise MissingComponentError("int8 needs ONNX Runtime's quantiser: pip install 'pose-refiner[cpu]'") from error
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming_full_disk(folder):
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         copied = onnx.ModelProto()
         copied.CopyFrom(model)

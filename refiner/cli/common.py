@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import re
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -13,7 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from refiner import __version__
+from refiner.cli.signals import Terminated, raising_terminated
 from refiner.errors import InputWarning, RefinerError
+from refiner.files import NO_ROOM
 
 Command = Callable[[argparse.Namespace], "int | None"]
 
@@ -29,7 +32,8 @@ JOINT_CHOICES = (
 
 EXIT_CODES = """\
 exit codes:
-  0 done   2 usage   3 a component is missing   4 a gate refused   5 bad input   6 a regression   130 interrupted"""
+  0 done   2 usage   3 a component is missing   4 a gate refused   5 bad input   6 a regression
+  130 interrupted (Ctrl-C)   143 terminated (SIGTERM)   129 hung up (SIGHUP)"""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -39,8 +43,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run a command and return its exit code.
 
-    A RefinerError becomes "error: ..." on stderr, and its own exit code. Ctrl-C gives 130. A file that cannot be read
-    or written gives 5. Any other exception is a bug and keeps its traceback.
+    A RefinerError becomes "error: ..." on stderr, and its own exit code. A signal that ends the command gives 128 and
+    its number: 130 for Ctrl-C. A file that cannot be read or written gives 5. Any other exception is a bug and keeps
+    its traceback.
 
     Args:
         command: takes the parsed arguments and returns an exit code, or None for 0.
@@ -53,7 +58,7 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
     except SystemExit as stop:  # argparse exits by itself after --help (0) and on a usage error (2)
         return int(stop.code or 0)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), raising_terminated():
             repeated = _print_warnings(parser.prog)
             code = command(arguments)
         for message, number in repeated.items():
@@ -62,14 +67,20 @@ def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] |
     except RefinerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Terminated as stop:
+        print(f"ended by {signal.Signals(stop.number).name}", file=sys.stderr)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of the pipe (head, less) left. That is no error. Without this line Python complains again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()  # the reader of the pipe (head, less) left, which is no error
         return 0
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _forget_stdout()
         print(f"error: {_describe(error)}", file=sys.stderr)
         return BAD_OUTPUT
     return int(code or 0)
@@ -116,10 +127,23 @@ def _print_warnings(program: str) -> Counter[str]:
     return repeated
 
 
+def _forget_stdout() -> None:
+    """Drop what standard output could not take. Otherwise Python tries again at exit, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _describe(error: OSError) -> str:
-    file = f"{error.filename}: " if error.filename else ""
+    """The error in words.
+
+    A copy has two names (`OSError.filename2` is the target), and it is the target that has no room.
+    """
+    named = error.filename2 if error.errno in NO_ROOM and error.filename2 else error.filename
+    file = f"{named}: " if named else ""
+    where = f"the disk of {os.path.dirname(os.path.abspath(os.fsdecode(named)))}" if named else "the disk"
     hints = {
-        errno.ENOSPC: "the disk is full; free some space and run the command again",
+        errno.ENOSPC: f"{where} is full; free some space there and run the command again",
+        errno.EDQUOT: f"your quota on {where} is used up; free some space there and run the command again",
+        errno.EFBIG: "the file would be larger than this process may write (ulimit -f)",
         errno.EACCES: "permission denied; choose a file or folder that you may read and write",
         errno.EROFS: "the file system is read-only; choose another folder",
     }

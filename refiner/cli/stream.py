@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run
+from refiner.cli.signals import Terminated, UntilEnded
+from refiner.files import LineFile
 
 if TYPE_CHECKING:
     from refiner.errors import InputError
@@ -92,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(_command, build_parser(), argv)
 
 
-def _command(arguments: argparse.Namespace) -> None:
+def _command(arguments: argparse.Namespace) -> int | None:
     from refiner.errors import UsageError
 
     if arguments.pose_3d is not None and arguments.pose_2d is None:
@@ -101,8 +106,8 @@ def _command(arguments: argparse.Namespace) -> None:
         if arguments.pose_2d is not None or arguments.view is not None or arguments.output is not None:
             raise UsageError("--serve answers its clients: leave --pose-2d, --output and --view out")
         _serve(arguments)
-    else:
-        _stream(arguments)
+        return None
+    return _stream(arguments)
 
 
 def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
@@ -153,19 +158,20 @@ def _serve(arguments: argparse.Namespace) -> None:
     asyncio.run(serve())
 
 
-def _stream(arguments: argparse.Namespace) -> None:
+def _stream(arguments: argparse.Namespace) -> int | None:
     from refiner.errors import InputError, RefinerError
     from refiner.runtime.streaming.messages import error_message, refined_message
 
     refiner = _open(arguments)()
+    frames_in = _frames(arguments)
     with ExitStack() as stack:
-        output = sys.stdout
         if arguments.output is not None:
-            from refiner.files import atomic_path
-
-            # The file gets its name when the stream ends, also by Ctrl-C, with all frames refined until then.
-            partial = stack.enter_context(atomic_path(Path(arguments.output)))
-            output = stack.enter_context(partial.open("w", encoding="utf-8"))
+            _refuse_own_input(arguments)
+            write: Callable[[str], None] = stack.enter_context(LineFile(arguments.output)).write
+        else:
+            # Standard output is for lines of JSON alone: what libraries print there goes to standard error.
+            write = partial(_write_line, sys.stdout)
+            stack.enter_context(redirect_stdout(sys.stderr))
         view = None
         if arguments.view is not None:
             from refiner.viewer.live import LiveView
@@ -176,40 +182,43 @@ def _stream(arguments: argparse.Namespace) -> None:
 
         def deliver(ready: list[RefinedFrame], latency_ms: float) -> None:
             for frame in ready:
-                output.write(refined_message(frame) + "\n")
+                write(refined_message(frame))
                 if view is not None:
                     view.show(frame, latency_ms)
-            if ready:
-                output.flush()
 
         refused: list[str] = []
-        try:
-            for frames in _frames(arguments):
-                try:
-                    if isinstance(frames, RefinerError):
-                        raise frames
-                    began = time.perf_counter()
-                    ready = refiner.push_many(frames) if frames else refiner.flush()
-                    deliver(ready, 1000.0 * (time.perf_counter() - began))
-                except RefinerError as error:
-                    refused.append(str(error))
-                    output.write(error_message(error) + "\n")
-            deliver(refiner.flush(), 0.0)
-        except KeyboardInterrupt:
-            deliver(refiner.flush(), 0.0)
-            _print_status("interrupted")
+        ending = stack.enter_context(UntilEnded())
+        for frames in ending.items(frames_in):
+            try:
+                if isinstance(frames, RefinerError):
+                    raise frames
+                began = time.perf_counter()
+                ready = refiner.push_many(frames) if frames else refiner.flush()
+                deliver(ready, 1000.0 * (time.perf_counter() - began))
+            except RefinerError as error:
+                refused.append(str(error))
+                write(error_message(error))
+        deliver(refiner.flush(), 0.0)
     counters = refiner.counters.as_dict() | {"refused": len(refused)}
     _print_status(", ".join(f"{name} {count}" for name, count in counters.items() if count))
-    if not refiner.counters.steps and (refused or refiner.counters.invalid):
-        first = f"; the first error: {refused[0]}" if refused else ": none shows enough joints"
-        raise InputError(f"no frame could be refined{first}")
+    if ending.received is not None:
+        _print_status(f"ended by {signal.Signals(ending.received).name}")
+        return Terminated(ending.received).exit_code
+    if not refiner.counters.steps:
+        reason = ": none shows enough joints" if refiner.counters.frames else ": none came"
+        if refused:
+            reason = f"; the first error: {refused[0]}"
+        raise InputError(f"no frame could be refined{reason}")
+    return None
 
 
 def _frames(arguments: argparse.Namespace) -> Iterator[list[Frame] | InputError]:
     """The frames of each message, empty to end the stream; for an invalid message its error."""
-    if arguments.pose_2d is not None:
-        yield from _played(arguments)
-        return
+    return _lines() if arguments.pose_2d is None else _played(arguments)
+
+
+def _lines() -> Iterator[list[Frame] | InputError]:
+    """The frames of each line of standard input, and for an invalid line its error."""
     from refiner.errors import InputError
     from refiner.runtime.streaming.messages import parse_message, read_lines
 
@@ -239,12 +248,41 @@ def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
     pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     if pose_3d is not None and len(pose_3d) != len(pose_2d):
         raise LengthError(f"{arguments.pose_2d} has {len(pose_2d)} frames, {arguments.pose_3d} {len(pose_3d)}")
-    began = time.perf_counter()
-    for index in range(len(pose_2d)):
-        due = index / arguments.fps
-        if not arguments.full_speed:
-            time.sleep(max(began + due - time.perf_counter(), 0.0))
-        yield [Frame(pose_2d[index], None if pose_3d is None else pose_3d[index], due)]
+
+    def played() -> Iterator[list[Frame]]:
+        began = time.perf_counter()
+        for index in range(len(pose_2d)):
+            due = index / arguments.fps
+            if not arguments.full_speed:
+                time.sleep(max(began + due - time.perf_counter(), 0.0))
+            yield [Frame(pose_2d[index], None if pose_3d is None else pose_3d[index], due)]
+
+    return played()
+
+
+def _refuse_own_input(arguments: argparse.Namespace) -> None:
+    """Raises UsageError where the output would overwrite what the command reads."""
+    from refiner.errors import UsageError
+
+    output = Path(arguments.output)
+    if not output.is_file():
+        return
+    for option in ("pose_2d", "pose_3d"):
+        file = getattr(arguments, option)
+        if file is not None and output.samefile(file):
+            raise UsageError(f"--output {output}: is the file of --{option.replace('_', '-')}; choose another name")
+    if arguments.pose_2d is None:
+        try:
+            source = os.fstat(sys.stdin.fileno())
+        except (OSError, AttributeError):
+            return  # standard input is no file
+        if os.path.samestat(source, output.stat()):
+            raise UsageError(f"--output {output}: is the file of standard input; choose another name")
+
+
+def _write_line(output: TextIO, line: str) -> None:
+    output.write(line + "\n")
+    output.flush()
 
 
 def _print_status(text: str) -> None:

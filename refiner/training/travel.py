@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -101,7 +102,8 @@ def join_state(folders: Sequence[Path], name: str, run: Path) -> int:
     header = json.loads(metadata["run"])
     atomic_write_text(run / HISTORY_FILE, json.dumps(header["history"], indent=1))
     for target in (LAST_FILE, BEST_FILE):
-        (run / target).write_bytes(checkpoint.read_bytes())
+        with atomic_path(run / target) as temporary:
+            shutil.copyfile(checkpoint, temporary)
     return int(header["step"])
 
 
@@ -147,7 +149,8 @@ def restart_from_weights(checkpoint: Path, run: Path) -> int:
     _save(tensors, {"run": json.dumps(header)}, run / STATE_FILE)
     atomic_write_text(run / HISTORY_FILE, json.dumps(history, indent=1))
     for target in (LAST_FILE, BEST_FILE):
-        (run / target).write_bytes(checkpoint.read_bytes())
+        with atomic_path(run / target) as temporary:
+            shutil.copyfile(checkpoint, temporary)
     return step
 
 

@@ -127,6 +127,41 @@ def test_what_does_not_go_together(words, told, capsys, monkeypatch):
     assert told in capsys.readouterr().err
 
 
+def test_standard_output_holds_json_alone(motion, tmp_path, monkeypatch, capsys):
+    """The viewer's library prints a banner, and other libraries what they like."""
+    pytest.importorskip("viser", reason="viser is not installed")
+    give(monkeypatch, "\n".join(lines_of(*motion)[:4]))
+    assert main([*WINDOW, "--image-size", *SIZE, "--focal-length", "1145", "--view", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert len([json.loads(line) for line in out.splitlines()]) == 4 and "view: http://" in err
+
+
+@pytest.mark.parametrize("option", ["--pose-2d", "--pose-3d"])
+def test_the_output_is_no_input(motion, tmp_path, capsys, option):
+    files = {"--pose-2d": tmp_path / "2d.npy", "--pose-3d": tmp_path / "3d.npy"}
+    for file, pose in zip(files.values(), motion, strict=True):
+        np.save(file, pose)
+    before = files[option].read_bytes()
+    words = [str(word) for pair in files.items() for word in pair]
+    assert main([*WINDOW, "--image-size", *SIZE, *words, "--output", str(files[option])]) == 2
+    assert f"is the file of {option}" in capsys.readouterr().err and files[option].read_bytes() == before
+
+
+def test_standard_input_is_no_output(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "lines.jsonl"
+    file.write_text("salad")
+    with file.open() as opened:
+        monkeypatch.setattr(sys, "stdin", opened)
+        assert main([*WINDOW, "--image-size", *SIZE, "--lifter", "bundled", "--output", str(file)]) == 2
+    assert "is the file of standard input" in capsys.readouterr().err and file.read_text() == "salad"
+
+
+def test_a_full_disk_names_the_output(motion, monkeypatch, capsys):
+    give(monkeypatch, "\n".join(lines_of(*motion)))
+    assert main([*WINDOW, "--image-size", *SIZE, "--focal-length", "1145", "--output", "/dev/full"]) == 5
+    assert "/dev/full: the disk of /dev is full" in capsys.readouterr().err
+
+
 def test_help_is_instant_and_needs_nothing(capsys):
     assert main(["--help"]) == 0
     assert "my-camera | refiner-stream" in capsys.readouterr().out
@@ -150,7 +185,8 @@ def test_a_stream_that_refines_nothing_is_an_error(monkeypatch, capsys):
     """Every frame refused, or none with enough joints: the exit code says so."""
     wrong = json.dumps({"timestamp": 0.0, "pose_2d": [[1.0, 2.0]] * 5})
     empty = json.dumps({"timestamp": 0.0, "pose_2d": [[None, None]] * 17})
-    for line, message in ((wrong, "no frame could be refined; the first error"), (empty, "none shows enough joints")):
+    cases = ((wrong, "refined; the first error"), (empty, "none shows enough joints"), ("", "refined: none came"))
+    for line, message in cases:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((line + "\n").encode() * 3)))
         assert main(["--image-size", "1000", "1000", "--lifter", "bundled", "--focal-length", "1100"]) == 5
         assert message in capsys.readouterr().err
