@@ -119,9 +119,9 @@ def copy_between(source, target):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (lambda: fill("/dev/full"), "/dev/full: the disk of /dev is full"),
-        (lambda: copy_between("/from/a", "/to/b"), "/to/b: the disk of /to is full"),
-        (lambda: copy_between("/from/a", Path("/to/b")), "/to/b: the disk of /to is full"),
+        (lambda: fill("/dev/full"), "/dev/full: the disk is full; free some space in /dev"),
+        (lambda: copy_between("/from/a", "/to/b"), "/to/b: the disk is full; free some space in /to"),
+        (lambda: copy_between("/from/a", Path("/to/b")), "/to/b: the disk is full; free some space in /to"),
     ],
 )
 def test_a_full_disk_is_named_by_the_file_that_does_not_fit(capsys, error, told):

@@ -259,9 +259,11 @@ def _write(folder: Path, target: Path, manifest: dict[str, Any], graph: Graph) -
         import onnx
 
         from refiner.runtime.onnx_engine import METADATA_KEY
+        from refiner.runtime.onnx_file import add_hash
 
         onnx.helper.set_model_props(graph.model, {METADATA_KEY: json.dumps(manifest)})
         onnx.save(graph.model, target)
+        add_hash(target)
     others = sorted(path for path in folder.iterdir() if path not in (target, manifest_path(target)))
     files = {path.name: sha256_of(path) for path in (target, *others)}
     atomic_write_text(manifest_path(target), json.dumps({**manifest, "files": files}, indent=2) + "\n")

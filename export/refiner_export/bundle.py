@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from refiner import bundled
 from refiner.files import atomic_path
+from refiner.runtime.onnx_file import HASH_KEY, add_hash
 from refiner_export.build import export_artefact
 from refiner_export.options import ExportOptions
 
@@ -36,9 +37,13 @@ def bundle(checkpoint: Path, target: Path) -> int:
         result = export_artefact(ExportOptions("onnx", Path(folder), checkpoint), use_cache=False)
         model = onnx.load(result.path)
     store_in_half(model)
+    kept = [entry for entry in model.metadata_props if entry.key != HASH_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     onnx.checker.check_model(model)
     with atomic_path(target) as temporary:
         onnx.save(model, temporary)
+        add_hash(temporary)
     return target.stat().st_size
 
 

@@ -139,10 +139,10 @@ def _describe(error: OSError) -> str:
     """
     named = error.filename2 if error.errno in NO_ROOM and error.filename2 else error.filename
     file = f"{named}: " if named else ""
-    where = f"the disk of {os.path.dirname(os.path.abspath(os.fsdecode(named)))}" if named else "the disk"
+    where = f" in {os.path.dirname(os.path.abspath(os.fsdecode(named)))}" if named else ""
     hints = {
-        errno.ENOSPC: f"{where} is full; free some space there and run the command again",
-        errno.EDQUOT: f"your quota on {where} is used up; free some space there and run the command again",
+        errno.ENOSPC: f"the disk is full; free some space{where} and run the command again",
+        errno.EDQUOT: f"the quota is used up; free some space{where} and run the command again",
         errno.EFBIG: "the file would be larger than this process may write (ulimit -f)",
         errno.EACCES: "permission denied; choose a file or folder that you may read and write",
         errno.EROFS: "the file system is read-only; choose another folder",

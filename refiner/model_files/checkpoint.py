@@ -24,6 +24,7 @@ from refiner.files import atomic_path
 from refiner.json_text import JsonError, parse_json
 from refiner.model_spec import ModelSpec
 from refiner.models.weights import read_safetensors
+from refiner.tensor_hashes import add_hashes
 
 FORMAT, VERSION = "refiner-checkpoint", "1"
 MODEL_PREFIX, NOISE_PREFIX, INPUTS_PREFIX = "model.", "noise.", "inputs."
@@ -68,6 +69,7 @@ def save_checkpoint(
     metadata = {"format": FORMAT, "version": VERSION, "config": json.dumps(config)}
     with atomic_path(path) as temporary:
         save_file(stored, temporary, metadata)
+        add_hashes(temporary)
 
 
 def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Checkpoint:
@@ -78,7 +80,8 @@ def load_checkpoint(path: str | os.PathLike[str], kind: str | None = None) -> Ch
         kind: "lifter" or "refiner", if the checkpoint must be of that kind.
 
     Raises:
-        CheckpointError: the file is missing, truncated, of another program, format version or kind.
+        CheckpointError: the file is missing, truncated, of another program, format version or kind, or differs from
+            the hashes in it.
     """
     file = Path(path)
     if not file.is_file():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from refiner.errors import CheckpointError, MissingComponentError
+from refiner.tensor_hashes import check_hashes
 
 State = dict[str, Tensor]
 
@@ -111,7 +112,7 @@ def read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
     """Read a ``.safetensors`` file: its tensors by name, and its metadata.
 
     Raises:
-        CheckpointError: the file is truncated or has another format.
+        CheckpointError: the file is truncated, has another format, or differs from the hashes in it.
         MissingComponentError: safetensors is not installed.
     """
     try:
@@ -120,6 +121,7 @@ def read_safetensors(file: Path) -> tuple[State, dict[str, str]]:
         raise MissingComponentError(
             f"reading {file} needs safetensors; run: pip install 'pose-refiner[train]'"
         ) from error
+    check_hashes(file)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -23,6 +23,7 @@ from refiner.runtime.manifest import (
     parse_manifest,
     read_manifest,
 )
+from refiner.runtime.onnx_file import check_graph_file
 
 # A graph holds its manifest in ONNX's metadata under this key, so that the one file is enough.
 METADATA_KEY = "refiner"
@@ -114,6 +115,7 @@ def open_graph(file: Path, role: str, device: str | None, threads: int | None) -
         check_files(beside, file)
         device = device or (beside.build.device if beside.build is not None else None)
     device = device or "cpu"
+    check_graph_file(file)
     session = _open_session(file, device, threads)
     manifest = embedded_manifest(session.get_modelmeta().custom_metadata_map, file)
     check_role(manifest, file, role, ("onnx",))

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from refiner.errors import CheckpointError, TrainingError
-from refiner.files import atomic_path, atomic_write_text, sha256_of
+from refiner.files import atomic_path, atomic_write_text
 from refiner.machine import this_machine
 from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import MODEL_PREFIX, save_checkpoint, without_folders
+from refiner.tensor_hashes import sha256_without_hashes
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser
 from refiner.training.schedule import MovingAverage, TimeBox
@@ -142,7 +143,7 @@ def source_digests(config: Config) -> dict[str, Any]:
 
     def digest(path: str) -> str:
         try:
-            return sha256_of(Path(path))
+            return sha256_without_hashes(Path(path))
         except OSError as error:
             raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from refiner.data import CameraClip
 from refiner.errors import UsageError
 from refiner.evaluation.metrics import root_relative
-from refiner.files import sha256_of
 from refiner.model_files.checkpoint import load_checkpoint, save_checkpoint
 from refiner.models.unrolled import apply_trust
 from refiner.runtime import Lifter, Refiner
+from refiner.tensor_hashes import sha256_without_hashes
 
 Array = NDArray[np.float32]
 Trust = tuple[float, float]
@@ -93,7 +93,7 @@ def write_trust(
     rows = [
         {
             "lifter": path.stem,
-            "sha256": sha256_of(path),
+            "sha256": sha256_without_hashes(path),
             **{name: round(values[row], 3) for name, values in errors.items()},
         }
         for row, path in enumerate(lifters)

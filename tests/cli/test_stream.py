@@ -159,7 +159,7 @@ def test_standard_input_is_no_output(tmp_path, monkeypatch, capsys):
 def test_a_full_disk_names_the_output(motion, monkeypatch, capsys):
     give(monkeypatch, "\n".join(lines_of(*motion)))
     assert main([*WINDOW, "--image-size", *SIZE, "--focal-length", "1145", "--output", "/dev/full"]) == 5
-    assert "/dev/full: the disk of /dev is full" in capsys.readouterr().err
+    assert "/dev/full: the disk is full; free some space in /dev" in capsys.readouterr().err
 
 
 def test_help_is_instant_and_needs_nothing(capsys):

@@ -8,8 +8,8 @@ from typing import Any
 
 from refiner import bundled
 from refiner.cli.evaluation.models import default_checkpoint
-from refiner.files import sha256_of
 from refiner.runtime import Lifter, Refiner
+from refiner.tensor_hashes import sha256_without_hashes
 
 # The entries of a model's metadata that a report repeats: all but the training curve and the like.
 METADATA = ("kind", "model", "frames", "steps", "diffusion", "noise", "sampling", "text", "engine", "data_description")
@@ -25,7 +25,7 @@ def model_record(model: Lifter | Refiner, role: str, path: str | None, live: boo
         live: whether the bundled checkpoint is the one for streams.
     """
     file = default_checkpoint(role, live) if path is None else bundled.by_name(Path(path))
-    record = {"file": file.name, "bundled": path is None, "sha256": sha256_of(file)}
+    record = {"file": file.name, "bundled": path is None, "sha256": sha256_without_hashes(file)}
     windows = {} if model.causal else {"hop": model.hop}
     return record | windows | {name: model.metadata[name] for name in METADATA if name in model.metadata}
 
