@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.errors import ConfigError
+from refiner.model_spec import FRAMES, HEADS, STEPS, WIDTHS
+from refiner.ranges import Between, shown
 
 # The number of earlier frames that the convolution over time uses.
 RECENT = 2
@@ -15,6 +17,17 @@ PER_MODULE = ("keys", "values", "recent")
 # The name of this kind of model in a manifest.
 CAUSAL = "causal-refiner"
 PENDING = ("pending_2d", "pending_3d", "pending_root")
+
+
+_RANGES = {
+    "streams": Between(0, 1_000_000, whole=True),
+    "frames": FRAMES,
+    "steps": STEPS,
+    "modules": Between(1, 1000, whole=True),
+    "heads": HEADS,
+    "width": WIDTHS,
+    "joints": Between(1, 1000, whole=True),
+}
 
 
 @dataclass(frozen=True)
@@ -44,8 +57,8 @@ class StateLayout:
             (`refiner.models.canonical`).
 
     Raises:
-        ConfigError: T is below 3, so that the ring buffers cannot show how many frames a stream has had; or there is no
-            stream; or a pipelined refiner has one step.
+        ConfigError: A number lies outside of its range; T is below 3, so that the ring buffers cannot show how many
+            frames a stream has had; there is no stream; or a pipelined refiner has one step.
     """
 
     streams: int
@@ -59,6 +72,9 @@ class StateLayout:
     rays: bool = False
 
     def __post_init__(self) -> None:
+        for name, allowed in _RANGES.items():
+            if not allowed.holds(getattr(self, name)):
+                raise ConfigError(f"the state's {name}: expected {allowed}, got {shown(getattr(self, name))}")
         if self.frames < 3:
             raise ConfigError(f"a causal refiner of {self.frames} frames has no state; expected 3 or more frames")
         if self.streams < 1:

@@ -8,10 +8,64 @@ from typing import Any
 
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import CheckpointError
+from refiner.ranges import SEED, SHARE, Between, shown
 
 # The rate of Human3.6M, which the lifters of the field are trained at, in frames/s.
 DEFAULT_FPS = 50.0
 SAMPLED_LIFTERS = ("d3dp", "finepose")
+
+# The ranges of the numbers that describe a network. Published networks lie far within them; beyond them, building a
+# network from a damaged file would take all memory or never end.
+FRAMES = Between(1, 10_000, whole=True)
+STRIDES = Between(1, 1000, whole=True)
+FRAME_RATES = Between(1.0, 1000.0)
+WIDTHS = Between(1, 8192, whole=True)
+DEPTHS = Between(1, 256, whole=True)
+HEADS = Between(1, 256, whole=True)
+MLP_RATIOS = Between(1, 64, whole=True)
+MLPS = Between(1, 2, whole=True)
+CLASSIFIERS = Between(0, 8192, whole=True)
+# The rates of dropout and stochastic depth. A rate of 1 would drop everything.
+RATES = Between(0.0, 0.99)
+TIMESTEPS = Between(1, 100_000, whole=True)
+STEPS = Between(1, 1000, whole=True)
+HYPOTHESES = Between(1, 10_000, whole=True)
+OFFSETS = Between(0.0, 1.0)
+LIMITS = Between(0.0, 10.0, above=True)
+# The sections of a configuration, and the ranges of their values. Training declares the same ones.
+RANGES: dict[str, dict[str, Between]] = {
+    "model": {
+        "dim": WIDTHS,
+        "blocks": DEPTHS,
+        "heads": HEADS,
+        "mlp_ratio": MLP_RATIOS,
+        "mlps": MLPS,
+        "hidden": WIDTHS,
+        "drop_path": RATES,
+        "dropout": RATES,
+    },
+    "diffusion": {"timesteps": TIMESTEPS, "steps": STEPS, "offset": OFFSETS},
+    "sampling": {
+        "timesteps": TIMESTEPS,
+        "offset": OFFSETS,
+        "limit": LIMITS,
+        "steps": STEPS,
+        "hypotheses": HYPOTHESES,
+        "eta": SHARE,
+        "seed": SEED,
+    },
+    "text": {
+        "width": WIDTHS,
+        "layers": DEPTHS,
+        "heads": HEADS,
+        "encoder_layers": DEPTHS,
+        "encoder_hidden": WIDTHS,
+        "encoder_heads": HEADS,
+        "classifier": CLASSIFIERS,
+    },
+}
+# More weights than any network of the field has; 8 GB in float32.
+MOST_WEIGHTS = 2**31
 
 
 @dataclass(frozen=True)
@@ -50,8 +104,13 @@ class ModelSpec:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> ModelSpec:
-        """Parse a configuration. Raises CheckpointError if it does not describe a model."""
+        """Parse a configuration.
+
+        Raises:
+            CheckpointError: It does not describe a model, or a number lies outside of its range (`RANGES`).
+        """
         try:
+            _check_ranges(config)
             model, described = config["model"], config.get("data_description") or {}
             return cls(
                 kind=str(config["kind"]),
@@ -85,6 +144,32 @@ class ModelSpec:
     def is_sampled_lifter(self) -> bool:
         """Whether the network is a diffusion lifter, which samples a pose in steps."""
         return self.kind == "lifter" and self.architecture in SAMPLED_LIFTERS
+
+
+def _check_ranges(config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError for a number outside of its range, and for a network that is too large to build."""
+    described = config.get("data_description") or {}
+    found = {
+        "frames": (FRAMES, config["frames"]),
+        "stride": (STRIDES, config.get("stride", 1)),
+        "data_description.fps": (FRAME_RATES, described.get("fps", DEFAULT_FPS)),
+    }
+    for section, ranges in RANGES.items():
+        values = config.get(section) or {}
+        found |= {f"{section}.{name}": (ranges[name], values[name]) for name in ranges if name in values}
+    for name, (allowed, value) in found.items():
+        if not allowed.holds(value):
+            raise CheckpointError(
+                f"the checkpoint's configuration does not describe a model: {name}: expected {allowed}, got "
+                f"{shown(value)}"
+            )
+    sizes = config["model"]
+    weights = sizes.get("blocks", 1) * sizes.get("dim", 1) ** 2 * (4 + 2 * sizes.get("mlp_ratio", 1))
+    if weights > MOST_WEIGHTS:
+        raise CheckpointError(
+            f"the checkpoint's configuration describes a network of about {weights:.1e} weights (model.blocks, "
+            f"model.dim); expected at most {MOST_WEIGHTS:.1e}"
+        )
 
 
 def _point(entry: Sequence[float]) -> tuple[int, float]:

@@ -7,6 +7,7 @@ only take artefacts from people whose programs you would run.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import ArtefactError
 from refiner.files import sha256_of
 from refiner.json_text import JsonError, parse_json
+from refiner.model_spec import FRAME_RATES, FRAMES, STEPS, STRIDES
+from refiner.ranges import Between
 from refiner.runtime.engine import KINDS_OF_ROLE, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
 
@@ -24,9 +27,15 @@ from refiner.skeleton import JOINT_NAMES
 SCHEMA = 2
 
 
+BATCHES = Between(1, 1_000_000, whole=True)
+SIZES = Between(1, 1_000_000, whole=True)
+# More numbers than any input or output of a window has.
+MOST_NUMBERS = 2**31
+
+
 def _batches(value: Any) -> bool:
     sizes = [value.get(key) for key in ("min", "opt", "max")] if isinstance(value, dict) else []
-    whole = [size for size in sizes if type(size) is int and size > 0]
+    whole = [int(size) for size in sizes if size is not None and BATCHES.holds(size)]
     return len(whole) == 3 and whole == sorted(whole)
 
 
@@ -35,22 +44,33 @@ def _tensors(value: Any) -> bool:
         isinstance(entry, dict)
         and isinstance(entry.get("shape"), list)
         and len(entry["shape"]) > 1
-        and all(type(size) is int and size > 0 for size in entry["shape"][1:])
+        and all(SIZES.holds(size) for size in entry["shape"][1:])
+        and math.prod(entry["shape"][1:]) <= MOST_NUMBERS
         for entry in value.values()
     )
+
+
+def _optional(allowed: Between) -> Callable[[Any], bool]:
+    return lambda value: value is None or allowed.holds(value)
 
 
 # The keys that every manifest has, each with a check of its value.
 REQUIRED: dict[str, Callable[[Any], bool]] = {
     "batch": _batches,
     "engine": lambda value: isinstance(value, str),
-    "fps": lambda value: type(value) in (int, float) and value > 0,
-    "frames": lambda value: type(value) is int and value > 0,
+    "fps": FRAME_RATES.holds,
+    "frames": FRAMES.holds,
     "inputs": _tensors,
     "joints": lambda value: isinstance(value, dict),
     "kind": lambda value: isinstance(value, str) and value in OUTPUTS,
     "outputs": _tensors,
     "precision": lambda value: isinstance(value, str),
+}
+# The keys that a manifest may lack, each with a check of its value.
+OPTIONAL: dict[str, Callable[[Any], bool]] = {
+    "stride": STRIDES.holds,
+    "steps": _optional(STEPS),
+    "trained_frames": _optional(FRAMES),
 }
 # The further files of an artefact, by its suffix.
 BELONGING = {".xml": (".bin",)}
@@ -260,7 +280,7 @@ def parse_manifest(content: Any, where: Path) -> Manifest:
     missing = [key for key in REQUIRED if key not in content]
     if missing:
         raise ArtefactError(f"the manifest in {where} lacks {', '.join(missing)}; export the checkpoint again")
-    broken = [key for key, fits in REQUIRED.items() if not fits(content[key])]
+    broken = [key for key, fits in (REQUIRED | OPTIONAL).items() if key in content and not fits(content[key])]
     if broken:
         raise ArtefactError(f"the manifest in {where} has no usable {', '.join(broken)}; export the checkpoint again")
     joints = content["joints"].get("names")

@@ -7,12 +7,31 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from refiner.errors import ConfigError
 from refiner.from_toml import dataclass_from
+from refiner.model_spec import (
+    CLASSIFIERS,
+    DEPTHS,
+    FRAMES,
+    HEADS,
+    HYPOTHESES,
+    LIMITS,
+    MLP_RATIOS,
+    MLPS,
+    OFFSETS,
+    RATES,
+    STEPS,
+    STRIDES,
+    TIMESTEPS,
+    WIDTHS,
+)
+from refiner.ranges import AT_LEAST_ONE, FROM_ZERO, SEED, SHARE, SPREAD, Between, Pair
 
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
+# The weight of a term of the loss beside the distance of joints, which has the weight 1.
+FACTOR = Between(0.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -23,13 +42,13 @@ class ModelConfig:
     MixSTE, D3DP and FinePOSE.
     """
 
-    dim: int = 256
-    blocks: int = 4
-    heads: int = 8
-    mlp_ratio: int = 8
+    dim: Annotated[int, WIDTHS] = 256
+    blocks: Annotated[int, DEPTHS] = 4
+    heads: Annotated[int, HEADS] = 8
+    mlp_ratio: Annotated[int, MLP_RATIOS] = 8
     # MLPs in a refiner's block: 1 (of ratio 8, which fits the paper's Table IV), or 2, one after each STC module (of
     # ratio 4).
-    mlps: int = 1
+    mlps: Annotated[int, MLPS] = 1
     joint_embedding: bool = False
     # Only for a refiner. Each frame sees itself and the ``frames - 1`` frames before it, but no later frame. Such a
     # refiner can run on a stream, frame by frame.
@@ -40,7 +59,7 @@ class ModelConfig:
         "default", "stcformer", "mixste", "d3dp", "finepose", "mlp", "tcn", "pose-denoiser", "smoothnet"
     ] = "default"
     # Stochastic depth in the training of MixSTE, D3DP and FinePOSE; 0.1 as published.
-    drop_path: float = 0.0
+    drop_path: Annotated[float, RATES] = 0.0
     # How a lifter's root comes to 0. "subtracted": the root is subtracted from all joints, and the loss ignores the
     # root. "zeroed": the root is overwritten, and the loss contains its error.
     root: Literal["subtracted", "zeroed"] = "subtracted"
@@ -49,9 +68,9 @@ class ModelConfig:
     # and the lens.
     input: Literal["screen", "rays"] = "screen"
     # Width inside a block of SmoothNet.
-    hidden: int = 256
+    hidden: Annotated[int, WIDTHS] = 256
     # Dropout rate of SmoothNet, "mlp" and "tcn".
-    dropout: float = 0.0
+    dropout: Annotated[float, RATES] = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,9 +80,9 @@ class DiffusionConfig:
     The defaults are the paper's: 50 timesteps and K = 2 [text], cosine offset 0.008 and terminal step [inferred].
     """
 
-    timesteps: int = 50
-    steps: int = 2
-    offset: float = 0.008
+    timesteps: Annotated[int, TIMESTEPS] = 50
+    steps: Annotated[int, STEPS] = 2
+    offset: Annotated[float, OFFSETS] = 0.008
     terminal: Literal["zero", "literal"] = "zero"
     # The unit of the network's output. "Output is normalised by its average value" [text]: e / mean |e| [inferred].
     normalisation: Literal["none", "mean_abs", "per_dimension"] = "mean_abs"
@@ -89,29 +108,29 @@ class LossConfig:
     joints: Literal["equal", "mixste"] = "equal"
     # Weight of a term for smooth motion: the mean weighted square of the predicted movement from frame to frame; 0.5
     # in MixSTE.
-    smoothness: float = 0.0
+    smoothness: Annotated[float, FACTOR] = 0.0
     # Weight of a term for correct motion: the mean distance between the predicted and the true movement; 2 in MixSTE.
-    velocity: float = 0.0
+    velocity: Annotated[float, FACTOR] = 0.0
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """How a diffusion lifter (D3DP, FinePOSE) is diffused and sampled. All defaults but K and H are as published."""
 
-    timesteps: int = 1000
-    offset: float = 0.008
+    timesteps: Annotated[int, TIMESTEPS] = 1000
+    offset: Annotated[float, OFFSETS] = 0.008
     # Metres. Noisy and predicted poses are clipped to this absolute value per coordinate, relative to the root.
-    limit: float = 1.1
+    limit: Annotated[float, LIMITS] = 1.1
     # K and H. The published headline results use 10 and 20. A window costs K x H passes of the network, twice as many
     # with the flip.
-    steps: int = 1
-    hypotheses: int = 1
+    steps: Annotated[int, STEPS] = 1
+    hypotheses: Annotated[int, HYPOTHESES] = 1
     # Share of the noise that is drawn anew in every step.
-    eta: float = 1.0
+    eta: Annotated[float, SHARE] = 1.0
     # Average every prediction with the prediction for the mirrored input.
     flip: bool = True
     # Seed of the noise. The noise is part of the model that runs.
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
 
 
 @dataclass(frozen=True)
@@ -126,13 +145,13 @@ class TextConfig:
     file: str = ""
     merges: str = ""
     # Size of the text tower; CLIP ViT-B/32 has 512, 12 and 8.
-    width: int = 512
-    layers: int = 12
-    heads: int = 8
+    width: Annotated[int, WIDTHS] = 512
+    layers: Annotated[int, DEPTHS] = 12
+    heads: Annotated[int, HEADS] = 8
     # Size of the transformer after the tower.
-    encoder_layers: int = 4
-    encoder_hidden: int = 2048
-    encoder_heads: int = 8
+    encoder_layers: Annotated[int, DEPTHS] = 4
+    encoder_hidden: Annotated[int, WIDTHS] = 2048
+    encoder_heads: Annotated[int, HEADS] = 8
     # Use the cross-attention (FPC) and the stylisation (PTS).
     fpc: bool = True
     pts: bool = True
@@ -141,9 +160,9 @@ class TextConfig:
     # The actions that have a prompt. Empty: the actions in the clips of the training people.
     actions: tuple[str, ...] = ()
     # Share of the windows whose action is given as unknown, so that the prompt for the unknown action is trained.
-    unknown: float = 0.15
+    unknown: Annotated[float, SHARE] = 0.15
     # Width of the classifier that guesses the action; 0 for no classifier. It is trained together with the rest.
-    classifier: int = 64
+    classifier: Annotated[int, CLASSIFIERS] = 64
     # Filled in by the training, not by hand: the tokens of CLIP's texts, or where the cached texts end.
     tokens: tuple[str, ...] = ()
 
@@ -158,25 +177,25 @@ class DataConfig:
     detections: Literal["simulated", "ground-truth"] = "simulated"
     # Share of the windows with the archive's real detections, seen by the cameras that recorded them. The other windows
     # have simulated detections. Only two of the augmentations below apply to real detections: `reverse` and `flip`.
-    detected: float = 0.0
+    detected: Annotated[float, SHARE] = 0.0
     # Share of the windows that come from the built-in synthetic motion.
-    synthetic: float = 0.0
+    synthetic: Annotated[float, SHARE] = 0.0
     # Share of the windows whose motion is rotated about the vertical by a random angle, so that the fixed cameras see
     # people from all sides.
-    turn: float = 1.0
+    turn: Annotated[float, SHARE] = 1.0
     # Share of the windows that are mirrored.
-    flip: float = 0.5
+    flip: Annotated[float, SHARE] = 0.5
     # Log-normal spread of a factor on the length of the whole body, and of a factor on each bone (the same for left and
     # right).
-    stature: float = 0.0
-    bones: float = 0.0
+    stature: Annotated[float, SPREAD] = 0.0
+    bones: Annotated[float, SPREAD] = 0.0
     # Share of the windows that are played backwards.
-    reverse: float = 0.0
+    reverse: Annotated[float, SHARE] = 0.0
     # Share of the windows that get the upper body of another window, possibly of another person and action, on their
     # own hips and legs.
-    recombine: float = 0.0
+    recombine: Annotated[float, SHARE] = 0.0
     # Share of the windows seen by a random camera (position, direction and lens) instead of a camera of the archive.
-    new_cameras: float = 0.0
+    new_cameras: Annotated[float, SHARE] = 0.0
 
 
 @dataclass(frozen=True)
@@ -188,60 +207,60 @@ class SceneConfig:
     """
 
     # Motion: share of the windows played backwards, and share with the upper body of another window.
-    reverse: float = 0.3
-    recombine: float = 0.35
+    reverse: Annotated[float, SHARE] = 0.3
+    recombine: Annotated[float, SHARE] = 0.35
     # Share of the windows with a random stride, from 1 to the model's stride, instead of the model's stride.
-    other_strides: float = 0.2
+    other_strides: Annotated[float, SHARE] = 0.2
     # Share of the windows that come from the built-in synthetic motion.
-    synthetic: float = 0.1
+    synthetic: Annotated[float, SHARE] = 0.1
     # Share of the windows that are mirrored.
-    flip: float = 0.5
+    flip: Annotated[float, SHARE] = 0.5
     # Range of the stature in metres.
-    stature: tuple[float, ...] = (1.45, 2.0)
+    stature: Annotated[tuple[float, ...], Pair(Between(0.3, 3.0))] = (1.45, 2.0)
     # Log-normal spread of the length of each bone, and of the legs, the trunk and the arms as a whole.
-    bones: float = 0.06
+    bones: Annotated[float, SPREAD] = 0.06
     # Share of the windows seen by the cameras of the archive, where it has any.
-    fixed_cameras: float = 0.25
+    fixed_cameras: Annotated[float, SHARE] = 0.25
     # Range of the focal length, in units of the longer side of the image.
-    focal_length: tuple[float, ...] = (0.5, 2.2)
+    focal_length: Annotated[tuple[float, ...], Pair(Between(0.25, 30.0))] = (0.5, 2.2)
     # Range of the share of the image's height that the body takes.
-    body_share: tuple[float, ...] = (0.1, 0.95)
+    body_share: Annotated[tuple[float, ...], Pair(Between(0.0, 2.0, above=True))] = (0.1, 0.95)
     # Share of the cameras that are so near that the legs are outside of the image.
-    cropped: float = 0.08
+    cropped: Annotated[float, SHARE] = 0.08
     # Share of the cameras with a random pitch instead of a random height.
-    free_pitch: float = 0.15
+    free_pitch: Annotated[float, SHARE] = 0.15
     # Range of the height of the camera above the floor, in metres.
-    height: tuple[float, ...] = (0.3, 4.0)
+    height: Annotated[tuple[float, ...], Pair(Between(0.0, 100.0))] = (0.3, 4.0)
     # Range of the camera's elevation above the person, in degrees.
-    pitch: tuple[float, ...] = (-30.0, 60.0)
+    pitch: Annotated[tuple[float, ...], Pair(Between(-90.0, 90.0))] = (-30.0, 60.0)
     # Standard deviations of the roll in degrees: of cameras that are held level, and of all others. Half of the cameras
     # are of each kind.
-    roll: tuple[float, ...] = (3.0, 14.0)
+    roll: Annotated[tuple[float, ...], Pair(Between(0.0, 180.0), rising=False)] = (3.0, 14.0)
     # How far from the middle of the image the person may stand: 1 uses the whole image, 0 keeps the person in the
     # middle.
-    off_centre: float = 1.0
+    off_centre: Annotated[float, SHARE] = 1.0
     # Strength of the barrel distortion; half of the lenses have a distortion.
-    barrel: float = 0.25
+    barrel: Annotated[float, SHARE] = 0.25
     # The focal length that the user states. Share of the windows where it is wrong, and the log-normal spread of that
     # error.
-    wrong_focal: float = 0.25
-    focal_error: float = 0.2
+    wrong_focal: Annotated[float, SHARE] = 0.25
+    focal_error: Annotated[float, SPREAD] = 0.2
     # Share of the windows where the stated focal length is the default, the longer side of the image.
-    guessed_focal: float = 0.2
+    guessed_focal: Annotated[float, SHARE] = 0.2
     # Detectors. Log-normal spread of their error level.
-    detector_spread: float = 0.4
+    detector_spread: Annotated[float, Between(0.0, 3.0)] = 0.4
     # Share of the windows whose detector defines the joints differently, and the spread of that difference in metres.
-    biased: float = 0.6
-    joint_bias: float = 0.015
+    biased: Annotated[float, SHARE] = 0.6
+    joint_bias: Annotated[float, Between(0.0, 0.5)] = 0.015
     # Share of the windows whose detector computes the joints of the trunk from the hips and shoulders.
-    by_rule: float = 0.35
+    by_rule: Annotated[float, SHARE] = 0.35
     # Shares of the frames with left and right swapped, with a frozen limb, with a missing joint, and without a person.
-    swapped_body: float = 0.012
-    frozen: float = 0.02
-    missing: float = 0.02
-    gaps: float = 0.01
+    swapped_body: Annotated[float, SHARE] = 0.012
+    frozen: Annotated[float, SHARE] = 0.02
+    missing: Annotated[float, SHARE] = 0.02
+    gaps: Annotated[float, SHARE] = 0.01
     # Share of the windows in which a part of the body is hidden.
-    hidden: float = 0.06
+    hidden: Annotated[float, SHARE] = 0.06
 
 
 @dataclass(frozen=True)
@@ -257,11 +276,11 @@ class EstimatorConfig:
     held_out: tuple[str, ...] = ()
     # Share of the windows whose errors are drawn from the conditional Gaussian of the lifter, instead of the lifter's
     # own errors.
-    drawn: float = 0.3
+    drawn: Annotated[float, SHARE] = 0.3
     # Share of the windows with systematic errors (`refiner.training.systematic`), and the probability of each such
     # error in one of these windows.
-    systematic: float = 0.5
-    each: float = 0.35
+    systematic: Annotated[float, SHARE] = 0.5
+    each: Annotated[float, SHARE] = 0.35
     # Only for a causal refiner. true: the lifters lift each frame from the frames before it, as in a stream, with one
     # window for every frame. false: each phase of the lifter's stride is one window, in which some frames see
     # more of the future than others.
@@ -278,40 +297,40 @@ class OptimiserConfig:
 
     # "muon": Muon for the weight matrices, AdamW for everything else (see `refiner.training.optimiser`).
     name: Literal["adam", "adamw", "muon"] = "adam"
-    rate: float = 1e-3
+    rate: Annotated[float, Between(0.0, 10.0, above=True)] = 1e-3
     # Muon's rate for the matrices, on the scale of AdamW's rates. It follows the same schedule as `rate`.
-    matrix_rate: float = 3e-3
+    matrix_rate: Annotated[float, Between(0.0, 10.0, above=True)] = 3e-3
     amsgrad: bool = False
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, SHARE] = 0.0
     schedule: Literal["exponential", "cosine"] = "exponential"
-    decay: float = 0.96
-    epoch_steps: int = 1000
+    decay: Annotated[float, Between(0.0, 1.0, above=True)] = 0.96
+    epoch_steps: Annotated[int, AT_LEAST_ONE] = 1000
     # Steps of linear warm-up.
-    warmup: int = 0
+    warmup: Annotated[int, FROM_ZERO] = 0
     # Largest norm of the gradient; 0 for no clipping.
-    clip_norm: float = 0.0
+    clip_norm: Annotated[float, Between(0.0)] = 0.0
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Length, device and bookkeeping of a run. All random numbers follow from ``seed`` and the number of the step."""
 
-    steps: int = 20000
+    steps: Annotated[int, AT_LEAST_ONE] = 20000
     # Windows of a batch.
-    batch: int = 12
+    batch: Annotated[int, Between(1, 1_000_000)] = 12
     # Length of the training windows of a causal refiner. A window longer than ``frames`` also trains frames that have
     # all of their past frames. 0: ``frames``.
-    window: int = 0
-    seed: int = 0
+    window: Annotated[int, Between(0, 10_000)] = 0
+    seed: Annotated[int, SEED] = 0
     # For a refiner whose lifter costs far more than the refiner itself, such as a diffusion lifter: the number of
     # batches that are drawn and lifted. The run repeats them with fresh noise, and the noise model is fitted on them,
     # too (noise.fit_frames must not ask for more frames than they have). 0: every batch is new.
-    distinct_batches: int = 0
+    distinct_batches: Annotated[int, FROM_ZERO] = 0
     # Decay of the moving average of the weights.
-    ema: float = 0.999
-    validate_every: int = 1000
+    ema: Annotated[float, Between(0.0, 0.999999)] = 0.999
+    validate_every: Annotated[int, AT_LEAST_ONE] = 1000
     # Threads on the CPU; 0 is PyTorch's default.
-    threads: int = 0
+    threads: Annotated[int, Between(0, 1024)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
     # How a step runs. "none": operation by operation. "compile": the network through torch.compile. "graph": the whole
@@ -327,7 +346,7 @@ class NoiseConfig:
     # Cross-fitting: checkpoints of lifters, each trained without some people (`refiner-train lifter --without`). The
     # run lifts each person with a lifter that never saw this person.
     cross_fit: tuple[str, ...] = ()
-    fit_frames: int = 400_000
+    fit_frames: Annotated[int, AT_LEAST_ONE] = 400_000
     # The errors that are diffused. "conditional": draws from the Gaussian conditioned on the 2D pose and the lifter's
     # pose, as in the paper. "marginal": draws from one Gaussian for all errors. "observed": the lifter's own errors.
     errors: Literal["conditional", "marginal", "observed"] = "conditional"
@@ -336,7 +355,7 @@ class NoiseConfig:
     time: Literal["white", "ar1", "full"] = "white"
     # Share of the variance that stays independent in every frame, for "ar1" and "full". It teaches the refiner to
     # smooth as well.
-    white_share: float = 0.0
+    white_share: Annotated[float, SHARE] = 0.0
 
 
 @dataclass(frozen=True)
@@ -352,8 +371,8 @@ class Config:
     """
 
     kind: Literal["lifter", "refiner"]
-    frames: int = 27
-    stride: int = 1
+    frames: Annotated[int, FRAMES] = 27
+    stride: Annotated[int, STRIDES] = 1
     lifter: str = ""
     start_from: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -382,7 +401,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         overrides: changes ``section.key=value``.
 
     Raises:
-        ConfigError: the file cannot be read, a key is unknown, or a value has the wrong type.
+        ConfigError: the file cannot be read, a key is unknown, or a value has the wrong type or lies outside of its
+            range.
     """
     file = Path(path)
     if not file.suffix and not file.exists():
@@ -392,7 +412,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     except OSError as error:
         known = ", ".join(sorted(bundled.stem for bundled in CONFIG_FOLDER.glob("*.toml")))
         raise ConfigError(f"cannot read the configuration {path}: {error}; bundled ones: {known}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, bytes that are no text, endless digits
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     for override in overrides or []:
         apply_override(content, override)
@@ -432,5 +452,5 @@ def apply_override(content: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{override!r}: {section} is a value, not a section")
     try:
         target[key] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         target[key] = value  # a bare word is a string

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from refiner.data import CameraClip, MotionFolder, camera_clips, random_camera_clips
 from refiner.data.clips import Part
 from refiner.data.detector import DetectorModel
 from refiner.data.resample import resample_poses
+from refiner.ranges import Between
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Variant:
     """
 
     detections: Literal["simulated", "ground-truth"] = "simulated"
-    noise: float = 1.0
+    noise: Annotated[float, Between(0.0, 100.0)] = 1.0
     cameras: Literal["archive", "random"] = "archive"
-    fps: float = 0.0
+    fps: Annotated[float, Between(0.0, 1000.0)] = 0.0
 
 
 def study_clips(folder: MotionFolder, part: Part, variant: Variant) -> list[CameraClip]:

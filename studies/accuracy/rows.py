@@ -6,10 +6,11 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from refiner.errors import ConfigError
 from refiner.from_toml import dataclass_from
+from refiner.ranges import Between
 from refiner.shape import ShapeOf
 
 Kind = Literal["lifter", "refiner", "score"]
@@ -110,7 +111,7 @@ class LifterRow(ModelRow):
 
     kind: ClassVar[Kind] = "lifter"
 
-    fold: int = -1
+    fold: Annotated[int, Between(-1, 100)] = -1
 
     @property
     def lifted_by(self) -> str:
@@ -193,7 +194,7 @@ class ScoreRow(ScoredRow):
     lifter: str = ""
     method: Method = "refine"
     of: str = ""
-    steps: int = 0
+    steps: Annotated[int, Between(0, 1000)] = 0
     flip_test: bool = False
     smooth: bool = False
 

@@ -14,9 +14,11 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from refiner.errors import ConfigError
 from refiner.from_toml import dataclass_from
+from refiner.ranges import SEED
 from refiner.training.config import Config, load_config
 from studies.accuracy.clips import Variant
 from studies.accuracy.rows import RECORD, WORDS, LifterRow, ModelRow, RefinerRow, Row, record_of, row_from
@@ -29,7 +31,7 @@ class Head:
     """The section [study]."""
 
     title: str = "Accuracy study"
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Annotated[int, SEED], ...] = (0,)
 
 
 @dataclass(frozen=True)

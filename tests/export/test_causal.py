@@ -175,7 +175,8 @@ def test_what_an_artefact_is_not(streamed, exported):
     ("change", "message"),
     [
         (lambda state: state.pop("layout"), "does not describe the state"),
-        (lambda state: state["layout"].update(width=-1), "its manifest says"),
+        (lambda state: state["layout"].update(width=-1), "width: expected a whole number from 1"),
+        (lambda state: state["layout"].update(width=7), "its manifest says"),
         (lambda state: state["layout"].update(frames=2), "expected 3 or more"),
         (lambda state: state["layout"].update(streams=3), "contradicts itself"),
         (lambda state: state["layout"].update(pipelined=True), "does not have the tensors of its state"),
