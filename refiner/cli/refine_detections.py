@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from refiner.errors import UsageError
+from refiner.errors import InputError, UsageError
 
 Item = TypeVar("Item")
 
@@ -64,7 +64,7 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         print(f"person {person.number}: {frames} frames refined, {guessed} joints guessed; {files[0].name}, .trc, .bvh")
         written += 1
     if not written:
-        raise UsageError(f"{arguments.input} shows nobody well enough to be refined")
+        raise InputError(f"{arguments.input} shows nobody well enough to be refined")
     print(f"wrote {folder}")
 
 

@@ -29,7 +29,9 @@ def rows_as_reports(name: str, study: Mapping[str, Any]) -> Iterator[tuple[str, 
     in another way is left out. Raises ArchiveError if the report lacks the data of its rows.
     """
     if "variants" not in study:
-        raise ArchiveError(f"{name} does not name the data of its rows; write it again (--report-only)")
+        raise ArchiveError(
+            f"{name} does not name the data of its rows; write it again: python -m studies.accuracy --report-only"
+        )
     rows = {row["name"]: row for row in study["rows"]}
     for row in study["rows"]:
         if row["kind"] == "score" or (row["kind"] == "refiner" and row["lifter"] not in rows):

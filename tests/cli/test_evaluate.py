@@ -130,6 +130,15 @@ def test_errors_are_one_line_and_a_code(models, arguments, code, message, capsys
     assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
+def test_nothing_to_score_is_bad_input(models, tmp_path, capsys):
+    poses = {"S1": {"Walking": np.zeros((30, 17, 3), np.float32)}, "S2": {}}
+    np.savez(tmp_path / "data_3d_a.npz", positions_3d=poses)
+    (tmp_path / "clips.json").write_text(json.dumps({"fps": 50, "split": {"train": ["S1"], "test": ["S2"]}}))
+    words = ["--data", str(tmp_path), "--lifter", str(models["lifter"]), "--refiner", str(models["refiner"])]
+    assert main(words) == 5
+    assert "there is no clip to score: data_3d_a.npz holds none of S2" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_kind(models, capsys):
     assert main(["--synthetic", "1", "--lifter", str(models["refiner"])]) == 5
     assert "expected a lifter" in capsys.readouterr().err

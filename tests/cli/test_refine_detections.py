@@ -122,3 +122,21 @@ def test_ghosts_do_not_end_the_run_and_results_are_not_mixed(openpose, tmp_path,
     assert "40 frames refined" in told.out
     assert main([*words, "--output", str(tmp_path / "people")]) == 2
     assert "people of another run" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::refiner.errors.InputWarning")
+@pytest.mark.parametrize(
+    ("kept", "message"), [((2, 3, 4), "show nobody"), ((0, 1, 2, 5, 15, 16, 17, 18), "shows nobody well enough")]
+)
+def test_a_file_whose_people_are_all_left_out_is_bad_input(openpose, tmp_path, capsys, kept, message):
+    """Three joints are no person; a head and shoulders are no pose."""
+    for file in openpose.iterdir():
+        content = json.loads(file.read_text())
+        for entry in content["people"]:
+            values = np.zeros((25, 3))
+            values[list(kept)] = [[300 + 9 * joint, 200 + 4 * joint, 0.8] for joint in kept]
+            entry["pose_keypoints_2d"] = values.ravel().tolist()
+        file.write_text(json.dumps(content))
+    words = [str(openpose), "--image-size", "1280", "720", "--fps", "50", "--focal-length", "900", *MODELS]
+    assert main([*words, "--output", str(tmp_path / "people")]) == 5
+    assert message in capsys.readouterr().err

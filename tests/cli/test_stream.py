@@ -136,6 +136,17 @@ def test_standard_output_holds_json_alone(motion, tmp_path, monkeypatch, capsys)
     assert len([json.loads(line) for line in out.splitlines()]) == 4 and "view: http://" in err
 
 
+def test_an_array_of_several_is_named(motion, tmp_path, capsys):
+    file = tmp_path / "both.npz"
+    np.savez(file, pose_2d=motion[0], pose_3d=motion[1])
+    words = [*WINDOW, "--image-size", *SIZE, "--focal-length", "1145", "--full-speed"]
+    words += ["--pose-2d", str(file), "--pose-3d", str(file)]
+    assert main(words) == 5
+    assert "holds several arrays (pose_2d, pose_3d); give the name of one" in capsys.readouterr().err
+    assert main([*words, "--key-2d", "pose_2d", "--key-3d", "pose_3d"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 40
+
+
 @pytest.mark.parametrize("option", ["--pose-2d", "--pose-3d"])
 def test_the_output_is_no_input(motion, tmp_path, capsys, option):
     files = {"--pose-2d": tmp_path / "2d.npy", "--pose-3d": tmp_path / "3d.npy"}

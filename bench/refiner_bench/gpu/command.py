@@ -204,7 +204,8 @@ def words_of(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
             raise UsageError(f"--plan-option {option}: {error}") from error
         if not name or not more:
             raise UsageError(
-                f"--plan-option {option}: expected PLAN=WORDS, like 'lifter-base=--set training.batch=128'"
+                f"--plan-option {option}: expected PLAN=WORDS of refiner-train, like "
+                "'lifter-base=--set training.batch=128'"
             )
         words[name] = words.get(name, ()) + more
     return words

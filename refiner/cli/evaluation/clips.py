@@ -17,7 +17,7 @@ from refiner.data import (
 )
 from refiner.data.training_set import check_own_cameras
 from refiner.data.viewpoints import CAMERA_SEED, RANDOM_CAMERAS
-from refiner.errors import UsageError
+from refiner.errors import InputError, UsageError
 from refiner.evaluation.selection import (
     acknowledgement_of,
     describe_archive,
@@ -80,6 +80,8 @@ def load_clips(arguments: argparse.Namespace) -> ScoredClips:
         if detections is not None:
             check_own_cameras(folder, people)
         clips = camera_clips(positions, folder.cameras, None, detections, detector, seed, archive.fps)
+    if not clips:
+        raise InputError(f"there is no clip to score: {name} holds none of {', '.join(people)}")
     record = {
         "description": f"{describe_archive(name)}, {who}; {source}; {archive.fps:g} frames/s",
         "archive": name,
