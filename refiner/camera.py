@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.errors import InputError, ShapeError
-from refiner.json_text import parse_json
+from refiner.json_text import other_than_number, parse_json
+from refiner.ranges import Between, shown
 
 Array = NDArray[Any]
 # A NumPy array or a PyTorch tensor.
@@ -27,6 +28,12 @@ _ROTATION_TOLERANCE = 1e-5
 # A fixed-point iteration inverts the lens distortion. After this many iterations the error is below a billionth of the
 # focal length everywhere in the image that the lens was calibrated for.
 _LENS_ITERATIONS, _LENS_TOLERANCE = 50, 1e-9
+
+
+# Pixels, metres or coefficients of a lens.
+LARGEST_VALUE = 1e7
+IMAGE_SIDES = Between(1, 100_000, whole=True)
+CAMERA_NUMBERS = ("res_w", "res_h", "focal_length", "center", "radial_distortion", "tangential_distortion", "R", "t")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +53,8 @@ class Camera:
 
     Raises:
         ShapeError: A field has another shape.
-        InputError: A value is not finite, the image size is not positive, or R is not a rotation matrix.
+        InputError: A value is not finite, the image size or the focal length is out of range, or R is not a rotation
+            matrix.
     """
 
     id: str
@@ -74,10 +82,17 @@ class Camera:
                 raise ShapeError(f"camera {self.id!r}: {name} has shape {values.shape}, expected {shape}")
             if not np.isfinite(values).all():
                 raise InputError(f"camera {self.id!r}: {name} holds values that are not finite")
+            if np.abs(values).max() > LARGEST_VALUE:
+                raise InputError(
+                    f"camera {self.id!r}: {name} holds {np.abs(values).max():.3g}, more than any camera has"
+                )
             values.setflags(write=False)
             object.__setattr__(self, name, values)
-        if self.width <= 0 or self.height <= 0:
-            raise InputError(f"camera {self.id!r}: the image is {self.width} x {self.height} pixels")
+        for side in (self.width, self.height):
+            if not IMAGE_SIDES.holds(side):
+                raise InputError(f"camera {self.id!r}: a side of the image has {side} pixels, expected {IMAGE_SIDES}")
+        if not (self.focal_length > 0).all():
+            raise InputError(f"camera {self.id!r}: the focal length is {self.focal_length}, expected pixels, above 0")
         deviation = np.abs(self.rotation @ self.rotation.T - np.eye(3)).max()
         if deviation > _ROTATION_TOLERANCE or np.linalg.det(self.rotation) < 0:
             raise InputError(f"camera {self.id!r}: the matrix R is not a rotation (R R^T off by {deviation:.2g})")
@@ -343,11 +358,14 @@ def _parse_cameras(content: object, source: str) -> list[Camera] | dict[str, lis
 def _parse_camera(row: object, source: str) -> Camera:
     if not isinstance(row, Mapping):
         raise InputError(f"{source}: a camera is a {type(row).__name__}, expected an object with R, t, center ...")
+    wrong = other_than_number([value for name, value in row.items() if name in CAMERA_NUMBERS])
+    if wrong is not None:
+        raise InputError(f"{source}: camera {row.get('id')!r} has a field that is no number: {shown(wrong)}")
     try:
         return Camera(
             id=str(row["id"]),
-            width=int(row["res_w"]),
-            height=int(row["res_h"]),
+            width=_whole(row["res_w"]),
+            height=_whole(row["res_h"]),
             focal_length=row["focal_length"],
             center=row["center"],
             radial=row["radial_distortion"],
@@ -357,5 +375,11 @@ def _parse_camera(row: object, source: str) -> Camera:
         )
     except KeyError as error:
         raise InputError(f"{source}: camera {row.get('id')!r} has no field {error.args[0]!r}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{source}: camera {row.get('id')!r} has a field that is no number: {error}") from error
+
+
+def _whole(value: float) -> int:
+    if int(value) != value:
+        raise ValueError(f"{value} is no number of pixels")
+    return int(value)

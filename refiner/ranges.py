@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 # The largest integer that every library takes as a seed.
 LARGEST_SEED = 2**32 - 1
@@ -30,12 +32,14 @@ class Between:
 
     def holds(self, value: object) -> bool:
         """Whether a value is a finite number in this range."""
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+        # NumPy's numbers are numbers, too.
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
         # An integer can be too large for a float, which math.isfinite would convert it to.
-        if isinstance(value, float) and not math.isfinite(value):
+        if not isinstance(value, Integral) and not math.isfinite(value):
             return False
-        return self.least <= value <= self.most and not (self.above and value == self.least)
+        number: Any = value
+        return bool(self.least <= number <= self.most and not (self.above and number == self.least))
 
     def __str__(self) -> str:
         if self.whole:

@@ -273,7 +273,7 @@ def test_load_cameras_reads_every_layout(tmp_path, layout):
         ({"R": np.diag([1.0, 1.0, -1.0]).tolist()}, "not a rotation"),
         ({"t": [1.0, 2.0]}, r"translation has shape \(2,\)"),
         ({"center": [np.nan, 1.0]}, "not finite"),
-        ({"res_w": 0}, "0 x 1002 pixels"),
+        ({"res_w": 0}, "has 0 pixels, expected a whole number from 1"),
         ({"res_w": "wide"}, "no number"),
     ],
 )

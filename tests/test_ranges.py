@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refiner.camera import load_cameras
 from refiner.causal_state import StateLayout
-from refiner.errors import ArtefactError, CheckpointError, ConfigError
+from refiner.data.detector import DetectorModel
+from refiner.errors import ArtefactError, CheckpointError, ConfigError, InputError
 from refiner.from_toml import dataclass_from
 from refiner.model_spec import RANGES, ModelSpec
 from refiner.ranges import Between, Pair
@@ -229,3 +231,46 @@ def test_a_state_with_odd_numbers_is_refused(name):
     for value in ODD:
         with pytest.raises(ConfigError):
             StateLayout(**(usual | {name: value}))
+
+
+CAMERA = json.loads((CONFIG_FOLDER.parent / "data" / "human36m_cameras.json").read_text())["cameras"][0]
+DETECTOR = json.loads((CONFIG_FOLDER.parent / "data" / "detector_noise.json").read_text())
+
+
+def odd_contents(content, names):
+    """The content with one number after the other replaced by what is none, or lies beyond all measure."""
+    for path in names:
+        for odd in (True, "3", math.nan, math.inf, 1e308, -1e308, {}):
+            changed = json.loads(json.dumps(content))
+            target = changed
+            for name in path[:-1]:
+                target = target[name]
+            target[path[-1]] = odd
+            yield pytest.param(changed, id=f"{path}={odd}")
+
+
+CAMERA_FIELDS = [("res_w",), ("res_h",)]
+CAMERA_FIELDS += [(name, 0) for name in ("focal_length", "center", "radial_distortion", "t")]
+DETECTOR_FIELDS = [("seed",), ("model", "slow", "rho"), ("model", "slow", "sigma_px", 0)]
+DETECTOR_FIELDS += [("model", "outlier", name) for name in ("sigma_px", "mean_length_frames")]
+DETECTOR_FIELDS += [("model", "left_right_swap", "start_probability")]
+
+
+@pytest.mark.parametrize("changed", [*odd_contents(CAMERA, CAMERA_FIELDS)])
+def test_odd_numbers_of_a_camera_are_refused(tmp_path, changed):
+    file = tmp_path / "cameras.json"
+    file.write_text(json.dumps([CAMERA]))
+    assert load_cameras(file)[0].width == 1000
+    file.write_text(json.dumps([changed]))
+    with pytest.raises(InputError):
+        load_cameras(file)
+
+
+@pytest.mark.parametrize("changed", [*odd_contents(DETECTOR, DETECTOR_FIELDS)])
+def test_odd_numbers_of_a_detector_model_are_refused(tmp_path, changed):
+    file = tmp_path / "noise.json"
+    file.write_text(json.dumps(DETECTOR))
+    assert DetectorModel.from_json(file).joints == 17
+    file.write_text(json.dumps(changed))
+    with pytest.raises(ConfigError):
+        DetectorModel.from_json(file)

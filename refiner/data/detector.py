@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.errors import ConfigError, EmptySequenceError, ShapeError
-from refiner.json_text import parse_json
+from refiner.json_text import other_than_number, parse_json
+from refiner.ranges import SEED, Between, shown
 
 _BUNDLED = Path(__file__).parent / "detector_noise.json"
 DEFAULT_SEED = 20240101
@@ -38,6 +39,11 @@ def detector_rng(seed: int, subject: str, action_key: str, camera_index: int) ->
     digits = "".join(re.findall(r"[0-9]+", subject))
     number = int(digits) if digits else zlib.crc32(subject.encode())
     return np.random.default_rng([seed, number, zlib.crc32(action_key.encode()), camera_index])
+
+
+# The spread of an error in pixels, and the length of an episode in frames.
+SIGMAS = Between(0.0, 10_000.0)
+LENGTHS = Between(2.0, 1e6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +90,16 @@ class DetectorModel:
         joints = {joint for group in self.swap_groups for side in group for joint in side}
         checks = {
             "rho in [0, 1)": 0 <= self.rho < 1,
-            "sigmas >= 0": bool((self.slow_sigma >= 0).all() and (self.jitter_sigma >= 0).all())
-            and self.outlier_sigma >= 0,
+            f"sigmas of {SIGMAS} pixels": all(
+                map(SIGMAS.holds, [*self.slow_sigma.tolist(), *self.jitter_sigma.tolist(), self.outlier_sigma])
+            ),
             "outlier probabilities in [0, 0.5]": bool(
                 ((self.outlier_probability >= 0) & (self.outlier_probability <= 0.5)).all()
             ),
             "swap start probability in [0, 0.1]": 0 <= self.swap_probability <= 0.1,
-            "mean episode lengths >= 2 frames": self.outlier_length >= 2 and self.swap_length >= 2,
+            f"mean episode lengths of {LENGTHS} frames": LENGTHS.holds(self.outlier_length)
+            and LENGTHS.holds(self.swap_length),
+            f"a seed of {SEED}": SEED.holds(self.seed),
             "swap groups of joints that exist": all(0 <= joint < self.joints for joint in joints)
             and all(len(left) == len(right) for left, right in self.swap_groups),
         }
@@ -110,6 +119,11 @@ class DetectorModel:
             content = parse_json(Path(path).read_bytes())
             model = content["model"]
             slow, jitter, outlier, swap = (model[k] for k in ("slow", "jitter", "outlier", "left_right_swap"))
+            numbers = [slow["rho"], slow["sigma_px"], jitter["sigma_px"], outlier["stationary_probability"]]
+            numbers += [outlier["mean_length_frames"], outlier["sigma_px"], swap["groups"], content.get("seed", 0)]
+            wrong = other_than_number([*numbers, swap["start_probability"], swap["mean_length_frames"]])
+            if wrong is not None:
+                raise ConfigError(f"{path} is no detector model: it holds {shown(wrong)}, expected numbers")
             return cls(
                 rho=float(slow["rho"]),
                 slow_sigma=slow["sigma_px"],
@@ -126,7 +140,7 @@ class DetectorModel:
             raise ConfigError(f"cannot read the detector model {path}: {error.strerror}") from error
         except KeyError as error:
             raise ConfigError(f"{path} is no detector model: {error.args[0]!r} is missing") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConfigError(f"{path} is no detector model: {error}") from error
 
     @classmethod

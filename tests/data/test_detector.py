@@ -211,7 +211,7 @@ def test_a_model_of_another_skeleton_is_read(tmp_path):
     [
         (("slow", "rho"), 1.0, "rho in"),
         (("slow", "sigma_px"), [1.0], "different shapes"),
-        (("jitter", "sigma_px"), [1.0, -2.0], "sigmas >= 0"),
+        (("jitter", "sigma_px"), [1.0, -2.0], "sigmas of 0 to 10000 pixels"),
         (("outlier", "stationary_probability"), [0.9, 0.0], "outlier probabilities"),
         (("outlier", "mean_length_frames"), 0, "episode lengths"),
         (("left_right_swap", "start_probability"), 0.5, "swap start"),
