@@ -8,7 +8,7 @@ from typing import Any
 
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import CheckpointError
-from refiner.ranges import SEED, SHARE, Between, shown
+from refiner.ranges import FRAME_RATES, SEED, SHARE, Between, shown
 
 # The rate of Human3.6M, which the lifters of the field are trained at, in frames/s.
 DEFAULT_FPS = 50.0
@@ -18,7 +18,6 @@ SAMPLED_LIFTERS = ("d3dp", "finepose")
 # network from a damaged file would take all memory or never end.
 FRAMES = Between(1, 10_000, whole=True)
 STRIDES = Between(1, 1000, whole=True)
-FRAME_RATES = Between(1.0, 1000.0)
 WIDTHS = Between(1, 8192, whole=True)
 DEPTHS = Between(1, 256, whole=True)
 HEADS = Between(1, 256, whole=True)

@@ -83,6 +83,8 @@ def shown(value: object) -> str:
 
 SHARE = Between(0.0, 1.0)
 SEED = Between(0, LARGEST_SEED)
+# Frames per second of models and recordings.
+FRAME_RATES = Between(1.0, 1000.0)
 AT_LEAST_ONE = Between(1, 10**9)
 FROM_ZERO = Between(0, 10**9)
 # A spread of 1 on a logarithmic scale multiplies a length by 2.7.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from refiner import __version__
 from refiner.cli.signals import Terminated, raising_terminated
 from refiner.errors import InputWarning, RefinerError
 from refiner.files import NO_ROOM
+from refiner.ranges import Between
 
 Command = Callable[[argparse.Namespace], "int | None"]
 
@@ -38,6 +40,21 @@ exit codes:
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of descriptions and examples."""
+
+
+def within(allowed: Between, kind: type[int] | type[float] = float) -> Callable[[str], int | float]:
+    """The type of an option whose number lies in a range, for `argparse`."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not allowed.holds(value):
+            raise argparse.ArgumentTypeError(f"expected {allowed}, got {text!r}")
+        return value
+
+    return read
 
 
 def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:

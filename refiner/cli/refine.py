@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run, within
+from refiner.ranges import FRAME_RATES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--confidence", metavar="FILE", help="the detector's confidence (frames, joints), .npy or .npz; 0: missing"
     )
-    parser.add_argument("--fps", type=float, help="frame rate of the input (default: the model's 50)")
+    parser.add_argument("--fps", type=within(FRAME_RATES), help="frame rate of the input (default: the model's 50)")
     parser.add_argument(
         "--joints",
         choices=JOINT_CHOICES,

@@ -30,8 +30,6 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{', '.join(unfit)} belong to arrays (--pose-2d); leave them out with INPUT")
     if arguments.joints != "h36m17":
         raise UsageError("--joints belongs to arrays; the file of a detector says what its joints are")
-    if arguments.fps is not None and not arguments.fps > 0:
-        raise UsageError(f"--fps is {arguments.fps}; expected frames per second, above 0")
     detections = read_detections(arguments.input, arguments.name)
     size = arguments.image_size or detections.image_size
     if size is None:

@@ -13,13 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run, within
 from refiner.cli.signals import Terminated, UntilEnded
 from refiner.files import LineFile
+from refiner.ranges import FRAME_RATES, SHARE, Between
 
 if TYPE_CHECKING:
     from refiner.errors import InputError
     from refiner.runtime.streaming import Frame, RefinedFrame, StreamingRefiner
+
+MOST_CLIENTS = Between(1, 10_000)
+PORTS = Between(0, 65535)
 
 EXAMPLES = """\
 examples:
@@ -52,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--pose-3d", metavar="FILE", help="with their 3D poses")
     source.add_argument("--key-2d", metavar="NAME", help="the array of an .npz of 2D poses that holds several")
     source.add_argument("--key-3d", metavar="NAME", help="the array of an .npz of 3D poses that holds several")
-    source.add_argument("--fps", type=float, default=50.0, help="their frame rate (default: 50)")
+    source.add_argument("--fps", type=within(FRAME_RATES), default=50.0, help="their frame rate (default: 50)")
     source.add_argument("--full-speed", action="store_true", help="play them back as fast as they are refined")
     model = parser.add_argument_group("the models")
     model.add_argument("--mode", choices=["causal", "window"], default="causal", help="default: causal")
@@ -80,14 +84,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     model.add_argument(
         "--least-confidence",
-        type=float,
+        type=within(SHARE),
         default=0.0,
         help="a joint whose confidence is not above this is missing (default: 0)",
     )
-    parser.add_argument("--clients", type=int, default=8, help="clients of the server at a time (default: 8)")
+    parser.add_argument(
+        "--clients",
+        type=within(Between(1, 10_000), int),
+        default=8,
+        help="clients of the server at a time (default: 8)",
+    )
     parser.add_argument("--output", metavar="FILE", help="lines of refined frames (default: standard output)")
     parser.add_argument(
-        "--view", nargs="?", type=int, const=8080, metavar="PORT", help="show both skeletons in a browser"
+        "--view",
+        nargs="?",
+        type=within(Between(0, 65535), int),
+        const=8080,
+        metavar="PORT",
+        help="show both skeletons in a browser",
     )
     return parser
 
@@ -238,11 +252,9 @@ def _played(arguments: argparse.Namespace) -> Iterator[list[Frame]]:
     """The frames of the files that ``--pose-2d`` and ``--pose-3d`` name, at their frame rate."""
     from refiner.data.layouts import check_stated_layout
     from refiner.data.safe_npz import load_user_array
-    from refiner.errors import LengthError, UsageError
+    from refiner.errors import LengthError
     from refiner.runtime.streaming import Frame
 
-    if not arguments.fps > 0:
-        raise UsageError(f"--fps is {arguments.fps}; expected frames per second, above 0")
     check_stated_layout(arguments.pose_2d, arguments.joints)
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
     pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)

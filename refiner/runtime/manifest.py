@@ -18,8 +18,8 @@ from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import ArtefactError
 from refiner.files import sha256_of
 from refiner.json_text import JsonError, parse_json
-from refiner.model_spec import FRAME_RATES, FRAMES, STEPS, STRIDES
-from refiner.ranges import Between
+from refiner.model_spec import FRAMES, STEPS, STRIDES
+from refiner.ranges import FRAME_RATES, Between
 from refiner.runtime.engine import KINDS_OF_ROLE, OUTPUTS
 from refiner.skeleton import JOINT_NAMES
 

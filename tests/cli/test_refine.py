@@ -129,7 +129,7 @@ def test_joint_sets_are_compared_in_one_order(tmp_path, capsys):
         (["--output", "."], {}, 2, ".npy or .npz"),
         (["--output", "p3.npy"], {}, 2, "would be lost"),
         (["--output", "out.npy", "--joints", "coco"], {}, 2, "invalid choice"),
-        (["--output", "out.npy", "--fps", "0"], {}, 2, "frames per second"),
+        (["--output", "out.npy", "--fps", "0"], {}, 2, "--fps: expected 1 to 1000"),
         (["--output", "out.npy", "--steps", "99"], {}, 2, "between 1 and"),
         (["--output", "out.npy", "--lifter", "lifter.safetensors"], {}, 2, "--pose-3d"),
         (["--output", "out.npy"], {"pose_3d": "p2.npy"}, 5, "swapped with pose_2d"),

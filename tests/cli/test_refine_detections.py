@@ -90,7 +90,7 @@ def test_one_person_is_chosen(openpose, tmp_path):
         (["FOLDER", "--image-size", "1280", "720"], 2, "give --fps"),
         (["FOLDER", "--image-size", "1280", "720", "--fps", "50", "--confidence", "a"], 2, "--confidence belong to"),
         (["FOLDER", "--image-size", "1280", "720", "--fps", "50", "--person", "7"], 2, "there is no person 7"),
-        (["FOLDER", "--image-size", "1280", "720", "--fps", "0"], 2, "above 0"),
+        (["FOLDER", "--image-size", "1280", "720", "--fps", "0"], 2, "--fps: expected 1 to 1000"),
         (["FOLDER", "--image-size", "1280", "720", "--fps", "50", "--joints", "coco17"], 2, "--joints belongs to"),
         (["none.json", "--image-size", "1280", "720", "--fps", "50"], 5, "there is no file or folder"),
         (["--pose-2d", "a.npy"], 2, "needs --image-size"),

@@ -118,7 +118,14 @@ def test_a_file_is_played_back(motion, tmp_path, capsys):
         (["--serve", "0", "--view"], "leave --pose-2d, --output and --view out"),
         ([*WINDOW, "--hop", "0"], "hop must lie between"),
         (["--mode", "causal", "--look-ahead", "3"], "for mode='window'"),
-        ([*WINDOW, "--pose-2d", "a.npy", "--fps", "0"], "--fps is 0.0"),
+        *(
+            (["--fps", odd], f"argument --fps: expected 1 to 1000, got '{odd}'")
+            for odd in ("0", "-1", "nan", "inf", "1e400", "fast", "1001")
+        ),
+        (["--least-confidence", "nan"], "argument --least-confidence: expected 0 to 1, got 'nan'"),
+        (["--least-confidence", "7"], "argument --least-confidence: expected 0 to 1, got '7'"),
+        (["--clients", "0"], "argument --clients: expected 1 to 10000, got '0'"),
+        (["--view", "70000"], "argument --view: expected 0 to 65535, got '70000'"),
     ],
 )
 def test_what_does_not_go_together(words, told, capsys, monkeypatch):
@@ -179,7 +186,8 @@ def test_help_is_instant_and_needs_nothing(capsys):
 
 
 @pytest.mark.slow
-def test_a_server_process_ends_on_an_interrupt():
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_process_ends_on_an_interrupt(sign):
     pytest.importorskip("websockets")
     words = [*WINDOW, "--image-size", *SIZE, "--focal-length", "1145", "--serve", "0"]
     code = "import sys; from refiner.cli.stream import main; sys.exit(main(sys.argv[1:]))"
@@ -187,9 +195,9 @@ def test_a_server_process_ends_on_an_interrupt():
     assert process.stderr is not None
     line = process.stderr.readline()
     assert "serving ws://127.0.0.1:" in line
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sign)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130 and "clients 0" in rest
+    assert process.returncode == 128 + sign and "clients 0" in rest
 
 
 def test_a_stream_that_refines_nothing_is_an_error(monkeypatch, capsys):
