@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from refiner import bundled
 from refiner.diffusion.familiarity import InputModel
 from refiner.errors import CheckpointError
+from refiner.json_text import parse_json
+from refiner.tensor_hashes import check_hashes
 
 Array = NDArray[np.float32]
 
@@ -62,21 +63,23 @@ def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
         path: a ``.safetensors`` file of this package.
 
     Raises:
-        CheckpointError: the file is missing, truncated, of another program or damaged.
+        CheckpointError: the file is missing, truncated, of another program or damaged, or differs from the hashes in
+            it.
     """
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint at {file}; {bundled.expected_at(file)}")
+    check_hashes(file)
     try:
         content = file.read_bytes()
         (length,) = _LENGTH.unpack_from(content)
         if length > min(len(content) - _LENGTH.size, _LONGEST_HEADER):
             raise ValueError(f"its header would be {length} bytes long")
-        header = json.loads(content[_LENGTH.size : _LENGTH.size + length])
+        header = parse_json(content[_LENGTH.size : _LENGTH.size + length])
         metadata = header.pop("__metadata__", {})
         start = _LENGTH.size + length
         arrays = {name: _array(content, start, entry) for name, entry in header.items()}
-        config = json.loads(metadata["config"])
+        config = parse_json(metadata["config"])
     except (
         ValueError,
         TypeError,
