@@ -163,8 +163,8 @@ def _serve(arguments: argparse.Namespace) -> None:
 
     async def serve() -> None:
         async with StreamServer(open_stream, host or LOOPBACK, int(port), arguments.clients) as server:
-            _print_status(f"serving ws://{host or LOOPBACK}:{server.port}; Ctrl-C ends it")
             try:
+                _print_status(f"serving ws://{host or LOOPBACK}:{server.port}; Ctrl-C ends it")
                 await server.run_forever()
             finally:
                 _print_status(", ".join(f"{name} {count}" for name, count in vars(server.counters).items()))

@@ -56,6 +56,7 @@ OWNERS = {
     "refiner/evaluation": "refiner-evaluate",
     "refiner/cli/refine": "refiner-refine",
     "refiner/runtime/people": "refiner-refine",
+    "refiner/formats": "refiner-refine",
     "refiner/cli/stream": "refiner-stream",
     "refiner/cli/train": "refiner-train",
     "refiner/training/published": "refiner-convert",
@@ -69,7 +70,7 @@ OWNERS = {
     "studies": "python -m studies.accuracy",
 }
 # The options of other programs.
-FOREIGN = {"--write_json", "--version"}
+FOREIGN = {"--write_json", "--version", "--format"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile("|".join(map(re.escape, sorted(PARSERS, key=len, reverse=True))))
 
