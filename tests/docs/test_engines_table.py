@@ -6,7 +6,7 @@ import re
 
 from pages import ROOT
 
-from refiner.engines import PRECISIONS, exporting_engines
+from refiner.engines import ENGINES, NATIVE, PRECISIONS, exporting_engines
 
 
 def test_the_page_lists_every_engine_with_its_precisions_and_devices():
@@ -16,7 +16,7 @@ def test_the_page_lists_every_engine_with_its_precisions_and_devices():
     ]
     rows = [row for row in rows if len(row) == 4]
     found = {row[0].strip("`"): (re.findall("|".join(PRECISIONS), row[2]), row[1]) for row in rows}
-    specs = {spec.name: spec for spec in exporting_engines()}
+    specs = {spec.name: spec for spec in (ENGINES[NATIVE], *exporting_engines())}
     assert set(found) == set(specs)
     for name, (precisions, runs_on) in found.items():
         spec = specs[name]
