@@ -14,11 +14,14 @@ from refiner.data.inputs import check_fps
 from refiner.data.resample import resample_back
 from refiner.engines import EngineOptions
 from refiner.errors import UsageError
+from refiner.ground import Ground
+from refiner.lens import check_lens
 from refiner.runtime.engine import LifterEngine
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_live, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
-from refiner.skeleton import flip_pose
+from refiner.skeleton import confidence_to_h36m17, flip_pose, to_h36m17
+from refiner.trajectory import place_body, root_trajectory
 
 Array = NDArray[np.float32]
 
@@ -94,6 +97,9 @@ class Lifter(WindowModel[LifterEngine]):
         confidence: ArrayLike | None = None,
         focal_length: FocalLength | None = None,
         camera: Camera | None = None,
+        trajectory: bool = False,
+        height: float | None = None,
+        ground: Ground | None = None,
     ) -> Array:
         """Lift a sequence of 2D poses to 3D.
 
@@ -110,21 +116,49 @@ class Lifter(WindowModel[LifterEngine]):
             focal_length: pixels, one number or (horizontal, vertical), for a model that sees rays. Without a focal
                 length and a camera the model takes `refiner.camera.default_focal_length`, with a `DefaultLensWarning`.
             camera: a calibrated camera instead, for a model that sees rays. The distortion of its lens is undone.
+            trajectory: also find where the person is (`refiner.trajectory.root_trajectory`, which tells more). The
+                poses then have their place in front of the camera. Any lifter takes the lens for this.
+            height: metres from the sole to the crown of the person, for ``trajectory``.
+            ground: the floor, for ``trajectory``.
 
         Returns:
-            ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip), in Human3.6M's joints. The input does
-            not change.
+            ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip), in Human3.6M's joints; with
+            ``trajectory`` relative to the lens. The input does not change.
 
         Raises:
             InputError: something is wrong with the input; the message says what.
-            UsageError: the joint set, the frame rate or the action is unknown.
+            UsageError: the joint set, the frame rate or the action is unknown, or the options do not go together.
         """
+        if not trajectory and (height is not None or ground is not None):
+            raise UsageError("height and ground belong to trajectory=True; leave them out")
         number = self._action_number(action)
         rate = check_fps(fps, self.fps)
-        seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
+        if trajectory and not self.sees_rays:
+            # The lens is for the trajectory alone, and must not be refused as useless.
+            size = check_lens(image_size, focal_length, camera, quiet=True).image_size
+            seen = self._model_input(pose_2d, size, joints, confidence, None, None)
+        else:
+            seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
         keypoints = self._resampled(seen.keypoints, rate)
         lifted = self._windows(self._engine, keypoints, seen.image, number)
-        return resample_back(lifted, self.fps, rate, len(np.asarray(pose_2d)))
+        lifted = resample_back(lifted, self.fps, rate, len(np.asarray(pose_2d)))
+        if not trajectory:
+            return lifted
+        if self.sees_rays:
+            return place_body(seen.keypoints, seen.image, lifted, rate, height, ground).place(lifted)
+        # A model of image coordinates does not know the rays.
+        found = root_trajectory(
+            to_h36m17(pose_2d, joints),
+            lifted,
+            image_size,
+            rate,
+            confidence=None if confidence is None else confidence_to_h36m17(confidence, joints),
+            focal_length=focal_length,
+            camera=camera,
+            height=height,
+            ground=ground,
+        )
+        return found.place(lifted)
 
     def hypotheses(
         self, pose_2d: ArrayLike, image_size: ImageSize | None, fps: float | None = None, action: str | None = None
