@@ -41,6 +41,33 @@ FEET_M, PITCH_DEGREES = 0.03, 1.0
 MOST_RESIZED = 2.0
 
 
+@dataclass(frozen=True)
+class Placement:
+    """What a user knows about a person's place.
+
+    Attributes:
+        height: Metres from the sole to the crown of the person; None if it is not known.
+        ground: The floor; None if it is not known.
+
+    Raises:
+        UnitError: The height is nobody's height in metres.
+        UsageError: The height is no number, or the ground is no `Ground`.
+    """
+
+    height: float | None = None
+    ground: Ground | None = None
+
+    def __post_init__(self) -> None:
+        if self.height is not None:
+            expected = f"metres from {SHORTEST_M} to {TALLEST_M}"
+            tall = one_number(self.height, "the height of the person", expected)
+            if not SHORTEST_M <= tall <= TALLEST_M:
+                raise UnitError(f"the height of the person is {tall:g}, expected {expected}: divide centimetres by 100")
+            object.__setattr__(self, "height", tall)
+        if self.ground is not None and not isinstance(self.ground, Ground):
+            raise UsageError(f"ground is a {type(self.ground).__name__}; expected a refiner.ground.Ground")
+
+
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """Where a person is in F frames.
@@ -114,6 +141,7 @@ def root_trajectory(
         InputError: Something is wrong with the inputs, or the floor and the person do not fit; the message says what.
         UsageError: The joint set, the frame rate or an option is wrong.
     """
+    placement = Placement(height, ground)
     kind = joint_set(joints)
     if fps is None:
         raise UsageError("fps is None, expected frames per second: the smoothing needs the frame rate")
@@ -126,7 +154,7 @@ def root_trajectory(
     body = pose - pose[:, :1]
     unconverted = None if joints == H36M17.name or checked.shape[1] != H36M17.joints else checked
     warn_of_disagreement(seen.values[..., :2], seen.missing, body, unconverted)
-    return place_body(seen.values, lens.row(), body, rate, height, ground)
+    return place_body(seen.values, lens.row(), body, rate, placement)
 
 
 def place_body(
@@ -134,8 +162,7 @@ def place_body(
     image: NDArray[np.float32],
     body: NDArray[np.float32],
     fps: float,
-    height: float | None = None,
-    ground: Ground | None = None,
+    placement: Placement,
 ) -> Trajectory:
     """Do the same as `root_trajectory`, for inputs that have been checked.
 
@@ -143,12 +170,10 @@ def place_body(
         keypoints: ``(F, 17, 3)``: pixels of a lens without distortion, and the confidence; see `check_keypoints`.
         image: ``(3,)``: width, height and focal length in pixels; see `refiner.lens.Lens.row`.
         body: ``(F, 17, 3)`` metres in camera axes, relative to the root.
-        fps: See `root_trajectory`.
-        height: See `root_trajectory`.
-        ground: See `root_trajectory`.
+        fps: The frame rate, frames/s.
+        placement: What the user knows.
     """
-    if ground is not None and not isinstance(ground, Ground):
-        raise UsageError(f"ground is a {type(ground).__name__}; expected a refiner.ground.Ground")
+    height, ground = placement.height, placement.ground
     rays = (keypoints[..., :2].astype(np.float64) - 0.5 * image[:2].astype(np.float64)) / float(image[2])
     weights = keypoints[..., 2].astype(np.float64)
     shape = body.astype(np.float64)
@@ -178,12 +203,8 @@ def standing_height(body: ArrayLike) -> float:
 
 def _scale_of_height(body: Array, height: float) -> float:
     """The factor on a body ``(F, 17, 3)`` that makes the person as tall as the user says."""
-    expected = f"metres from {SHORTEST_M} to {TALLEST_M}"
-    wanted = one_number(height, "the height of the person", expected)
-    if not SHORTEST_M <= wanted <= TALLEST_M:
-        raise UnitError(f"the height of the person is {wanted:g}, expected {expected}: divide centimetres by 100")
     covered = ANKLE_M + CROWN_M
-    return (wanted - covered) / (standing_height(body) - covered)
+    return (height - covered) / (standing_height(body) - covered)
 
 
 def _floor(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run, within
+from refiner.cli.trajectory import add_trajectory_options, axes_text, place_arrays, placement_of
 from refiner.ranges import FRAME_RATES
 
 if TYPE_CHECKING:
@@ -24,12 +25,15 @@ examples:
   refiner-refine openpose/ --image-size 1920 1080 --fps 30 --output people
   refiner-refine results.json --image-size 1280 720 --fps 25 --person 0 --output people
   refiner-refine --pose-2d pose_2d.npy --pose-3d pose_3d.npy --image-size 1920 1080 --output refined.npy
+  refiner-refine results.json --trajectory --person-height 1.78 --camera-pitch 12 --camera-height 1.5 --output people
   refiner-refine --pose-2d coco.npy --joints coco17 --fps 30 --image-size 1280 720 --output lifted.npz
 
 pose_2d is (frames, joints, 2) in pixels, pose_3d (frames, joints, 3) in metres and camera axes (x right, y down,
 z away from the camera); the root may lie anywhere and is kept. Poses in the axes of a room are turned to those of the
 camera, and the poses of MotionBERT's X3D.npy become metres with --height. Without --pose-3d the bundled lifter lifts
 pose_2d. The result is (frames, 17, 3) in the joints of Human3.6M, in metres.
+With --trajectory the poses are in their place in front of the camera; an .npz then has `root` (frames, 3) too, and with
+--camera-pitch `level_pose_3d`, level with the floor.
 
 INPUT is what a detector wrote, recognised by its content: a folder of OpenPose's JSON files, results of AlphaPose or
 COCO, COCO annotations, MMPose's predictions, MediaPipe's landmarks, or VideoPose3D's custom .npz. People are told apart
@@ -99,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", required=True, metavar="PATH", help="file to write, .npy or .npz; for INPUT a folder"
     )
     parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
+    add_trajectory_options(parser)
     return parser
 
 
@@ -142,6 +147,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     from refiner.errors import UsageError
     from refiner.files import atomic_path
     from refiner.runtime import Lifter, Refiner
+    from refiner.runtime.placing import trajectory_arrays
     from refiner.shape import pool_together
     from refiner.skeleton import confidence_to_h36m17, to_h36m17
 
@@ -161,6 +167,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--output {output}: is the file of {option}, which would be lost; choose another name")
     if arguments.lifter is not None and arguments.pose_3d is not None:
         raise UsageError("--lifter lifts the 2D poses where there is no --pose-3d; leave one of the two out")
+    placement = placement_of(arguments)
     width, height = arguments.image_size
     check_stated_layout(arguments.pose_2d, arguments.joints)
     pose_2d = load_user_array(arguments.pose_2d, arguments.key_2d)
@@ -176,6 +183,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
         pose_2d, pose_3d = in_camera_metres(arguments, pose_2d, pose_3d, options)
     elif arguments.height is not None:
         raise UsageError("--height is that of the person in --pose-3d; leave it out where the lifter makes the 3D")
+    joints, confidence = options["joints"], options.get("confidence")
     # A body shape of several recordings is computed from poses without one.
     pool_shape = arguments.pool_shape and not others
     refiner = Refiner.load(
@@ -190,28 +198,35 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     else:
         assert lifter is not None
         before = lifter.lift(pose_2d, **options)
-        if "confidence" in options:
-            options["confidence"] = confidence_to_h36m17(options["confidence"], arguments.joints)
+        if confidence is not None:
+            options["confidence"] = confidence_to_h36m17(confidence, arguments.joints)
         options["joints"] = "h36m17"
         refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **options)
         familiarity = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, **options)
     if others:
         refined = pool_together([refined, *others], ["the person"] * (1 + len(others)))[0]
+    fps = arguments.fps or refiner.fps
+    placed, arrays, place = refined, {}, ""
+    if placement is not None:
+        lens = options["image_size"], options.get("focal_length")
+        found = place_arrays(placement, pose_2d, refined, fps, joints, *lens, confidence)
+        placed, place = found.place(refined), f"; {axes_text(found)}"
+        arrays = trajectory_arrays(found, placed)
     elapsed = time.perf_counter() - began
     for warning in familiarity.warnings if familiarity is not None else ():
         print(f"refiner-refine: warning: {warning}; the refinement may not help here", file=sys.stderr)
     with atomic_path(output) as temporary:
         if output.suffix == ".npy":
-            np.save(temporary, refined)
+            np.save(temporary, placed)
         else:
-            np.savez(temporary, refined_pose_3d=refined)
+            np.savez(temporary, refined_pose_3d=placed, **arrays)
     if arguments.video is not None:
-        _draw(Path(arguments.video), before, refined, arguments.fps or refiner.fps)
+        _draw(Path(arguments.video), before, refined, fps)
     moved = np.linalg.norm(refined - before, axis=-1).mean() * 1000
     action = "refined" if lifter is None else "lifted and refined"
     print(
         f"{action} {len(refined)} frames in {elapsed * 1000:.0f} ms; the refinement moved joints by {moved:.1f} mm on "
-        f"average; wrote {output}"
+        f"average{place}; wrote {output}"
     )
 
 
@@ -223,7 +238,7 @@ def _other_recording(file: str) -> NDArray[np.float32]:
     from refiner.skeleton import H36M17
 
     try:
-        return check_pose_3d(load_user_array(file), H36M17)
+        return check_pose_3d(load_user_array(file, usual="refined_pose_3d"), H36M17)
     except InputError as error:
         raise InputError(f"--same-person {file}: {error}") from error
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from refiner.cli.trajectory import axes_text, placement_of
 from refiner.errors import InputError, UsageError
 
 Item = TypeVar("Item")
@@ -39,6 +40,7 @@ def refine_detections(arguments: argparse.Namespace) -> None:
     if fps is None:
         raise UsageError(f"{arguments.input} does not say how many frames a second it has: give --fps")
     focal = arguments.focal_length
+    placement = placement_of(arguments)
     folder = check_folder(arguments.output)
     lifter = Lifter.load(arguments.lifter)
     refiner = Refiner.load(
@@ -52,6 +54,7 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         image_size,
         focal if focal is None or len(focal) > 1 else focal[0],
         arguments.person,
+        placement,
     )
     print(f"{detections.source}: {len(detections.frames)} frames, {detections.joints.name}")
     written = 0
@@ -60,6 +63,8 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         frames = sum(end - begin for begin, end in person.parts)
         guessed = int(person.guessed.sum())
         print(f"person {person.number}: {frames} frames refined, {guessed} joints guessed; {files[0].name}, .trc, .bvh")
+        if person.trajectory is not None:
+            print(f"person {person.number}: {axes_text(person.trajectory)}")
         written += 1
     if not written:
         raise InputError(f"{arguments.input} shows nobody well enough to be refined")

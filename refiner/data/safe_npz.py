@@ -69,13 +69,18 @@ def is_npz(path: str | os.PathLike[str]) -> bool:
 
 
 def load_user_array(
-    path: str | os.PathLike[str], key: str | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES
+    path: str | os.PathLike[str],
+    key: str | None = None,
+    *,
+    usual: str | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> NDArray[Any]:
     """Read one numeric array of a user's .npy or .npz file.
 
     Args:
         path: The file.
         key: The name of the array, for an .npz file with several arrays.
+        usual: The array that is taken where there are several and none is named, if the file has it.
         max_bytes: See `load_npz`.
 
     Returns:
@@ -95,6 +100,8 @@ def load_user_array(
     elif magic[:2] == b"PK":
         arrays = load_npz(source, max_bytes=max_bytes)
         names = ", ".join(sorted(arrays))
+        if key is None and usual in arrays:
+            key = usual
         if key is None and len(arrays) > 1:
             raise ArchiveError(f"{source} holds several arrays ({names}); give the name of one")
         if key is not None and key not in arrays:

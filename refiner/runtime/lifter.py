@@ -21,7 +21,7 @@ from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_live, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
 from refiner.skeleton import confidence_to_h36m17, flip_pose, to_h36m17
-from refiner.trajectory import place_body, root_trajectory
+from refiner.trajectory import Placement, place_body, root_trajectory
 
 Array = NDArray[np.float32]
 
@@ -131,6 +131,7 @@ class Lifter(WindowModel[LifterEngine]):
         """
         if not trajectory and (height is not None or ground is not None):
             raise UsageError("height and ground belong to trajectory=True; leave them out")
+        placement = Placement(height, ground)
         number = self._action_number(action)
         rate = check_fps(fps, self.fps)
         if trajectory and not self.sees_rays:
@@ -145,7 +146,7 @@ class Lifter(WindowModel[LifterEngine]):
         if not trajectory:
             return lifted
         if self.sees_rays:
-            return place_body(seen.keypoints, seen.image, lifted, rate, height, ground).place(lifted)
+            return place_body(seen.keypoints, seen.image, lifted, rate, placement).place(lifted)
         # A model of image coordinates does not know the rays.
         found = root_trajectory(
             to_h36m17(pose_2d, joints),

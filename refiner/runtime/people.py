@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from refiner.formats.detections import Detections
 from refiner.formats.tracking import Track, follow
 from refiner.formats.trc import write_trc
 from refiner.runtime.lifter import Lifter
+from refiner.runtime.placing import trajectory_arrays, trajectory_of
 from refiner.runtime.refiner import Refiner
 from refiner.skeleton import JointSet, confidence_to_h36m17, to_h36m17
+from refiner.trajectory import Placement, Trajectory
 
 Array = NDArray[np.float32]
 
@@ -39,10 +41,11 @@ class RefinedPerson:
         number: the person's place in the order of `refiner.formats.follow`, the one who is seen longest first.
         pose_2d: ``(F, J, 2)`` pixels in the detector's joints, NaN where a joint is not seen.
         lifted: ``(F, 17, 3)`` metres in camera axes, root at 0; NaN in frames that do not show the person.
-        refined: the same, refined.
+        refined: the same, refined; with a trajectory in its place, relative to the camera.
         seen: ``(F,)``: the frames that show the person.
         guessed: ``(F, 17)``: the joints that the detector did not find, in frames that have a pose.
         parts: the stretches ``(begin, end)`` of frames that have poses.
+        trajectory: where the person is; None where nobody asked for it. Frames without poses have a root all the same.
     """
 
     number: int
@@ -52,6 +55,14 @@ class RefinedPerson:
     seen: NDArray[np.bool_] = field(repr=False)
     guessed: NDArray[np.bool_] = field(repr=False)
     parts: tuple[tuple[int, int], ...] = ()
+    trajectory: Trajectory | None = None
+
+    @property
+    def in_the_room(self) -> Array:
+        """The refined poses ``(F, 17, 3)``: level with the floor where it is known, otherwise in camera axes."""
+        if self.trajectory is None or self.trajectory.ground is None:
+            return self.refined
+        return self.trajectory.level(self.refined)
 
 
 def refine_people(
@@ -62,6 +73,7 @@ def refine_people(
     image_size: tuple[float, float] | None = None,
     focal_length: Any = None,
     people: Sequence[int] | None = None,
+    placement: Placement | None = None,
 ) -> Iterator[RefinedPerson]:
     """Tell the people apart, then lift and refine each of them.
 
@@ -73,9 +85,11 @@ def refine_people(
         image_size: (width, height) in pixels; None takes that of the file.
         focal_length: in pixels, as for `Lifter.lift`.
         people: the numbers of those who are wanted; None takes everybody.
+        placement: also find where the people are, with what the user knows (`refiner.trajectory`).
 
     Yields:
-        The people, the one who is seen longest first. People who never show 6 joints are left out, with a warning.
+        The people, the one who is seen longest first. People who never show 6 joints are left out, with a warning, and
+        so are those whose place cannot be found.
 
     Raises:
         UnitError: nobody states the size of the image, or it is not that of the keypoints.
@@ -100,8 +114,28 @@ def refine_people(
             continue
         options = {"fps": rate, "image_size": size}
         person = _refined(track, parts, detections.joints, lifter, refiner, options, focal_length)
+        if person is not None and placement is not None:
+            person = _placed(person, track, detections.joints, rate or lifter.fps, size, focal_length, placement)
         if person is not None:
             yield person
+
+
+def _placed(
+    person: RefinedPerson,
+    track: Track,
+    joints: JointSet,
+    fps: float,
+    image_size: tuple[float, float],
+    focal_length: Any,
+    placement: Placement,
+) -> RefinedPerson | None:
+    """The person in its place; None where the place cannot be found, with a warning."""
+    try:
+        found = trajectory_of(track, joints, person.refined, fps, image_size, focal_length, placement)
+    except InputError as error:
+        warnings.warn(f"person {track.number} has no place and is left out: {error}", InputWarning, 3)
+        return None
+    return replace(person, refined=found.place(person.refined), trajectory=found)
 
 
 def _refined(
@@ -178,10 +212,12 @@ def save_person(
             image_size=image_size,
             joints=joints,
             first_frame=first_frame,
+            **({} if person.trajectory is None else trajectory_arrays(person.trajectory, person.refined)),
         )
-    write_trc(files[1], person.refined, fps, first_frame=first_frame)
+    poses = person.in_the_room
+    write_trc(files[1], poses, fps, first_frame=first_frame)
     begin, end = max(person.parts, key=lambda part: part[1] - part[0])
-    write_bvh(files[2], person.refined[begin:end], fps)
+    write_bvh(files[2], poses[begin:end], fps)
     return files
 
 
