@@ -1,11 +1,12 @@
 """Lift and refine all clips of a folder, with one body shape for each person.
 
     python examples/archive.py clips --image-size 1920 1080 --focal-length 1450 --output refined
-    python examples/archive.py --synthetic --output refined
+    python examples/archive.py --synthetic --trajectory --output refined
 
 The folder holds one .npy file for each clip, (frames, 17, 2) pixels in Human3.6M's joints (--joints names others). The
 name of a file begins with the person, up to the first "-": Ann-walking.npy, Ann-sitting.npy, Bob-walking.npy. The
-results have the names of the clips: (frames, 17, 3) metres in camera axes.
+results have the names of the clips: (frames, 17, 3) metres in camera axes. With --trajectory they are in their place in
+front of the camera.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from refiner.data import load_user_array
 from refiner.errors import UsageError
 from refiner.shape import pool_together
 from refiner.skeleton import to_h36m17
+from refiner.trajectory import root_trajectory
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fps", type=float, help="frames per second (default: the model's 50)")
     parser.add_argument("--joints", default="h36m17", help="joint set of the clips (default: h36m17)")
+    parser.add_argument("--trajectory", action="store_true", help="also find where the people are")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     return parser
 
@@ -77,15 +80,15 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError(f"{folder} holds no .npy file")
     lens = {"image_size": tuple(size), "focal_length": focal_length, "fps": options.fps}
     lifter, refiner = Lifter.load(), Refiner.load()
-    refined = []
-    for file in files:
-        # The lifter's result has Human3.6M's joints, and the refiner needs the same joints in 2D and 3D.
-        clip = to_h36m17(load_user_array(file), options.joints)
-        refined.append(refiner.refine(clip, lifter.lift(clip, **lens), **lens))
+    # The lifter's result has Human3.6M's joints, and the refiner needs the same joints in 2D and 3D.
+    clips = [to_h36m17(load_user_array(file), options.joints) for file in files]
+    refined = [refiner.refine(clip, lifter.lift(clip, **lens), **lens) for clip in clips]
     # Estimated bone lengths change from frame to frame. Here each person gets one length of every bone.
     people = [file.stem.split("-")[0] for file in files]
     options.output.mkdir(parents=True, exist_ok=True)
-    for file, person, poses in zip(files, people, pool_together(refined, people), strict=True):
+    for file, person, clip, poses in zip(files, people, clips, pool_together(refined, people), strict=True):
+        if options.trajectory:
+            poses = root_trajectory(clip, poses, **lens | {"fps": options.fps or refiner.fps}).place(poses)
         np.save(options.output / file.name, poses)
         print(f"{file.name}: {len(poses)} frames of {person}")
 

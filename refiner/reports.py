@@ -45,6 +45,7 @@ KINDS = (
     "train-step",
     "streaming",
     "real",
+    "trajectory",
     STUDY,
     EVALUATION,
     GPU_LATENCY,

@@ -18,7 +18,7 @@ from refiner.data.agreement import warn_of_disagreement
 from refiner.data.inputs import LARGEST_DISTANCE_M, check_fps, check_lengths, check_pose_3d
 from refiner.data.keypoints import check_keypoints
 from refiner.errors import InputError, InputWarning, ShapeError, UnitError, UsageError
-from refiner.ground import Ground, one_number
+from refiner.ground import LOWEST_M, Ground, one_number
 from refiner.lens import check_lens
 from refiner.root_fit import FloorFit, anchored_frames, fit_root
 from refiner.shape import pooled_lengths
@@ -186,7 +186,8 @@ def place_body(
         if floor is not None:
             scale *= resize
             root = fit_root(rays, weights, scale * shape, fps, floor)
-            ground = replace(ground, height=floor.distance + ANKLE_M)
+            if floor.distance + ANKLE_M >= LOWEST_M:
+                ground = replace(ground, height=floor.distance + ANKLE_M)
     farthest = float(np.linalg.norm(root, axis=1).max())
     if farthest > LARGEST_DISTANCE_M:
         raise UnitError(
@@ -239,6 +240,8 @@ def _floor(
     below = float(np.median((root + ankle)[used] @ down))
     distance = float(np.median(root[used, 2]))
     if ground.height is None:
+        if below + ANKLE_M < LOWEST_M:
+            raise InputError(_misfit(ground, below + ANKLE_M))
         return FloorFit(down, below, ankle, weight), 1.0
     wanted = ground.height - ANKLE_M
     deviation = np.hypot(FEET_M, np.radians(PITCH_DEGREES) * distance)
@@ -255,7 +258,8 @@ def _floor(
 
 
 def _misfit(ground: Ground, found: float) -> str:
+    stated = "" if ground.height is None else f", which is said to stand {ground.height:g} m above the floor"
     return (
-        f"the camera stands {ground.height:g} m above the floor, and its pitch of {ground.pitch:g} degrees puts the "
-        f"feet {found:.2f} m below it: expected metres, and a positive pitch where the camera looks down"
+        f"a pitch of {ground.pitch:g} degrees puts the feet {found:.2f} m below the camera{stated}: expected metres, "
+        "and a positive pitch where the camera looks down"
     )

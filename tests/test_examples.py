@@ -68,6 +68,19 @@ def test_archive_of_synthetic_clips(tmp_path, capsys):
     assert lengths["Ann-walking"].std(0).max() < 1e-5
 
 
+def test_archive_in_its_place(tmp_path):
+    assert run("archive", "--synthetic", "--trajectory", "--output", tmp_path) == 0
+    from refiner.camera import human36m_cameras
+    from refiner.data.synthetic import synthetic_archive
+
+    archive = synthetic_archive(7, ["Ann", "Bob"], frames=100, actions=("Walking", "Waving"))
+    for name, key in (("Ann-walking", "Walking"), ("Ann-waving", "Waving")):
+        truth = human36m_cameras()[0].to_camera(archive["Ann"][key].astype(np.float64))[:, 0]
+        found = np.load(tmp_path / f"{name}.npy")[:, 0]
+        assert np.linalg.norm(found - truth, axis=-1).mean() < 0.15 * truth[:, 2].mean()
+        assert np.linalg.norm(found[:, :2] - truth[:, :2], axis=-1).mean() < 0.15
+
+
 def test_archive_of_nothing(tmp_path, capsys):
     assert run("archive", "--output", tmp_path) == 2
     assert run("archive", tmp_path, "--image-size", 10, 10, "--output", tmp_path) == 2

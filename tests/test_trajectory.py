@@ -155,7 +155,8 @@ def test_one_frame_and_two(plain):
         ({"height": "tall"}, UsageError, "height of the person is 'tall'"),
         ({"ground": 1.6}, UsageError, "ground is a float; expected a refiner.ground.Ground"),
         ({"ground": Ground(-25.0, 1.6)}, InputError, "a positive pitch where the camera looks down"),
-        ({"ground": Ground(8.0, 16.0)}, InputError, "the camera stands 16 m above the floor"),
+        ({"ground": Ground(-25.0)}, InputError, r"puts the feet -\d.\d\d m below the camera: expected metres"),
+        ({"ground": Ground(8.0, 16.0)}, InputError, "said to stand 16 m above the floor"),
         ({"fps": None}, UsageError, "fps is None"),
         ({"fps": 0.0}, UsageError, "fps is 0.0"),
         ({"joints": "salad"}, UsageError, "salad"),
@@ -197,3 +198,16 @@ def test_results_are_checked_and_inputs_stay(plain):
         found.place(truth[:10])
     with pytest.raises(UsageError, match="no ground was given"):
         found.level(truth)
+
+
+def test_a_camera_on_the_floor_levels_and_does_not_resize():
+    """The feet of a person 0.1 m below the lens say nothing about the size."""
+    world = np.asarray(synthetic_motion(3, "Walking", 60), dtype=np.float64)
+    camera = look_at_camera((5.0, 0.5, 0.1), (0.0, 0.0, 0.9), FOCAL, *SIZE)
+    pixels, truth = camera.project(camera.to_camera(world)), camera.to_camera(world)
+    ground = Ground.of_camera(camera)
+    assert ground.pitch < 0
+    found = root_trajectory(pixels, truth, SIZE, FPS, focal_length=FOCAL, ground=ground)
+    assert found.scale == pytest.approx(1.0, abs=0.01)
+    assert off(found, truth).max() < 0.1
+    assert found.ground is not None and found.ground.height == pytest.approx(0.1, abs=0.05)

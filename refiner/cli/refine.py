@@ -210,7 +210,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     if placement is not None:
         lens = options["image_size"], options.get("focal_length")
         found = place_arrays(placement, pose_2d, refined, fps, joints, *lens, confidence)
-        placed, place = found.place(refined), f"; {axes_text(found)}"
+        placed, place = found.place(refined), f"; {axes_text(found, arguments.focal_length is not None)}"
         arrays = trajectory_arrays(found, placed)
     elapsed = time.perf_counter() - began
     for warning in familiarity.warnings if familiarity is not None else ():

@@ -64,7 +64,7 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         guessed = int(person.guessed.sum())
         print(f"person {person.number}: {frames} frames refined, {guessed} joints guessed; {files[0].name}, .trc, .bvh")
         if person.trajectory is not None:
-            print(f"person {person.number}: {axes_text(person.trajectory)}")
+            print(f"person {person.number}: {axes_text(person.trajectory, focal is not None)}")
         written += 1
     if not written:
         raise InputError(f"{arguments.input} shows nobody well enough to be refined")

@@ -94,10 +94,12 @@ def place_arrays(
     )
 
 
-def axes_text(found: Trajectory) -> str:
+def axes_text(found: Trajectory, lens_known: bool) -> str:
     """How far away the person is, and the axes of the result, in words."""
     distance = found.root[:, 2]
     place = f"{distance.min():.1f} to {distance.max():.1f} m in front of the camera"
+    if not lens_known:
+        place += ", a guess as long as --focal-length is not given"
     if found.ground is None:
         return f"{place}; the axes are those of the camera, which need not be level (no --camera-pitch)"
     return f"{place}; the floor is {found.ground.height:.2f} m below the camera"

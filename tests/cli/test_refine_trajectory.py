@@ -126,6 +126,13 @@ def test_arrays_get_their_place(folder, seen, capsys):
     assert main([*words, "--same-person", str(folder / "placed.npz"), "--output", str(folder / "shape.npy")]) == 0
 
 
+@pytest.mark.filterwarnings("ignore::refiner.errors.InputWarning")
+def test_without_the_lens_the_distance_is_called_a_guess(folder, capsys):
+    words = ["--pose-2d", str(folder / "2d.npy"), "--image-size", "1280", "720", *MODELS, "--trajectory"]
+    assert main([*words, "--output", str(folder / "placed.npy")]) == 0
+    assert "in front of the camera, a guess as long as --focal-length is not given" in capsys.readouterr().out
+
+
 def test_lifted_arrays_get_their_place(folder, seen):
     words = ["--pose-2d", str(folder / "2d.npy"), *LENS, *MODELS, "--trajectory", "--person-height", "1.8"]
     assert main([*words, "--output", str(folder / "placed.npy")]) == 0
@@ -155,8 +162,8 @@ def test_what_does_not_go_together(folder, capsys, words, code, message):
 def test_a_person_without_a_place_is_left_out(folder, capsys):
     wrong = ["--camera-pitch", "-25", "--camera-height", "1.6"]
     given = [str(folder / "json"), *LENS, *MODELS, "--trajectory", *wrong, "--output", str(folder / "out")]
-    assert main(given) == 2
-    assert "person 0 has no place and is left out: the camera stands" in capsys.readouterr().err
+    assert main(given) == 5
+    assert "person 0 has no place and is left out: a pitch of -25 degrees puts the feet" in capsys.readouterr().err
     assert not list((folder / "out").iterdir())
 
 
