@@ -46,6 +46,12 @@ def _real(report: dict[str, Any]) -> str:
     return f"MPJPE on a real take: {means}"
 
 
+def _trajectory(report: dict[str, Any]) -> str:
+    rows = {row["name"]: row for row in report["rows"]}
+    least, most = rows["known-all"], rows["guessed-nothing"]
+    return f"place of the root: {least['mrpe']:.0f} mm off where all is known, {most['mrpe']:.0f} mm where nothing is"
+
+
 def _streaming(report: dict[str, Any]) -> str | None:
     push = next((value for name, value in report["latency"].items() if name.startswith("push:")), None)
     if push is None:
@@ -68,6 +74,7 @@ _PEER = "a plain export in ONNX Runtime"
 _WRITERS: dict[str, Headline] = {
     EVALUATION: _evaluation,
     "real": _real,
+    "trajectory": _trajectory,
     "streaming": _streaming,
     "engines": _engines,
 }

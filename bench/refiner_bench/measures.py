@@ -177,6 +177,17 @@ def _real(report: JsonObject) -> Iterator[Measure]:
         yield Measure(f"clip, {method}, bone spread", scores["bone_spread"], "mm", "accuracy")
 
 
+def _trajectory(report: JsonObject) -> Iterator[Measure]:
+    for group in ("rows", "real"):
+        for row in report[group]:
+            label = f"{group}, {row['name']}"
+            yield Measure(f"{label}, MRPE", row["mrpe"], "mm", "accuracy")
+            yield Measure(f"{label}, absolute MPJPE", row["absolute_mpjpe"], "mm", "accuracy")
+            yield Measure(f"{label}, root acceleration error", row["root_acceleration"], "mm/frame^2", "accuracy")
+    for what, cost in report["ms_per_frame"].items():
+        yield Measure(f"a frame, {what}", cost, "ms", "time")
+
+
 def _suite(report: JsonObject) -> Iterator[Measure]:
     for entry in report["benchmarks"]:
         yield Measure(f"{entry['group']}, {entry['name']}", 1e6 * entry["stats"]["median"], "us", "time")
@@ -198,5 +209,6 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     EVALUATION: _evaluation,
     "streaming": _streaming,
     "real": _real,
+    "trajectory": _trajectory,
     SUITE: _suite,
 }

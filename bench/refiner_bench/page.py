@@ -166,6 +166,7 @@ _WRITERS = {
     STUDY: ("refiner_bench.accuracy.markdown", "format_accuracy"),
     "streaming": ("refiner_bench.streaming.format", "format_streaming"),
     "real": ("refiner_bench.real.report", "format_real"),
+    "trajectory": ("refiner_bench.trajectory.format", "format_trajectory"),
     EVALUATION: (__name__, "_format_evaluation"),
 }
 PLAIN_TEXT = ("train-step",)

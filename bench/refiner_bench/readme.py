@@ -259,6 +259,12 @@ def _streaming_delay(reports: Reports) -> str:
     return "\n\n".join(f"{ERRORS[metric]}:\n\n{delay_table(_one(reports), metric)}" for metric in ERRORS)
 
 
+def _trajectory(reports: Reports) -> str:
+    from refiner_bench.trajectory.format import trajectory_table
+
+    return trajectory_table(_one(reports))
+
+
 def _by_seed(entry: Mapping[str, Any]) -> str:
     seeds = entry["by_seed"]
     return f"{entry['mean']:.2f}" + (f" ({min(seeds):.2f} to {max(seeds):.2f})" if len(seeds) > 1 else "")
@@ -287,5 +293,6 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "sweep": ("sweep", _sweep),
     "streaming-latency": ("streaming", _streaming_latency),
     "streaming-delay": ("streaming", _streaming_delay),
+    "trajectory": ("trajectory", _trajectory),
     **{f"paper-table-{name}": ("accuracy", partial(_paper_table, name)) for name in TITLES},
 }
