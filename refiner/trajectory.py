@@ -30,7 +30,7 @@ ANKLES = tuple(H36M17.joint_names.index(name) for name in ("RFoot", "LFoot"))
 # The joints whose bones a standing person stacks: shin, thigh, trunk, neck and head.
 STANDING = tuple(H36M17.joint_names.index(name) for name in ("RFoot", "RKnee", "Spine", "Thorax", "Neck/Nose", "Head"))
 # The distance from ankle to head joint of people who stand, divided by the sum of these bones (the spine is bent), and
-# what lies above and below: medians over the training people of the motion archive.
+# the height of the lower ankle: medians over the training people of the motion archive. The head joint is at the crown.
 STRAIGHT, ANKLE_M, CROWN_M = 0.96, 0.09, 0.01
 SHORTEST_M, TALLEST_M = 0.4, 2.8
 # How far off the size of the body is, as a share: as a lifter guesses it, and from the height of the person.

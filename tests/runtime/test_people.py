@@ -9,8 +9,10 @@ from refiner import Lifter, Refiner
 from refiner.data.synthetic import synthetic_motion
 from refiner.errors import InputWarning, UnitError, UsageError
 from refiner.formats import Detections, Person
+from refiner.ground import Ground
 from refiner.runtime.people import refine_people, save_person
 from refiner.skeleton import H36M17
+from refiner.trajectory import Placement
 
 SIZE, FOCAL = (1280.0, 720.0), 900.0
 
@@ -67,6 +69,29 @@ def test_gaps_are_no_poses(models):
     assert entry.guessed[10:15].all() and not entry.guessed[:10].any()
     assert np.flatnonzero(entry.guessed[80]).tolist() == [3, 16]
     assert not entry.seen[10:15].any() and entry.seen[15:30].all()
+
+
+@pytest.mark.filterwarnings("ignore::refiner.errors.InputWarning")
+def test_a_person_keeps_one_size_and_one_floor_over_a_gap(models, tmp_path):
+    pose = seen(0.0, 3, 100)
+    frames = [[person(pose[i])] if i not in range(30, 70) else [] for i in range(100)]
+    known = Placement(1.75, Ground(0.0, 1.0))
+    (entry,) = refine_people(detections(frames), *models, focal_length=FOCAL, placement=known)
+    (plain,) = refine_people(detections(frames), *models, focal_length=FOCAL)
+    found = entry.trajectory
+    assert found is not None and plain.trajectory is None
+    assert found.guessed[30:70].all() and not found.guessed[:30].any()
+    # Where nobody is seen there is no pose, and the root goes straight on.
+    assert np.isnan(entry.refined[30:70]).all()
+    straight = np.linspace(found.root[29], found.root[70], 42)
+    np.testing.assert_allclose(found.root[29:71], straight, atol=1e-4)
+    relative = (entry.refined - entry.refined[:, :1]) / found.scale
+    np.testing.assert_allclose(relative, plain.refined - plain.refined[:, :1], atol=1e-5)
+    save_person(entry, tmp_path, 50.0, SIZE, "h36m17")
+    with np.load(tmp_path / "person0.npz") as stored:
+        assert np.isnan(stored["root"][30:70]).all() and not stored["root_guessed"].any()
+        np.testing.assert_array_equal(stored["root"][:30], entry.refined[:30, 0])
+        np.testing.assert_allclose(stored["level_pose_3d"], entry.in_the_room)
 
 
 def test_one_of_several_is_chosen(models):
