@@ -13,6 +13,7 @@ from refiner_bench.trajectory.known import ROWS, Known, upright_height
 
 from refiner.errors import UsageError
 from refiner.ground import Ground
+from refiner.trajectory import CROWN_M
 
 
 def test_the_errors_of_one_frame_by_hand():
@@ -62,7 +63,9 @@ def test_what_a_user_states():
     assert Known("x", "x").smooth and not by_name["alone"].smooth
     motion = np.zeros((100, 17, 3))
     motion[:, 10, 2] = np.linspace(1.0, 1.7, 100)
-    assert upright_height([motion]) == pytest.approx(1.675, abs=0.01)
+    motion[:, [3, 6], 2] = 0.08
+    climbing = motion + np.array([0.0, 0.0, 0.4])
+    assert upright_height([motion, climbing]) == pytest.approx(1.67 + CROWN_M, abs=0.01)
 
 
 @pytest.mark.slow

@@ -31,8 +31,8 @@ def format_trajectory(report: JsonObject) -> str:
             "",
             "The root's place in camera axes, from refined poses, and its error by what is known besides the 2D poses. "
             "A guessed lens has the longer side of the image for its focal length. The height of a person is that of "
-            f"the head in upright frames ({heights}). Nobody states the roll of the camera. Intervals (95 %) come from "
-            "a bootstrap over whole clips.",
+            f"the head in upright frames over the feet ({heights}). Nobody states the roll of the camera. Intervals "
+            "(95 %) come from a bootstrap over whole clips.",
             "",
             trajectory_table(report),
             "",

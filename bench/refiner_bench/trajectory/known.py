@@ -9,11 +9,12 @@ import numpy as np
 
 from refiner.camera import Camera
 from refiner.ground import Ground
-from refiner.trajectory import CROWN_M
+from refiner.trajectory import ANKLES, CROWN_M
 from refiner_bench.arrays import FloatArray
 
 HEAD = 10
-# People stand upright in some of their frames: the height of a person is this quantile of the height of the head.
+# People stand upright in some of their frames, on the floor or on a step, and with a foot on the floor in others: the
+# height of a person is this quantile of the head's height over the lower ankle, and the opposite one of the ankle's.
 UPRIGHT = 0.95
 DEGREES_OFF = 1.0
 
@@ -61,8 +62,9 @@ ROWS = (
 
 def upright_height(motions: Sequence[FloatArray]) -> float:
     """The height in metres of the person of these motions ``(F, 17, 3)``, world metres with z up and the floor at 0."""
+    ankle = np.concatenate([motion[:, ANKLES, 2].min(axis=1) for motion in motions])
     head = np.concatenate([motion[:, HEAD, 2] for motion in motions])
-    return float(np.quantile(head, UPRIGHT)) + CROWN_M
+    return float(np.quantile(head - ankle, UPRIGHT) + np.quantile(ankle, 1.0 - UPRIGHT)) + CROWN_M
 
 
 def true_ground(camera: Camera) -> Ground:
