@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from refiner_bench.cli import main
+from refiner_bench.headlines import headline_of
 from refiner_bench.trajectory.errors import frame_place_errors, mean_errors, mrpe_interval
 from refiner_bench.trajectory.format import LENSES, format_trajectory
 from refiner_bench.trajectory.known import ROWS, Known, upright_height
@@ -14,6 +16,8 @@ from refiner_bench.trajectory.known import ROWS, Known, upright_height
 from refiner.errors import UsageError
 from refiner.ground import Ground
 from refiner.trajectory import CROWN_M
+
+REPORTS = Path(__file__).parents[2] / "bench" / "reports"
 
 
 def test_the_errors_of_one_frame_by_hand():
@@ -82,6 +86,22 @@ def test_a_quick_run_writes_its_report(tmp_path, capsys):
     errors = {row["name"]: row for row in report["rows"]}
     assert errors["known-nothing"]["root_acceleration"] < 0.2 * errors["known-alone"]["root_acceleration"]
     capsys.readouterr()
+
+
+def test_the_committed_report_says_what_the_pages_say():
+    report = json.loads((REPORTS / "trajectory.json").read_text())
+    assert (REPORTS / "trajectory.md").read_text() == format_trajectory(report) + "\n"
+    assert report["settings"]["part"] == "test" and set(report["heights"]) == {"S2", "S14"}
+    rows = {row["name"]: row for row in report["rows"]}
+    # Each thing that is known lowers the error, a wrong pitch takes some of it back, and smoothing calms the root.
+    assert rows["known-nothing"]["mrpe"] < rows["guessed-nothing"]["mrpe"]
+    assert rows["known-all"]["mrpe"] < rows["known-ground"]["mrpe"] < rows["known-ground-off"]["mrpe"]
+    assert rows["known-nothing"]["root_acceleration"] < 0.1 * rows["known-alone"]["root_acceleration"]
+    for row in report["rows"]:
+        assert row["mrpe_low"] <= row["mrpe"] <= row["mrpe_high"]
+        assert row["along"] + row["across"] >= row["mrpe"] >= max(row["along"], row["across"])
+    assert report["ms_per_frame"]["trajectory"] < 0.2 * report["ms_per_frame"]["models"]
+    assert f"{rows['known-all']['mrpe']:.0f} mm off where all is known" in headline_of(report)
 
 
 def test_options_that_make_no_sense(monkeypatch, capsys):
