@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from refiner.errors import UsageError
+from refiner.arguments import check_choice
 
 UNKNOWN_ACTION = "unknown"
 # The action number that asks a lifter to guess the action.
@@ -16,13 +16,7 @@ def action_number(actions: Sequence[str], action: str) -> int:
 
     Raises UsageError if the lifter does not know the action.
     """
-    if action == UNKNOWN_ACTION:
-        return len(actions)
-    if action not in actions:
-        raise UsageError(
-            f"the model knows no action {action!r}; choose {UNKNOWN_ACTION} or one of {', '.join(actions)}"
-        )
-    return list(actions).index(action)
+    return [*actions, UNKNOWN_ACTION].index(check_choice(action, "action", [*actions, UNKNOWN_ACTION]))
 
 
 def action_for_lifter(mode: str | None, label: str, actions: Sequence[str]) -> str | None:

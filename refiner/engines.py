@@ -6,11 +6,12 @@ and does not import them, so that the packages of an engine are needed only when
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refiner.arguments import check_choice, check_flag, check_threads, check_whole
 from refiner.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 DEVICES = ("cpu", "cuda")
 GOALS = ("latency", "throughput")
+# No schedule has more timesteps. The model's own schedule is checked when its file is read.
+MOST_STEPS = 10_000
+MOST_STREAMS = 4096
 # The suffix of checkpoints. They need no export, because PyTorch runs them.
 CHECKPOINT_SUFFIX = ".safetensors"
 # The engine that runs bundled models on a CPU, if no other is asked for.
@@ -33,7 +37,7 @@ class EngineOptions:
     Attributes:
         engine: A name of `ENGINES`.
         steps: K, the number of denoising steps, instead of the checkpoint's. An exported artefact has a fixed K.
-        threads: The number of threads of the engine, at least 1.
+        threads: The number of threads of each call, from 1 to `refiner.arguments.most_threads`.
         device: "cpu" or "cuda".
         goal: "latency" or "throughput", for an engine that can be tuned for either.
         streams: The number of streams that a causal refiner processes at once.
@@ -48,16 +52,21 @@ class EngineOptions:
     streams: int | None = None
     pipelined: bool | None = None
 
-    def check(self) -> None:
-        """Check the values of the options. Raises UsageError for a value that no engine supports."""
-        if self.engine not in (None, *ENGINES):
-            raise UsageError(f"there is no engine {self.engine!r}; choose one of {', '.join(ENGINES)}")
-        if self.device not in (None, *DEVICES):
-            raise UsageError(f"there is no device {self.device!r}; choose one of {', '.join(DEVICES)}")
-        if self.goal not in GOALS:
-            raise UsageError(f"there is no goal {self.goal!r}; choose one of {', '.join(GOALS)}")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads must be at least 1, got {self.threads}")
+    def checked(self) -> EngineOptions:
+        """Check the values, and return the options with plain Python values. All engines are opened with the result.
+
+        Raises UsageError for a value that no engine supports.
+        """
+        return replace(
+            self,
+            engine=None if self.engine is None else check_choice(self.engine, "engine", ENGINES),
+            steps=None if self.steps is None else check_whole(self.steps, "steps", 1, MOST_STEPS),
+            threads=None if self.threads is None else check_threads(self.threads),
+            device=None if self.device is None else check_choice(self.device, "device", DEVICES),
+            goal=check_choice(self.goal, "goal", GOALS),
+            streams=None if self.streams is None else check_whole(self.streams, "streams", 1, MOST_STREAMS),
+            pipelined=None if self.pipelined is None else check_flag(self.pipelined, "pipelined"),
+        )
 
 
 @dataclass(frozen=True)

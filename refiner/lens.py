@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arrays import as_numbers
 from refiner.camera import Camera, default_focal_length
 from refiner.data.inputs import check_image_size
 from refiner.errors import DefaultLensWarning, InputError, UnitError, UsageError
@@ -109,10 +110,7 @@ def check_lens(
                 stacklevel=4,
             )
         return Lens(size, default, "default")
-    try:
-        values = np.asarray(focal_length, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"focal_length is {focal_length!r}; expected pixels, one number or two") from error
+    values = as_numbers(focal_length, "focal_length", "expected pixels, one number or two")
     if values.shape not in ((), (2,)):
         raise InputError(
             f"focal_length has shape {values.shape}; expected pixels, one number or (horizontal, vertical)"

@@ -8,19 +8,25 @@ are not copied. There is no slower fallback: without the compiled module, a call
 
 from __future__ import annotations
 
+import operator
 from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import DTypeError, InputError, MissingComponentError, ShapeError
+from refiner.arguments import check_flag, check_threads, check_whole, shown
+from refiner.arrays import as_array
+from refiner.errors import DTypeError, InputError, MissingComponentError, ShapeError, UsageError
 
 # A NumPy array, a PyTorch tensor, a CuPy array or another object with DLPack. There is no common type, and CuPy may be
 # absent, so the functions check their arguments at run time.
 AnyArray: TypeAlias = Any
 # The compiled module, or a function of it; pybind11 modules have no type hints.
 Compiled: TypeAlias = Any
+
+# A NumPy array holds no more bytes than this many float32 numbers have.
+MOST_NUMBERS = 2**60
 
 _native: Compiled
 try:
@@ -50,8 +56,8 @@ def p_mpjpe(
         pred: ``(N, J, 3)``, float32 or float64, in any unit.
         target: The same shape and unit.
         scale: Align the scale too. If false, only rotation and translation are aligned.
-        threads: The number of threads. 0: REFINER_NUM_THREADS, OMP_NUM_THREADS or the number of processors, in this
-            order.
+        threads: The number of threads, up to `refiner.arguments.most_threads`. 0: REFINER_NUM_THREADS,
+            OMP_NUM_THREADS or the number of processors, in this order.
         weights: ``(J,)``, not negative: the weight of each joint in the alignment and in the mean. None: equal weights.
         out: The array for the result. It needs the shape, type and device of the result, must be contiguous, and must
             not overlap the inputs.
@@ -63,12 +69,16 @@ def p_mpjpe(
         ShapeError: The arrays do not have these shapes.
         DTypeError: The arrays have another type, or lie on different devices.
         InputError: The weights or ``out`` cannot be used.
+        UsageError: ``threads`` or ``scale`` has another value.
         MissingComponentError: The compiled module, or its CUDA part, is missing.
 
     Reference:
         Horn, Closed-form solution of absolute orientation using unit quaternions, 1987.
     """
-    if _native is not None and weights is None and out is None:
+    threads, scale = _threads(threads), check_flag(scale, "scale")
+    # The kernel would not see the mask of a masked array.
+    plain = type(pred) is np.ndarray and type(target) is np.ndarray
+    if _native is not None and plain and weights is None and out is None:
         error = _native.quick_p_mpjpe(pred, target, scale, threads)
         if error is not None:
             return error
@@ -87,7 +97,7 @@ def procrustes_align(
 
     The arguments and errors are the same as for `p_mpjpe`.
     """
-    return _align_call("procrustes_align", pred, target, scale, threads, weights, out)
+    return _align_call("procrustes_align", pred, target, check_flag(scale, "scale"), _threads(threads), weights, out)
 
 
 def sample_conditional(
@@ -133,6 +143,7 @@ def sample_conditional(
     Reference:
         D3PRefiner, arXiv 2401.03914, eq. 5 and 6.
     """
+    threads = _threads(threads)
     arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
     ids = _frame_ids(frame_ids, len(arrays[0]), condition)
     if _is_cuda_tensor(condition):
@@ -178,6 +189,7 @@ def diffuse(
     Reference:
         D3PRefiner, arXiv 2401.03914, eq. 5, 6 and 8.
     """
+    threads = _threads(threads)
     arrays = _gaussian_arrays(condition, mean_error, mean_condition, gain, cholesky)
     frames, size = len(arrays[0]), len(arrays[1])
     ids = _frame_ids(frame_ids, frames, condition)
@@ -204,12 +216,16 @@ def philox_normal(seed: int, first_frame: int, frames: int, dims: int, threads: 
         ``(frames, dims)`` float32.
 
     Raises:
-        ShapeError: ``frames`` or ``dims`` is negative.
+        UsageError: ``frames`` or ``dims`` is no whole number of 0 or more.
+        ShapeError: These are too many numbers.
         MissingComponentError: The compiled module is missing.
     """
-    if frames < 0 or dims < 0:
-        raise ShapeError(f"expected frames and dims of 0 or more, got {frames} and {dims}")
-    normal: NDArray[np.float32] = _module().philox_normal(_word(seed), _word(first_frame), frames, dims, threads)
+    frames, dims = (check_whole(value, name, 0, MOST_NUMBERS) for name, value in (("frames", frames), ("dims", dims)))
+    if frames * dims > MOST_NUMBERS:
+        raise ShapeError(f"expected at most {MOST_NUMBERS} numbers, got {frames} x {dims}")
+    normal: NDArray[np.float32] = _module().philox_normal(
+        _word(seed), _word(first_frame), frames, dims, _threads(threads)
+    )
     return normal
 
 
@@ -242,8 +258,19 @@ def _module() -> Compiled:
 
 
 def _word(value: int) -> int:
-    """Convert a seed or a frame number to a 64-bit unsigned counter; a negative number wraps around."""
-    return int(value) % 2**64
+    """Convert a seed or a frame number to a 64-bit unsigned counter; a negative number wraps around.
+
+    Raises UsageError for anything but a whole number.
+    """
+    try:
+        return operator.index(value) % 2**64
+    except TypeError as error:
+        raise UsageError(f"a seed and a frame number are whole numbers, got {shown(value)}") from error
+
+
+def _threads(threads: int) -> int:
+    """Check a number of threads. 0 is the default."""
+    return threads if type(threads) is int and threads == 0 else check_threads(threads, least=0)
 
 
 def _is_cuda_tensor(value: AnyArray) -> bool:
@@ -309,6 +336,8 @@ def _array(value: AnyArray) -> NDArray[Any]:
         raise DTypeError(f"found a {type(value).__name__} on a device among arrays on the CPU; move all to one device")
     elif _dlpack_device(value) == 1:
         value = np.from_dlpack(value)
+    if isinstance(value, np.ma.MaskedArray):
+        return as_array(value, "an argument", "expected an array of real numbers")
     return np.asarray(value)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arrays import as_numbers
 from refiner.data.inputs import check_pose_3d
 from refiner.errors import InputError
 from refiner.skeleton import H36M17
@@ -55,10 +56,7 @@ def check_bone_lengths(lengths: ArrayLike) -> NDArray[np.float64]:
 
     Raises InputError if they have another shape or are negative or not finite.
     """
-    try:
-        checked = np.asarray(lengths, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected 17 bone lengths in metres, got {lengths!r}") from error
+    checked = as_numbers(lengths, "pool_shape", "expected 17 bone lengths in metres")
     if checked.shape != (17,) or not np.isfinite(checked).all() or (checked < 0).any():
         raise InputError(
             f"expected 17 bone lengths in metres, each 0 or more, like the result of refiner.shape.pooled_lengths; got "

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arguments import check_choice
+from refiner.arrays import REAL, as_array
 from refiner.errors import DTypeError, JointCountError, ShapeError, UsageError
 from refiner.joint_sets import (
     AIC14,
@@ -196,9 +198,7 @@ _FROM_H36M = {
 
 def joint_set(name: str) -> JointSet:
     """Return the joint set with this name. Raises UsageError if the name is not in `JOINT_SETS`."""
-    if name not in JOINT_SETS:
-        raise UsageError(f"there is no joint set {name!r}; choose among {', '.join(JOINT_SETS)}")
-    return JOINT_SETS[name]
+    return JOINT_SETS[check_choice(name, "joint set", JOINT_SETS)]
 
 
 def to_h36m17(pose: ArrayLike, source: str | JointSet) -> NDArray[Any]:
@@ -249,9 +249,12 @@ def confidence_to_h36m17(confidence: ArrayLike, source: str | JointSet) -> NDArr
     Raises:
         UsageError: The joint set is unknown.
         JointCountError: The array has another number of joints.
+        DTypeError: The array does not hold real numbers.
     """
     joints = _named(source)
-    array = np.asarray(confidence)
+    array = as_array(confidence, "confidence", f"expected (..., {joints.joints})")
+    if array.dtype.kind not in f"{REAL}b":
+        raise DTypeError(f"the confidence is of type {array.dtype}, expected real numbers")
     if array.ndim < 1 or array.shape[-1] != joints.joints:
         raise JointCountError(
             f"the confidence has shape {array.shape}, expected (..., {joints.joints}) for the joint set {joints.name}"
@@ -316,12 +319,12 @@ def flip_pose(pose: PoseT, joint_set: JointSet = H36M17) -> PoseT:
 
 
 def _named(joints: str | JointSet) -> JointSet:
-    return joint_set(joints if isinstance(joints, str) else joints.name)
+    return joint_set(joints.name if isinstance(joints, JointSet) else joints)
 
 
 def _checked(pose: ArrayLike, joints: JointSet) -> NDArray[Any]:
-    array = np.asarray(pose)
-    if array.dtype.kind not in "fiu":
+    array = as_array(pose, "the pose", f"expected (..., {joints.joints}, 2 or 3)")
+    if array.dtype.kind not in REAL:
         raise DTypeError(f"the pose is of type {array.dtype}, expected real numbers")
     if array.ndim < 2 or array.shape[-1] not in (2, 3):
         raise ShapeError(f"the pose has shape {array.shape}, expected (..., {joints.joints}, 2 or 3)")

@@ -12,7 +12,7 @@ ACTIONS = ("Boxing", "Walking")
 
 def test_the_unknown_action_comes_behind_all_others():
     assert [action_number(ACTIONS, name) for name in ("Boxing", "Walking", "unknown")] == [0, 1, 2]
-    with pytest.raises(UsageError, match="no action 'Waving'; choose unknown or one of Boxing, Walking"):
+    with pytest.raises(UsageError, match="no action 'Waving'; choose one of Boxing, Walking, unknown"):
         action_number(ACTIONS, "Waving")
 
 

@@ -216,7 +216,7 @@ def test_what_is_refused():
         from_h36m17(np.ones((3, 17, 4)), COCO17)
     with pytest.raises(DTypeError, match="complex128"):
         to_h36m17(np.ones((3, 17, 2), complex), H36M17)
-    with pytest.raises(UsageError, match="choose among"):
+    with pytest.raises(UsageError, match="choose one of"):
         from_h36m17(np.ones((3, 17, 3)), "smpl24")
     for name in ("halpe26", "mediapipe33", "body25", "coco18", "h36m32"):
         with pytest.raises(UsageError, match="has joints that Human3"):

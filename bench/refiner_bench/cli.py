@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, HelpFormatter, run, thread_count
 from refiner_bench.accuracy.command import add_accuracy
 from refiner_bench.cli_reports import add_compare, add_page, add_readme
 from refiner_bench.real.command import add_real
@@ -131,7 +131,7 @@ def _add_cards(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--accuracy", type=Path, nargs="+", default=[], metavar="REPORT", help="reports of the accuracy study"
     )
-    parser.add_argument("--threads", type=int, default=1, help="PyTorch threads (default: 1)")
+    parser.add_argument("--threads", type=thread_count, default=1, help="PyTorch threads (default: 1)")
     parser.add_argument("--rounds", type=int, default=10, help="timed calls (default: 10)")
     parser.add_argument(
         "--most-gflop",
@@ -180,7 +180,9 @@ def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--batch", type=int, default=12, help="windows of a step (default: 12)")
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds of each backend (default: 10)")
     parser.add_argument("--steps", type=int, default=10, help="training steps of a round (default: 10)")
-    parser.add_argument("--threads", type=int, default=0, help="PyTorch threads (default: PyTorch's own choice)")
+    parser.add_argument(
+        "--threads", type=thread_count, default=0, help="PyTorch threads (default: PyTorch's own choice)"
+    )
     _add_outputs(parser)
     parser.set_defaults(run=_run_train_step)
 
@@ -210,7 +212,7 @@ def _add_native(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     parser.add_argument("--items", type=int, default=100_000, help="poses and frames of a call (default: 100000)")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default: 15)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
+    parser.add_argument("--threads", type=thread_count, default=2, help="threads of every contestant (default: 2)")
     _add_outputs(parser)
     parser.set_defaults(run=_run_native)
 
@@ -233,7 +235,7 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="a refiner (default: the paper's size, random)")
     parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
+    parser.add_argument("--threads", type=thread_count, default=2, help="threads of every contestant (default: 2)")
     parser.add_argument("--rounds", type=int, default=40, help="timed rounds (default: 40)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     parser.add_argument(
@@ -279,7 +281,7 @@ def _add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="motion archive (default: REFINER_DATA)")
     parser.add_argument("--cameras", type=int, metavar="N", help="score N cameras of each clip (default: all)")
     parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of every contestant (default: 2)")
+    parser.add_argument("--threads", type=thread_count, default=2, help="threads of every contestant (default: 2)")
     parser.add_argument("--rounds", type=int, default=30, help="timed rounds (default: 30)")
     parser.add_argument(
         "--engines", nargs="+", metavar="ENGINE", help="measure only these (default: onnx openvino torch)"
@@ -325,7 +327,7 @@ def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, default=10_000, help="timed frames (default: 10000)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of every engine (default: 1)")
+    parser.add_argument("--threads", type=thread_count, default=1, help="threads of every engine (default: 1)")
     parser.add_argument(
         "--people", type=int, nargs="+", default=[1, 4, 16], help="numbers of people in one engine (default: 1 4 16)"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refiner.engines import ENGINES, EngineSpec, exporting_engines
+from refiner.engines import ENGINES, MOST_STREAMS, EngineSpec, exporting_engines
 from refiner.errors import UsageError
 
 # The allowed joint difference from float32 PyTorch in mm: the largest one for fp32, the mean for the other precisions.
@@ -17,7 +17,6 @@ TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0
 # The allowed change of MPJPE in mm.
 MPJPE_TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05, "int8": 0.3}
 MOST_WINDOWS = 4096
-MOST_STREAMS = 4096
 DEFAULT_OPSET, DEFAULT_WINDOWS = 20, 100
 # 18 is the default of PyTorch's exporter. Below 20 there is no Gelu operator, so the exporter writes its parts.
 OPSETS = range(18, 23)

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from refiner import __version__
+from refiner.arguments import check_threads, most_threads, shown
 from refiner.cli.signals import Terminated, raising_terminated
-from refiner.errors import InputWarning, RefinerError
+from refiner.errors import InputWarning, RefinerError, UsageError
 from refiner.files import NO_ROOM
 from refiner.ranges import Between
 
@@ -55,6 +56,15 @@ def within(allowed: Between, kind: type[int] | type[float] = float) -> Callable[
         return value
 
     return read
+
+
+def thread_count(text: str) -> int:
+    """The type of ``--threads`` for argparse."""
+    try:
+        return check_threads(int(text))
+    except (ValueError, UsageError) as error:
+        expected = f"expected a whole number from 1 to {most_threads()}"
+        raise argparse.ArgumentTypeError(f"{shown(text)}: {expected}") from error
 
 
 def run(command: Command, parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:

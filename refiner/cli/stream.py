@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run, within
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run, thread_count, within
 from refiner.cli.signals import Terminated, UntilEnded
 from refiner.files import LineFile
 from refiner.ranges import FRAME_RATES, SHARE, Between
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--people", type=int, help="the most at a time (default: 1, or what an artefact was exported for)"
     )
-    model.add_argument("--threads", type=int, help="the engine's threads")
+    model.add_argument("--threads", type=thread_count, default=1, help="the engine's threads (default: 1)")
     model.add_argument("--pool-shape", action="store_true", help="keep each person's bones at one length")
     model.add_argument("--smooth", action="store_true", help="run a One-Euro filter after the refiner, against jitter")
     model.add_argument("--image-size", nargs=2, type=float, metavar=("W", "H"), help="pixels (or in each frame)")

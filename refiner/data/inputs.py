@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.arguments import check_number, shown
+from refiner.arrays import REAL, as_array, as_numbers
 from refiner.errors import (
     DTypeError,
     EmptySequenceError,
@@ -18,7 +19,6 @@ from refiner.errors import (
     ShapeError,
     SwappedInputError,
     UnitError,
-    UsageError,
 )
 from refiner.skeleton import JointSet
 
@@ -40,11 +40,11 @@ def check_image_size(image_size: object) -> tuple[float, float]:
     """Check (width, height) in pixels. Raises InputError if the size is not plausible."""
     expected = f"expected (width, height) in pixels, both from {SMALLEST_IMAGE} to {LARGEST_IMAGE}"
     try:
-        size = np.asarray(image_size, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"image_size is {image_size!r}, {expected}") from error
+        size = as_numbers(image_size, "image_size", expected)
+    except InputError as error:
+        raise InputError(f"image_size is {shown(image_size)}, {expected}") from error
     if size.shape != (2,) or not ((size >= SMALLEST_IMAGE) & (size <= LARGEST_IMAGE)).all():
-        raise InputError(f"image_size is {image_size!r}, {expected}")
+        raise InputError(f"image_size is {shown(image_size)}, {expected}")
     return float(size[0]), float(size[1])
 
 
@@ -52,13 +52,7 @@ def check_fps(fps: float | None, model_fps: float) -> float:
     """Check the frame rate of an input, frames/s; None means the model's rate. Raises UsageError for another value."""
     if fps is None:
         return model_fps
-    try:
-        rate = float(fps)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if not LOWEST_FPS <= rate <= HIGHEST_FPS:
-        raise UsageError(f"fps is {fps!r}, expected frames per second from {LOWEST_FPS:g} to {HIGHEST_FPS:g}")
-    return rate
+    return check_number(fps, "fps", LOWEST_FPS, HIGHEST_FPS, "frames per second")
 
 
 def check_pose_2d(pose_2d: object, image_size: tuple[float, float], joints: JointSet) -> NDArray[np.float32]:
@@ -152,16 +146,6 @@ def check_lengths(pose_2d: NDArray[Any], pose_3d: NDArray[Any]) -> None:
         )
 
 
-def as_array(value: object, name: str, expected: str) -> NDArray[Any]:
-    """Convert lists, arrays and PyTorch tensors to a NumPy array. Raises ShapeError for ragged lists."""
-    if hasattr(value, "detach"):  # a PyTorch tensor
-        value = value.detach().cpu().numpy()
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # lists of different lengths
-        raise ShapeError(f"{name} cannot be read as an array ({error}); {expected}") from error
-
-
 def check_sequence(value: object, name: str, coordinates: int, joints: JointSet, finite: bool = True) -> NDArray[Any]:
     """Check that a value is a sequence of poses.
 
@@ -184,7 +168,7 @@ def check_sequence(value: object, name: str, coordinates: int, joints: JointSet,
     """
     expected = f"expected (frames, {joints.joints}, {coordinates})"
     array = as_array(value, name, expected)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in REAL:
         raise DTypeError(f"{name} has type {array.dtype}; expected real numbers, such as float32")
     if array.ndim > 0 and len(array) == 0:
         raise EmptySequenceError(f"{name} has no frames (shape {array.shape}); {expected} with at least one frame")

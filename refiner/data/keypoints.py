@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from refiner.data.inputs import as_array, check_pose_2d, check_sequence, marked_missing
+from refiner.arrays import as_array
+from refiner.data.inputs import check_pose_2d, check_sequence, marked_missing
 from refiner.data.swaps import exchange_sides, find_swapped_sides, warn_of_swapped_sides
 from refiner.errors import EmptySequenceError, InputWarning, ShapeError, UnitError
 from refiner.lens import Lens

@@ -13,6 +13,7 @@ from refiner.actions import GUESS
 from refiner.causal_state import CAUSAL
 from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.errors import UsageError
 from refiner.model_spec import DEFAULT_FPS
 from refiner.skeleton import JOINT_NAMES
 
@@ -188,6 +189,28 @@ class LifterEngine(WindowEngine, Protocol):
             ``(B, T, J, 3)`` metres in camera axes, root at 0.
         """
         ...
+
+
+def check_kind(engine: Model, role: str, windows: bool = False) -> None:
+    """Check that a model does what it is about to be used for. Every class that runs engines calls this.
+
+    Args:
+        engine: the engine of the model.
+        role: a key of `KINDS_OF_ROLE`.
+        windows: the model gets windows, which a causal refiner of whole sequences does not take.
+
+    Raises:
+        UsageError: the model is of another kind.
+    """
+    # An engine of a user's own may leave its kind out.
+    if engine.kind not in ("", *KINDS_OF_ROLE[role]):
+        named = {"refiner": "a refiner of sequences", "lifter": "a lifter", CAUSAL: "a causal refiner for streams"}
+        raise UsageError(f"this model is a {engine.kind}; expected {named[role]}")
+    if windows and getattr(engine, "reach", None) is not None:
+        raise UsageError(
+            "this refiner is causal and was not trained on windows, where its poses would be wrong: stream it with "
+            "mode='causal', or refine whole sequences with refiner.Refiner"
+        )
 
 
 def lift_without_action(engine: LifterEngine, pose_2d: Array, image_size: Array) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.actions import GUESS, action_number
+from refiner.arguments import check_flag, shown
 from refiner.camera import Camera
 from refiner.data.inputs import check_fps
 from refiner.data.resample import resample_back
@@ -16,7 +17,7 @@ from refiner.engines import EngineOptions
 from refiner.errors import UsageError
 from refiner.ground import Ground
 from refiner.lens import check_lens
-from refiner.runtime.engine import LifterEngine
+from refiner.runtime.engine import LifterEngine, check_kind
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_live, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
@@ -49,8 +50,9 @@ class Lifter(WindowModel[LifterEngine]):
         batch: int = DEFAULT_BATCH,
         live: bool = False,
     ) -> None:
+        check_kind(engine, "lifter")
         super().__init__(engine, hop, batch)
-        self.flip_test, self.live = flip_test, live
+        self.flip_test, self.live = check_flag(flip_test, "flip_test"), check_flag(live, "live")
 
     @classmethod
     def load(
@@ -142,7 +144,7 @@ class Lifter(WindowModel[LifterEngine]):
             seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
         keypoints = self._resampled(seen.keypoints, rate)
         lifted = self._windows(self._engine, keypoints, seen.image, number)
-        lifted = resample_back(lifted, self.fps, rate, len(np.asarray(pose_2d)))
+        lifted = resample_back(lifted, self.fps, rate, len(seen.keypoints))
         if not trajectory:
             return lifted
         if self.sees_rays:
@@ -197,8 +199,7 @@ class Lifter(WindowModel[LifterEngine]):
 
         lifted = self._windows(frames_first, keypoints, seen.image, number)  # [F, H, 17, 3]
         parts = [
-            resample_back(lifted[:, index], self.fps, rate, len(np.asarray(pose_2d)))
-            for index in range(lifted.shape[1])
+            resample_back(lifted[:, index], self.fps, rate, len(seen.keypoints)) for index in range(lifted.shape[1])
         ]
         return np.stack(parts)
 
@@ -222,7 +223,7 @@ class Lifter(WindowModel[LifterEngine]):
         if self.actions:
             return GUESS if action is None else action_number(self.actions, action)
         if action is not None:
-            raise UsageError(f"this lifter knows no actions; leave action={action!r} out")
+            raise UsageError(f"this lifter knows no actions; leave action={shown(action)} out")
         return None
 
     def _windows(

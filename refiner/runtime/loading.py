@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
 from refiner import bundled
+from refiner.arguments import check_path
 from refiner.causal_state import CAUSAL
 from refiner.engines import CHECKPOINT_SUFFIX, ENGINES, NATIVE, EngineOptions, EngineSpec, engines_of
 from refiner.errors import ArtefactError, CheckpointError, UsageError
@@ -49,6 +50,7 @@ def open_engine(path: PathLike | None, role: str, options: EngineOptions = DEFAU
         UsageError: the file and the options do not go together.
         CheckpointError, ArtefactError, MissingComponentError: the engine raises them.
     """
+    options = options.checked()
     file, spec = _find(path, role, options)
     if spec.suffix != CHECKPOINT_SUFFIX and options.steps is not None:
         raise UsageError(f"the steps of {file} are fixed in its graph: export it again with --steps {options.steps}")
@@ -73,6 +75,7 @@ def open_causal_engine(path: PathLike | None = None, options: EngineOptions = DE
         ConfigError: the checkpoint is not causal.
         CheckpointError, ArtefactError, MissingComponentError: the engine raises them.
     """
+    options = options.checked()
     file, spec = _find(path, CAUSAL, options)
     opened: StreamEngine = _checked(spec.open_causal(file, options), file, options)
     if spec.suffix == CHECKPOINT_SUFFIX:
@@ -95,8 +98,7 @@ def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Pat
         UsageError: the options contradict each other or the file.
         CheckpointError, ArtefactError: the file does not exist.
     """
-    options.check()
-    file = bundled.default_checkpoint(role) if path is None else bundled.by_name(Path(path))
+    file = bundled.default_checkpoint(role) if path is None else bundled.by_name(check_path(path))
     file = bundled.file_for(file, options.engine)
     suffixes = dict.fromkeys(spec.suffix for spec in ENGINES.values())
     if path is None and not file.exists():

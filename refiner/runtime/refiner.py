@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arguments import check_flag
 from refiner.camera import Camera, normalise_screen
 from refiner.data.agreement import warn_of_disagreement
 from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
@@ -19,7 +20,7 @@ from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.engines import EngineOptions
 from refiner.errors import InputWarning, UsageError
 from refiner.rays import seen_by_network, turned
-from refiner.runtime.engine import RefinerEngine
+from refiner.runtime.engine import RefinerEngine, check_kind
 from refiner.runtime.loading import open_engine
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
@@ -80,10 +81,11 @@ class Refiner(WindowModel[RefinerEngine]):
         pool_shape: bool | ArrayLike | None = False,
         smoothing: bool = False,
     ) -> None:
+        check_kind(engine, "refiner")
         if engine.reach is not None and hop is not None:
             raise UsageError("a causal refiner takes whole sequences, not windows; leave hop out")
         super().__init__(engine, hop, batch)
-        self.flip_test, self.smoothing = flip_test, smoothing
+        self.flip_test, self.smoothing = check_flag(flip_test, "flip_test"), check_flag(smoothing, "smoothing")
         if pool_shape is None or isinstance(pool_shape, (bool, np.bool_)):
             self.pool_shape, self._bone_lengths = bool(pool_shape), None
         else:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.arguments import check_whole
 from refiner.data.windows import (
     blend_phases,
     blend_refined,
@@ -17,7 +18,6 @@ from refiner.data.windows import (
     window_indices,
     window_starts,
 )
-from refiner.errors import UsageError
 from refiner.skeleton import flip_pose
 
 Array = NDArray[np.float32]
@@ -32,13 +32,11 @@ def check_hop(hop: int | None, window: int) -> int:
     """The distance between the starts of two windows; None is half a window.
 
     Raises:
-        UsageError: ``hop`` is not in the range 1 <= hop <= window.
+        UsageError: ``hop`` is no whole number from 1 to ``window``.
     """
     if hop is None:
         return max(1, window // 2)
-    if not 1 <= hop <= window:
-        raise UsageError(f"hop must lie between 1 and the window's {window} frames, got {hop}")
-    return hop
+    return check_whole(hop, f"hop, in a window of {window} frames,", 1, window)
 
 
 def run_windows(

@@ -10,13 +10,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arguments import check_whole
 from refiner.camera import Camera
 from refiner.data.inputs import check_image_size, check_pose_2d
 from refiner.data.keypoints import check_keypoints
 from refiner.data.resample import resample_poses
 from refiner.errors import InputWarning
 from refiner.lens import check_lens
-from refiner.runtime.engine import LifterEngine, RefinerEngine
+from refiner.runtime.engine import ANY_BATCH, LifterEngine, RefinerEngine
 from refiner.runtime.stitching import DEFAULT_BATCH, check_hop
 from refiner.skeleton import joint_set, to_h36m17
 
@@ -51,13 +52,13 @@ class WindowModel(Generic[EngineT]):
         batch: windows that run at a time. The engine's largest batch limits it.
 
     Raises:
-        UsageError: ``hop`` lies outside of 1 to the window's length.
+        UsageError: ``hop`` lies outside of 1 to the window's length, or ``batch`` is below 1.
     """
 
     def __init__(self, engine: EngineT, hop: int | None = None, batch: int = DEFAULT_BATCH) -> None:
         self._engine: EngineT = engine
         self.hop = check_hop(hop, engine.frames)
-        self.batch = min(batch, engine.largest_batch)
+        self.batch = min(check_whole(batch, "batch", 1, ANY_BATCH), engine.largest_batch)
 
     @property
     def frames(self) -> int:

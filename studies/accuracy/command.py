@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from refiner.cli.common import EXIT_CODES, HelpFormatter, run
+from refiner.cli.common import EXIT_CODES, HelpFormatter, run, thread_count
 
 DESCRIPTION = """\
 Trains every row of a table of runs (lifters, refiners, ablations, controls), scores it on people that it was not
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--report-only", action="store_true", help="run nothing; only report finished rows")
     parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="seeds (default: the table's)")
     parser.add_argument("--jobs", metavar="N", type=int, help="runs at a time (default: one per processor)")
-    parser.add_argument("--threads", metavar="N", type=int, default=1, help="threads of each run (default: 1)")
+    parser.add_argument("--threads", metavar="N", type=thread_count, default=1, help="threads of each run (default: 1)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables")
     parser.add_argument(

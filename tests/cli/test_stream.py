@@ -116,7 +116,7 @@ def test_a_file_is_played_back(motion, tmp_path, capsys):
         (["--serve", "x"], "expected [HOST:]PORT"),
         (["--serve", "70000"], "expected [HOST:]PORT"),
         (["--serve", "0", "--view"], "leave --pose-2d, --output and --view out"),
-        ([*WINDOW, "--hop", "0"], "hop must lie between"),
+        ([*WINDOW, "--hop", "0"], "hop, in a window of"),
         (["--mode", "causal", "--look-ahead", "3"], "for mode='window'"),
         *(
             (["--fps", odd], f"argument --fps: expected 1 to 1000, got '{odd}'")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refiner import native
-from refiner.errors import DTypeError, ShapeError
+from refiner.errors import DTypeError, ShapeError, UsageError
 
 RNG = np.random.default_rng(7)
 
@@ -157,7 +157,7 @@ def test_wrong_inputs_are_named():
         native.sample_conditional(np.ones(9, np.float32), **g)
     with pytest.raises(DTypeError, match="condition has type"):
         native.sample_conditional(np.ones((2, 9), int), **g)
-    with pytest.raises(ShapeError, match="frames and dims"):
+    with pytest.raises(UsageError, match="frames is -1"):
         native.philox_normal(0, 0, -1, 3)
 
 

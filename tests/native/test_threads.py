@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from refiner import native
+from refiner.errors import RefinerError, UsageError
 
 RNG = np.random.default_rng(31)
 PRELUDE = """
 import numpy as np
 from refiner import native
+from refiner.errors import RefinerError, UsageError
 pred, target = np.random.default_rng(1).normal(size=(2, 4000, 17, 3))
 expected = native.p_mpjpe(pred, target, threads=1)
 """
@@ -49,6 +51,56 @@ def test_python_threads_share_the_pool():
     with ThreadPoolExecutor(6) as callers:
         for found in callers.map(lambda threads: native.p_mpjpe(pred, target, threads=threads), [1, 2, 3, 4] * 15):
             np.testing.assert_array_equal(found, expected)
+
+
+KERNELS = {
+    "p_mpjpe": lambda threads: native.p_mpjpe(*BODIES, threads=threads),
+    "procrustes_align": lambda threads: native.procrustes_align(*BODIES, threads=threads),
+    "sample_conditional": lambda threads: native.sample_conditional(*GAUSSIAN, seed=3, threads=threads),
+    "diffuse": lambda threads: native.diffuse(
+        GAUSSIAN[0], RNG.normal(size=(500, 5)), np.ones(500), np.ones(500), *GAUSSIAN[1:], threads=threads
+    )[1],
+    "philox_normal": lambda threads: native.philox_normal(3, 0, 500, 5, threads=threads),
+}
+BODIES = RNG.normal(size=(2, 500, 17, 3))
+GAUSSIAN = (RNG.normal(size=(500, 4)), np.zeros(5), np.zeros(4), RNG.normal(size=(5, 4)), np.eye(5))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel_from_threads(name):
+    kernel = KERNELS[name]
+    expected = kernel(1)
+    with ThreadPoolExecutor(6) as callers:
+        for found in callers.map(kernel, [0, 1, 2, 3] * 8):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "threads", [-1, 1.5, True, "2", None, np.nan, 10**6, 2**31, 10**400], ids=lambda odd: str(odd)[:9]
+)
+@pytest.mark.parametrize("name", KERNELS)
+def test_odd_numbers_of_threads(name, threads):
+    with pytest.raises(UsageError, match="threads is"):
+        KERNELS[name](threads)
+
+
+@pytest.mark.parametrize("seed", [1.9, "3", None, np.nan, [1]], ids=str)
+def test_odd_seeds(seed):
+    for call in (lambda: native.sample_conditional(*GAUSSIAN, seed=seed), lambda: native.philox_normal(seed, 0, 2, 2)):
+        with pytest.raises(UsageError, match="whole numbers"):
+            call()
+    for size in ((1.5, 2), (2, "3"), (10**400, 1), (2**59, 2**59), (True, 1)):
+        with pytest.raises(RefinerError, match=r"frames|dims|numbers"):
+            native.philox_normal(0, 0, *size)
+
+
+def test_masked_poses_have_no_error():
+    pred = np.ma.array(BODIES[0], mask=np.zeros(BODIES[0].shape, dtype=bool))
+    pred[7, 3] = np.ma.masked
+    expected = native.p_mpjpe(*BODIES)
+    found = native.p_mpjpe(pred, BODIES[1])
+    assert np.isnan(found[7]) and np.isfinite(expected[7])
+    np.testing.assert_array_equal(np.delete(found, 7), np.delete(expected, 7))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork and RLIMIT_AS as Linux has them")

@@ -183,7 +183,7 @@ def test_a_causal_refiner_has_no_windows(checkpoint):
         ("none.safetensors", {}, CheckpointError, "no checkpoint at"),
         ("causal.safetensors", {"engine": "onnx"}, UsageError, "refiner-export --engine onnx"),
         ("causal.safetensors", {"engine": "torch-compile"}, UsageError, "--engine aoti"),
-        ("causal.safetensors", {"streams": 0}, ConfigError, "at least one stream"),
+        ("causal.safetensors", {"streams": 0}, UsageError, "streams is 0"),
         ("causal.safetensors", {"steps": 1, "pipelined": True}, ConfigError, "nothing to pipeline"),
         ("none.onnx", {}, ArtefactError, "no artefact at"),
     ],

@@ -64,8 +64,8 @@ def test_batch_invariance_of_the_real_model(checkpoints, clip):
     [
         ("refiner.safetensors", {"engine": "onnx"}, UsageError, "refiner-export --engine onnx"),
         ("refiner.safetensors", {"engine": "tensorrt"}, UsageError, "torch, native, torch-compile, onnx"),
-        ("refiner.safetensors", {"threads": 0}, UsageError, "at least 1"),
-        ("refiner.safetensors", {"hop": 10}, UsageError, "window's 9 frames"),
+        ("refiner.safetensors", {"threads": 0}, UsageError, "threads is 0; expected a whole number from 1"),
+        ("refiner.safetensors", {"hop": 10}, UsageError, "hop, in a window of 9 frames, is 10"),
         ("refiner.safetensors", {"device": "tpu"}, UsageError, "cpu, cuda"),
         ("refiner.onnx", {"engine": "torch"}, UsageError, "PyTorch runs the checkpoint"),
         ("refiner.onnx", {"engine": "openvino"}, UsageError, "refiner-export --engine openvino"),

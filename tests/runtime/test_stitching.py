@@ -72,5 +72,5 @@ def test_several_sequences_go_together():
 def test_hops():
     assert check_hop(None, 27) == 13 and check_hop(None, 1) == 1 and check_hop(27, 27) == 27
     for hop in (0, -1, 28):
-        with pytest.raises(UsageError, match="between 1 and"):
+        with pytest.raises(UsageError, match="a whole number from 1 to 27"):
             check_hop(hop, 27)

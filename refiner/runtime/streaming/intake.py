@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arrays import as_array
 from refiner.data.inputs import (
     LARGEST_BODY_M,
     LARGEST_DISTANCE_M,
     LARGEST_NORMALISED,
     LARGEST_PIXEL_RATIO,
     USUAL_SHARE,
-    as_array,
     likely_unit,
     marked_missing,
 )

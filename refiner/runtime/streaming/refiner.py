@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner import bundled
+from refiner.arguments import check_choice, check_flag, check_number, check_whole, shown
 from refiner.camera import Camera
 from refiner.diffusion.uncertainty import JointUncertainty
-from refiner.engines import EngineOptions
+from refiner.engines import MOST_STREAMS, EngineOptions
 from refiner.errors import InputError, InputWarning, UsageError
 from refiner.lens import Lens, check_lens
 from refiner.runtime.loading import open_causal_engine, open_engine
@@ -33,8 +33,13 @@ from refiner.skeleton import joint_set
 Mode = Literal["causal", "window"]
 MODES = ("causal", "window")
 LONGEST_GAP_S = 0.5
+SHORTEST_TIME_S = 1e-6
 # Ten frames of a slow camera: enough for an order of pushes in which somebody comes a little later.
 FORGET_S = 0.2
+# Numbers of people fit into 64 bits, also after others got new numbers.
+HIGHEST_NUMBER = 2**62
+# Differences of time-stamps up to this are finite.
+LATEST_S = 1e300
 # Jumps in a row after which the unit of the time-stamps is in doubt.
 MOST_JUMPS = 5
 
@@ -105,8 +110,11 @@ class StreamingRefiner:
         focal_length: FocalLength | None = None,
         camera: Camera | None = None,
     ) -> None:
-        if not longest_gap_s > 0 or not forget_s > 0:
-            raise UsageError(f"longest_gap_s is {longest_gap_s} and forget_s {forget_s}; expected seconds above 0")
+        longest_gap_s = check_number(longest_gap_s, "longest_gap_s", SHORTEST_TIME_S, unit="seconds")
+        forget_s = check_number(forget_s, "forget_s", SHORTEST_TIME_S, unit="seconds")
+        least_confidence = check_number(least_confidence, "least_confidence", 0.0, 1.0)
+        if not isinstance(smoothing, Smoothing):
+            smoothing = check_flag(smoothing, "smoothing")
         self._backend = backend
         self._focal_length, self._camera = focal_length, camera
         # Models of image coordinates use no focal length, so there is no warning about its default.
@@ -115,7 +123,7 @@ class StreamingRefiner:
         self._lens = check_lens(image_size, focal_length, camera, self._quiet) if lens_known else None
         self._joints = joint_set(joints)
         self._least_confidence, self._gap_s, self._forget_s = least_confidence, longest_gap_s, forget_s
-        self._pool_shape = pool_shape
+        self._pool_shape = check_flag(pool_shape, "pool_shape")
         self._smoothing = (Smoothing() if smoothing else None) if isinstance(smoothing, bool) else smoothing
         self._uncertainty = JointUncertainty.from_config(None) if backend.uncertainty is None else backend.uncertainty
         self._tracks: dict[int, Track] = {}
@@ -132,7 +140,7 @@ class StreamingRefiner:
         *,
         engine: str | None = None,
         steps: int | None = None,
-        threads: int | None = None,
+        threads: int | None = 1,
         device: str | None = None,
         hop: int = 1,
         look_ahead: int = 0,
@@ -149,7 +157,9 @@ class StreamingRefiner:
                 "window" runs any other refiner: the last window is refined every ``hop`` frames.
             engine: see `refiner.Refiner.load`.
             steps: see `refiner.Refiner.load`.
-            threads: see `refiner.Refiner.load`; also for the lifter.
+            threads: the engine's threads, also the lifter's. One thread is the default: a frame is little work, and
+                several threads wait long for each other where other programs use the processor. None leaves the
+                engine's own default.
             device: see `refiner.Refiner.load`; also for the lifter.
             hop: only for mode "window": frames from the start of one window to the start of the next.
             look_ahead: only for mode "window": how many later frames a frame waits for.
@@ -165,10 +175,9 @@ class StreamingRefiner:
             UsageError: the options do not go together.
             MissingComponentError: a package or the device is missing.
         """
-        if mode not in MODES:
-            raise UsageError(f"there is no mode {mode!r}; choose one of {', '.join(MODES)}")
-        if people is not None and people < 1:
-            raise UsageError(f"people must be at least 1, got {people}")
+        check_choice(mode, "mode", MODES)
+        if people is not None:
+            people = check_whole(people, "people", 1, MOST_STREAMS)
         opened_lifter = None
         if lifter is not None and lifter is not False:
             chosen = bundled.default_checkpoint("live-lifter") if lifter is True else lifter
@@ -253,6 +262,7 @@ class StreamingRefiner:
 
         The result and the errors are those of `push`.
         """
+        frames = [_with_number(frame) for frame in frames]
         checked = [self._checked(frame) for frame in frames]
         if len({frame.person_id for frame in frames}) < len(frames):
             raise InputError("two frames of one person in one call; push one after the other")
@@ -419,11 +429,15 @@ class StreamingRefiner:
         self._free.append(track.slot)
 
 
+def _with_number(frame: Frame) -> Frame:
+    """The frame with its person's number as a plain integer. Raises UsageError for any other number."""
+    if type(frame.person_id) is int and abs(frame.person_id) <= HIGHEST_NUMBER:
+        return frame
+    return replace(frame, person_id=check_whole(frame.person_id, "person_id", -HIGHEST_NUMBER, HIGHEST_NUMBER))
+
+
 def _timestamp(value: Any) -> float:
     try:
-        timestamp = float(value)
-    except (TypeError, ValueError):
-        timestamp = math.nan
-    if not math.isfinite(timestamp):
-        raise InputError(f"timestamp is {value!r}; expected seconds, a finite number")
-    return timestamp
+        return check_number(value, "timestamp", -LATEST_S, LATEST_S)
+    except UsageError as error:
+        raise InputError(f"timestamp is {shown(value)}; expected seconds, a finite number") from error

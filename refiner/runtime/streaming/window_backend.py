@@ -7,9 +7,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.arguments import check_whole
 from refiner.data.windows import POSE_STRIDE, blend_weights, phase_weights
+from refiner.engines import MOST_STREAMS
 from refiner.errors import UsageError
-from refiner.runtime.engine import LifterEngine, RefinerEngine, lift_without_action
+from refiner.runtime.engine import LifterEngine, RefinerEngine, check_kind, lift_without_action
+from refiner.runtime.stitching import check_hop
 from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays
 
 
@@ -35,8 +38,8 @@ class WindowBackend:
             stride of the refiner's windows.
 
     Raises:
-        UsageError: hop or look_ahead are out of range, lifter and refiner do not fit together, or one of them runs
-            several windows at a time.
+        UsageError: hop or look_ahead are out of range, lifter and refiner do not fit together, one of them runs
+            several windows at a time, or the refiner is causal.
     """
 
     def __init__(
@@ -47,13 +50,13 @@ class WindowBackend:
         slots: int = 1,
         lifter: LifterEngine | None = None,
     ) -> None:
+        check_kind(engine, "refiner", windows=True)
+        if lifter is not None:
+            check_kind(lifter, "lifter")
         window = engine.frames
-        if not 1 <= hop <= window:
-            raise UsageError(f"hop must lie between 1 and the window's {window} frames, got {hop}")
-        if not 0 <= look_ahead <= window - hop:
-            raise UsageError(
-                f"look_ahead must lie between 0 and {window - hop} (window {window} less hop {hop}), got {look_ahead}"
-            )
+        hop = check_hop(hop, window)
+        look_ahead = check_whole(look_ahead, f"look_ahead, beside a hop of {hop},", 0, window - hop)
+        slots = check_whole(slots, "slots", 1, MOST_STREAMS)
         strides = {model.stride for model in (engine, lifter) if model is not None}
         if len(strides) > 1:
             raise UsageError(
