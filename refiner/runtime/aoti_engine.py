@@ -33,7 +33,7 @@ class AotiEngine(ArtefactEngine):
     Args:
         path: the file.
         role: "lifter" or "refiner".
-        threads: PyTorch's threads, a setting of the whole process; None leaves them.
+        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
 
     Raises:
         ArtefactError: the file cannot be used, or another PyTorch or processor made it.
@@ -42,8 +42,8 @@ class AotiEngine(ArtefactEngine):
 
     def __init__(self, path: str | os.PathLike[str], role: str, threads: int | None = None) -> None:
         file = Path(path)
-        package, manifest, device = open_package(file, role, threads)
-        self._call = on_arrays(package, device)
+        package, manifest, device = open_package(file, role)
+        self._call = on_arrays(package, device, threads)
         super().__init__(manifest, file, str(device))
 
     @classmethod
@@ -63,7 +63,7 @@ def check_device(device: str, file: Path, requested: str | None) -> None:
         raise UsageError(f"{file} was compiled for {device}; export it again for {requested}")
 
 
-def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, Manifest, Any]:
+def open_package(file: Path, role: str) -> tuple[Any, Manifest, Any]:
     """Load a package. Returns it as a function of tensors, its manifest and its device.
 
     The errors are those of `AotiEngine`.
@@ -91,8 +91,6 @@ def open_package(file: Path, role: str, threads: int | None) -> tuple[Any, Manif
         raise ArtefactError(
             f"{file} was compiled for {built}, this is {here}; compile it again here: refiner-export --engine aoti"
         )
-    if threads:
-        torch.set_num_threads(threads)
     on_gpu = device.type == "cuda"
     try:
         # A CUDA graph cannot record the package's own thread synchronisation. It is not needed, because `GraphReplay`

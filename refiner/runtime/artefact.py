@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from refiner.runtime.manifest import Manifest
 class ArtefactEngine(ModelDefaults):
     """Base class of the engines that run window artefacts. The manifest describes the model and its inputs.
 
-    A subclass implements ``_run(*inputs)`` for contiguous float32 arrays whose shapes have been checked.
+    A subclass implements ``_run(*inputs)`` for contiguous float32 arrays whose shapes have been checked. It returns an
+    array that no later call writes to. One ``_run`` happens at a time; calls from other threads wait for their turn. A
+    subclass whose runtime takes several calls at once sets ``_turn`` to a `contextlib.nullcontext`.
 
     Args:
         manifest: the manifest of the artefact.
@@ -35,6 +39,7 @@ class ArtefactEngine(ModelDefaults):
         self.rays, self.steps, self.actions = manifest.rays, manifest.steps, manifest.actions
         self.uncertainty = manifest.uncertainty
         self.metadata = {**manifest.content, "device": device}
+        self._turn: AbstractContextManager[Any] = threading.Lock()
         self.inputs = None
         self.reach = None
         # A mirrored pass would be inside the artefact. An artefact that takes an action can always guess it.
@@ -46,7 +51,7 @@ class ArtefactEngine(ModelDefaults):
             raise ArtefactError(f"the manifest of {file} contradicts itself: its inputs are {inputs}")
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Run one batch of windows.
+        """Run one batch of windows. Any number of threads may call this at once.
 
         Args:
             inputs: the arrays that `refiner.runtime.engine.input_names` names, in order; see
@@ -76,7 +81,9 @@ class ArtefactEngine(ModelDefaults):
                 f"a batch of {batch} windows lies outside of what {self.file.name} was built for ({allowed}); export "
                 f"it with --batch {min(batch, self.least_batch)}:{batch}:{max(batch, self.largest_batch)}"
             )
-        return self._run(*(np.ascontiguousarray(array, dtype=np.float32) for array in inputs))
+        contiguous = [np.ascontiguousarray(array, dtype=np.float32) for array in inputs]
+        with self._turn:
+            return self._run(*contiguous)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         raise NotImplementedError

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +23,9 @@ Active = NDArray[np.bool_]
 
 
 class CausalEngine(Model, Protocol):
-    """Refines the frames of several streams as they come. Only one call may run at a time.
+    """Refines the frames of several streams as they come.
+
+    Several threads may call it, each for streams of its own (``active``): calls run one after the other.
 
     Attributes:
         streams: the number of streams, S.
@@ -59,6 +63,13 @@ class CausalEngine(Model, Protocol):
 
     def reset(self, stream: int) -> None:
         """Forget a stream: its next frame is its first. Raises UsageError for a stream that does not exist."""
+        ...
+
+    def claim(self, owner: object) -> None:
+        """Give all streams to one owner, and forget what they held.
+
+        Raises UsageError while the owner before it exists: two owners would mix their people.
+        """
         ...
 
 
@@ -104,6 +115,9 @@ class StreamEngine(ModelDefaults):
         self.inputs[self._names[-1]].fill(1.0)
         self.inputs["seen"] = counts.seen
         self.refined: Array = np.zeros((self.streams, layout.joints, 3), np.float32)
+        # Inputs, outputs and state have one place in memory, so only one call runs at a time.
+        self._turn = threading.Lock()
+        self._owner: weakref.ref[object] | None = None
         self._all: Active = np.ones(self.streams, dtype=np.bool_)
 
     def step(
@@ -128,20 +142,34 @@ class StreamEngine(ModelDefaults):
             out = np.empty_like(self.refined)
         elif out.shape != self.refined.shape or out.dtype != np.float32:
             raise UsageError(f"out is {out.dtype} {out.shape}, expected float32 {self.refined.shape}")
-        for name, array in arrays.items():
-            target = self.inputs[name]
-            np.copyto(target, array, where=chosen.reshape(-1, *(1,) * (target.ndim - 1)), casting="same_kind")
-        rows = self.counts.rows_of(chosen)
-        self._pass(rows)
-        out.fill(np.nan)
-        np.copyto(out, self.refined, where=rows[-self.streams :, None, None])
+        with self._turn:
+            for name, array in arrays.items():
+                target = self.inputs[name]
+                np.copyto(target, array, where=chosen.reshape(-1, *(1,) * (target.ndim - 1)), casting="same_kind")
+            rows = self.counts.rows_of(chosen)
+            self._pass(rows)
+            out.fill(np.nan)
+            np.copyto(out, self.refined, where=rows[-self.streams :, None, None])
         return out
 
     def reset(self, stream: int) -> None:
         """Forget a stream: its next frame is its first. Raises UsageError for a stream that does not exist."""
         if not 0 <= stream < self.streams:
             raise UsageError(f"there is no stream {stream}; expected 0 to {self.streams - 1}")
-        self.counts.reset(stream)
+        with self._turn:
+            self.counts.reset(stream)
+
+    def claim(self, owner: object) -> None:
+        """See `CausalEngine.claim`."""
+        with self._turn:
+            if self._owner is not None and self._owner() is not None:
+                raise UsageError(
+                    "another stream uses this engine, which holds the memory of its people; open an engine for each "
+                    "stream, or one StreamingRefiner for several people"
+                )
+            self._owner = weakref.ref(owner)
+            for stream in range(self.streams):
+                self.counts.reset(stream)
 
     def _pass(self, rows: Active) -> None:
         raise NotImplementedError

@@ -14,7 +14,7 @@ from refiner.engines import EngineOptions
 from refiner.model_spec import ModelSpec
 from refiner.runtime.aoti_engine import check_device, open_package
 from refiner.runtime.causal import Active, StreamEngine, StreamFacts, layout_of
-from refiner.runtime.replay import Recorder, record_cuda_graph
+from refiner.runtime.replay import Recorder, record_cuda_graph, torch_threads
 from refiner.runtime.torch_engine import open_module
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class TensorStreamEngine(StreamEngine):
         facts: the description of the model.
         device: the device.
         record: records a pass on a CUDA device; `record_cuda_graph`, or a stand-in in tests.
+        threads: PyTorch's threads during a pass on the CPU; None takes those of the thread that calls.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class TensorStreamEngine(StreamEngine):
         facts: StreamFacts,
         device: torch.device,
         record: Recorder | None = None,
+        threads: int | None = None,
     ) -> None:
         import torch
 
-        self._function = function
+        self._function, self._threads = function, threads
         self._recorded = device.type != "cpu" or record is not None
         super().__init__(layout, StreamCounts(layout) if self._recorded else CausalState(layout), facts)
         if not self._recorded:
@@ -76,7 +78,7 @@ class TensorStreamEngine(StreamEngine):
     def _pass(self, rows: Active) -> None:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_threads(self._threads):
             if self._recorded:
                 for name, array in (self.inputs | {"write": self.counts.writes(rows)}).items():
                     self._device_inputs[name].copy_(torch.from_numpy(array))
@@ -96,7 +98,7 @@ class TorchCausalEngine(TensorStreamEngine):
         streams: the number of streams.
         pipelined: run the K steps of K neighbouring frames in one pass, with K - 1 frames of delay.
         steps: the number of denoising steps K; None is the checkpoint's K.
-        threads: PyTorch's threads, a setting of the whole process; None leaves them.
+        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
         device: "cpu" or "cuda".
 
     Raises:
@@ -113,7 +115,7 @@ class TorchCausalEngine(TensorStreamEngine):
         threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        module, _ = open_module(path, "refiner", steps, threads, device)
+        module, _ = open_module(path, "refiner", steps, device)
         import torch
 
         from refiner.models.causal import CarriedStep, CausalStep
@@ -123,7 +125,7 @@ class TorchCausalEngine(TensorStreamEngine):
         metadata = {**module.config, "engine": "torch", "device": device, "steps": module.steps, "fps": spec.fps}
         facts = StreamFacts("torch", device, spec.fps, spec.joint_uncertainty, metadata)
         function = step if device == "cpu" else CarriedStep(step)
-        super().__init__(function, step.layout, facts, torch.device(device))
+        super().__init__(function, step.layout, facts, torch.device(device), threads=threads)
 
     @classmethod
     def open(cls, file: Path, options: EngineOptions) -> TorchCausalEngine:
@@ -137,7 +139,7 @@ class AotiCausalEngine(TensorStreamEngine):
 
     Args:
         path: the file.
-        threads: PyTorch's threads, a setting of the whole process; None leaves them.
+        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
 
     Raises:
         ArtefactError, MissingComponentError: like `refiner.runtime.aoti_engine.AotiEngine`.
@@ -145,9 +147,9 @@ class AotiCausalEngine(TensorStreamEngine):
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         file = Path(path)
-        package, manifest, device = open_package(file, CAUSAL, threads)
+        package, manifest, device = open_package(file, CAUSAL)
         facts = StreamFacts.of_manifest(manifest, str(device))
-        super().__init__(package, layout_of(manifest, file), facts, device)
+        super().__init__(package, layout_of(manifest, file), facts, device, threads=threads)
 
     @classmethod
     def open(cls, file: Path, options: EngineOptions) -> AotiCausalEngine:

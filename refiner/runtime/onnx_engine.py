@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ class OnnxEngine(ArtefactEngine):
         self._session, manifest, device = open_graph(file, role, device, threads)
         super().__init__(manifest, file, device)
         _check_graph(self._session, file, self)
+        if device == "cpu":
+            self._turn = nullcontext()  # a session runs calls of several threads at once
         self._names, self._output = input_names(self.kind, self.rays), OUTPUTS[self.kind]
         self._bindings: dict[int, _CudaBinding] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ class OpenVinoEngine(ArtefactEngine):
             if tuple(shape) != self._shapes.get(port.any_name):
                 raise ArtefactError(f"{file} takes {port.any_name} of {shape}, its manifest disagrees; export it again")
         self._names = input_names(self.kind, self.rays)
-        self._request = compiled.create_infer_request()
+        self._turn = nullcontext()  # every call has a request of its own
+        self._compiled = compiled
+        # Requests that no call uses at the moment. `list.append` and `list.pop` are atomic.
+        self._free: list[Any] = [compiled.create_infer_request()]
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> OpenVinoEngine:
@@ -50,9 +54,15 @@ class OpenVinoEngine(ArtefactEngine):
         return cls(file, role, options.threads, options.goal)
 
     def _run(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        feeds = dict(zip(self._names, inputs, strict=True))
+        try:
+            request = self._free.pop()
+        except IndexError:  # more calls at once than ever before
+            request = self._compiled.create_infer_request()
         # The request owns its output and overwrites it in the next call, so the result is a copy.
-        result: NDArray[np.float32] = np.array(self._request.infer(feeds)[0], dtype=np.float32)
+        result: NDArray[np.float32] = np.array(
+            request.infer(dict(zip(self._names, inputs, strict=True)))[0], dtype=np.float32
+        )
+        self._free.append(request)
         return result
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,19 +22,44 @@ MOST_GRAPHS = 8
 WARM_UPS = 3
 
 
-def on_arrays(function: Callable[..., Tensor], device: torch.device) -> Callable[..., NDArray[np.float32]]:
-    """Wrap a function of tensors on a device as a function of arrays. On a CUDA device it runs as CUDA graphs."""
+def on_arrays(
+    function: Callable[..., Tensor], device: torch.device, threads: int | None = None
+) -> Callable[..., NDArray[np.float32]]:
+    """Wrap a function of tensors on a device as a function of arrays, which any number of threads may call.
+
+    On a CUDA device it runs as CUDA graphs. ``threads``: PyTorch's threads during a call on the CPU.
+    """
     if device.type == "cuda":
         return GraphReplay(function, device)
     import torch
 
     def run(*arrays: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_threads(threads):
             output = function(*(torch.from_numpy(array) for array in arrays))
         result: NDArray[np.float32] = output.float().numpy()
         return result
 
     return run
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Run a block with this number of PyTorch's threads; None leaves them.
+
+    PyTorch keeps the number for every thread of the program. The thread that calls gets its own number back, so that
+    the engine's choice changes nothing for the rest of the program, such as a detector.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if threads in (None, before):
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Recorder(Protocol):

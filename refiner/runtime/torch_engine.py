@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ class TorchEngine(ModelDefaults):
         path: a ``.safetensors`` checkpoint.
         role: "lifter" or "refiner".
         steps: the number of denoising steps K; None is the checkpoint's K.
-        threads: PyTorch's threads, a setting of the whole process; None leaves them.
+        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
         device: "cpu" or "cuda".
         compiled: run through ``torch.compile``, which compiles at the first call.
 
@@ -48,7 +50,7 @@ class TorchEngine(ModelDefaults):
         device: str = "cpu",
         compiled: bool = False,
     ) -> None:
-        module, self.inputs = open_module(path, role, steps, threads, device)
+        module, self.inputs = open_module(path, role, steps, device)
         import torch
 
         from refiner.models import LiftingModule, SampledLifter, UnrolledRefiner
@@ -68,12 +70,14 @@ class TorchEngine(ModelDefaults):
             if isinstance(module.lifter, SampledLifter):
                 # A diffusion lifter makes many poses of one window, so it takes fewer windows at a time.
                 self.largest_batch = max(1, DEFAULT_BATCH // module.lifter.poses_per_window)
-                self.hypotheses = on_arrays(module.to(device).hypotheses, torch.device(device))
+                self.hypotheses = on_arrays(module.to(device).hypotheses, torch.device(device), threads)
         else:
             self.steps = self.metadata["steps"] = module.steps
         # In eager mode on the CPU, the native kernel is faster than the reordered operations of the inference form.
         run: Any = module if device == "cpu" and not compiled else inference_form(module).to(device)
-        self._call = on_arrays(torch.compile(run) if compiled else run, torch.device(device))
+        # Eager modules only read their weights. The compiler compiles in the first call of each shape of the inputs.
+        self._turn: AbstractContextManager[Any] = threading.Lock() if compiled else nullcontext()
+        self._call = on_arrays(torch.compile(run) if compiled else run, torch.device(device), threads)
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> TorchEngine:
@@ -82,11 +86,13 @@ class TorchEngine(ModelDefaults):
         return cls(file, role, options.steps, options.threads, options.device or "cpu", compiled)
 
     def __call__(self, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._call(*inputs)
+        """Run one batch of windows. Any number of threads may call this at once."""
+        with self._turn:
+            return self._call(*inputs)
 
 
 def open_module(
-    path: str | os.PathLike[str], role: str, steps: int | None, threads: int | None, device: str
+    path: str | os.PathLike[str], role: str, steps: int | None, device: str
 ) -> tuple[Any, InputModel | None]:
     """Load the module of a checkpoint and the distribution of its training inputs. Raises like `TorchEngine`."""
     try:
@@ -102,7 +108,5 @@ def open_module(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingComponentError("PyTorch sees no CUDA device here; use device='cpu', or install its CUDA build")
-    if threads:
-        torch.set_num_threads(threads)
     checkpoint = load_checkpoint(path, role)
     return module_of(checkpoint, steps, str(path)), input_model_of(checkpoint)

@@ -388,7 +388,7 @@ def _of_tensors(function: Callable[..., torch.Tensor], device: torch.device) -> 
 
 
 def _launched(file: Path) -> Callable[..., Array]:
-    package, _, device = open_package(file, "refiner", None)
+    package, _, device = open_package(file, "refiner")
     return _of_tensors(package, device)
 
 

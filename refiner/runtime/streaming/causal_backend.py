@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from refiner.causal_state import CAUSAL
 from refiner.errors import UsageError
 from refiner.runtime.causal import CausalEngine
-from refiner.runtime.engine import LifterEngine, lift_without_action
+from refiner.runtime.engine import LifterEngine, check_kind, lift_without_action
 from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays, columns
 
 
@@ -21,12 +22,17 @@ class CausalBackend:
     A pipelined engine gives a model frame ``engine.delay`` steps later.
 
     Raises:
-        UsageError: the lifter runs several windows at a time.
+        UsageError: the lifter runs several windows at a time, another stream uses the engine, or a model is of another
+            kind.
     """
 
     def __init__(self, engine: CausalEngine, lifter: LifterEngine | None = None) -> None:
-        if lifter is not None and lifter.least_batch > 1:
-            raise UsageError("a stream runs one window at a time: export the lifter with --batch 1")
+        check_kind(engine, CAUSAL)
+        if lifter is not None:
+            check_kind(lifter, "lifter")
+            if lifter.least_batch > 1:
+                raise UsageError("a stream runs one window at a time: export the lifter with --batch 1")
+        engine.claim(self)
         self._engine, self._lifter = engine, lifter
         self.frames, self.fps, self.slots = engine.frames, engine.fps, engine.streams
         self.delay = engine.delay
