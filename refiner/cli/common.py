@@ -58,6 +58,15 @@ def within(allowed: Between, kind: type[int] | type[float] = float) -> Callable[
     return read
 
 
+def let_threads_wait() -> None:
+    """Let PyTorch's threads wait without work, so that a command may use all of them beside another busy program.
+
+    This works before PyTorch is loaded alone; see `refiner.runtime.replay.default_threads`.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def thread_count(text: str) -> int:
     """The type of ``--threads`` for argparse."""
     try:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from refiner.cli.common import run
+from refiner.cli.common import let_threads_wait, run
 from refiner.cli.evaluation.options import build_parser, check_options
 
 __all__ = ["build_parser", "main"]
@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(arguments: argparse.Namespace) -> None:
     # The modules are imported here because --help and wrong options must be answered quickly.
     check_options(arguments)
+    let_threads_wait()
     if arguments.table is not None or arguments.reports:
         from refiner.cli.evaluation.paper_tables import print_table
 

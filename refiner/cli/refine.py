@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run, within
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, let_threads_wait, run, within
 from refiner.cli.trajectory import add_trajectory_options, axes_text, place_arrays, placement_of
 from refiner.ranges import FRAME_RATES
 
@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> None:
+    let_threads_wait()
     from refiner.cli.refine_detections import refine_detections
     from refiner.errors import UsageError
 

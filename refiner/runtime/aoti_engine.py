@@ -33,7 +33,7 @@ class AotiEngine(ArtefactEngine):
     Args:
         path: the file.
         role: "lifter" or "refiner".
-        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
+        threads: PyTorch's threads during a call on the CPU; None is `refiner.runtime.replay.default_threads`.
 
     Raises:
         ArtefactError: the file cannot be used, or another PyTorch or processor made it.

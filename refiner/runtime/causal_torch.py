@@ -37,7 +37,7 @@ class TensorStreamEngine(StreamEngine):
         facts: the description of the model.
         device: the device.
         record: records a pass on a CUDA device; `record_cuda_graph`, or a stand-in in tests.
-        threads: PyTorch's threads during a pass on the CPU; None takes those of the thread that calls.
+        threads: PyTorch's threads during a pass on the CPU; None is `refiner.runtime.replay.default_threads`.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class TorchCausalEngine(TensorStreamEngine):
         streams: the number of streams.
         pipelined: run the K steps of K neighbouring frames in one pass, with K - 1 frames of delay.
         steps: the number of denoising steps K; None is the checkpoint's K.
-        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
+        threads: PyTorch's threads during a call on the CPU; None is `refiner.runtime.replay.default_threads`.
         device: "cpu" or "cuda".
 
     Raises:
@@ -139,7 +139,7 @@ class AotiCausalEngine(TensorStreamEngine):
 
     Args:
         path: the file.
-        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
+        threads: PyTorch's threads during a call on the CPU; None is `refiner.runtime.replay.default_threads`.
 
     Raises:
         ArtefactError, MissingComponentError: like `refiner.runtime.aoti_engine.AotiEngine`.

@@ -73,7 +73,8 @@ class Lifter(WindowModel[LifterEngine]):
             engine: the name of an engine; None is the engine that the file is for.
             flip_test: see `Lifter`; None takes ``flip_test`` of the checkpoint's configuration, which is False by
                 default.
-            threads: the engine's threads; None leaves the engine's default.
+            threads: the engine's threads; None is the engine's default, which for PyTorch is one thread
+                (`refiner.runtime.replay.default_threads`).
             hop: see `Lifter`.
             device: "cpu" or "cuda"; None is the device that an artefact was made for, and the CPU for a checkpoint.
             goal: "latency" or "throughput", where the engine can be tuned for either.

@@ -112,7 +112,8 @@ class Refiner(WindowModel[RefinerEngine]):
             engine: the name of an engine; None is the engine that the file is for. "torch-compile" instead of "torch"
                 compiles a checkpoint.
             steps: the number of denoising steps K; None is the checkpoint's K.
-            threads: the engine's threads; None leaves the engine's default.
+            threads: the engine's threads; None is the engine's default, which for PyTorch is one thread
+                (`refiner.runtime.replay.default_threads`).
             hop: see `Refiner`.
             device: "cpu" or "cuda"; None is the device that an artefact was made for, and the CPU for a checkpoint.
             flip_test: see `Refiner`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -27,7 +28,8 @@ def on_arrays(
 ) -> Callable[..., NDArray[np.float32]]:
     """Wrap a function of tensors on a device as a function of arrays, which any number of threads may call.
 
-    On a CUDA device it runs as CUDA graphs. ``threads``: PyTorch's threads during a call on the CPU.
+    On a CUDA device it runs as CUDA graphs. ``threads``: PyTorch's threads during a call on the CPU; None is
+    `default_threads`.
     """
     if device.type == "cuda":
         return GraphReplay(function, device)
@@ -42,9 +44,19 @@ def on_arrays(
     return run
 
 
+def default_threads() -> int | None:
+    """The number of PyTorch's threads where the caller asks for none; None leaves PyTorch's own.
+
+    OpenMP's threads keep their processors busy while they wait for each other. Beside another busy program, a call on
+    two threads then takes ten times as long as on one and more (`refiner-bench busy`). They wait without work where the
+    environment has OMP_WAIT_POLICY=PASSIVE before PyTorch is loaded.
+    """
+    return None if os.environ.get("OMP_WAIT_POLICY", "").strip().upper() == "PASSIVE" else 1
+
+
 @contextlib.contextmanager
 def torch_threads(threads: int | None) -> Iterator[None]:
-    """Run a block with this number of PyTorch's threads; None leaves them.
+    """Run a block with this number of PyTorch's threads; None is `default_threads`.
 
     PyTorch keeps the number for every thread of the program. The thread that calls gets its own number back, so that
     the engine's choice changes nothing for the rest of the program, such as a detector.
@@ -52,10 +64,11 @@ def torch_threads(threads: int | None) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if threads in (None, before):
+    wanted = threads or default_threads() or before
+    if wanted == before:
         yield
         return
-    torch.set_num_threads(threads)
+    torch.set_num_threads(wanted)
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ class TorchEngine(ModelDefaults):
         path: a ``.safetensors`` checkpoint.
         role: "lifter" or "refiner".
         steps: the number of denoising steps K; None is the checkpoint's K.
-        threads: PyTorch's threads during a call on the CPU; None takes those of the thread that calls.
+        threads: PyTorch's threads during a call on the CPU; None is `refiner.runtime.replay.default_threads`.
         device: "cpu" or "cuda".
         compiled: run through ``torch.compile``, which compiles at the first call.
 

@@ -157,20 +157,24 @@ def test_two_streams_cannot_share_the_memory_of_a_causal_engine(files):
     np.testing.assert_array_equal(streamed(StreamingRefiner(CausalBackend(opened), SIZE), 1), expected)
 
 
-def test_an_engine_leaves_the_threads_of_pytorch_alone(files):
+@pytest.mark.parametrize(("threads", "policy", "expected"), [(2, "", 2), (None, "", 1), (None, "passive", 3)])
+def test_an_engine_leaves_the_threads_of_pytorch_alone(files, monkeypatch, threads, policy, expected):
+    """By default one thread runs, unless OpenMP's threads wait without work."""
     import torch
 
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    windows = open_engine(files("torch", "refiner"), "refiner", EngineOptions(threads=threads))
+    live = open_causal_engine(files("torch", "causal"), EngineOptions(threads=threads))
     before = torch.get_num_threads()
+    seen = []
+    count = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     torch.set_num_threads(3)
     try:
-        seen = []
-        opened = open_engine(files("torch", "refiner"), "refiner", EngineOptions(threads=2))
-        assert torch.get_num_threads() == 3
-        handle = torch.nn.modules.module.register_module_forward_pre_hook(
-            lambda *_: seen.append(torch.get_num_threads())
-        )
-        opened(*parity_windows(1, FRAMES, seed=1))
-        handle.remove()
-        assert set(seen) == {2} and torch.get_num_threads() == 3
+        windows(*parity_windows(1, FRAMES, seed=1))
+        assert set(seen) == {expected} and torch.get_num_threads() == 3
+        seen.clear()
+        live.step(np.ones((1, 17, 2)), np.ones((1, 17, 3)), np.ones((1, 2)))
+        assert set(seen) == {expected} and torch.get_num_threads() == 3
     finally:
+        count.remove()
         torch.set_num_threads(before)

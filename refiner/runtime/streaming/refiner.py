@@ -158,7 +158,7 @@ class StreamingRefiner:
             engine: see `refiner.Refiner.load`.
             steps: see `refiner.Refiner.load`.
             threads: the engine's threads, also the lifter's. One thread is the default: a frame is little work, and
-                several threads wait long for each other where other programs use the processor. None leaves the
+                several threads wait long for each other where other programs use the processor. None is the
                 engine's own default.
             device: see `refiner.Refiner.load`; also for the lifter.
             hop: only for mode "window": frames from the start of one window to the start of the next.
