@@ -41,6 +41,7 @@ KINDS = (
     "cards",
     "sweep",
     "engines",
+    "busy",
     "native",
     "train-step",
     "streaming",

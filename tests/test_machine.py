@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 
+import pytest
+
 from refiner import machine
 
 
@@ -24,3 +26,30 @@ def test_a_system_that_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "none")
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert machine.processor_name() == "arm"
+
+
+CORES = """processor : 0
+physical id : 0
+core id : 0
+
+processor : 1
+physical id : 0
+core id : 0
+
+processor : 2
+physical id : 1
+core id : 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed", "expected"),
+    [(CORES, 3, 2), (CORES, 1, 1), ("processor : 0\nprocessor : 1\n", 2, 2), (None, 4, 4)],
+)
+def test_physical_processors(tmp_path, monkeypatch, text, allowed, expected):
+    info = tmp_path / "cpuinfo"
+    if text is not None:
+        info.write_text(text)
+    monkeypatch.setattr(machine, "CPU_INFO", info)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(allowed)), raising=False)
+    assert machine.physical_processors() == expected

@@ -22,6 +22,7 @@ examples:
   refiner-bench cards --accuracy bench/reports/accuracy-study.json   cost, training data and accuracy of each model
   refiner-bench accuracy --data FOLDER                 the accuracy reports of the bundled models, minutes a report
   refiner-bench engines                                latency of a window in every engine, against a plain export
+  refiner-bench busy                                   a window beside another busy program, by threads
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
   refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train_step(commands)
     _add_native(commands)
     _add_engines(commands)
+    _add_busy(commands)
     _add_sweep(commands)
     _add_streaming(commands)
     add_accuracy(commands)
@@ -371,6 +373,34 @@ def _run_streaming(arguments: argparse.Namespace) -> None:
 
         draw_plots(report, arguments.pictures)
     _publish(report, format_streaming(report), arguments)
+
+
+def _add_busy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "busy",
+        help="a window in every engine beside another busy program, by the number of threads",
+        description="Time one window of the bundled refiner in every engine while other programs compute: with the "
+        "engine's default, with one thread, and with a thread for each processor.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--programs", type=int, default=1, help="busy programs (default: 1)")
+    parser.add_argument("--rounds", type=int, default=40, help="timed calls of each contestant (default: 40)")
+    parser.add_argument("--without", nargs="+", default=[], metavar="ENGINE", help="leave these engines out")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_busy)
+
+
+def _run_busy(arguments: argparse.Namespace) -> None:
+    _require_export("busy")
+    from refiner_bench.busy import busy_report, format_busy
+
+    report = busy_report(
+        arguments.programs,
+        arguments.rounds,
+        arguments.without,
+        lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    _publish(report, format_busy(report), arguments)
 
 
 def _require_torch(need: str) -> None:

@@ -105,6 +105,12 @@ def _contestant(name: str, entry: JsonObject, rival: str) -> Iterator[Measure]:
         yield _ratio(f"{name}, speed over {rival}", ratio)
 
 
+def _busy(report: JsonObject) -> Iterator[Measure]:
+    for name, entry in report["contestants"].items():
+        yield Measure(f"{name}, median", entry["median_ms"], "ms", "time")
+        yield Measure(f"{name}, 95th percentile", entry["p95_ms"], "ms", "time")
+
+
 def _native(report: JsonObject) -> Iterator[Measure]:
     for name, group in report["groups"].items():
         for peer, ratio in group["ratios"].items():
@@ -203,6 +209,7 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "cards": _cards,
     "sweep": _sweep,
     "engines": _engines,
+    "busy": _busy,
     "native": _native,
     "train-step": _train_step,
     STUDY: _accuracy,

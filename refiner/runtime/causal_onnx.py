@@ -24,7 +24,7 @@ class OnnxCausalEngine(StreamEngine):
     Args:
         path: the ``.onnx`` file.
         device: "cpu" or "cuda"; None is the device that the graph was exported for.
-        threads: threads inside an operator; None leaves ONNX Runtime's default.
+        threads: threads inside an operator; None is one for each processor.
 
     Raises:
         ArtefactError, MissingComponentError: like `refiner.runtime.onnx_engine.OnnxEngine`.

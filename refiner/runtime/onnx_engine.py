@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, MissingComponentError
 from refiner.json_text import JsonError, parse_json
+from refiner.machine import physical_processors
 from refiner.runtime.artefact import ArtefactEngine
 from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.runtime.manifest import (
@@ -43,7 +44,7 @@ class OnnxEngine(ArtefactEngine):
         role: "lifter" or "refiner".
         device: "cpu" or "cuda"; None is the device that the graph was exported for. The graph never runs on another
             device.
-        threads: threads inside an operator; None leaves ONNX Runtime's default.
+        threads: threads inside an operator; None is one for each processor.
 
     Raises:
         ArtefactError: the file is truncated, no graph of refiner-export, of another kind or of another version.
@@ -142,8 +143,10 @@ def _open_session(file: Path, device: str, threads: int | None) -> Any:
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
+    # Without a number, ONNX Runtime ties its threads to single processors. Such threads, and threads that keep their
+    # processors busy while they wait, are slower than one thread beside another busy program (`refiner-bench busy`).
+    options.intra_op_num_threads = threads or physical_processors()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings = {"enable_cuda_graph": "1", "use_tf32": "0"} if device == "cuda" else {}
     try:
         session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])

@@ -84,6 +84,8 @@ def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[A
         # bf16, with half as much error again and no gain in speed.
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": goal.upper(),
+        # A thread that is tied to a processor waits while another program uses it.
+        "ENABLE_CPU_PINNING": False,
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads

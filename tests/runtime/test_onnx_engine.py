@@ -11,6 +11,7 @@ import pytest
 
 from refiner.errors import ArtefactError, MissingComponentError, UsageError
 from refiner.files import sha256_of
+from refiner.machine import physical_processors
 from refiner.runtime import Refiner
 from refiner.runtime.manifest import manifest_path
 from refiner.runtime.onnx_engine import OnnxEngine
@@ -208,3 +209,11 @@ def test_a_graph_runs_without_pytorch(write_graph):
     assert named.startswith("MissingComponentError")
     assert "pose-refiner[train]" in named and ".onnx" in named and "refiner-export --engine onnx" in named
     assert "engine='native'" in named
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3])
+def test_threads_that_leave_the_processor_to_others(write_graph, threads):
+    """ONNX Runtime's defaults tie threads to processors, and let them spin."""
+    options = Refiner.load(write_graph(), threads=threads)._engine._session.get_session_options()
+    assert options.intra_op_num_threads == (threads or physical_processors())
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -57,10 +57,7 @@ def compile_graph(graph: Graph, options: ExportOptions, target: Path, report: Re
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, examples, dynamic_shapes=shapes)
-            # Without this setting, the compiled loops would always run on this process's number of threads.
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(target), inductor_configs={"cpp.dynamic_threads": True}
-            )
+            torch._inductor.aoti_compile_and_package(program, package_path=str(target))
     except Exception as error:  # the compiler's exceptions have no common base class
         raise ExportError(f"PyTorch could not compile the graph: {error}") from error
     finally:
