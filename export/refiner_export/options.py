@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refiner.engines import ENGINES, MOST_STREAMS, EngineSpec, exporting_engines
+from refiner.arguments import check_choice, check_flag, check_number, check_whole
+from refiner.engines import DEVICES, ENGINES, MOST_STEPS, MOST_STREAMS, EngineSpec, exporting_engines
 from refiner.errors import UsageError
 
 # The allowed joint difference from float32 PyTorch in mm: the largest one for fp32, the mean for the other precisions.
@@ -17,6 +17,8 @@ TOLERANCE_WITH_LIFTER_MM = {"fp32": 0.01, "fp16": 1.0, "bf16": 1.0, "int8": 10.0
 # The allowed change of MPJPE in mm.
 MPJPE_TOLERANCE_MM = {"fp32": 0.01, "fp16": 0.05, "bf16": 0.05, "int8": 0.3}
 MOST_WINDOWS = 4096
+MOST_COMPARED, MOST_WORKSPACE_MB = 1_000_000, 10_000_000
+SMALLEST_TOLERANCE_MM = 1e-9
 DEFAULT_OPSET, DEFAULT_WINDOWS = 20, 100
 # 18 is the default of PyTorch's exporter. Below 20 there is no Gelu operator, so the exporter writes its parts.
 OPSETS = range(18, 23)
@@ -124,28 +126,29 @@ class ExportOptions:
         if self.device == "cuda" and not self.has_device:
             *others, last = [spec.name for spec in exporting_engines() if len(spec.devices) > 1]
             raise UsageError(f"--device is for {', '.join(others)} and {last}; {self.engine} has one kind of device")
-        if self.streams is not None and not 1 <= self.streams <= MOST_STREAMS:
-            raise UsageError(f"--streams {self.streams}: expected 1 to {MOST_STREAMS}")
-        if self.frames is not None and not 1 <= self.frames <= MOST_WINDOWS:
-            raise UsageError(f"--frames {self.frames}: expected 1 to {MOST_WINDOWS}")
-        if self.windows < 1:
-            raise UsageError(f"--windows {self.windows}: expected at least 1")
+        check_choice(self.device, "device", DEVICES)
+        check_flag(self.flip_test, "--flip-test")
+        check_flag(self.pipelined, "--pipelined")
+        check_whole(self.windows, "--windows", 1, MOST_COMPARED)
+        for option, value, most in (
+            ("--streams", self.streams, MOST_STREAMS),
+            ("--frames", self.frames, MOST_WINDOWS),
+            ("--steps", self.steps, MOST_STEPS),
+            ("--hypotheses", self.hypotheses, MOST_WINDOWS),
+            ("--workspace-mb", self.workspace_mb, MOST_WORKSPACE_MB),
+        ):
+            if value is not None:
+                check_whole(value, option, 1, most)
         if self.engine == "onnx" and self.precision == "bf16" and self.device == "cpu":
             raise UsageError(
                 "ONNX Runtime has no bf16 products on a CPU; take --engine openvino --precision bf16, or --device cuda"
             )
         if self.opset not in OPSETS:
             raise UsageError(f"--opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
-        if self.steps is not None and self.steps < 1:
-            raise UsageError(f"--steps {self.steps}: expected at least 1")
-        if self.hypotheses is not None and self.hypotheses < 1:
-            raise UsageError(f"--hypotheses {self.hypotheses}: expected at least 1")
-        if self.workspace_mb is not None and self.workspace_mb < 1:
-            raise UsageError(f"--workspace-mb {self.workspace_mb}: expected at least 1")
         if self.data is not None and not self.data.is_dir():
             raise UsageError(f"--data {self.data}: there is no such folder")
-        if self.tolerance_mm is not None and not 0 < self.tolerance_mm < math.inf:
-            raise UsageError(f"--tolerance-mm {self.tolerance_mm}: expected a length above 0")
+        if self.tolerance_mm is not None:
+            check_number(self.tolerance_mm, "--tolerance-mm", SMALLEST_TOLERANCE_MM, unit="millimetres")
 
     @property
     def spec(self) -> EngineSpec:

@@ -202,7 +202,7 @@ def test_a_manifest_that_lies_is_refused(streamed, tmp_path, change, message):
     [
         ({"precision": "fp16"}, "leave --precision fp16 out"),
         ({"frames": 9, "flip_test": True}, "leave --flip-test, --frames out"),
-        ({"streams": 0}, "--streams 0: expected 1"),
+        ({"streams": 0}, "--streams is 0; expected"),
     ],
 )
 def test_what_a_causal_refiner_cannot_be_exported_with(checkpoint, export_to, tmp_path, changes, message):

@@ -32,7 +32,7 @@ def test_help_is_instant_and_teaches():
         (["--engine", "onnx", "--with-lifter", "--checkpoint", "LIFTER"], 5, "no bundled lifter"),
         (["inspect", "none.onnx"], 5, "there is no artefact"),
         (["inspect", "FILE"], 5, "no manifest at"),
-        (["--engine", "onnx", "--windows", "0"], 2, "at least 1"),
+        (["--engine", "onnx", "--windows", "0"], 2, "--windows is 0; expected a whole number from 1"),
         (["--engine", "onnx", "--opset", "9", "--checkpoint", "LIFTER"], 2, "18 to 22"),
         (["--engine", "onnx", "--output", "FILE"], 2, "is a file"),
         (["--engine", "onnx", "--checkpoint", "none.safetensors"], 5, "no checkpoint"),

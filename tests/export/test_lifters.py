@@ -147,7 +147,7 @@ def test_smoothnet_is_a_refiner(write_model, export_to, tmp_path):
         ("mixste", {"steps": 2}, "no denoising steps"),
         ("mixste", {"hypotheses": 2}, "no hypotheses"),
         ("d3dp", {"flip_test": True}, "leave --flip-test out"),
-        ("d3dp", {"hypotheses": 0}, "--hypotheses 0: expected at least 1"),
+        ("d3dp", {"hypotheses": 0}, "--hypotheses is 0"),
     ],
 )
 def test_what_cannot_be_is_refused(lifters, export_to, tmp_path, architecture, options, message):
