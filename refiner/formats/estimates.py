@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import median_filter
 
+from refiner.arrays import as_array
 from refiner.camera import Camera, human36m_cameras
-from refiner.data.inputs import LARGEST_BODY_M, as_array, check_lengths, check_sequence, marked_missing
 from refiner.data.safe_npz import load_user_array
 from refiner.data.weak_perspective import misfit, one_scale, turn, turn_before_lens
 from refiner.errors import InputError, ShapeError, UnitError, UsageError
