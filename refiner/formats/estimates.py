@@ -24,6 +24,7 @@ from scipy.ndimage import median_filter
 
 from refiner.arrays import as_array
 from refiner.camera import Camera, human36m_cameras
+from refiner.data.inputs import LARGEST_BODY_M, check_lengths, check_sequence, marked_missing
 from refiner.data.safe_npz import load_user_array
 from refiner.data.weak_perspective import misfit, one_scale, turn, turn_before_lens
 from refiner.errors import InputError, ShapeError, UnitError, UsageError
