@@ -167,6 +167,21 @@ def score_mask(starts: ArrayLike, window: int, frames: int) -> NDArray[np.bool_]
     return mask
 
 
+def window_span(window: int, stride: int) -> int:
+    """Return the number of frames of a sequence from the first to the last frame of a window.
+
+    Args:
+        window: The number of frames in a window.
+        stride: A window takes every ``stride``-th frame.
+
+    Raises:
+        UsageError: The stride is below 1.
+    """
+    if stride < 1:
+        raise UsageError(f"the stride is {stride}, expected 1 or more")
+    return (window - 1) * stride + 1
+
+
 def tds_phases(frames: int, stride: int) -> list[Indices]:
     """Return the interleaved phases of a sequence (temporal downsampling): frames p, p + s, p + 2s, ...
 

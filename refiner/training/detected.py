@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from refiner.camera import normalise_screen
 from refiner.data.training_set import TrainingClip
+from refiner.data.windows import window_span
 from refiner.errors import ConfigError
 from refiner.training.config import DataConfig
 
@@ -22,7 +23,7 @@ def clip_shares(clips: Sequence[TrainingClip], frames: int, balance: bool) -> ND
 
     Args:
         clips: the clips, each with a weight.
-        frames: T.
+        frames: the frames of a clip from the first to the last of a window.
         balance: false: every frame counts alike. true: every action of a person counts by the square root of its
             frames. The clip's weight is a factor in both cases.
     """
@@ -63,16 +64,23 @@ class DetectedWindows:
     apply: playing backwards (``data.reverse``), and mirroring about the middle of the image (``data.flip``, by the
     caller). Rotation, other bodies, recombination and new cameras are for simulated detections only.
 
+    Args:
+        clips: the clips.
+        config: shares of the augmentations.
+        frames: T.
+        stride: a window takes every ``stride``-th frame of a clip.
+
     Raises:
         ConfigError: no clip has detections and enough frames.
     """
 
-    def __init__(self, clips: Sequence[TrainingClip], config: DataConfig, frames: int) -> None:
-        self.config, self.frames = config, frames
-        self._clips = [clip for clip in clips if clip.detections and len(clip.positions) >= frames]
+    def __init__(self, clips: Sequence[TrainingClip], config: DataConfig, frames: int, stride: int = 1) -> None:
+        self.config, self.frames, self.stride = config, frames, stride
+        self.span = window_span(frames, stride)
+        self._clips = [clip for clip in clips if clip.detections and len(clip.positions) >= self.span]
         if not self._clips:
-            raise ConfigError(f"no clip with real detections has {frames} frames")
-        self._share = clip_shares(self._clips, frames, config.balance)
+            raise ConfigError(f"no clip with real detections has {self.span} frames")
+        self._share = clip_shares(self._clips, self.span, config.balance)
 
     def draw(self, size: int, rng: np.random.Generator) -> DrawnWindows:
         """Draw ``size`` windows; their ``mirrored`` says which ones the caller must mirror."""
@@ -80,9 +88,9 @@ class DetectedWindows:
         pose_2d = np.empty((size, self.frames, 17, 2), dtype=np.float32)
         pose_3d = np.empty((size, self.frames, 17, 3), dtype=np.float32)
         for row, clip in enumerate(chosen):
-            start = int(rng.integers(len(clip.positions) - self.frames + 1))
+            start = int(rng.integers(len(clip.positions) - self.span + 1))
             view = int(rng.integers(len(clip.cameras)))
-            rows, camera = slice(start, start + self.frames), clip.cameras[view]
+            rows, camera = slice(start, start + self.span, self.stride), clip.cameras[view]
             points = camera.to_camera(clip.positions[rows].astype(np.float64))
             pose_3d[row] = points - points[:, :1]
             pose_2d[row] = normalise_screen(clip.detections[view][rows], camera.image_size)

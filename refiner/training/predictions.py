@@ -27,6 +27,7 @@ from refiner.camera import normalise_screen
 from refiner.data.inputs import check_image_size, check_pose_2d, check_pose_3d
 from refiner.data.pairs import MistakeCount
 from refiner.data.safe_npz import load_npz
+from refiner.data.windows import window_span
 from refiner.errors import ArchiveError, ConfigError, InputError
 from refiner.skeleton import flip_pose, joint_set
 from refiner.training.windows import Windows
@@ -143,17 +144,28 @@ class PredictionSampler:
         batch: windows of a batch.
         seed: of the draws.
         flip: share of the windows that are mirrored.
+        stride: a window takes every ``stride``-th frame of a clip.
 
     Raises:
         ConfigError: no clip of these people is as long as a window.
     """
 
-    def __init__(self, predictions: Predictions, people: list[str], frames: int, batch: int, seed: int, flip: float):
-        self.frames, self.size, self.seed, self.flip = frames, batch, seed, flip
-        self._clips = [clip for clip in predictions.of(people) if len(clip.pose_2d) >= frames]
+    def __init__(
+        self,
+        predictions: Predictions,
+        people: list[str],
+        frames: int,
+        batch: int,
+        seed: int,
+        flip: float,
+        stride: int = 1,
+    ) -> None:
+        self.size, self.seed, self.flip, self.stride = batch, seed, flip, stride
+        self.span = span = window_span(frames, stride)
+        self._clips = [clip for clip in predictions.of(people) if len(clip.pose_2d) >= span]
         if not self._clips:
-            raise ConfigError(f"no clip of {', '.join(people) or 'anybody'} has {frames} frames")
-        share = np.array([len(clip.pose_2d) - frames + 1.0 for clip in self._clips])
+            raise ConfigError(f"no clip of {', '.join(people) or 'anybody'} has {span} frames")
+        share = np.array([len(clip.pose_2d) - span + 1.0 for clip in self._clips])
         owners = np.array([clip.person for clip in self._clips])
         for person in set(owners):
             share[owners == person] /= share[owners == person].sum()
@@ -163,12 +175,13 @@ class PredictionSampler:
         """The windows of one training step, with the estimator's poses."""
         rng = np.random.default_rng([self.seed, step])
         chosen = [self._clips[index] for index in rng.choice(len(self._clips), size=self.size, p=self._share)]
-        starts = [int(rng.integers(len(clip.pose_2d) - self.frames + 1)) for clip in chosen]
+        starts = [int(rng.integers(len(clip.pose_2d) - self.span + 1)) for clip in chosen]
         mirrored = rng.random(self.size) < self.flip
 
         def cut(field: str) -> NDArray[np.float32]:
             pairs = zip(chosen, starts, strict=True)
-            windows = np.stack([getattr(clip, field)[start : start + self.frames] for clip, start in pairs])
+            rows = [(clip, slice(start, start + self.span, self.stride)) for clip, start in pairs]
+            windows = np.stack([getattr(clip, field)[chosen_rows] for clip, chosen_rows in rows])
             windows[mirrored] = flip_pose(windows[mirrored])
             return windows
 

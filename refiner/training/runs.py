@@ -18,7 +18,7 @@ from torch import nn
 
 from refiner.data.clips import CameraClip, MotionFolder, action_of
 from refiner.data.training_set import check_detections, training_clips
-from refiner.data.windows import split_windows, tds_phases
+from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.model_files.build import build_model, module_of
 from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
@@ -47,7 +47,8 @@ from refiner.training.tasks import (
     ValidationClips,
     ValidationWindows,
     lift_sequences,
-    poses_of_clips,
+    phases_of,
+    poses_of_clip,
 )
 from refiner.training.text import complete_text, fill_text
 from refiner.training.unrolled_task import UnrolledRefinerTask, ValidatedEstimator
@@ -120,7 +121,7 @@ def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str
         return _ray_lifter(config, folder, people, without, description)
     config = complete_text(config, (action_of(key) for person in people for key in folder.positions[person]))
     sampler = _sampler(config, folder, people)
-    validation = ValidationWindows.of_clips(_validation_clips(config, folder), config.frames)
+    validation = ValidationWindows.of_clips(_validation_clips(config, folder), config.frames, config.stride)
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     fill_text(model, config)
@@ -219,9 +220,10 @@ def prepare_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
         return _ray_refiner(config, folder)
     people = list(folder.description.train)
     sampler = _sampler(config, folder, people)
+    _check_stride(config)
     lifter = _lifter_of(load_checkpoint(config.lifter, "lifter"), config)
     lift = cross_fitted_lift(config, people) if config.noise.cross_fit else _plain_lift(lifter)
-    validation = _validation(config, poses_of_clips(_validation_clips(config, folder)))
+    validation = _validation(config, [poses_of_clip(clip) for clip in _validation_clips(config, folder)])
     lifted = validation.each(lifter, validation.pose_2d)
     source: Sampler = sampler
     if config.training.distinct_batches:
@@ -264,12 +266,11 @@ def _unrolled(config: Config, folder: MotionFolder) -> PreparedRun:
     pool = EstimatorPool(scenes, lifters, config)
     fitted = pool.fit(config)
     clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
-    windows = _validation(config, [pair for clip in clips for pair in zip(*_parts(config, *clip), strict=True)])
+    windows = _validation(config, clips)
 
     def validated(lifter: RayLifter, name: str) -> ValidatedEstimator:
         lift = lifter.lift_clip_live if config.estimators.live else lifter.lift_clip
-        parts = [part for features, _ in clips for part in _parts(config, lift(features))[0]]
-        return ValidatedEstimator(name, windows, _validation_poses(config, parts))
+        return ValidatedEstimator(name, windows, _validation_poses(config, [lift(features) for features, _ in clips]))
 
     validation = [validated(lifters[0], "lifter")]
     validation += [validated(lifter, f"held_out_{number}") for number, lifter in enumerate(held_out, 1)]
@@ -286,19 +287,17 @@ def _unrolled(config: Config, folder: MotionFolder) -> PreparedRun:
     return PreparedRun(config, task, pool, _describe(folder, people))
 
 
-def _parts(config: Config, *sequences: NDArray[np.float32]) -> list[list[NDArray[np.float32]]]:
-    """Split each sequence of a clip into its phases (temporal downsampling); one phase if the stride is 1."""
-    stride = max(1, min(config.stride, len(sequences[0]) // config.frames))
-    return [[sequence[phase] for phase in tds_phases(len(sequence), stride)] for sequence in sequences]
-
-
 def _check_unrolled(config: Config) -> None:
     if not sees_rays(dataclasses.asdict(config.model)):
         raise ConfigError('diffusion.train_on = "unrolled" is for refiners that see rays: take model.input = "rays"')
-    if config.model.causal and config.stride != 1:
-        raise ConfigError("a causal refiner takes every frame: leave stride out")
+    _check_stride(config)
     if config.diffusion.start != "lifter":
         raise ConfigError(f'diffusion.train_on = "unrolled" starts from the pose: not from "{config.diffusion.start}"')
+
+
+def _check_stride(config: Config) -> None:
+    if config.model.causal and config.stride != 1:
+        raise ConfigError("a causal refiner takes every frame: leave stride out")
 
 
 def _pool_of(config: Config) -> tuple[list[RayLifter], list[RayLifter]]:
@@ -339,6 +338,7 @@ def train_refiner_on_predictions(
     """
     box = TimeBox(minutes, finish)
     _prepare(config, "refiner")
+    _check_stride(config)
     people = [person for person in predictions.people if person != validation_person]
     if len(people) == len(predictions.people) or not people:
         raise ConfigError(
@@ -352,7 +352,9 @@ def train_refiner_on_predictions(
         raise ConfigError(
             "data.recombine, data.reverse and data.detected need a lifter that runs: predictions are already computed"
         )
-    sampler = PredictionSampler(predictions, people, config.window, settings.batch, settings.seed, config.data.flip)
+    sampler = PredictionSampler(
+        predictions, people, config.window, settings.batch, settings.seed, config.data.flip, config.stride
+    )
     own = predictions.of([validation_person])
     validation = _validation(config, [(clip.pose_2d, clip.truth) for clip in own])
     lifted = _validation_poses(config, [clip.lifted for clip in own])
@@ -369,14 +371,18 @@ def train_refiner_on_predictions(
 
 def _validation(config: Config, pairs: list[ClipPair]) -> ValidationWindows | ValidationClips:
     """The validation data of a refiner: whole clips for a causal refiner, which runs on them as on a stream."""
-    return ValidationClips(pairs) if config.model.causal else ValidationWindows(pairs, config.frames)
+    if config.model.causal:
+        return ValidationClips(pairs)
+    phases = [phase for pair in pairs for phase in phases_of(config.frames, config.stride, *pair)]
+    return ValidationWindows(phases, config.frames)
 
 
 def _validation_poses(config: Config, poses: list[NDArray[np.float32]]) -> Poses:
     """The lifted poses in the form and order of `_validation`: whole clips for a causal refiner, otherwise windows."""
     if config.model.causal:
         return [pose[None] for pose in poses]
-    return np.concatenate([split_windows(pose, config.frames) for pose in poses])
+    parts = [part for pose in poses for part, _ in phases_of(config.frames, config.stride, pose, pose)]
+    return np.concatenate([split_windows(part, config.frames) for part in parts])
 
 
 def _refiner_task(
@@ -460,6 +466,11 @@ def _plain_lift(lifter: LiftPoses) -> Lift:
 
 
 def _lifter_of(checkpoint: Checkpoint, config: Config) -> LiftPoses:
+    if checkpoint.spec.stride != config.stride:
+        raise ConfigError(
+            f"the lifter takes every {checkpoint.spec.stride} frames, the refiner every {config.stride}: "
+            f"set stride = {checkpoint.spec.stride}"
+        )
     module = module_of(checkpoint).to(config.training.device)
     assert isinstance(module, LiftingModule)
     return partial(lift_sequences, module.lifter, module.frames, root=module.root)
@@ -467,7 +478,8 @@ def _lifter_of(checkpoint: Checkpoint, config: Config) -> LiftPoses:
 
 def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> WindowSampler:
     settings = config.training
-    return WindowSampler(folder, config.data, config.window, settings.batch, settings.seed, people)
+    data, length = config.data, config.window
+    return WindowSampler(folder, data, length, settings.batch, settings.seed, people, config.stride)
 
 
 def _validation_clips(config: Config, folder: MotionFolder) -> list[CameraClip]:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from refiner import native
 from refiner.camera import normalise_screen
 from refiner.data.clips import CameraClip
-from refiner.data.windows import merge_windows, score_mask, split_windows, window_indices, window_starts
+from refiner.data.windows import (
+    merge_windows,
+    score_mask,
+    split_windows,
+    tds_phases,
+    window_indices,
+    window_starts,
+)
 from refiner.diffusion.ddim import ddim_refine, ddim_timesteps
 from refiner.diffusion.forward import forward_coefficients
 from refiner.diffusion.noise_model import condition_vectors
@@ -82,10 +89,14 @@ class ValidationWindows:
         self.actions = None if actions is None else np.repeat(np.array(actions), [len(part) for part in pose_2d])
 
     @classmethod
-    def of_clips(cls, clips: Iterable[CameraClip], frames: int) -> ValidationWindows:
-        """Cut the camera clips of an archive into windows."""
-        chosen = list(clips)
-        return cls(poses_of_clips(chosen), frames, [clip.action for clip in chosen])
+    def of_clips(cls, clips: Iterable[CameraClip], frames: int, stride: int = 1) -> ValidationWindows:
+        """Cut the camera clips of an archive into windows of every ``stride``-th frame."""
+        pairs, actions = [], []
+        for clip in clips:
+            phases = phases_of(frames, stride, *poses_of_clip(clip))
+            pairs += phases
+            actions += [clip.action] * len(phases)
+        return cls(pairs, frames, actions)
 
     def each(self, function: Callable[..., NDArray[np.float32]], *values: Poses) -> Poses:
         """Apply ``function`` to arrays with one row per window, such as `pose_2d`, in one call."""
@@ -119,9 +130,24 @@ class ValidationClips:
         return float(np.concatenate(errors).mean() * MILLIMETRES)
 
 
-def poses_of_clips(clips: Iterable[CameraClip]) -> list[ClipPair]:
-    """For each camera clip of an archive: 2D poses in image coordinates, and true poses with the root at 0."""
-    return [(normalise_screen(clip.pose_2d, clip.image_size), clip.pose_3d) for clip in clips]
+def poses_of_clip(clip: CameraClip) -> ClipPair:
+    """The 2D poses of a camera clip of an archive in image coordinates, and its true poses with the root at 0."""
+    return normalise_screen(clip.pose_2d, clip.image_size), clip.pose_3d
+
+
+def phases_of(frames: int, stride: int, pose_2d: NDArray[np.float32], pose_3d: NDArray[np.float32]) -> list[ClipPair]:
+    """Split a clip into its interleaved phases (temporal downsampling); one phase if the stride is 1.
+
+    A clip that is shorter than a window of the stride gets the largest stride that fits, as in the runtime.
+
+    Args:
+        frames: T.
+        stride: the frames of the clip from one frame of a window to the next.
+        pose_2d: ``(F, 17, 2 or 6)``.
+        pose_3d: ``(F, 17, 3)``.
+    """
+    taken = max(1, min(stride, (len(pose_3d) - 1) // max(frames - 1, 1)))
+    return [(pose_2d[phase], pose_3d[phase]) for phase in tds_phases(len(pose_3d), taken)]
 
 
 def _frame_errors(predicted: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from refiner.camera import Camera, normalise_screen
 from refiner.data.clips import MotionFolder
 from refiner.data.training_set import TrainingClip, check_detections, training_clips
 from refiner.data.viewpoints import random_camera
+from refiner.data.windows import window_span
 from refiner.errors import ConfigError
 from refiner.skeleton import flip_pose
 from refiner.training import augment
@@ -70,6 +71,8 @@ class WindowSampler:
         batch: windows of a batch.
         seed: of the draws.
         subjects: the training people.
+        stride: a window takes every ``stride``-th frame of a clip (temporal downsampling). Clips that are too short
+            for such a window are left out.
 
     Raises:
         ConfigError: no clip is long enough, or ``data.detected`` is wrong.
@@ -85,21 +88,24 @@ class WindowSampler:
         batch: int,
         seed: int,
         subjects: Collection[str],
+        stride: int = 1,
     ) -> None:
-        self.config, self.frames, self.size, self.seed = config, frames, batch, seed
+        self.config, self.frames, self.size, self.seed, self.stride = config, frames, batch, seed, stride
+        # Detectors see every frame, so windows are simulated at the rate of the clip, and downsampled last.
+        self.span = window_span(frames, stride)
         self.detector = folder.detector
         check_detected(config)
         if config.detected:
             check_detections(folder, subjects)
         every = training_clips(folder, subjects, detected=config.detected > 0)
-        clips = [clip for clip in every if len(clip.positions) >= frames]
+        clips = [clip for clip in every if len(clip.positions) >= self.span]
         if not clips:
-            raise ConfigError(f"no clip of {', '.join(subjects)} has {frames} frames")
-        self._detected = DetectedWindows(clips, config, frames) if config.detected else None
-        share = clip_shares(clips, frames, config.balance)
+            raise ConfigError(f"no clip of {', '.join(subjects)} has {self.span} frames")
+        self._detected = DetectedWindows(clips, config, frames, stride) if config.detected else None
+        share = clip_shares(clips, self.span, config.balance)
         if config.synthetic > 0:
             share *= 1.0 - config.synthetic
-            synthetic = _synthetic_clips(frames, next((clip.cameras for clip in clips if clip.cameras), ()))
+            synthetic = _synthetic_clips(self.span, next((clip.cameras for clip in clips if clip.cameras), ()))
             clips += synthetic
             share = np.append(share, np.full(len(synthetic), config.synthetic / len(synthetic)))
         self._clips, self._share = clips, share
@@ -138,7 +144,6 @@ class WindowSampler:
         world = augment.reshape_bodies(world, self.config.stature, self.config.bones, rng)
         world = augment.turn(world, self.config.turn, rng)
         clips = tuple(self._clips[index] for index in chosen)
-        pose_2d = np.empty((size, self.frames, 17, 2), dtype=np.float32)
         pose_3d = np.empty((size, self.frames, 17, 3), dtype=np.float32)
         simulated = self.config.detections == "simulated"
         views = [clip.cameras[rng.integers(len(clip.cameras))] if clip.cameras else None for clip in clips]
@@ -146,26 +151,31 @@ class WindowSampler:
             for row in np.flatnonzero(rng.random(size) < self.config.new_cameras).tolist():
                 views[row] = None
         cameras = [random_camera(world[row], rng) if view is None else view for row, view in enumerate(views)]
-        pixels = np.empty_like(pose_2d)
+        pixels = np.empty((size, self.span, 17, 2), dtype=np.float32)
         for row, camera in enumerate(cameras):
             points = camera.to_camera(world[row])
-            pose_3d[row] = points - points[:, :1]
+            pose_3d[row] = (points - points[:, :1])[:: self.stride]
             pixels[row] = camera.project(points)
         # Drawn before the detections, so that simulated and true 2D poses get the same mirroring.
         mirrored = rng.random(size) < self.config.flip
         if simulated:
             pixels = self.detector.detect(pixels, rng)
+        pose_2d = np.empty((size, self.frames, 17, 2), dtype=np.float32)
         for row, camera in enumerate(cameras):
-            pose_2d[row] = normalise_screen(pixels[row], camera.image_size)
+            pose_2d[row] = normalise_screen(pixels[row, :: self.stride], camera.image_size)
         return DrawnWindows(pose_2d, pose_3d, clips, mirrored)
 
     def _cut(self, chosen: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.float64]:
-        """Cut a window from a random position of each chosen clip, ``(B, T, 17, 3)``."""
-        world = np.empty((len(chosen), self.frames, 17, 3), dtype=np.float64)
+        """Cut the frames from the first to the last of a window from a random position of each chosen clip.
+
+        Returns:
+            ``(B, span, 17, 3)``, with the frames that the stride skips.
+        """
+        world = np.empty((len(chosen), self.span, 17, 3), dtype=np.float64)
         for row, index in enumerate(chosen):
             clip = self._clips[index].positions
-            start = rng.integers(0, len(clip) - self.frames + 1)
-            world[row] = clip[start : start + self.frames]
+            start = rng.integers(0, len(clip) - self.span + 1)
+            world[row] = clip[start : start + self.span]
         return world
 
 

@@ -13,7 +13,7 @@ from refiner.model_files.build import load_module
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.training.config import config_from_dict, load_config
 from refiner.training.runs import train_lifter, train_refiner
-from refiner.training.tasks import ValidationClips, ValidationWindows, lift_sequences, poses_of_clips
+from refiner.training.tasks import ValidationClips, ValidationWindows, lift_sequences, poses_of_clip
 from refiner.training.windows import WindowSampler
 
 
@@ -37,7 +37,7 @@ def test_a_causal_refiner_is_validated_as_it_runs_on_a_stream(config, people, tm
     errors, frames = 0.0, 0
     # Wide as high: the screen's normalisation is then undone by one line for every camera.
     size = torch.full((1, 2), 1000.0)
-    for screen, truth in poses_of_clips(people.clips("validation")):
+    for screen, truth in map(poses_of_clip, people.clips("validation")):
         lifted = lift_sequences(lifter, 9, screen[None].astype(np.float32))
         pixels = torch.from_numpy(((screen[None] + 1.0) * 500).astype(np.float32))
         refined = module(pixels, torch.from_numpy(lifted), size)[0].double().numpy()
@@ -65,7 +65,7 @@ def test_a_run_starts_from_the_weights_of_another(config, people, tiny, tmp_path
 
 
 def test_whole_clips_count_every_frame_alike(people):
-    pairs = poses_of_clips(people.clips("validation"))
+    pairs = [poses_of_clip(clip) for clip in people.clips("validation")]
     rng = np.random.default_rng(5)
     noise = [rng.normal(0, 0.05, truth.shape).astype(np.float32) for _, truth in pairs]
     clips = ValidationClips([(screen[:60], truth[:60]) for screen, truth in pairs])
