@@ -9,6 +9,7 @@ from typing import Any
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import CheckpointError
 from refiner.ranges import FRAME_RATES, SEED, SHARE, Between, shown
+from refiner.skeleton import H36M17
 
 # The rate of Human3.6M, which the lifters of the field are trained at, in frames/s.
 DEFAULT_FPS = 50.0
@@ -80,6 +81,8 @@ class ModelSpec:
         rays: Whether the network's 2D input is rays (`refiner.models.canonical`) instead of image coordinates.
         causal: Whether the result of a frame depends only on this frame and earlier frames.
         root: "subtracted" or "zeroed": how the root (mid-hip) of a lifter's poses becomes 0.
+        joints: The joint set in whose order the network's weights were trained. The network puts the joints into that
+            order itself; its inputs and outputs are always Human3.6M's.
         flip_test: Whether the authors of the network average its result with the result of the mirrored input.
         guesses_action: Whether a lifter that takes an action can guess the action.
         uncertainty: The section ``uncertainty``, which `joint_uncertainty` parses; None if the section is missing.
@@ -95,6 +98,7 @@ class ModelSpec:
     rays: bool
     causal: bool
     root: str
+    joints: str
     flip_test: bool
     guesses_action: bool
     uncertainty: Mapping[str, Any] | None
@@ -120,6 +124,7 @@ class ModelSpec:
                 rays=model.get("input", "screen") == "rays",
                 causal=bool(model.get("causal", False)),
                 root=str(model.get("root", "subtracted")),
+                joints=str(model.get("joints", H36M17.name)),
                 flip_test=bool(config.get("flip_test", False)),
                 guesses_action=config.get("text", {}).get("classifier", 1) > 0,
                 uncertainty=config.get("uncertainty"),

@@ -57,7 +57,8 @@ def describe(source: Source, typed: TypedGraph | None, options: ExportOptions) -
         "fps": source.spec.fps,
         # The distance, in frames of the sequence, between two neighbouring frames of a window.
         "stride": source.spec.stride,
-        "joints": {"names": list(JOINT_NAMES), "parents": list(PARENTS)},
+        # The order of inputs and outputs, and the joint set that the weights were trained on. The graph converts.
+        "joints": {"names": list(JOINT_NAMES), "parents": list(PARENTS), "trained_on": source.spec.joints},
         "units": {
             "pose_2d": "pixels",
             "keypoints": "x, y in pixels, confidence 0 (missing) to 1",

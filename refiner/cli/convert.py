@@ -12,13 +12,16 @@ from refiner.cli.common import EXIT_CODES, HelpFormatter, run
 EXAMPLES = """\
 examples:
   refiner-convert mixste best_epoch.bin --output mixste-243.safetensors
-  refiner-convert stcformer model_27.pth --frames 27 --output stcformer-27.safetensors
+  refiner-convert stcformer no_refine_6_4406.pth --frames 27 --output stcformer-27.safetensors
   refiner-convert d3dp h36m_best_epoch.bin --set sampling.steps=5 --set sampling.hypotheses=5 --output d3dp.safetensors
+  refiner-convert d3dp 3dhp_best_epoch.bin --joints 3dhp --output d3dp-3dhp.safetensors
   refiner-convert finepose best_epoch_20_10.bin --merges bpe_simple_vocab_16e6.txt.gz --output finepose.safetensors
 
 FILE is a .pth, .pt, .bin or .safetensors file; no code in it is run. The commands take the checkpoint like one of
 refiner-train: refiner-evaluate --lifter, refiner-train refiner --lifter, refiner-export --checkpoint, refiner-refine
---lifter. The root of the model's pose is set to 0, as its authors do, instead of being subtracted from all joints. A
+--lifter. The model runs as its authors run it: the root of its pose is set to 0 instead of being subtracted from all
+joints, an STCFormer takes every third frame (--set stride=1: every frame), and FinePOSE keeps the defects of its
+authors' code (--mended: without them). The authors also average with the mirrored pass: --flip-test of the commands. A
 diffusion lifter is sampled with one step and one hypothesis unless --set says otherwise.
 """
 
@@ -36,12 +39,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("file", metavar="FILE", help="the published file")
     parser.add_argument("--output", required=True, metavar="CHECKPOINT", help="the .safetensors file to write")
     parser.add_argument("--frames", type=int, metavar="T", help="frames in a window; STCFormer's file does not say it")
+    parser.add_argument(
+        "--joints",
+        choices=["h36m17", "3dhp"],
+        default="h36m17",
+        help="the joints that the weights were trained on: Human3.6M's (default) or MPI-INF-3DHP's; the checkpoint "
+        "takes and gives Human3.6M's either way",
+    )
     parser.add_argument("--merges", metavar="FILE", help="FinePOSE: CLIP's bpe_simple_vocab_16e6.txt.gz or merges.txt")
     parser.add_argument("--clip", metavar="FILE", help="FinePOSE: CLIP's weights, where FILE does not carry them")
     parser.add_argument(
-        "--as-published",
+        "--mended",
         action="store_true",
-        help="FinePOSE: with the defects of its authors' code, to compare with it",
+        help="FinePOSE: without the defects of its authors' code, for weights that were trained without them; "
+        "published weights need these defects",
     )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one value of the configuration"
@@ -60,8 +71,8 @@ def _command(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output}: expected a name that ends in .safetensors")
-    if arguments.name != "finepose" and (arguments.merges or arguments.clip or arguments.as_published):
-        raise UsageError("--merges, --clip and --as-published belong to finepose")
+    if arguments.name != "finepose" and (arguments.merges or arguments.clip or arguments.mended):
+        raise UsageError("--merges, --clip and --mended belong to finepose")
     try:
         from refiner.training.published import import_published
     except ModuleNotFoundError as error:
@@ -75,11 +86,16 @@ def _command(arguments: argparse.Namespace) -> None:
         arguments.frames,
         arguments.merges,
         arguments.clip,
-        arguments.as_published,
+        not arguments.mended,
         arguments.set,
+        arguments.joints,
     )
     model = config.model
-    print(f"wrote {output}: {model.architecture}, width {model.dim}, {model.blocks} blocks, {config.frames} frames")
+    every = f" of every {config.stride}" if config.stride > 1 else ""
+    print(
+        f"wrote {output}: {model.architecture}, width {model.dim}, {model.blocks} blocks, {config.frames} frames{every}"
+    )
+    print(f"trained with the joints of {model.joints}; the checkpoint takes and gives those of h36m17")
 
 
 if __name__ == "__main__":

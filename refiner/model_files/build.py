@@ -14,6 +14,7 @@ from refiner.model_files.checkpoint import Checkpoint, load_checkpoint, noise_mo
 from refiner.model_spec import ModelSpec
 from refiner.models import LiftingModule, PoseDenoiser, SmoothingModule, SmoothNet, UnrolledRefiner
 from refiner.models.lifters import as_lifter, build_lifter, inputs_of
+from refiner.skeleton import H36M17
 
 
 def build_model(config: Mapping[str, Any]) -> nn.Module:
@@ -21,12 +22,15 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         CheckpointError: the configuration describes no model.
+        ConfigError: the configuration contradicts itself.
     """
     try:
         spec = ModelSpec.of_config(config)
         if spec.kind == "lifter":
             return build_lifter(config)
         model = config["model"]
+        if spec.joints != H36M17.name:
+            raise ConfigError("a refiner sees Human3.6M's joints in their own order; leave model.joints out")
         if not spec.is_denoiser:
             sizes = {name: model[name] for name in ("dim", "hidden", "blocks", "dropout")}
             return SmoothNet(spec.frames, **sizes)

@@ -29,6 +29,7 @@ from refiner.models.frame_mlp import FrameMLP
 from refiner.models.mixste import MixSTE
 from refiner.models.stcformer import STCFormer
 from refiner.models.temporal_convolutions import TemporalConvolutions
+from refiner.skeleton import H36M17
 
 # Number of tokens in the vocabulary of CLIP's text tower.
 CLIP_VOCABULARY = 49408
@@ -46,6 +47,7 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
     model = config["model"]
     architecture = model.get("architecture", "default")
     inputs = inputs_of(model)
+    order = model.get("joints", H36M17.name)
     if architecture in ("default", "stcformer"):
         return STCFormer(
             dim=model["dim"],
@@ -54,8 +56,14 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
             mlp_ratio=model["mlp_ratio"],
             joint_embedding=model["joint_embedding"],
             inputs=inputs,
+            # Checkpoints of older versions lack these two.
+            dropout=model.get("dropout", 0.0),
+            drop_part=model.get("drop_path", 0.0),
+            joint_order=order,
         )
     if architecture in CONVENTIONAL:
+        if order != H36M17.name:
+            raise ConfigError(f"{architecture} sees Human3.6M's joints in their own order; leave model.joints out")
         sizes = {name: model[name] for name in ("dim", "blocks", "dropout")}
         return CONVENTIONAL[architecture](**sizes, inputs=inputs)
     sizes = {
@@ -65,6 +73,7 @@ def build_lifter(config: Mapping[str, Any]) -> nn.Module:
         "mlp_ratio": model["mlp_ratio"],
         "frames": int(config["frames"]),
         "drop_path": model["drop_path"],
+        "joint_order": order,
     }
     if architecture == "mixste":
         return MixSTE(**sizes, inputs=inputs)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from refiner.errors import ConfigError, ShapeError
 from refiner.models.fused import fused_self_attention, takes_kernel
+from refiner.models.joint_order import JointOrder
 
 # Published: 1e-6 in the blocks and the two shared norms, PyTorch's 1e-5 in the head.
 BLOCK_EPS = 1e-6
@@ -109,6 +110,7 @@ class SpatioTemporalBlocks(nn.Module):
         drop_path: stochastic depth in training. The rate rises from 0 in the first block to this value in the last;
             0.1 as published.
         inputs: numbers that the network sees of a joint. None takes ``channels``.
+        joint_order: the order of the joints inside the network, see `refiner.models.joint_order`.
 
     Raises:
         ConfigError: ``depth``, ``drop_path`` or ``heads`` is out of range.
@@ -128,11 +130,13 @@ class SpatioTemporalBlocks(nn.Module):
         joints: int = 17,
         drop_path: float = 0.0,
         inputs: int | None = None,
+        joint_order: str = "h36m17",
     ) -> None:
         super().__init__()
         if depth < 1 or not 0.0 <= drop_path < 1.0:
             raise ConfigError(f"expected depth >= 1 and 0 <= drop_path < 1, got {depth} and {drop_path:g}")
         self.dim, self.frames = dim, frames
+        self.order = JointOrder(joint_order)
         rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
         self.Spatial_patch_to_embedding = nn.Linear(inputs or self.channels, dim)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, joints, dim))
@@ -145,24 +149,24 @@ class SpatioTemporalBlocks(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
 
     def embed(self, x: Tensor) -> Tensor:
-        """``[B, T, J, channels]`` -> tokens ``[B, T, J, C]`` with the position embeddings of the joints."""
+        """``[B, T, J, channels]`` -> tokens ``[B, T, J, C]`` in the network's order, with the joints' positions."""
         if x.shape[1] != self.frames:
             raise ShapeError(
                 f"this model has learnt the positions of {self.frames} frames; got a window of {x.shape[1]}: cut "
                 "windows of that length"
             )
-        tokens: Tensor = self.Spatial_patch_to_embedding(x) + self.Spatial_pos_embed
+        tokens: Tensor = self.Spatial_patch_to_embedding(self.order.inside(x)) + self.Spatial_pos_embed
         return tokens
 
     def regress(self, x: Tensor, after_first: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Run all blocks and the head.
 
         Args:
-            x: tokens, ``[B, T, J, C]``.
+            x: tokens, ``[B, T, J, C]``, in the network's order of the joints.
             after_first: changes the tokens between the first block over joints and the first block over frames.
 
         Returns:
-            The pose, ``[B, T, J, 3]``.
+            The pose, ``[B, T, J, 3]``, in Human3.6M's order.
         """
         for index, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
             x = self.Spatial_norm(_over_joints(spatial, x))
@@ -170,8 +174,7 @@ class SpatioTemporalBlocks(nn.Module):
                 x = x if after_first is None else after_first(x)
                 x = x + self.Temporal_pos_embed[:, :, None]
             x = self.Temporal_norm(_over_frames(temporal, x))
-        pose: Tensor = self.head(x)
-        return pose
+        return self.order.outside(self.head(x))
 
 
 class MixSTE(SpatioTemporalBlocks):

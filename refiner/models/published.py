@@ -15,12 +15,14 @@ from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import CheckpointError, UsageError
 from refiner.models.d3dp import D3DP, CleanPoseDenoiser
 from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, FinePOSE, FinePoseDenoiser, PromptedText, Vocabulary
+from refiner.models.finepose.prompts import ACTION
 from refiner.models.finepose.text_tower import tower_from_state
 from refiner.models.mixste import MixSTE
 from refiner.models.stcformer import STCFormer
 from refiner.models.weights import State, count_entries, load_exactly, read_weights, shortened
 
 PUBLISHED_LIFTERS = ("stcformer", "mixste", "d3dp", "finepose")
+PUBLISHED_JOINTS = ("h36m17", "3dhp")
 # The names in Human3.6M's archives.
 HUMAN36M_ACTIONS = (
     "Directions",
@@ -65,11 +67,12 @@ def from_published(
     source: Mapping[str, Any] | str | os.PathLike[str],
     heads: int = 8,
     *,
-    actions: Sequence[str] = HUMAN36M_ACTIONS,
+    actions: Sequence[str] | None = None,
     merges: str | os.PathLike[str] | None = None,
     vocabulary: Vocabulary | None = None,
     clip: str | os.PathLike[str] | None = None,
-    published: bool = False,
+    published: bool = True,
+    joints: str = "h36m17",
 ) -> nn.Module:
     """A lifter with the weights that its authors published, in float32 and eval mode.
 
@@ -78,13 +81,16 @@ def from_published(
         source: a state dict, the dictionary of a training script with its ``model_pos`` entry, or a file with either.
             ``.pth``, ``.pt`` and ``.bin`` files are read with ``weights_only=True``.
         heads: the number of heads of any lifter but STCFormer, whose shapes show it; 8 as published.
-        actions: the actions that FinePOSE has prompts for, in any order; by default Human3.6M's fifteen.
+        actions: the actions that FinePOSE has prompts for, in any order; by default Human3.6M's fifteen, or none for a
+            model without a prompt for the action, like that for MPI-INF-3DHP.
         merges: local file for FinePOSE's tokens: CLIP's ``bpe_simple_vocab_16e6.txt.gz`` or the ``merges.txt`` of its
             tokenizer.
         vocabulary: for FinePOSE, used instead of ``merges``.
         clip: for FinePOSE's text tower, a local file of CLIP's weights; needed if the checkpoint does not contain them.
-        published: run FinePOSE exactly as its authors do, with the defects of their code: see `PromptedText` and
-            `FinePoseDenoiser`.
+        published: run FinePOSE exactly as its authors do, which their weights need: see `PromptedText` and
+            `FinePoseDenoiser`. False runs the mended form, for weights that were trained in that form.
+        joints: "h36m17", or "3dhp" for weights that were trained on MPI-INF-3DHP, in the order of its joints. In both
+            cases the module takes and gives Human3.6M's joints.
 
     Raises:
         UsageError: the name is unknown, or FinePOSE's tokens are missing.
@@ -97,17 +103,20 @@ def from_published(
     where = "the state dict" if isinstance(source, Mapping) else str(source)
     state = published_state(content, where)
     model: nn.Module
+    if joints not in PUBLISHED_JOINTS:
+        raise UsageError(f"there is no published lifter of {joints!r}; choose one of {', '.join(PUBLISHED_JOINTS)}")
     try:
         if name == "stcformer":
-            model = _stcformer(state)
+            model = _stcformer(state, joints)
         elif name == "mixste":
-            model = MixSTE(**_block_sizes(state, ""), heads=heads)
+            model = MixSTE(**_block_sizes(state, ""), heads=heads, joint_order=joints)
         elif name == "d3dp":
             timesteps = take_schedule(state)
-            model = D3DP(CleanPoseDenoiser(**_block_sizes(state, DENOISER_PREFIX), heads=heads), timesteps)
+            sizes = _block_sizes(state, DENOISER_PREFIX)
+            model = D3DP(CleanPoseDenoiser(**sizes, heads=heads, joint_order=joints), timesteps)
         else:
             words = ClipVocabulary.from_file(merges) if vocabulary is None and merges is not None else vocabulary
-            model, state = _finepose(state, heads, actions, words, clip, published)
+            model, state = _finepose(state, heads, actions, words, clip, published, joints)
     except KeyError as error:
         raise CheckpointError(
             f"{where} is no {name} checkpoint: it has no {error.args[0]!r}; it holds {shortened(sorted(state))}"
@@ -135,22 +144,24 @@ def published_state(content: Mapping[str, Any], where: str) -> State:
     return {names[name]: value.float() if value.is_floating_point() else value for name, value in entries.items()}
 
 
-def _stcformer(state: State) -> STCFormer:
+def _stcformer(state: State, joints: str) -> STCFormer:
     dim = len(state["pose_emb.weight"])
     block = "stcformer.stc_block."
     mlp_ratio = len(state[f"{block}0.mlp.fc1.weight"]) // dim
     # The part embedding is half as wide as a head.
     width = state[f"{block}0.stc_att.emb.weight"].shape[1]
-    return STCFormer(dim=dim, layers=count_entries(state, block), heads=dim // (2 * width), mlp_ratio=mlp_ratio)
+    layers, heads = count_entries(state, block), dim // (2 * width)
+    return STCFormer(dim=dim, layers=layers, heads=heads, mlp_ratio=mlp_ratio, joint_order=joints)
 
 
 def _finepose(
     state: State,
     heads: int,
-    actions: Sequence[str],
+    actions: Sequence[str] | None,
     vocabulary: Vocabulary | None,
     clip: str | os.PathLike[str] | None,
     published: bool,
+    joints: str,
 ) -> tuple[FinePOSE, State]:
     """Build the model, and rename the state dict's entries to the names of the model."""
     if vocabulary is None:
@@ -169,6 +180,8 @@ def _finepose(
     context = {prompt.name: state.get(f"{DENOISER_PREFIX}ctx_{prompt.name}") for prompt in FULL_PROMPTS}
     # The model for MPI-INF-3DHP has no prompt for the action, since that data set names no actions.
     prompts = [replace(p, context=len(vectors)) for p in FULL_PROMPTS if (vectors := context[p.name]) is not None]
+    if actions is None:
+        actions = HUMAN36M_ACTIONS if any(ACTION in prompt.text for prompt in prompts) else ()
     text = PromptedText(tower, vocabulary, actions, prompts, published)
     layers = f"{DENOISER_PREFIX}textTransEncoder.layers."
     denoiser = FinePoseDenoiser(
@@ -179,6 +192,7 @@ def _finepose(
         encoder_hidden=len(state[f"{layers}0.linear1.weight"]),
         encoder_heads=heads,
         published=published,
+        joint_order=joints,
     )
     own = {_own_name(name): value for name, value in state.items() if not name.startswith(prefix)}
     own |= {f"{DENOISER_PREFIX}text.clip_text.{name}": value for name, value in tower.state_dict().items()}

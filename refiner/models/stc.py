@@ -7,11 +7,14 @@ depthwise 3x3 convolution of its values over the (frames, joints) grid.
 With a band N the layer is causal, so that frames can be refined as they arrive: frame t attends to the frames t - N + 1
 to t, and its convolution covers t - 2, t - 1 and t, with zeros before the first frame. The parameters are the same.
 
-There is one difference from the published module that a state dict cannot show: the DropPath(0.5) on the part
-embedding is left out. That term is scaled by 1e-4 and 1e-9, so its dropout has no measurable effect.
+In training the published module drops the part embedding with probability 0.5, separately for the two halves
+(``drop_part``), and elements of the MLP with probability 0.1 (``dropout``). Both are off by default, and neither has an
+effect on a model that runs. The part embedding is scaled by 1e-4 and 1e-9, so dropping it has no measurable effect.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,22 +35,33 @@ class STCAttention(nn.Module):
             ``(dim / 2) ** -0.5`` as published (not by the width of a head).
         band: for a causal layer, the number of frames that a frame sees: itself and the ``band - 1`` frames before it.
             None: all frames of a window see each other.
+        drop_part: probability that a training step drops the part embedding of a half.
+        parts: the body part of each joint, in the order of the joints that the network sees.
 
     Raises:
-        ConfigError: ``dim`` is no such multiple, or ``band`` is below 1.
+        ConfigError: ``dim`` is no such multiple, ``band`` is below 1, or ``drop_part`` is no probability below 1.
     """
 
     part: Tensor
     _kernel_rows: Tensor
     _kernel_columns: Tensor
 
-    def __init__(self, dim: int, heads: int, band: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        band: int | None = None,
+        drop_part: float = 0.0,
+        parts: Sequence[int] = PARTS,
+    ) -> None:
         super().__init__()
         if heads < 1 or dim % (2 * heads):
             raise ConfigError(f"dim must be a multiple of 2 x heads, got dim {dim} and heads {heads}")
         if band is not None and band < 1:
             raise ConfigError(f"a frame must see at least itself, got a band of {band} frames")
-        self.dim, self.heads, self.band = dim, heads, band
+        if not 0.0 <= drop_part < 1.0:
+            raise ConfigError(f"expected 0 <= drop_part < 1, got {drop_part:g}")
+        self.dim, self.heads, self.band, self.drop_part = dim, heads, band, drop_part
         self.head_dim = dim // (2 * heads)
         self.scale = (dim // 2) ** -0.5
         self.layer_norm = nn.LayerNorm(dim)
@@ -56,7 +70,7 @@ class STCAttention(nn.Module):
         self.emb = nn.Embedding(5, self.head_dim)
         self.sep2_t = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
         self.sep2_s = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, groups=dim // 2)
-        self.register_buffer("part", torch.tensor(PARTS), persistent=False)
+        self.register_buffer("part", torch.tensor(tuple(parts)), persistent=False)
         kernel_rows, kernel_columns = map(torch.from_numpy, kernel_order(dim, heads))
         self.register_buffer("_kernel_rows", kernel_rows, persistent=False)
         self.register_buffer("_kernel_columns", kernel_columns, persistent=False)
@@ -89,12 +103,21 @@ class STCAttention(nn.Module):
 
         by_shifts = takes_sums("convolution", x, self.training)
         local_s, local_t = self._shifted(value) if by_shifts else self._convolved(value)
-        part = self.emb(self.part)[:, None]  # [J, 1, width]
-        spatial = spatial + local_s + PART_SCALE_SPATIAL * part
-        temporal = temporal + local_t + PART_SCALE_TEMPORAL * part
+        part_s, part_t = self._part_embeddings()  # [J, width]
+        spatial = spatial + local_s + part_s[:, None]
+        temporal = temporal + local_t + part_t[:, None]
         joined = torch.cat([spatial, temporal], dim=-1).flatten(-2)  # [B, T, J, C]; per head: spatial, then temporal
         projected: Tensor = self.proj(joined)
         return projected
+
+    def _part_embeddings(self) -> tuple[Tensor, Tensor]:
+        """The scaled part embeddings of both halves, each ``(J, width)``; in training, sometimes dropped as a whole."""
+        part = self.emb(self.part)
+        spatial, temporal = PART_SCALE_SPATIAL * part, PART_SCALE_TEMPORAL * part
+        if not self.training or self.drop_part == 0.0:
+            return spatial, temporal
+        kept = (torch.rand(2, device=part.device) >= self.drop_part) / (1.0 - self.drop_part)
+        return spatial * kept[0], temporal * kept[1]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, by_sums: bool) -> Tensor:
         if by_sums and query.shape[-2] <= MOST_TOKENS:
@@ -131,8 +154,7 @@ class STCAttention(nn.Module):
         qkv = functional.linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
         convolution = torch.stack([self.sep2_s.weight, self.sep2_t.weight]).reshape(2, heads, width, 9)
         convolution = convolution.permute(0, 3, 2, 1).contiguous()  # [2, 9, width, heads]
-        part = self.emb(self.part)
-        offset = torch.stack([PART_SCALE_SPATIAL * part, PART_SCALE_TEMPORAL * part])[..., None]  # [2, J, width, 1]
+        offset = torch.stack(self._part_embeddings())[..., None]  # [2, J, width, 1]
         bias = (
             torch.stack([bias for bias in (self.sep2_s.bias, self.sep2_t.bias) if bias is not None])
             .reshape(2, 1, heads, width)
@@ -180,13 +202,22 @@ def attend_banded(query: Tensor, key: Tensor, value: Tensor, band: int, scale: f
 
 
 class FeedForward(nn.Module):
-    """Two linear layers without biases and a GELU between them (STCFormer's ``mlp``)."""
+    """Two linear layers without biases and a GELU between them (STCFormer's ``mlp``).
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    In training, elements behind the GELU and behind the second layer are dropped with probability ``dropout``.
+    """
+
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise ConfigError(f"expected 0 <= dropout < 1, got {dropout:g}")
+        self.dropout = dropout
         self.fc1 = nn.Linear(dim, hidden, bias=False)
         self.fc2 = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., C]
-        projected: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        projected: Tensor = self._drop(self.fc2(self._drop(functional.gelu(self.fc1(x)))))
         return projected
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refiner.models.stc import FeedForward, STCAttention
+from refiner.models.joint_order import JointOrder
+from refiner.models.stc import PARTS, FeedForward, STCAttention
 
 
 class STCBlock(nn.Module):
     """STC attention (residual inside), then a pre-norm MLP of ratio 4 with residual; biases as published."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(
+        self, dim: int, heads: int, mlp_ratio: int, dropout: float, drop_part: float, parts: Sequence[int]
+    ) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(dim)
-        self.mlp = FeedForward(dim, mlp_ratio * dim)
-        self.stc_att = STCAttention(dim, heads)
+        self.mlp = FeedForward(dim, mlp_ratio * dim, dropout)
+        self.stc_att = STCAttention(dim, heads, drop_part=drop_part, parts=parts)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
         x = self.stc_att(x)
@@ -27,9 +33,9 @@ class STCBlock(nn.Module):
 class _Blocks(nn.Module):
     """Holds the blocks under the published name ``stcformer.stc_block``."""
 
-    def __init__(self, layers: int, dim: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, layers: int, *block: Any) -> None:
         super().__init__()
-        self.stc_block = nn.ModuleList(STCBlock(dim, heads, mlp_ratio) for _ in range(layers))
+        self.stc_block = nn.ModuleList(STCBlock(*block) for _ in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.stc_block:
@@ -53,6 +59,9 @@ class STCFormer(nn.Module):
             It is off by default, and a published state dict has no key for it.
         inputs: numbers that the network sees of a joint: 2 as published, or the 6 ray features of
             `refiner.models.canonical`.
+        dropout: probability of the dropout in the MLPs in training, 0.1 as published.
+        drop_part: probability that a training step drops the part embedding of an attention, 0.5 as published.
+        joint_order: the order of the joints inside the network, see `refiner.models.joint_order`.
     """
 
     def __init__(
@@ -64,18 +73,22 @@ class STCFormer(nn.Module):
         joints: int = 17,
         joint_embedding: bool = False,
         inputs: int = 2,
+        dropout: float = 0.0,
+        drop_part: float = 0.0,
+        joint_order: str = "h36m17",
     ) -> None:
         super().__init__()
+        self.order = JointOrder(joint_order)
+        parts = [PARTS[joint] for joint in self.order.order]
         self.pose_emb = nn.Linear(inputs, dim, bias=False)
-        self.stcformer = _Blocks(layers, dim, heads, mlp_ratio)
+        self.stcformer = _Blocks(layers, dim, heads, mlp_ratio, dropout, drop_part, parts)
         self.regress_head = nn.Linear(dim, 3, bias=False)
         self.joint_embedding = nn.Parameter(torch.zeros(joints, dim)) if joint_embedding else None
         if self.joint_embedding is not None:
             nn.init.trunc_normal_(self.joint_embedding, std=0.02)
 
     def forward(self, pose_2d: Tensor) -> Tensor:  # [B, T, J, inputs] -> [B, T, J, 3]
-        x = functional.gelu(self.pose_emb(pose_2d))
+        x = functional.gelu(self.pose_emb(self.order.inside(pose_2d)))
         if self.joint_embedding is not None:
             x = x + self.joint_embedding
-        pose: Tensor = self.regress_head(self.stcformer(x))
-        return pose
+        return self.order.outside(self.regress_head(self.stcformer(x)))

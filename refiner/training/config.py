@@ -58,7 +58,8 @@ class ModelConfig:
     architecture: Literal[
         "default", "stcformer", "mixste", "d3dp", "finepose", "mlp", "tcn", "pose-denoiser", "smoothnet"
     ] = "default"
-    # Stochastic depth in the training of MixSTE, D3DP and FinePOSE; 0.1 as published.
+    # Stochastic depth in the training of MixSTE, D3DP and FinePOSE; 0.1 as published. For an STCFormer, the probability
+    # that a training step drops the part embedding of an attention; 0.5 as published.
     drop_path: Annotated[float, RATES] = 0.0
     # How a lifter's root comes to 0. "subtracted": the root is subtracted from all joints, and the loss ignores the
     # root. "zeroed": the root is overwritten, and the loss contains its error.
@@ -69,8 +70,11 @@ class ModelConfig:
     input: Literal["screen", "rays"] = "screen"
     # Width inside a block of SmoothNet.
     hidden: Annotated[int, WIDTHS] = 256
-    # Dropout rate of SmoothNet, "mlp" and "tcn".
+    # Dropout rate of SmoothNet, "mlp" and "tcn", and in the MLPs of an STCFormer; there 0.1 as published.
     dropout: Annotated[float, RATES] = 0.0
+    # The joint set in whose order the weights of a published lifter were trained. Inputs and outputs of the network are
+    # Human3.6M's in any case.
+    joints: Literal["h36m17", "3dhp"] = "h36m17"
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ class TextConfig:
     """The text side of FinePOSE."""
 
     # The set of prompts, from the poster's ablation: see `refiner.models.finepose.PROMPT_SETS`.
-    prompts: Literal["none", "M", "S", "C", "AL", "full"] = "full"
+    # "3dhp" is the set of the published model for MPI-INF-3DHP, which knows no actions.
+    prompts: Literal["none", "M", "S", "C", "AL", "full", "3dhp"] = "full"
     # "clip": CLIP's text tower, frozen, with weights from `file` and tokens from `merges`. "small": a tower that is
     # trained from scratch. "cached": precomputed features from `file`, without a tower.
     tower: Literal["clip", "small", "cached"] = "small"

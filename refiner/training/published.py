@@ -14,20 +14,30 @@ from refiner.errors import ConfigError, UsageError
 from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import MODEL_PREFIX, save_checkpoint
 from refiner.models import D3DP, FinePOSE, MixSTE, STCFormer, from_published
-from refiner.models.finepose import FULL_PROMPTS, ClipVocabulary, PromptedText, TokenTable
+from refiner.models.finepose import PROMPT_SETS, ClipVocabulary, PromptedText, TokenTable
 from refiner.models.finepose.prompts import texts_of
 from refiner.models.lifters import as_lifter
 from refiner.models.mixste import SpatioTemporalBlocks
-from refiner.models.published import HUMAN36M_ACTIONS
 from refiner.training.config import Config, apply_override, config_from_dict
 
-# The training data of all published lifters.
-TRAINED_ON: Mapping[str, Any] = {
-    "name": "Human3.6M (weights published by the authors)",
-    "fps": 50.0,
-    "train": ["S1", "S5", "S6", "S7", "S8"],
-    "validation": [],
+# The training data of published lifters, by the joint set. Half of MPI-INF-3DHP's recordings have 25 frames/s, the
+# others 50; the authors do not resample them.
+TRAINED_ON: Mapping[str, Mapping[str, Any]] = {
+    "h36m17": {
+        "name": "Human3.6M (weights published by the authors)",
+        "fps": 50.0,
+        "train": ["S1", "S5", "S6", "S7", "S8"],
+        "validation": [],
+    },
+    "3dhp": {
+        "name": "MPI-INF-3DHP (weights published by the authors)",
+        "fps": 50.0,
+        "train": [f"S{number}" for number in range(1, 9)],
+        "validation": [],
+    },
 }
+# The authors of STCFormer train and evaluate on every third frame (--t_downsample 3), with 27 and with 81 frames.
+STCFORMER_STRIDE = 3
 
 
 def import_published(
@@ -37,8 +47,9 @@ def import_published(
     frames: int | None = None,
     merges: str | os.PathLike[str] | None = None,
     clip: str | os.PathLike[str] | None = None,
-    published: bool = False,
+    published: bool = True,
     overrides: Sequence[str] = (),
+    joints: str = "h36m17",
 ) -> Config:
     """Read a published file and write it as a checkpoint.
 
@@ -51,6 +62,7 @@ def import_published(
         clip: see `from_published`.
         published: see `from_published`.
         overrides: changes of the configuration, such as ``sampling.steps=10``.
+        joints: see `from_published`.
 
     Returns:
         The configuration that the checkpoint stores.
@@ -60,8 +72,11 @@ def import_published(
         CheckpointError: see `from_published`.
         ConfigError: the weights do not fit the configuration, or it cannot be sampled.
     """
-    model = from_published(name, source, merges=merges, clip=clip, published=published)
+    model = from_published(name, source, merges=merges, clip=clip, published=published, joints=joints)
     content = {"kind": "lifter", "frames": _frames_of(model, frames), **_sections_of(model, published)}
+    content["model"]["joints"] = joints
+    if isinstance(model, STCFormer):
+        content["stride"] = STCFORMER_STRIDE
     if isinstance(model, FinePOSE):
         content["text"]["tokens"] = list(_token_rows(model, merges))
     for override in overrides:
@@ -73,11 +88,11 @@ def import_published(
     if {n: value.shape for n, value in own.items()} != {n: value.shape for n, value in state.items()}:
         raise ConfigError(
             f"{source} does not have the parts that a configuration can name"
-            + (f"; changed by {', '.join(overrides)}" if overrides else ", like a FinePOSE without one of its prompts")
+            + (f"; changed by {', '.join(overrides)}" if overrides else ", like a FinePOSE with other prompts")
         )
     as_lifter(model, stored)  # raises an error for steps, hypotheses and seeds that cannot be sampled
     tensors = {f"{MODEL_PREFIX}{n}": value for n, value in state.items()}
-    description = {**TRAINED_ON, "file": Path(source).name}
+    description = {**TRAINED_ON[joints], "file": Path(source).name}
     save_checkpoint(output, {**stored, "data_description": description}, tensors)
     return config
 
@@ -125,7 +140,7 @@ def _sections_of(model: nn.Module, published: bool) -> dict[str, Any]:
     layer: Any = denoiser.textTransEncoder.layers[0]
     tower: Any = text.clip_text.transformer.resblocks
     text_section = {
-        "prompts": "full",
+        "prompts": _prompts_of(text),
         "tower": "clip",
         "width": text.width,
         "layers": len(tower),
@@ -142,4 +157,11 @@ def _sections_of(model: nn.Module, published: bool) -> dict[str, Any]:
 
 def _token_rows(model: FinePOSE, merges: str | os.PathLike[str] | None) -> tuple[str, ...]:
     assert merges is not None  # otherwise from_published has raised an error
-    return TokenTable.rows_of(ClipVocabulary.from_file(merges), texts_of(FULL_PROMPTS, HUMAN36M_ACTIONS))
+    text = model.pose_estimator.text
+    assert isinstance(text, PromptedText)
+    return TokenTable.rows_of(ClipVocabulary.from_file(merges), texts_of(text.prompts, text.actions))
+
+
+def _prompts_of(text: PromptedText) -> str:
+    """The name of the set of prompts. A set that has no name is called "full", and refused when it is compared."""
+    return next((name for name, prompts in PROMPT_SETS.items() if prompts == text.prompts), "full")

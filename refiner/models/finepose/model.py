@@ -157,11 +157,14 @@ class PromptedLifter(SampledLifter):
 
     def __init__(self, model: FinePOSE, steps: int, hypotheses: int, **options: Any) -> None:
         constants: tuple[Tensor, ...] = ()
-        if model.actions:
+        if model.pose_estimator.text is not None:
             every = torch.arange(len(model.actions) + 1, device=model.signal.device)
             with torch.no_grad():
                 constants = model.pose_estimator.condition(every)
         light = _without_text(model)
+        # The published pairing mixes up the texts of a batch of several actions. The authors run one action at a time,
+        # where it changes nothing. Here each window keeps its own text, so that it gives the same pose in any batch.
+        light.pose_estimator.published = False
         super().__init__(light, steps, hypotheses, **options)
         self.classifier = light.classifier
         self.actions = model.actions

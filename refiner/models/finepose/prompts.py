@@ -31,7 +31,7 @@ ACTION = "{action}"
 UNKNOWN_TEXT = "moving"
 CONTEXT_SPREAD = 0.02
 
-PromptSet = Literal["none", "M", "S", "C", "AL", "full"]
+PromptSet = Literal["none", "M", "S", "C", "AL", "full", "3dhp"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ FULL_PROMPTS = (
     Prompt("arm", 10, "arm"),
     Prompt("leg", 10, "leg"),
 )
+# Published for MPI-INF-3DHP, which names no actions: no prompt for the verb, and longer contexts, again 77 tokens.
+PROMPTS_3DHP = tuple(
+    replace(prompt, context=context)
+    for prompt, context in zip((p for p in FULL_PROMPTS if p.name != "verb"), (5, 8, 8, 8, 12, 12), strict=True)
+)
 # The ablation on the poster names its rows but does not define them; this is our reading.
 PROMPT_SETS: dict[str, tuple[Prompt, ...]] = {
     "none": (),
@@ -69,6 +74,7 @@ PROMPT_SETS: dict[str, tuple[Prompt, ...]] = {
     "C": (Prompt("verb", 0, ACTION),),
     "AL": tuple(replace(prompt, tokens=0) for prompt in FULL_PROMPTS),
     "full": FULL_PROMPTS,
+    "3dhp": PROMPTS_3DHP,
 }
 
 

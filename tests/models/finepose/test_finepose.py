@@ -46,8 +46,9 @@ def published_state(layouts, random_state):
 
 @pytest.fixture
 def load(published_state):
-    def load(**options):
-        return from_published("finepose", published_state, actions=ACTIONS, vocabulary=WORDS, **options)
+    def load(published=False, **options):
+        options |= {"actions": ACTIONS, "vocabulary": WORDS, "published": published}
+        return from_published("finepose", published_state, **options)
 
     return load
 
@@ -292,7 +293,7 @@ def test_a_local_clip_file_is_the_same_tower(published_state, load, tmp_path, na
     bare = {name: value for name, value in published_state.items() if not name.startswith(prefix)}
     file = tmp_path / "clip.safetensors"
     save_file(clip if names == "clip" else transformers_names(clip), file)
-    model = from_published("finepose", bare, actions=ACTIONS, vocabulary=WORDS, clip=file)
+    model = from_published("finepose", bare, actions=ACTIONS, vocabulary=WORDS, clip=file, published=False)
     noisy, pose_2d, timesteps = poses(5, 2)
     expected = run(load(), noisy, pose_2d, timesteps, ["Walking", "WalkDog"])
     np.testing.assert_array_equal(run(model, noisy, pose_2d, timesteps, ["Walking", "WalkDog"]), expected)

@@ -1,0 +1,61 @@
+"""The order of the joints inside a network, where it is not that of Human3.6M.
+
+All modules of this package take and give poses in Human3.6M's order. The weights that the authors of a lifter trained
+on MPI-INF-3DHP expect the joints in that data set's order: they have learnt the positions of the joints, or mix
+neighbouring joints. Such a network puts the joints of its input into its own order, and those of its output back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from refiner.errors import ConfigError
+from refiner.skeleton import H36M17, from_h36m17
+
+
+class JointOrder(nn.Module):
+    """Puts joints of Human3.6M's order into the order of another joint set, and back. It has no parameters.
+
+    Attributes:
+        joints: the name of the joint set.
+        order: joint ``i`` of the set is joint ``order[i]`` of Human3.6M.
+
+    Raises:
+        ConfigError: the set does not have the same joints as Human3.6M's.
+        UsageError: the set is unknown.
+    """
+
+    _inside: Tensor
+    _outside: Tensor
+
+    def __init__(self, joints: str = H36M17.name) -> None:
+        super().__init__()
+        self.joints, self.order = joints, joint_order(joints)
+        if joints != H36M17.name:
+            order = torch.tensor(self.order)
+            self.register_buffer("_inside", order, persistent=False)
+            self.register_buffer("_outside", torch.argsort(order), persistent=False)
+
+    def inside(self, values: Tensor) -> Tensor:
+        """Put values of Human3.6M's joints, ``[..., J, C]``, into the order of the network."""
+        return values if self.joints == H36M17.name else values.index_select(-2, self._inside)
+
+    def outside(self, values: Tensor) -> Tensor:
+        """Put values of the network's joints, ``[..., J, C]``, into Human3.6M's order."""
+        return values if self.joints == H36M17.name else values.index_select(-2, self._outside)
+
+
+def joint_order(joints: str) -> tuple[int, ...]:
+    """The index in Human3.6M's order of each joint of a set that has the same 17 joints.
+
+    Raises:
+        ConfigError: the set has other joints.
+        UsageError: the set is unknown.
+    """
+    numbers = np.repeat(np.arange(float(H36M17.joints))[:, None], 2, axis=1)
+    order = numbers[:, 0] if joints == H36M17.name else np.asarray(from_h36m17(numbers, joints))[:, 0]
+    if sorted(order.tolist()) != list(range(H36M17.joints)):
+        raise ConfigError(f"{joints} is no order of Human3.6M's 17 joints")
+    return tuple(int(joint) for joint in order)
