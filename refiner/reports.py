@@ -29,8 +29,12 @@ Report = dict[str, Any]
 
 # The kinds of reports, named after the command that writes them.
 EVALUATION = "evaluation"
+# `refiner-evaluate --mpi-inf-3dhp`, which scores by another protocol.
+EVALUATION_3DHP = "mpi-inf-3dhp"
 # The accuracy study.
 STUDY = "accuracy"
+# The comparison of our networks and metrics with the modules of their authors.
+PUBLISHED = "published"
 GPU_LATENCY = "gpu-latency"
 QUARTER_HOUR = "quarter-hour"
 # The JSON file of pytest-benchmark, which has another header.
@@ -49,6 +53,8 @@ KINDS = (
     "trajectory",
     STUDY,
     EVALUATION,
+    EVALUATION_3DHP,
+    PUBLISHED,
     GPU_LATENCY,
     QUARTER_HOUR,
     SUITE,

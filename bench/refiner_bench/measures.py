@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from refiner.errors import InputError
-from refiner.reports import EVALUATION, STUDY, SUITE, Report, read_report, report_kind
+from refiner.reports import EVALUATION, EVALUATION_3DHP, STUDY, SUITE, Report, read_report, report_kind
 from refiner_bench.report import JsonObject
 
 # count: equal on every machine. accuracy: equal up to rounding. ratio: the speed relative to a peer timed in the same
@@ -203,6 +203,14 @@ def _ratio(name: str, ratio: JsonObject) -> Measure:
     return Measure(name, ratio["ratio"], "x", "ratio", "higher", ratio["low"], ratio["high"])
 
 
+def _evaluation_3dhp(report: JsonObject) -> Iterator[Measure]:
+    for label, column in report["columns"].items():
+        for name, mean in [(score["name"], score) for score in column["sequences"]] + [("mean", column["mean"])]:
+            yield Measure(f"{label}, {name}, PCK", mean["pck"], "%", "accuracy", "higher")
+            yield Measure(f"{label}, {name}, AUC", mean["auc"], "%", "accuracy", "higher")
+            yield Measure(f"{label}, {name}, MPJPE", mean["mpjpe_mm"], "mm", "accuracy")
+
+
 _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "flops": _flops,
     "lifters": _lifters,
@@ -214,6 +222,7 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "train-step": _train_step,
     STUDY: _accuracy,
     EVALUATION: _evaluation,
+    EVALUATION_3DHP: _evaluation_3dhp,
     "streaming": _streaming,
     "real": _real,
     "trajectory": _trajectory,

@@ -11,7 +11,7 @@ from pathlib import Path
 from refiner import __version__
 from refiner.errors import InputError, MissingComponentError
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import EVALUATION, STUDY, SUITE, Report, report_kind
+from refiner.reports import EVALUATION, EVALUATION_3DHP, STUDY, SUITE, Report, report_kind
 from refiner_bench.headlines import headline_of, results_first
 from refiner_bench.measures import read_measured
 from refiner_bench.report import JsonObject
@@ -154,6 +154,12 @@ def _format_evaluation(report: JsonObject) -> str:
     return format_report(report, markdown=True)
 
 
+def _format_3dhp(report: JsonObject) -> str:
+    from refiner.evaluation.mpi_inf_3dhp import format_3dhp, results_of_report
+
+    return format_3dhp(results_of_report(report), markdown=True)
+
+
 # The module and the function that format a report, by the kind of the report.
 _WRITERS = {
     "flops": ("refiner_bench.flops", "format_flops"),
@@ -169,5 +175,6 @@ _WRITERS = {
     "real": ("refiner_bench.real.report", "format_real"),
     "trajectory": ("refiner_bench.trajectory.format", "format_trajectory"),
     EVALUATION: (__name__, "_format_evaluation"),
+    EVALUATION_3DHP: (__name__, "_format_3dhp"),
 }
 PLAIN_TEXT = ("train-step",)

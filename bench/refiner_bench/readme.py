@@ -18,7 +18,7 @@ from refiner.errors import InputError
 from refiner.evaluation.paper_tables import TITLES, format_paper_table, paper_table
 from refiner.evaluation.study_rows import rows_as_reports
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import report_kind
+from refiner.reports import EVALUATION_3DHP, report_kind
 from refiner_bench.measures import read_measured
 from refiner_bench.report import gain_text
 
@@ -140,6 +140,22 @@ def _by_estimator(reports: Reports, with_refiner: bool = False) -> str:
         rows.append([*models[: 1 + with_refiner], *cells[:2], told[0], *cells[2:], *told[1:]])
     header = ["estimator", *(["refiner"] if with_refiner else []), "MPJPE", "refined", "gain, 95 % interval over clips"]
     return markdown_table([*header, "P-MPJPE", "refined", "gain", "acceleration error, gain"], rows)
+
+
+def _mpi_inf_3dhp(reports: Reports) -> str:
+    """The scores of each sequence by pair of models: a report of `refiner-evaluate --mpi-inf-3dhp` for each pair."""
+    if len({report["annotation"] for _, report in reports}) > 1:
+        raise InputError("these reports have different annotations: " + ", ".join(name for name, _ in reports))
+    rows = []
+    for name, report in reports:
+        models = [f"`{Path(report['models'][role]['file']).stem}`" for role in ("lifter", "refiner")]
+        lens = " (guessed lens)" if report["settings"].get("focal_length") == "guess" else ""
+        lifted, refined = ([*report["columns"][label]["sequences"]] for label in ("lifter", "refined"))
+        for before, after in zip(lifted, refined, strict=True):
+            scores = [f"{column[key]:.1f}" for key in ("mpjpe_mm", "pck", "auc") for column in (before, after)]
+            rows.append([f"[{models[0]}]({name}){lens}", models[1], before["name"], *scores])
+    metrics = [title for metric in ("MPJPE, mm", "PCK, %", "AUC, %") for title in (metric, "refined")]
+    return markdown_table(["lifter", "refiner", "sequence", *metrics], rows)
 
 
 def _study(reports: Reports) -> str:
@@ -285,6 +301,7 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "evaluation": ("evaluation", _evaluation),
     "estimators": ("evaluation", _estimators),
     "left-out": ("evaluation", _left_out),
+    "mpi-inf-3dhp": (EVALUATION_3DHP, _mpi_inf_3dhp),
     "study": ("accuracy", _study),
     "transfer": ("accuracy", _transfer),
     "runs": ("accuracy", _runs),

@@ -6,7 +6,7 @@ Such a file is an HDF5 file, which h5py reads (the extra ``3dhp``). The order of
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -52,42 +52,54 @@ class Sequence3dhp:
     image_size: tuple[int, int]
 
 
-def load_test_set(folder: str | os.PathLike[str], annotation: Annotation, partial: bool = False) -> list[Sequence3dhp]:
-    """Read the six sequences of the test set.
+def load_test_set(
+    folder: str | os.PathLike[str],
+    annotation: Annotation,
+    partial: bool = False,
+    sequences: Collection[str] = SEQUENCES,
+) -> list[Sequence3dhp]:
+    """Read sequences of the test set, by default all six.
 
     Args:
         folder: The folder that holds TS1 to TS6, or the file ``data_test_3dhp.npz``, which has "univ_annot3" alone.
         annotation: The annotation of the 3D poses.
-        partial: Read the existing sequences only, at least one, instead of requiring all six.
+        partial: Read the existing sequences only, at least one, instead of requiring them all.
+        sequences: The names of the wanted sequences. They are read in the order of `SEQUENCES`.
 
     Raises:
+        UsageError: A name is unknown, or there is no name.
         ArchiveError: A sequence is missing. `load_test_sequence` raises further errors.
     """
     root = Path(folder)
+    unknown = sorted(set(sequences) - set(SEQUENCES))
+    if unknown or not sequences:
+        found = ", ".join(unknown) or "none"
+        raise UsageError(f"the named sequences are {found}; expected some of {', '.join(SEQUENCES)}")
+    wanted = [name for name in SEQUENCES if name in sequences]
     if root.is_file():
-        return _of_npz(root, annotation, partial)
-    missing = [name for name in SEQUENCES if not (root / name / FILE_NAME).is_file()]
-    if missing and (not partial or len(missing) == len(SEQUENCES)):
+        return _of_npz(root, annotation, partial, wanted)
+    missing = [name for name in wanted if not (root / name / FILE_NAME).is_file()]
+    if missing and (not partial or len(missing) == len(wanted)):
         raise ArchiveError(
             f"{root} lacks {', '.join(f'{name}/{FILE_NAME}' for name in missing)}; expected MPI-INF-3DHP's test set, "
             "folders TS1 to TS6"
         )
-    names = [name for name in SEQUENCES if name not in missing]
+    names = [name for name in wanted if name not in missing]
     return [load_test_sequence(root / name / FILE_NAME, annotation) for name in names]
 
 
-def _of_npz(file: Path, annotation: Annotation, partial: bool) -> list[Sequence3dhp]:
+def _of_npz(file: Path, annotation: Annotation, partial: bool, wanted: Collection[str]) -> list[Sequence3dhp]:
     from refiner.data.mpi_inf_3dhp_npz import read_test
     from refiner.data.safe_npz import load_npz
 
-    sequences = read_test(load_npz(file), file)
+    sequences = [sequence for sequence in read_test(load_npz(file), file) if sequence.name in wanted]
     if annotation != "univ_annot3":
         raise UsageError(
             f"{file} holds univ_annot3, not {annotation}: name univ_annot3, or take the folders TS1 to TS6"
         )
-    missing = [name for name in SEQUENCES if name not in {sequence.name for sequence in sequences}]
+    missing = [name for name in wanted if name not in {sequence.name for sequence in sequences}]
     if missing and not partial:
-        raise ArchiveError(f"{file} lacks {', '.join(missing)}; expected all of {', '.join(SEQUENCES)}")
+        raise ArchiveError(f"{file} lacks {', '.join(missing)}; expected all of {', '.join(wanted)}")
     return sequences
 
 

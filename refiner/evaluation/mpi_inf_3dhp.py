@@ -7,16 +7,18 @@ set (`refiner.skeleton.MPI_INF_3DHP`) and are made relative to the pelvis.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.data.mpi_inf_3dhp import SEQUENCES, Annotation, Sequence3dhp, camera_of
-from refiner.errors import EmptySequenceError, InputError, LengthError, ShapeError
+from refiner.errors import ArchiveError, ConfigError, EmptySequenceError, InputError, LengthError, ShapeError
 from refiner.evaluation.metrics import auc, mpjpe, pck, root_relative
 from refiner.evaluation.tables import markdown_table, text_table
+from refiner.from_toml import dataclass_from
+from refiner.reports import EVALUATION_3DHP, Report, new_report
 from refiner.skeleton import MPI_INF_3DHP, from_h36m17, to_h36m17
 
 ROOT = MPI_INF_3DHP.joint_names.index("pelvis")
@@ -151,6 +153,49 @@ def evaluate_3dhp(
     if not scores["lifter"]:
         raise EmptySequenceError("there is nothing to evaluate: no sequence was given")
     return {label: Result3dhp(tuple(entries)) for label, entries in scores.items()}
+
+
+def report_3dhp(
+    results: Mapping[str, Result3dhp], models: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> Report:
+    """Build the report of an evaluation on MPI-INF-3DHP, which consists of JSON types.
+
+    Args:
+        results: The results of `evaluate_3dhp`.
+        models: The descriptions of the models by role.
+        settings: The settings of the evaluation.
+
+    Returns:
+        The report. ``complete`` says whether all six sequences are in it, ``annotation`` names the ground truth, and
+        ``columns`` holds the scores of the sequences and their means, by label.
+    """
+    first = next(iter(results.values()))
+    columns = {
+        label: {
+            "sequences": [asdict(score) for score in result.sequences],
+            "mean": {"pck": result.pck, "auc": result.auc, "mpjpe_mm": result.mpjpe_mm},
+        }
+        for label, result in results.items()
+    }
+    return new_report(EVALUATION_3DHP, settings or {}) | {
+        "annotation": first.annotation,
+        "complete": first.complete,
+        "models": dict(models),
+        "columns": columns,
+    }
+
+
+def results_of_report(report: Mapping[str, Any]) -> dict[str, Result3dhp]:
+    """Return the results that a report holds. Raises ArchiveError if the report lacks them."""
+    try:
+        return {
+            label: Result3dhp(
+                tuple(dataclass_from(SequenceScore3dhp, score, "the report") for score in column["sequences"])
+            )
+            for label, column in report["columns"].items()
+        }
+    except (AttributeError, KeyError, TypeError, ConfigError) as error:
+        raise ArchiveError(f"the report has no scores of MPI-INF-3DHP's sequences: {error}") from error
 
 
 def format_3dhp(results: Mapping[str, Result3dhp], markdown: bool = False) -> str:

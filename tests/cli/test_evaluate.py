@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refiner_bench.measures import measures
 
 from refiner.camera import normalise_screen
 from refiner.cli.evaluate import main
 from refiner.data import camera_clips
 from refiner.data.synthetic import synthetic_folder
 from refiner.evaluation.metrics import root_relative
+from refiner.evaluation.mpi_inf_3dhp import format_3dhp, results_of_report
 from refiner.evaluation.report import load_report
 from refiner.evaluation.selection import limit_clips
+from refiner.reports import EVALUATION_3DHP, read_report
 from refiner.shape import pool_shape, pooled_lengths
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
@@ -93,7 +96,10 @@ def test_help_names_the_exit_codes(capsys):
         (["--mpi-inf-3dhp", "x"], "go together"),
         (["--annotation", "annot3"], "go together"),
         (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--action", "label"], "no labels"),
-        (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--json", "y"], "not for --mpi-inf-3dhp"),
+        (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--hypotheses"], "not for --mpi-inf-3dhp"),
+        (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--sequences", "TS7"], "the named sequences are TS7"),
+        (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--sequences", ","], "the named sequences are none"),
+        (["--sequences", "TS5"], "belongs to --mpi-inf-3dhp"),
         (["--mpi-inf-3dhp", "x", "--annotation", "annot3", "--pool-shape", "person"], "--pool-shape clip"),
         (["--camera-seed", "1"], "belong to --cameras random"),
         (["--cameras-per-clip", "2"], "belong to --cameras random"),
@@ -403,7 +409,7 @@ def test_hypotheses_have_columns_and_oracles_are_called_so(prompted, capsys, tmp
     assert "this lifter gives one pose" in capsys.readouterr().err
 
 
-def test_mpi_inf_3dhp_is_scored_by_its_own_protocol(models, capsys, monkeypatch):
+def test_mpi_inf_3dhp_is_scored_by_its_own_protocol(models, capsys, monkeypatch, tmp_path):
     from refiner.data import mpi_inf_3dhp
 
     rng = np.random.default_rng(4)
@@ -413,11 +419,32 @@ def test_mpi_inf_3dhp_is_scored_by_its_own_protocol(models, capsys, monkeypatch)
         "valid_frame": np.arange(40) % 3 > 0,
     }
     sequences = [mpi_inf_3dhp.sequence_of(name, arrays, "univ_annot3", "a test") for name in mpi_inf_3dhp.SEQUENCES]
-    monkeypatch.setattr("refiner.data.load_test_set", lambda folder, annotation, partial: sequences)
+    monkeypatch.setattr("refiner.data.load_test_set", lambda *folder, **options: sequences)
     options = ["--lifter", str(models["lifter"]), "--refiner", str(models["refiner"])]
     assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3", *options]) == 0
     text = capsys.readouterr().out
     assert "univ_annot3" in text and "TS6" in text and "mean" in text and "PCK %, refined" in text
+    file = tmp_path / "result.json"
+    assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3", *options, "--json", str(file)]) == 0
+    assert capsys.readouterr().out == text
+    report = read_report(file, (EVALUATION_3DHP,))
+    assert format_3dhp(results_of_report(report)) == text
+    assert (
+        report["complete"]
+        and report["annotation"] == "univ_annot3"
+        and list(report["columns"])
+        == [
+            "lifter",
+            "refined",
+        ]
+    )
+    for label, column in report["columns"].items():
+        assert [score["name"] for score in column["sequences"]] == list(mpi_inf_3dhp.SEQUENCES), label
+        for metric, value in column["mean"].items():
+            assert value == pytest.approx(np.mean([score[metric] for score in column["sequences"]]))
+    assert report["models"]["lifter"]["file"] == models["lifter"].name
+    means = {column["mean"]["pck"] for column in report["columns"].values()}
+    assert {measure.value for measure in measures(report)} >= means
     # Models of rays are given the lens that the poses tell of; these poses have none.
     assert main(["--mpi-inf-3dhp", "folder", "--annotation", "univ_annot3"]) == 5
     assert "its lens is not known" in capsys.readouterr().err

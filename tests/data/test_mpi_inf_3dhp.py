@@ -101,6 +101,15 @@ def test_the_test_set_is_six_sequences(fake_h5py, tmp_path):
     ]
     with pytest.raises(ArchiveError, match="lacks TS1"):
         load_test_set(tmp_path / "TS1", "annot3", partial=True)
+    # Any subset, in the order of the data set.
+    for names in (["TS6"], ["TS4", "TS2"], ["TS1", "TS2", "TS3", "TS4", "TS6"]):
+        found = load_test_set(tmp_path, "annot3", sequences=names)
+        assert [sequence.name for sequence in found] == sorted(names)
+    with pytest.raises(ArchiveError, match=r"lacks TS5/annot_data\.mat"):
+        load_test_set(tmp_path, "annot3", sequences=["TS5", "TS6"])
+    for names, told in ((["TS6", "TS9"], "are TS9; expected some of TS1"), ([], "are none")):
+        with pytest.raises(UsageError, match=told):
+            load_test_set(tmp_path, "annot3", sequences=names)
 
 
 def test_a_matlab_file_by_h5py_itself(tmp_path):

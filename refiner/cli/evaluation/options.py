@@ -25,6 +25,7 @@ examples:
 
   refiner-evaluate --mpi-inf-3dhp FOLDER --annotation univ_annot3
                                                        PCK, AUC and MPJPE of MPI-INF-3DHP's six sequences
+  refiner-evaluate --mpi-inf-3dhp FOLDER --annotation annot3 --sequences TS5,TS6 --json result.json
   refiner-evaluate --predictions mine.npz              your estimator's predictions, before and after refinement
   refiner-evaluate --table I --reports result.json     the paper's table, our figures beside the paper's
 
@@ -65,6 +66,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--annotation",
         choices=["annot3", "univ_annot3"],
         help="with --mpi-inf-3dhp: which of its 3D poses is the truth; people as they are, or scaled to one size",
+    )
+    data.add_argument(
+        "--sequences",
+        metavar="NAMES",
+        help="with --mpi-inf-3dhp: some of its sequences: TS5,TS6 (default: those that the folder holds)",
     )
     data.add_argument(
         "--dataset", choices=["human36m"], help="take Human3.6M's split instead of the folder's clips.json"
@@ -180,6 +186,8 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--json {arguments.json}: is a folder, expected a file to write")
     if arguments.synthetic is not None and arguments.dataset is not None:
         raise UsageError("--dataset names the split of a folder; leave it out with --synthetic")
+    if arguments.sequences is not None and arguments.mpi_inf_3dhp is None:
+        raise UsageError("--sequences belongs to --mpi-inf-3dhp")
     if arguments.cameras == "random":
         _check_random_cameras(arguments)
     elif arguments.camera_seed is not None or arguments.cameras_per_clip is not None:
