@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from refiner.errors import InputError
-from refiner.reports import EVALUATION, EVALUATION_3DHP, STUDY, SUITE, Report, read_report, report_kind
+from refiner.reports import EVALUATION, EVALUATION_3DHP, PUBLISHED, STUDY, SUITE, Report, read_report, report_kind
 from refiner_bench.report import JsonObject
 
 # count: equal on every machine. accuracy: equal up to rounding. ratio: the speed relative to a peer timed in the same
@@ -211,6 +211,11 @@ def _evaluation_3dhp(report: JsonObject) -> Iterator[Measure]:
             yield Measure(f"{label}, {name}, MPJPE", mean["mpjpe_mm"], "mm", "accuracy")
 
 
+def _published(report: JsonObject) -> Iterator[Measure]:
+    yield Measure("comparisons", len(report["rows"]), "", "count", "higher")
+    yield Measure("comparisons that agree", sum(row["agrees"] for row in report["rows"]), "", "count", "higher")
+
+
 _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "flops": _flops,
     "lifters": _lifters,
@@ -223,6 +228,7 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     STUDY: _accuracy,
     EVALUATION: _evaluation,
     EVALUATION_3DHP: _evaluation_3dhp,
+    PUBLISHED: _published,
     "streaming": _streaming,
     "real": _real,
     "trajectory": _trajectory,

@@ -11,7 +11,7 @@ from pathlib import Path
 from refiner import __version__
 from refiner.errors import InputError, MissingComponentError
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import EVALUATION, EVALUATION_3DHP, STUDY, SUITE, Report, report_kind
+from refiner.reports import EVALUATION, EVALUATION_3DHP, PUBLISHED, STUDY, SUITE, Report, report_kind
 from refiner_bench.headlines import headline_of, results_first
 from refiner_bench.measures import read_measured
 from refiner_bench.report import JsonObject
@@ -176,5 +176,6 @@ _WRITERS = {
     "trajectory": ("refiner_bench.trajectory.format", "format_trajectory"),
     EVALUATION: (__name__, "_format_evaluation"),
     EVALUATION_3DHP: (__name__, "_format_3dhp"),
+    PUBLISHED: ("refiner_bench.published", "format_published"),
 }
 PLAIN_TEXT = ("train-step",)

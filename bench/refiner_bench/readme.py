@@ -18,7 +18,7 @@ from refiner.errors import InputError
 from refiner.evaluation.paper_tables import TITLES, format_paper_table, paper_table
 from refiner.evaluation.study_rows import rows_as_reports
 from refiner.evaluation.tables import markdown_table
-from refiner.reports import EVALUATION_3DHP, report_kind
+from refiner.reports import EVALUATION_3DHP, PUBLISHED, report_kind
 from refiner_bench.measures import read_measured
 from refiner_bench.report import gain_text
 
@@ -156,6 +156,13 @@ def _mpi_inf_3dhp(reports: Reports) -> str:
             rows.append([f"[{models[0]}]({name}){lens}", models[1], before["name"], *scores])
     metrics = [title for metric in ("MPJPE, mm", "PCK, %", "AUC, %") for title in (metric, "refined")]
     return markdown_table(["lifter", "refiner", "sequence", *metrics], rows)
+
+
+def _published(reports: Reports) -> str:
+    """How many comparisons with the authors' modules agree, and how closely."""
+    from refiner_bench.published import summary_table
+
+    return summary_table(_one(reports))
 
 
 def _study(reports: Reports) -> str:
@@ -302,6 +309,7 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "estimators": ("evaluation", _estimators),
     "left-out": ("evaluation", _left_out),
     "mpi-inf-3dhp": (EVALUATION_3DHP, _mpi_inf_3dhp),
+    "published": (PUBLISHED, _published),
     "study": ("accuracy", _study),
     "transfer": ("accuracy", _transfer),
     "runs": ("accuracy", _runs),

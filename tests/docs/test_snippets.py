@@ -81,6 +81,8 @@ def check_command(words):
         assert rest[0] == "install", words
         for asked in re.findall(r"\[(.+)\]", " ".join(rest)):
             assert set(asked.split(",")) <= extras(), words
+    elif program == "python" and rest[0] == "-m":
+        importlib.import_module(f"{rest[1]}.__main__").build_parser().parse_args(rest[2:])
     elif program == "python":
         example(rest[0].removeprefix("examples/")).build_parser().parse_args(rest[1:])
     else:
