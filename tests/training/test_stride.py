@@ -7,10 +7,16 @@ import pytest
 
 from refiner import Lifter, Refiner, StreamingRefiner
 from refiner.camera import normalise_screen
+from refiner.cli.evaluate import main
+from refiner.data import camera_clips
+from refiner.data.synthetic import synthetic_folder
 from refiner.data.training_set import TrainingClip
 from refiner.data.windows import blend_phases, tds_phases, window_span
 from refiner.engines import EngineOptions
 from refiner.errors import ConfigError, UsageError
+from refiner.evaluation.metrics import mpjpe, root_relative
+from refiner.evaluation.report import load_report
+from refiner.evaluation.selection import limit_clips
 from refiner.model_files.build import load_module
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.runtime.loading import open_engine
@@ -149,6 +155,23 @@ def test_a_stream_lifts_and_refines_windows_of_every_third_frame(lifter, people,
         window = clip.pose_2d[rows][None].astype(np.float32)
         expected = refining(window, lifting(window, size), size)[0, -1]
         np.testing.assert_allclose(found[last].pose_3d, expected, atol=1e-4)
+
+
+def test_the_evaluation_lifts_and_refines_with_the_stride(lifter, people, tiny, tmp_path):
+    refiner = train_refiner(tiny("refiner", lifter=str(lifter), stride=STRIDE), people, tmp_path / "run", quiet=True)
+    options = ["--lifter", str(lifter), "--refiner", str(refiner), "--json", str(tmp_path / "result.json")]
+    assert main(["--synthetic", "3", "--limit-clips", "1", "--quiet", "--resamples", "10", *options]) == 0
+    report = load_report(tmp_path / "result.json")
+    assert [report["models"][role]["stride"] for role in ("lifter", "refiner")] == [STRIDE, STRIDE]
+    folder = synthetic_folder(3)
+    positions = limit_clips(folder.positions, folder.description.test, 1)
+    clips = camera_clips(positions, folder.cameras, list(positions), detector=folder.detector)
+    loaded = Lifter.load(lifter)
+    errors = [
+        1000.0 * mpjpe(root_relative(loaded.lift(clip.pose_2d, clip.image_size, clip.fps)), root_relative(clip.pose_3d))
+        for clip in clips
+    ]
+    assert report["metrics"]["mpjpe"]["frame_mean"]["lifter"] == pytest.approx(np.concatenate(errors).mean(), rel=1e-4)
 
 
 def open_engine_of(path, role):

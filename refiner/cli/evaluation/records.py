@@ -12,7 +12,10 @@ from refiner.runtime import Lifter, Refiner
 from refiner.tensor_hashes import sha256_without_hashes
 
 # The entries of a model's metadata that a report repeats: all but the training curve and the like.
-METADATA = ("kind", "model", "frames", "steps", "diffusion", "noise", "sampling", "text", "engine", "data_description")
+METADATA = (
+    *("kind", "model", "frames", "stride", "steps", "diffusion", "noise", "sampling", "text", "engine"),
+    "data_description",
+)
 
 
 def model_record(model: Lifter | Refiner, role: str, path: str | None, live: bool) -> dict[str, Any]:
