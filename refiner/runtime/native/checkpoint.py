@@ -17,6 +17,7 @@ from refiner.errors import CheckpointError, ConfigError, UsageError
 from refiner.model_files.arrays import CheckpointArrays, load_arrays
 from refiner.model_spec import ModelSpec
 from refiner.runtime.native.network import OTHERS, check_size
+from refiner.skeleton import H36M17
 
 Array = NDArray[np.float32]
 
@@ -104,6 +105,8 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> Na
         raise CheckpointError(f"{path} holds a {spec.kind}, expected a {role}")
     if spec.architecture != "default":
         raise UsageError(f"{path}: the native engine runs networks of STC blocks, not {spec.architecture}; {OTHERS}")
+    if spec.joints != H36M17.name:
+        raise UsageError(f"{path}: the native engine has no network of the joints of {spec.joints}; {OTHERS}")
     model = checkpoint.config["model"]
     try:
         dim, heads = int(model["dim"]), int(model["heads"])
