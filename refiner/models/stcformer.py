@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.models.joint_order import JointOrder
-from refiner.models.stc import PARTS, FeedForward, STCAttention
+from refiner.models.stc import FeedForward, STCAttention
+from refiner.stc_layout import PARTS
 
 
 class STCBlock(nn.Module):

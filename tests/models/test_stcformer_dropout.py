@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 from refiner.errors import ConfigError  # noqa: E402
 from refiner.models import STCFormer, from_published  # noqa: E402
 from refiner.models.fused import takes_kernel  # noqa: E402
-from refiner.models.stc import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, FeedForward, STCAttention  # noqa: E402
+from refiner.models.stc import FeedForward, STCAttention  # noqa: E402
+from refiner.stc_layout import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL  # noqa: E402
 
 SIZES = {"dim": 32, "layers": 2, "heads": 4, "mlp_ratio": 2}
 

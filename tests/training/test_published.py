@@ -201,7 +201,7 @@ def test_the_command(published, merges, tmp_path, capsys):
     [
         ("stcformer", 0, [], UsageError, "at least 1"),
         ("d3dp", None, ["sampling.steps=2000"], ConfigError, "steps"),
-        ("d3dp", None, ["sampling.hypotheses=0"], ConfigError, "hypothesis"),
+        ("d3dp", None, ["sampling.hypotheses=0"], ConfigError, "hypotheses: expected"),
         ("d3dp", None, ["sampling.seed=-1"], ConfigError, "seed"),
         ("d3dp", None, ["frames.x=4"], ConfigError, "frames is a value"),
     ],

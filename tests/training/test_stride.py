@@ -190,7 +190,8 @@ def test_predictions_are_cut_with_the_stride(tiny, tmp_path):
     for person in ("a", "b", "c"):
         pose = frames[:, None, None] * np.ones((1, 17, 3), np.float32) * 0.001
         pose[:, 0] = 0.0
-        clips.append(PredictedClip(person, pose[..., :2] + 0.1, pose + 0.0, pose))
+        seen = pose[..., :2] + 0.1
+        clips.append(PredictedClip(person, seen, pose + 0.0, pose, "a clip", 500.0 * (seen + 1.0), (1000, 1000)))
     predictions = Predictions("made up", 50.0, tuple(clips))
     windows = PredictionSampler(predictions, ["a", "b"], FRAMES, 8, 0, 0.0, STRIDE).batch(1)
     steps = np.diff(windows.lifted[:, :, 5, 0], axis=1)
@@ -205,7 +206,9 @@ def test_a_refiner_of_predictions_takes_every_third_frame(people, tiny, tmp_path
     for clip in people.clips("all"):
         noise = rng.normal(0, 0.01, clip.pose_3d.shape) * (np.arange(17) > 0)[:, None]
         screen = normalise_screen(clip.pose_2d, clip.image_size).astype(np.float32)
-        clips.append(PredictedClip(clip.subject, screen, (clip.pose_3d + noise).astype(np.float32), clip.pose_3d))
+        lifted = (clip.pose_3d + noise).astype(np.float32)
+        own = clip.key, clip.pose_2d, clip.image_size
+        clips.append(PredictedClip(clip.subject, screen, lifted, clip.pose_3d, *own))
     predictions = Predictions("made up", 50.0, tuple(clips))
     config = tiny("refiner", stride=STRIDE)
     path = train_refiner_on_predictions(config, predictions, "S5", tmp_path / "run", quiet=True)
