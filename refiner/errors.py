@@ -62,6 +62,10 @@ class LengthError(ShapeError):
     """Two sequences that belong together differ in their number of frames."""
 
 
+class JointOrderError(InputError):
+    """The joints of a pose are in another order than its joint set says; the message names the order that fits."""
+
+
 class EmptySequenceError(InputError):
     """A sequence has no frames."""
 

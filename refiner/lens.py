@@ -13,6 +13,7 @@ from refiner.arrays import as_numbers
 from refiner.camera import Camera, default_focal_length
 from refiner.data.inputs import check_image_size
 from refiner.errors import DefaultLensWarning, InputError, UnitError, UsageError
+from refiner.reasons import Note
 
 # The accepted focal lengths, divided by the longer side of the image: from a fisheye lens (127 degrees) to a telephoto
 # lens in a stadium.
@@ -38,6 +39,13 @@ class Lens:
     source: Literal["given", "camera", "default"]
     aspect: float = 1.0
     camera: Camera | None = field(default=None, repr=False)
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """A note where nobody stated the focal length."""
+        if self.source != "default":
+            return ()
+        return (Note("lens assumed", f"no focal_length was given: {self.focal_length:.0f} pixels are taken"),)
 
     def row(self) -> NDArray[np.float32]:
         """Return width, height and focal length in pixels, ``(3,)``: the input ``camera`` of an exported graph."""

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arrays import as_array
 from refiner.camera import Camera
-from refiner.data.agreement import warn_of_disagreement
+from refiner.data.agreement import ORDERS, disagreement, refuse_wrong_order
 from refiner.data.inputs import LARGEST_DISTANCE_M, check_fps, check_lengths, check_pose_3d
 from refiner.data.keypoints import check_keypoints
 from refiner.errors import InputError, InputWarning, ShapeError, UnitError, UsageError
 from refiner.ground import LOWEST_M, Ground, one_number
 from refiner.lens import check_lens
+from refiner.reasons import Note
 from refiner.root_fit import FloorFit, anchored_frames, fit_root
 from refiner.shape import pooled_lengths
 from refiner.skeleton import H36M17, joint_set, to_h36m17
@@ -152,8 +154,12 @@ def root_trajectory(
     check_lengths(seen.values, checked)
     pose = to_h36m17(checked, joints)
     body = pose - pose[:, :1]
-    unconverted = None if joints == H36M17.name or checked.shape[1] != H36M17.joints else checked
-    warn_of_disagreement(seen.values[..., :2], seen.missing, body, unconverted)
+    raw = as_array(pose_2d, "pose_2d", "an array") if kind.name in ORDERS else None
+    compared = checked if kind.name in ORDERS else body
+    wrong = disagreement(seen.values[..., :2], seen.missing, compared, lens.row(), kind, kind, raw)
+    # A stated height sets the size.
+    if wrong is not None and not (wrong.kind == "unusual size" and height is not None):
+        Note(wrong.kind, refuse_wrong_order(wrong).message).warn(stacklevel=2)
     return place_body(seen.values, lens.row(), body, rate, placement)
 
 

@@ -34,15 +34,15 @@ def in_camera_metres(
     from refiner.formats.estimates import to_camera_metres
     from refiner.skeleton import H36M17, confidence_to_h36m17, joint_set, to_h36m17
 
-    joints, confidence = options["joints"], options.get("confidence")
-    fewer = pose_3d.shape[1:] == (H36M17.joints, 3) and joint_set(joints).joints != H36M17.joints
+    joints, joints_3d, confidence = options["joints"], arguments.joints_3d, options.get("confidence")
+    fewer = joints_3d is None and pose_3d.shape[1:] == (H36M17.joints, 3) and joint_set(joints).joints != H36M17.joints
     try:
         found = to_camera_metres(
             pose_3d,
             pose_2d,
             options["image_size"],
             joints=joints,
-            joints_3d=H36M17.name if fewer else None,
+            joints_3d=H36M17.name if fewer else joints_3d,
             confidence=confidence,
             focal_length=options.get("focal_length"),
             height=arguments.height,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, let_threads_wait, run, within
 from refiner.cli.trajectory import add_trajectory_options, axes_text, place_arrays, placement_of
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
+    from refiner.runtime.report import RefinementReport
     from refiner.runtime.window_model import FocalLength, ImageSize
 
 EXAMPLES = """\
@@ -31,7 +34,8 @@ examples:
 pose_2d is (frames, joints, 2) in pixels, pose_3d (frames, joints, 3) in metres and camera axes (x right, y down,
 z away from the camera); the root may lie anywhere and is kept. Poses in the axes of a room are turned to those of the
 camera, and the poses of MotionBERT's X3D.npy become metres with --height. Without --pose-3d the bundled lifter lifts
-pose_2d. The result is (frames, 17, 3) in the joints of Human3.6M, in metres.
+pose_2d. The result is (frames, 17, 3) in the joints of Human3.6M, in metres; NaN where nobody is seen for half a
+second. An .npz also says which joints were guessed, and the status and its reasons for each frame.
 With --trajectory the poses are in their place in front of the camera; an .npz then has `root` (frames, 3) too, and with
 --camera-pitch `level_pose_3d`, level with the floor.
 
@@ -82,6 +86,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="joint set of the input",
     )
     parser.add_argument(
+        "--joints-3d", choices=JOINT_CHOICES, help="joint set of the 3D poses, where it is not that of --joints"
+    )
+    parser.add_argument(
+        "--least-confidence",
+        type=float,
+        default=0.0,
+        metavar="C",
+        help="a joint whose confidence is not above this is missing (default: 0)",
+    )
+    parser.add_argument(
         "--checkpoint", metavar="PATH", help="refiner checkpoint, .onnx or bundled name (default: the bundled one)"
     )
     parser.add_argument("--lifter", metavar="PATH", help="lifter checkpoint or .onnx (default: the bundled one)")
@@ -104,6 +118,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
     add_trajectory_options(parser)
+    parser.add_argument(
+        "--json", metavar="FILE", help="also write what was guessed, assumed or found (status and reasons) as JSON"
+    )
     return parser
 
 
@@ -115,6 +132,7 @@ class _SequenceOptions(TypedDict, total=False):
     joints: str
     focal_length: FocalLength
     confidence: ArrayLike
+    least_confidence: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,10 +165,12 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     from refiner.data.safe_npz import load_user_array
     from refiner.errors import UsageError
     from refiner.files import atomic_path
+    from refiner.reasons import Note
     from refiner.runtime import Lifter, Refiner
     from refiner.runtime.placing import trajectory_arrays
+    from refiner.runtime.report import without_repetition
     from refiner.shape import pool_together
-    from refiner.skeleton import confidence_to_h36m17, to_h36m17
+    from refiner.skeleton import to_h36m17
 
     if arguments.video is not None:
         from refiner.viewer.video import check_video_name
@@ -166,6 +186,8 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     for option, file in inputs:
         if file is not None and os.path.exists(file) and output.exists() and output.samefile(file):
             raise UsageError(f"--output {output}: is the file of {option}, which would be lost; choose another name")
+    if arguments.joints_3d is not None and arguments.pose_3d is None:
+        raise UsageError("--joints-3d is the joint set of --pose-3d; leave it out where there is none")
     if arguments.lifter is not None and arguments.pose_3d is not None:
         raise UsageError("--lifter lifts the 2D poses where there is no --pose-3d; leave one of the two out")
     placement = placement_of(arguments)
@@ -175,6 +197,7 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     pose_3d = None if arguments.pose_3d is None else load_user_array(arguments.pose_3d, arguments.key_3d)
     others = [_other_recording(file) for file in arguments.same_person or ()]
     options: _SequenceOptions = {"image_size": (width, height), "fps": arguments.fps, "joints": arguments.joints}
+    options["least_confidence"] = arguments.least_confidence
     if arguments.focal_length is not None:
         focal = arguments.focal_length
         options["focal_length"] = focal[0] if len(focal) == 1 else focal
@@ -192,18 +215,22 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     )
     lifter = None if pose_3d is not None else Lifter.load(arguments.lifter)
     began = time.perf_counter()
+    notes: list[Note] = []
     if pose_3d is not None:
-        refined = refiner.refine(pose_2d, pose_3d, **options)
-        familiarity = refiner.compare_input(pose_2d, pose_3d, **options)
-        before = to_h36m17(pose_3d, options["joints"])
+        # The poses may have been converted to Human3.6M's joints.
+        joints_3d = arguments.joints_3d if options["joints"] == arguments.joints else None
+        report = refiner.refine_report(pose_2d, pose_3d, joints_3d=joints_3d, **options)
+        familiarity = refiner.compare_input(pose_2d, pose_3d, joints_3d=joints_3d, **options)
+        before = to_h36m17(pose_3d, joints_3d or options["joints"])
     else:
         assert lifter is not None
-        before = lifter.lift(pose_2d, **options)
-        if confidence is not None:
-            options["confidence"] = confidence_to_h36m17(confidence, arguments.joints)
-        options["joints"] = "h36m17"
-        refined = refiner.refine(to_h36m17(pose_2d, arguments.joints), before, **options)
-        familiarity = refiner.compare_input(to_h36m17(pose_2d, arguments.joints), before, **options)
+        lifted = lifter.lift_report(pose_2d, **options)
+        before, notes = lifted.pose_3d, list(lifted.notes)
+        report = refiner.refine_report(pose_2d, before, joints_3d="h36m17", **options)
+        familiarity = refiner.compare_input(pose_2d, before, joints_3d="h36m17", **options)
+    unfamiliar = familiarity.warnings if familiarity is not None else ()
+    notes += [*report.notes, *(Note("unfamiliar", text) for text in unfamiliar)]
+    refined = report.pose_3d
     if others:
         refined = pool_together([refined, *others], ["the person"] * (1 + len(others)))[0]
     fps = arguments.fps or refiner.fps
@@ -213,21 +240,41 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
         found = place_arrays(placement, pose_2d, refined, fps, joints, *lens, confidence)
         placed, place = found.place(refined), f"; {axes_text(found, arguments.focal_length is not None)}"
         arrays = trajectory_arrays(found, placed)
+    report = replace(report, pose_3d=placed, notes=without_repetition(notes))
     elapsed = time.perf_counter() - began
-    for warning in familiarity.warnings if familiarity is not None else ():
+    for warning in unfamiliar:
         print(f"refiner-refine: warning: {warning}; the refinement may not help here", file=sys.stderr)
     with atomic_path(output) as temporary:
         if output.suffix == ".npy":
             np.save(temporary, placed)
         else:
-            np.savez(temporary, refined_pose_3d=placed, **arrays)
+            _save(temporary, report, arrays)
+    if arguments.json is not None:
+        with atomic_path(Path(arguments.json)) as temporary:
+            temporary.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
     if arguments.video is not None:
         _draw(Path(arguments.video), before, refined, fps)
-    moved = np.linalg.norm(refined - before, axis=-1).mean() * 1000
+    moved = np.nanmean(np.linalg.norm(refined - before, axis=-1)) * 1000
     action = "refined" if lifter is None else "lifted and refined"
     print(
         f"{action} {len(refined)} frames in {elapsed * 1000:.0f} ms; the refinement moved joints by {moved:.1f} mm on "
         f"average{place}; wrote {output}"
+    )
+
+
+def _save(path: Path, report: RefinementReport, arrays: dict[str, Any]) -> None:
+    """Write the poses as an .npz, with what is to be said of each frame."""
+    import numpy as np
+
+    reasons = np.array(["; ".join(reasons) for reasons in report.reasons])
+    more: dict[str, Any] = arrays if report.std is None else {"std": report.std, **arrays}
+    np.savez(
+        path,
+        refined_pose_3d=report.pose_3d,
+        guessed=report.guessed,
+        status=np.array(report.status),
+        reasons=reasons,
+        **more,
     )
 
 

@@ -12,7 +12,7 @@ from refiner.errors import InputError, UsageError
 Item = TypeVar("Item")
 
 # Options that belong to arrays.
-FOR_ARRAYS = ("pose_3d", "height", "key_2d", "key_3d", "confidence", "same_person", "video")
+FOR_ARRAYS = ("pose_3d", "height", "key_2d", "key_3d", "confidence", "same_person", "video", "joints_3d", "json")
 
 
 def refine_detections(arguments: argparse.Namespace) -> None:
@@ -55,6 +55,7 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         focal if focal is None or len(focal) > 1 else focal[0],
         arguments.person,
         placement,
+        arguments.least_confidence,
     )
     print(f"{detections.source}: {len(detections.frames)} frames, {detections.joints.name}")
     written = 0

@@ -36,7 +36,7 @@ One frame is one line of JSON (or one WebSocket message):
 (and "image_size": [w, h], "focal_length": f where they differ from frame to frame)
 in pixels and metres (camera axes). null marks a missing coordinate. Leave pose_3d out with --lifter. Several people of
 one moment are {"frames": [...]}; {"flush": true} ends a stream. A refined frame is
-  {"timestamp", "person_id", "status", "pose_3d": 17 x 3, "std": 17, "infilled": [joints]}
+  {"timestamp", "person_id", "status", "reasons": [words], "pose_3d": 17 x 3, "std": 17, "infilled": [joints]}
 and {"error": ...} answers an invalid message; the stream goes on.
 """
 
@@ -81,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=JOINT_CHOICES,
         default="h36m17",
         help="joint set",
+    )
+    model.add_argument(
+        "--joints-3d", choices=JOINT_CHOICES, help="joint set of the 3D, where it is not that of --joints"
     )
     model.add_argument(
         "--least-confidence",
@@ -140,6 +143,7 @@ def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
             image_size=None if arguments.image_size is None else (arguments.image_size[0], arguments.image_size[1]),
             focal_length=arguments.focal_length,
             joints=arguments.joints,
+            joints_3d=arguments.joints_3d,
             least_confidence=arguments.least_confidence,
             pool_shape=arguments.pool_shape,
             smoothing=arguments.smooth,

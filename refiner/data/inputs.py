@@ -80,8 +80,7 @@ def check_pose_2d(pose_2d: object, image_size: tuple[float, float], joints: Join
     usual = float(np.quantile(np.abs(array), USUAL_SHARE))
     if usual <= LARGEST_NORMALISED:
         raise UnitError(
-            f"pose_2d lies within {usual:.2f} of 0, which looks normalised; expected pixels of an image of {image}: "
-            "undo the normalisation first (refiner.camera.denormalise_screen)"
+            f"pose_2d lies within {usual:.2f} of 0, which looks like {normalised_by(array)} (an image of {image})"
         )
     return array.astype(np.float32)
 
@@ -131,6 +130,16 @@ def marked_missing(pixels: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which joints of ``(..., 2)`` pixels are exactly (0, 0) or (-1, -1), as detectors mark missing joints."""
     with np.errstate(invalid="ignore"):
         return np.asarray((pixels == 0).all(axis=-1) | (pixels == -1).all(axis=-1))
+
+
+def normalised_by(pixels: NDArray[np.floating]) -> str:
+    """How coordinates ``(..., 2)`` near 0 were made of pixels, and the remedy, for messages."""
+    if np.nanquantile(pixels, 1.0 - USUAL_SHARE) < 0.0:
+        return (
+            "coordinates that are normalised to -1 to 1; expected pixels: undo the normalisation first "
+            "(refiner.camera.denormalise_screen)"
+        )
+    return "shares of the image; expected pixels: multiply by the image's width and height"
 
 
 def likely_unit(body_size: float) -> str:

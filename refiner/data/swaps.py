@@ -8,14 +8,13 @@ all frames cannot be detected.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.errors import InputWarning
+from refiner.reasons import Note
 from refiner.skeleton import LEFT, RIGHT
 
 Pairs = Sequence[tuple[int, int]]
@@ -123,14 +122,11 @@ def find_swapped_sides(pose: NDArray[np.float64], missing: NDArray[np.bool_]) ->
     return [(swapped, pairs) for swapped, pairs in limbs if swapped.any()]
 
 
-def warn_of_swapped_sides(swapped: NDArray[np.bool_], name: str) -> None:
-    """Warn the caller of a runtime's method about frames whose left and right were exchanged.
-
-    ``name`` is the name of the argument that holds the poses.
-    """
-    warnings.warn(
+def swapped_sides(swapped: NDArray[np.bool_], name: str) -> Note:
+    """A note about frames ``(F,)`` whose left and right were exchanged; ``name`` is the argument of the poses."""
+    return Note(
+        "sides exchanged",
         f"{name}: left and right of legs or arms were swapped in {int(swapped.sum())} of {len(swapped)} frames, "
         f"first frame {int(np.argmax(swapped))}; they are exchanged",
-        InputWarning,
-        stacklevel=5,
+        swapped,
     )

@@ -13,12 +13,13 @@ standard deviation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.diffusion.unseen import DEFAULT_UNSEEN, UnseenSpread
 from refiner.errors import CheckpointError, ShapeError
 
 # Added to distances in metres before their logarithm. Smaller distances are numerical noise.
@@ -41,10 +42,12 @@ class JointUncertainty:
             along one axis, in metres.
         radii: ``(17, 2)``, the distances from the refined joint that contain 50 % and 90 % of the errors, in standard
             deviations. The values of the root are 0, because its error is 0 by definition.
+        unseen: what is added for joints that were not seen.
     """
 
     coefficients: NDArray[np.float64]
     radii: NDArray[np.float64]
+    unseen: UnseenSpread = field(default=DEFAULT_UNSEEN)
 
     def std(self, correction: ArrayLike, speed: ArrayLike) -> NDArray[np.float32]:
         """Return the standard deviation of each joint along one axis.
@@ -93,6 +96,15 @@ class JointUncertainty:
             radii[joint] = np.quantile(ratio / scale, SHARES)
         return cls(coefficients, radii)
 
+    def widened(self, std: ArrayLike, unseen_s: ArrayLike) -> NDArray[np.float32]:
+        """The standard deviation of joints of which some are guessed.
+
+        Args:
+            std: ``(..., 17)`` metres, the result of `std`.
+            unseen_s: ``(..., 17)``, see `UnseenSpread.added`.
+        """
+        return self.unseen.widened(std, unseen_s)
+
     def coverage(self, error: ArrayLike, std: ArrayLike) -> tuple[float, float]:
         """Return the fractions of errors inside the 50 % and 90 % regions, without the root.
 
@@ -106,11 +118,12 @@ class JointUncertainty:
 
     def to_config(self) -> dict[str, Any]:
         """Return the model as a section of a checkpoint's configuration; manifests copy this section."""
-        return {
+        config: dict[str, Any] = {
             "features": list(FEATURES),
             "coefficients": np.round(self.coefficients, 6).tolist(),
             "radii": np.round(self.radii, 6).tolist(),
         }
+        return config if self.unseen is DEFAULT_UNSEEN else {**config, "unseen": self.unseen.to_config()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> JointUncertainty:
@@ -134,7 +147,7 @@ class JointUncertainty:
             raise CheckpointError(
                 f"the model's uncertainty does not have the features {', '.join(FEATURES)} for 17 joints"
             )
-        return cls(coefficients, radii)
+        return cls(coefficients, radii, UnseenSpread.from_config(config.get("unseen")))
 
 
 def features(correction: ArrayLike, speed: ArrayLike) -> NDArray[np.float64]:

@@ -102,6 +102,13 @@ class Detections:
             raise UsageError(f"the file says that it has {self.fps:g} frames a second, not {fps:g}")
         return fps
 
+    def above(self, least_confidence: float) -> Detections:
+        """The same without the joints whose confidence is not above ``least_confidence``."""
+        if least_confidence <= 0.0:
+            return self
+        frames = tuple(tuple(_above(person, least_confidence) for person in people) for people in self.frames)
+        return replace(self, frames=frames)
+
 
 def _check_inside(detections: Detections, size: tuple[float, float] | None) -> None:
     """Raises UnitError where most of the keypoints lie outside of the image."""
@@ -117,6 +124,12 @@ def _check_inside(detections: Detections, size: tuple[float, float] | None) -> N
             f"{100 * outside:.0f} % of the keypoints lie outside of the image, up to {largest}; expected {image}: is "
             "its size right?"
         )
+
+
+def _above(person: Person, least_confidence: float) -> Person:
+    lost = ~(person.confidence > least_confidence)
+    keypoints = np.where(lost[:, None], np.nan, person.keypoints)
+    return replace(person, keypoints=keypoints, confidence=np.where(lost, 0.0, person.confidence))
 
 
 def _size_text(size: tuple[float, float]) -> str:

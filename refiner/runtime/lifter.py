@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from refiner.actions import GUESS, action_number
 from refiner.arguments import check_flag, shown
 from refiner.camera import Camera
+from refiner.data.gaps import shows_person
 from refiner.data.inputs import check_fps
 from refiner.data.resample import resample_back
 from refiner.engines import EngineOptions
@@ -19,8 +20,9 @@ from refiner.ground import Ground
 from refiner.lens import check_lens
 from refiner.runtime.engine import LifterEngine, check_kind
 from refiner.runtime.loading import open_engine
+from refiner.runtime.report import RefinementReport, concatenated, guessed_note
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_live, run_strided
-from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
+from refiner.runtime.window_model import FocalLength, ImageSize, ModelInput, WindowModel
 from refiner.skeleton import confidence_to_h36m17, flip_pose, to_h36m17
 from refiner.trajectory import Placement, place_body, root_trajectory
 
@@ -98,6 +100,7 @@ class Lifter(WindowModel[LifterEngine]):
         action: str | None = None,
         *,
         confidence: ArrayLike | None = None,
+        least_confidence: float = 0.0,
         focal_length: FocalLength | None = None,
         camera: Camera | None = None,
         trajectory: bool = False,
@@ -106,16 +109,16 @@ class Lifter(WindowModel[LifterEngine]):
     ) -> Array:
         """Lift a sequence of 2D poses to 3D.
 
-        Frames that show nobody are guessed from the frames around them, with an `InputWarning`.
-
         Args:
-            pose_2d: ``(F, J, 2)`` pixels. For a model that sees rays (`sees_rays`), NaN marks a missing joint.
+            pose_2d: ``(F, J, 2)`` pixels. A joint is missing where a coordinate is NaN, where both are exactly 0 or
+                exactly -1, and where ``confidence`` says so. Missing joints are guessed from other frames.
             image_size: (width, height) in pixels; may be None with a ``camera``.
             fps: the frame rate of the input; None is the model's.
             joints: the joint set of the input.
             action: the action that the person performs, for a lifter that has `actions`: one of them or "unknown". None
                 lets the lifter guess it.
             confidence: ``(F, J)``, the detector's confidence from 0 to 1; 0 where a joint is missing.
+            least_confidence: a joint whose confidence is not above this is missing.
             focal_length: pixels, one number or (horizontal, vertical), for a model that sees rays. Without a focal
                 length and a camera the model takes `refiner.camera.default_focal_length`, with a `DefaultLensWarning`.
             camera: a calibrated camera instead, for a model that sees rays. The distortion of its lens is undone.
@@ -126,7 +129,9 @@ class Lifter(WindowModel[LifterEngine]):
 
         Returns:
             ``(F, 17, 3)`` metres in camera axes, relative to the root (mid-hip), in Human3.6M's joints; with
-            ``trajectory`` relative to the lens. The input does not change.
+            ``trajectory`` relative to the lens. NaN where the
+            person is not seen for more than half a second, and before the first and after the last sight; shorter gaps
+            are guessed, with an `InputWarning`. The input does not change.
 
         Raises:
             InputError: something is wrong with the input; the message says what.
@@ -135,34 +140,90 @@ class Lifter(WindowModel[LifterEngine]):
         if not trajectory and (height is not None or ground is not None):
             raise UsageError("height and ground belong to trajectory=True; leave them out")
         placement = Placement(height, ground)
-        number = self._action_number(action)
-        rate = check_fps(fps, self.fps)
+        own_focal, own_camera = focal_length, camera
+        size = image_size
         if trajectory and not self.sees_rays:
             # The lens is for the trajectory alone, and must not be refused as useless.
-            size = check_lens(image_size, focal_length, camera, quiet=True).image_size
-            seen = self._model_input(pose_2d, size, joints, confidence, None, None)
-        else:
-            seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
-        keypoints = self._resampled(seen.keypoints, rate)
-        lifted = self._windows(self._engine, keypoints, seen.image, number)
-        lifted = resample_back(lifted, self.fps, rate, len(seen.keypoints))
-        if not trajectory:
-            return lifted
-        if self.sees_rays:
-            return place_body(seen.keypoints, seen.image, lifted, rate, placement).place(lifted)
-        # A model of image coordinates does not know the rays.
-        found = root_trajectory(
-            to_h36m17(pose_2d, joints),
-            lifted,
-            image_size,
-            rate,
-            confidence=None if confidence is None else confidence_to_h36m17(confidence, joints),
-            focal_length=focal_length,
-            camera=camera,
-            height=height,
-            ground=ground,
+            size, own_focal, own_camera = (
+                check_lens(image_size, focal_length, camera, quiet=True).image_size,
+                None,
+                None,
+            )
+        report, seen, parts = self._lift(
+            pose_2d, size, fps, joints, action, confidence, least_confidence, own_focal, own_camera
         )
-        return found.place(lifted)
+        if not trajectory:
+            return report.pose_3d
+        rate = check_fps(fps, self.fps)
+        pixels = None if self.sees_rays else to_h36m17(pose_2d, joints)
+        score = None if confidence is None or self.sees_rays else confidence_to_h36m17(confidence, joints)
+        placed = report.pose_3d.copy()
+        for begin, end in parts:
+            lifted = report.pose_3d[begin:end]
+            if pixels is None:
+                found = place_body(seen.keypoints[begin:end], seen.image, lifted, rate, placement)
+            else:
+                # A model of image coordinates does not know the rays.
+                found = root_trajectory(
+                    pixels[begin:end],
+                    lifted,
+                    image_size,
+                    rate,
+                    confidence=None if score is None else score[begin:end],
+                    focal_length=focal_length,
+                    camera=camera,
+                    height=height,
+                    ground=ground,
+                )
+            placed[begin:end] = found.place(lifted)
+        return placed
+
+    def lift_report(
+        self,
+        pose_2d: ArrayLike,
+        image_size: ImageSize | None,
+        fps: float | None = None,
+        joints: str = "h36m17",
+        action: str | None = None,
+        *,
+        confidence: ArrayLike | None = None,
+        least_confidence: float = 0.0,
+        focal_length: FocalLength | None = None,
+        camera: Camera | None = None,
+    ) -> RefinementReport:
+        """Lift a sequence as `lift`, and report what was guessed, assumed or found on the way.
+
+        The arguments and the errors are those of `lift`.
+        """
+        return self._lift(pose_2d, image_size, fps, joints, action, confidence, least_confidence, focal_length, camera)[
+            0
+        ]
+
+    def _lift(
+        self,
+        pose_2d: ArrayLike,
+        image_size: ImageSize | None,
+        fps: float | None,
+        joints: str,
+        action: str | None,
+        confidence: ArrayLike | None,
+        least_confidence: float,
+        focal_length: FocalLength | None,
+        camera: Camera | None,
+    ) -> tuple[RefinementReport, ModelInput, tuple[tuple[int, int], ...]]:
+        number = self._action_number(action)
+        rate = check_fps(fps, self.fps)
+        seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera, least_confidence)
+        parts = self._parts(shows_person(~seen.missing), rate)
+        lifted = []
+        for begin, end in parts:
+            keypoints = self._resampled(seen.keypoints[begin:end], rate)
+            poses = self._windows(self._engine, keypoints, seen.image, number)
+            lifted.append((begin, resample_back(poses, self.fps, rate, end - begin)))
+        whole = concatenated(lifted, len(seen.keypoints))
+        gaps: NDArray[np.bool_] = np.asarray(np.isnan(whole).all(axis=(1, 2)))
+        notes = [*seen.notes, *self._resampling_note(rate), *guessed_note(seen.missing, gaps)]
+        return RefinementReport(whole, seen.missing & ~gaps[:, None], gaps, tuple(notes)), seen, parts
 
     def hypotheses(
         self, pose_2d: ArrayLike, image_size: ImageSize | None, fps: float | None = None, action: str | None = None
@@ -192,17 +253,20 @@ class Lifter(WindowModel[LifterEngine]):
             )
         number = self._action_number(action)
         rate = check_fps(fps, self.fps)
-        seen = self._model_input(pose_2d, image_size, "h36m17", None, None, None)
-        keypoints = self._resampled(seen.keypoints, rate)
+        seen = self._model_input(pose_2d, image_size, "h36m17", None, None, None, 0.0)
 
         def frames_first(*inputs: Array) -> Array:
             return np.moveaxis(engine(*inputs), 1, 2)  # [B, H, T, 17, 3] -> [B, T, H, 17, 3]
 
-        lifted = self._windows(frames_first, keypoints, seen.image, number)  # [F, H, 17, 3]
-        parts = [
-            resample_back(lifted[:, index], self.fps, rate, len(seen.keypoints)) for index in range(lifted.shape[1])
-        ]
-        return np.stack(parts)
+        parts = []
+        for begin, end in self._parts(shows_person(~seen.missing), rate):
+            keypoints = self._resampled(seen.keypoints[begin:end], rate)
+            lifted = self._windows(frames_first, keypoints, seen.image, number)  # [F, H, 17, 3]
+            resampled = [
+                resample_back(lifted[:, index], self.fps, rate, end - begin) for index in range(lifted.shape[1])
+            ]
+            parts.append((begin, np.stack(resampled, axis=1)))
+        return np.moveaxis(concatenated(parts, len(seen.keypoints)), 1, 0)
 
     @property
     def actions(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.data.gaps import LEAST_JOINTS, parts_between_gaps
 from refiner.errors import InputError, InputWarning, UnitError, UsageError
 from refiner.files import atomic_path
 from refiner.formats.bvh import write_bvh
@@ -26,10 +27,7 @@ from refiner.trajectory import Placement, Trajectory
 
 Array = NDArray[np.float32]
 
-# A person may be out of sight for this long; the poses in between are guessed. After longer gaps a new part begins.
-LONGEST_GAP_S = 0.5
-# Joints of Human3.6M's limbs and hips that a frame must show to count as a sight of the person.
-LEAST_JOINTS = 6
+# `LEAST_JOINTS` of Human3.6M's limbs and hips must be seen: a face alone is no sight of a person.
 LIMBS = [1, 2, 3, 4, 5, 6, 11, 12, 13, 14, 15, 16]
 
 
@@ -74,6 +72,7 @@ def refine_people(
     focal_length: Any = None,
     people: Sequence[int] | None = None,
     placement: Placement | None = None,
+    least_confidence: float = 0.0,
 ) -> Iterator[RefinedPerson]:
     """Tell the people apart, then lift and refine each of them.
 
@@ -86,6 +85,7 @@ def refine_people(
         focal_length: in pixels, as for `Lifter.lift`.
         people: the numbers of those who are wanted; None takes everybody.
         placement: also find where the people are, with what the user knows (`refiner.trajectory`).
+        least_confidence: a joint whose confidence is not above this is missing.
 
     Yields:
         The people, the one who is seen longest first. People who never show 6 joints are left out, with a warning, and
@@ -96,7 +96,7 @@ def refine_people(
         UsageError: a number that nobody has, or another frame rate than the file states.
         InputError: as `Lifter.lift`.
     """
-    detections = detections.in_pixels(image_size)
+    detections = detections.in_pixels(image_size).above(least_confidence)
     size = detections.image_size
     if size is None:
         raise UnitError(f"{detections.source} does not write the size of the image: give it in pixels")
@@ -108,7 +108,7 @@ def refine_people(
     for track in tracks:
         if people is not None and track.number not in people:
             continue
-        parts = _parts(track, detections.joints, LONGEST_GAP_S * (rate if rate is not None else lifter.fps))
+        parts = _parts(track, detections.joints, rate if rate is not None else lifter.fps)
         if not parts:
             warnings.warn(f"person {track.number} never shows {LEAST_JOINTS} joints, and is left out", InputWarning, 2)
             continue
@@ -175,14 +175,10 @@ def _refined(
     return RefinedPerson(track.number, track.keypoints, lifted, refined, track.seen, guessed, tuple(refinable))
 
 
-def _parts(track: Track, joints: JointSet, longest_gap: float) -> tuple[tuple[int, int], ...]:
-    """The stretches of frames between gaps that are longer than ``longest_gap`` frames."""
+def _parts(track: Track, joints: JointSet, rate: float) -> tuple[tuple[int, int], ...]:
+    """The stretches of frames between long gaps."""
     confidence = confidence_to_h36m17(track.confidence, joints)
-    sights = np.flatnonzero((confidence[:, LIMBS] > 0).sum(axis=1) >= LEAST_JOINTS)
-    if not len(sights):
-        return ()
-    splits = np.flatnonzero(np.diff(sights) > longest_gap + 1) + 1
-    return tuple((int(part[0]), int(part[-1]) + 1) for part in np.split(sights, splits))
+    return parts_between_gaps(np.count_nonzero(confidence[:, LIMBS] > 0, axis=1) >= LEAST_JOINTS, rate)
 
 
 def save_person(

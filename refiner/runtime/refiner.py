@@ -10,44 +10,82 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.arguments import check_flag
-from refiner.camera import Camera, normalise_screen
-from refiner.data.agreement import warn_of_disagreement
+from refiner.arrays import as_array
+from refiner.camera import Camera, default_focal_length, normalise_screen
+from refiner.data.agreement import ORDERS, disagreement, refuse_wrong_order
+from refiner.data.gaps import fill_absent, shows_person
 from refiner.data.inputs import check_fps, check_lengths, check_pose_3d
 from refiner.data.resample import resample_back, resample_poses
-from refiner.data.swaps import exchange_sides, find_swapped_sides, warn_of_swapped_sides
+from refiner.data.swaps import exchange_sides, find_swapped_sides, swapped_sides
 from refiner.diffusion.familiarity import Familiarity
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.engines import EngineOptions
 from refiner.errors import InputWarning, UsageError
 from refiner.rays import seen_by_network, turned
+from refiner.reasons import Note
 from refiner.runtime.engine import RefinerEngine, check_kind
 from refiner.runtime.loading import open_engine
+from refiner.runtime.report import RefinementReport, concatenated, guessed_note, seconds_to_sight, without_repetition
 from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
 from refiner.shape import check_bone_lengths, pool_checked
-from refiner.skeleton import H36M17, flip_pose, joint_set, to_h36m17
+from refiner.skeleton import flip_pose, joint_set, to_h36m17
 from refiner.smoothing import savitzky_golay
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A checked sequence in the model's joints and at the model's frame rate, with ``F`` frames.
+class _Given:
+    """The arguments of `Refiner.refine` without those of the lens."""
+
+    pose_2d: ArrayLike
+    pose_3d: ArrayLike
+    image_size: ImageSize | None
+    fps: float | None
+    joints: str
+    joints_3d: str | None
+    confidence: ArrayLike | None
+    least_confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A stretch of frames that show the person.
 
     Attributes:
-        keypoints: ``(F, 17, 2)`` pixels; for a model that sees rays ``(F, 17, 3)``, pixels and confidence.
-        body: ``(F, 17, 3)`` metres relative to the root.
-        root: ``(F', 1, 3)`` metres: the root's positions at the frame rate of the input.
-        image: ``(2,)`` width and height in pixels; for a model that sees rays ``(3,)``, with the focal length.
-        rate: the frame rate of the input, frames/s.
+        begin: its first frame.
+        frames: how many frames of the input it has.
+        keypoints: ``(N, 17, 2)`` pixels at the model's frame rate; for a model that sees rays ``(N, 17, 3)``, pixels
+            and confidence.
+        body: ``(N, 17, 3)`` metres relative to the root, at the model's frame rate.
     """
 
+    begin: int
+    frames: int
     keypoints: Array
     body: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A checked sequence of F frames in the model's joints.
+
+    Attributes:
+        parts: the stretches of frames between gaps.
+        root: ``(F, 1, 3)`` metres: the root's positions at the frame rate of the input.
+        image: ``(2,)`` width and height in pixels; for a model that sees rays ``(3,)``, with the focal length.
+        rate: the frame rate of the input, frames/s.
+        missing: ``(F, 17)``, the joints that were not seen, or have no 3D pose.
+        notes: what was found, or done.
+    """
+
+    parts: tuple[_Part, ...]
     root: Array
     image: Array
     rate: float
+    missing: NDArray[np.bool_]
+    notes: tuple[Note, ...]
 
 
 class Refiner(WindowModel[RefinerEngine]):
@@ -151,7 +189,9 @@ class Refiner(WindowModel[RefinerEngine]):
         fps: float | None = None,
         joints: str = "h36m17",
         *,
+        joints_3d: str | None = None,
         confidence: ArrayLike | None = None,
+        least_confidence: float = 0.0,
         focal_length: FocalLength | None = None,
         camera: Camera | None = None,
     ) -> NDArray[np.float32]:
@@ -159,36 +199,91 @@ class Refiner(WindowModel[RefinerEngine]):
 
         Args:
             pose_2d: ``(F, J, 2)`` pixels.
-            pose_3d: ``(F, J, 3)`` metres in camera axes. The root (mid-hip) may lie anywhere; its position is kept.
+            pose_3d: ``(F, J, 3)`` metres in camera axes. The root (mid-hip) may lie anywhere; its position is kept. A
+                frame that is NaN as a whole has no pose.
             image_size: (width, height) in pixels; may be None with a ``camera``.
             fps: the frame rate of the input; None is the model's.
-            joints: the joint set of both inputs.
+            joints: the joint set of ``pose_2d``, and of ``pose_3d`` unless ``joints_3d`` names another one.
+            joints_3d: the joint set of ``pose_3d``.
             confidence: see `refiner.Lifter.lift`.
+            least_confidence: see `refiner.Lifter.lift`.
             focal_length: see `refiner.Lifter.lift`.
             camera: see `refiner.Lifter.lift`.
 
         Returns:
-            The refined poses, ``(F, 17, 3)`` metres in camera axes, in Human3.6M's joints. The inputs do not change.
+            The refined poses, ``(F, 17, 3)`` metres in camera axes, in Human3.6M's joints; NaN in frames without a
+            pose, as `refiner.Lifter.lift`. The inputs do not change.
 
         Raises:
-            InputError: something is wrong with the inputs; the message says what.
+            InputError: something is wrong with the inputs; the message says what. Joints in another order than the
+                stated one raise `JointOrderError`.
             UsageError: the joint set or the frame rate is unknown.
-        """
-        prepared = self._prepare(pose_2d, pose_3d, image_size, fps, joints, confidence, focal_length, camera)
-        keypoints, body, image, rate = prepared.keypoints, prepared.body, prepared.image, prepared.rate
 
+        Warns:
+            InputWarning: ``pose_3d`` cannot be the 3D of ``pose_2d``; the message names the most likely mistake.
+        """
+        given = _Given(pose_2d, pose_3d, image_size, fps, joints, joints_3d, confidence, least_confidence)
+        return self._refine(given, focal_length, camera).pose_3d
+
+    def refine_report(
+        self,
+        pose_2d: ArrayLike,
+        pose_3d: ArrayLike,
+        image_size: ImageSize | None,
+        fps: float | None = None,
+        joints: str = "h36m17",
+        *,
+        joints_3d: str | None = None,
+        confidence: ArrayLike | None = None,
+        least_confidence: float = 0.0,
+        focal_length: FocalLength | None = None,
+        camera: Camera | None = None,
+    ) -> RefinementReport:
+        """Refine a sequence as `refine`, and report what was guessed, assumed or found on the way.
+
+        The arguments and the errors are those of `refine`.
+        """
+        given = _Given(pose_2d, pose_3d, image_size, fps, joints, joints_3d, confidence, least_confidence)
+        return self._refine(given, focal_length, camera)
+
+    def _refine(self, given: _Given, focal_length: FocalLength | None, camera: Camera | None) -> RefinementReport:
+        prepared = self._prepare(given, focal_length, camera)
+        refined, spreads = [], []
+        for part in prepared.parts:
+            poses, spread = self._refine_part(part, prepared.image, prepared.rate)
+            refined.append((part.begin, poses))
+            spreads.append((part.begin, spread))
+        frames = len(prepared.missing)
+        whole = concatenated(refined, frames)
+        posed: NDArray[np.bool_] = np.asarray(np.isfinite(whole).all(axis=(1, 2)))
+        if self.pool_shape:
+            whole[posed] = pool_checked(whole[posed], self._bone_lengths)
+        guessed = prepared.missing & posed[:, None]
+        std = None
+        if self.uncertainty is not None:
+            unseen_s = seconds_to_sight(prepared.missing, prepared.rate)
+            std = self.uncertainty.widened(concatenated(spreads, frames), unseen_s)
+        absolute: Array = whole + prepared.root
+        notes = [*prepared.notes, *self._resampling_note(prepared.rate), *guessed_note(guessed, ~posed)]
+        return RefinementReport(absolute, guessed, ~posed, without_repetition(notes), std)
+
+    def _refine_part(self, part: _Part, image: Array, rate: float) -> tuple[Array, Array]:
+        """Refine a stretch of F frames: the poses ``(F, 17, 3)`` with the root at 0, and their spread ``(F, 17)``."""
+        keypoints, body = part.keypoints, part.body
         refined = self._windows(keypoints, body, image)
         if self.flip_test:
             mirrored = self._windows(mirror_pixels(keypoints, float(image[0])), flip_pose(body), image)
             refined = (refined + flip_pose(mirrored)) * np.float32(0.5)
-        refined = resample_back(refined, self.fps, rate, len(prepared.root))
+        spread = np.zeros(refined.shape[:2], np.float32)
+        if self.uncertainty is not None:
+            speed = np.linalg.norm(np.diff(refined, axis=0, prepend=refined[:1]), axis=-1)
+            spread = self.uncertainty.std(np.linalg.norm(refined - body, axis=-1), speed)
+        refined = resample_back(refined, self.fps, rate, part.frames)
         refined[:, 0] = 0.0
         if self.smoothing:
             refined = savitzky_golay(refined, rate).astype(np.float32)
-        if self.pool_shape:
-            refined = pool_checked(refined, self._bone_lengths)
-        absolute: Array = refined + prepared.root
-        return absolute
+        nearest = np.rint(np.arange(part.frames) * (self.fps / rate)).astype(np.intp)
+        return refined, spread[np.minimum(nearest, len(spread) - 1)]
 
     def _windows(self, keypoints: Array, body: Array, image: Array) -> Array:
         """Run the engine over all windows of a sequence; the arguments are those of `_Prepared`."""
@@ -209,7 +304,9 @@ class Refiner(WindowModel[RefinerEngine]):
         fps: float | None = None,
         joints: str = "h36m17",
         *,
+        joints_3d: str | None = None,
         confidence: ArrayLike | None = None,
+        least_confidence: float = 0.0,
         focal_length: FocalLength | None = None,
         camera: Camera | None = None,
     ) -> Familiarity | None:
@@ -225,8 +322,12 @@ class Refiner(WindowModel[RefinerEngine]):
         inputs = self._engine.inputs
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InputWarning)
-            prepared = self._prepare(pose_2d, pose_3d, image_size, fps, joints, confidence, focal_length, camera, False)
-        keypoints, body, image = prepared.keypoints, prepared.body, prepared.image
+            given = _Given(pose_2d, pose_3d, image_size, fps, joints, joints_3d, confidence, least_confidence)
+            prepared = self._prepare(given, focal_length, camera)
+        keypoints, body = (
+            np.concatenate([getattr(part, name) for part in prepared.parts]) for name in ("keypoints", "body")
+        )
+        image = prepared.image
         if inputs is None:
             return None
         if not self.sees_rays:
@@ -239,37 +340,34 @@ class Refiner(WindowModel[RefinerEngine]):
         poses = turned(np.asarray(body, np.float32)[None], rotation)
         return inputs.compare(seen[0, ..., :2][complete], poses[0][complete], shaking=False)
 
-    def _prepare(
-        self,
-        pose_2d: ArrayLike,
-        pose_3d: ArrayLike,
-        image_size: ImageSize | None,
-        fps: float | None,
-        joints: str,
-        confidence: ArrayLike | None,
-        focal_length: FocalLength | None,
-        camera: Camera | None,
-        compare: bool = True,
-    ) -> _Prepared:
-        """Check the arguments of `refine` and bring them to the model's joints and frame rate.
-
-        ``compare``: warn where the 3D poses cannot be those of the 2D poses.
-        """
-        rate = check_fps(fps, self.fps)
-        seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera)
-        checked_3d = check_pose_3d(pose_3d, joint_set(joints))
+    def _prepare(self, given: _Given, focal_length: FocalLength | None, camera: Camera | None) -> _Prepared:
+        """Check the arguments of `refine` and bring them to the model's joints and frame rate."""
+        rate = check_fps(given.fps, self.fps)
+        joints, joints_3d = joint_set(given.joints), joint_set(given.joints_3d or given.joints)
+        seen = self._model_input(
+            given.pose_2d, given.image_size, joints.name, given.confidence, focal_length, camera, given.least_confidence
+        )
+        absent, filled = fill_absent(given.pose_3d)
+        checked_3d = check_pose_3d(filled, joints_3d)
         check_lengths(seen.keypoints, checked_3d)
-        metres = to_h36m17(checked_3d, joints)
+        metres = to_h36m17(checked_3d, joints_3d)
         root = metres[:, :1]
         body = metres - root
+        notes = list(seen.notes)
         if self.sees_rays:
             # Models of image coordinates never exchanged swapped sides; their results must not change.
             for swapped, pairs in find_swapped_sides(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
                 body = exchange_sides(body, swapped, pairs)
-                warn_of_swapped_sides(swapped, "pose_3d")
-        if compare:
-            missing = seen.keypoints[..., 2] <= 0 if self.sees_rays else np.zeros(body.shape[:2], dtype=bool)
-            unconverted = None if joints == H36M17.name or checked_3d.shape[1] != H36M17.joints else checked_3d
-            warn_of_disagreement(seen.keypoints[..., :2], missing, body, unconverted)
-        keypoints = self._resampled(seen.keypoints, rate)
-        return _Prepared(keypoints, resample_poses(body, rate, self.fps), root, seen.image, rate)
+                notes.append(swapped_sides(swapped, "pose_3d").warn(stacklevel=4))
+        lens = seen.image if self.sees_rays else np.append(seen.image, default_focal_length(seen.image.tolist()))
+        unseen = seen.missing | absent[:, None]
+        raw = as_array(given.pose_2d, "pose_2d", "an array") if joints.name in ORDERS else None
+        pixels, compared = seen.keypoints[..., :2], checked_3d if joints_3d.name in ORDERS else body
+        found = disagreement(pixels, unseen, compared, lens, joints, joints_3d, raw)
+        if found is not None:
+            notes.append(Note(found.kind, refuse_wrong_order(found).message).warn(stacklevel=4))
+        parts = []
+        for begin, end in self._parts(shows_person(~unseen), rate):
+            keypoints = self._resampled(seen.keypoints[begin:end], rate)
+            parts.append(_Part(begin, end - begin, keypoints, resample_poses(body[begin:end], rate, self.fps)))
+        return _Prepared(tuple(parts), root, seen.image, rate, unseen, tuple(notes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -12,11 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from refiner.arguments import check_whole
 from refiner.camera import Camera
+from refiner.data.gaps import LEAST_JOINTS, parts_between_gaps
 from refiner.data.inputs import check_image_size, check_pose_2d
 from refiner.data.keypoints import check_keypoints
 from refiner.data.resample import resample_poses
-from refiner.errors import InputWarning
+from refiner.errors import EmptySequenceError
 from refiner.lens import check_lens
+from refiner.reasons import Note
 from refiner.runtime.engine import ANY_BATCH, LifterEngine, RefinerEngine
 from refiner.runtime.stitching import DEFAULT_BATCH, check_hop
 from refiner.skeleton import joint_set, to_h36m17
@@ -37,10 +38,14 @@ class ModelInput:
     Attributes:
         keypoints: ``(F, 17, 2)`` pixels; for a model that sees rays ``(F, 17, 3)``, pixels and confidence.
         image: ``(2,)`` width and height in pixels; for a model that sees rays ``(3,)``, with the focal length.
+        missing: ``(F, 17)``, the joints that were not seen.
+        notes: what was found in the poses, or done to them.
     """
 
     keypoints: Array
     image: Array
+    missing: NDArray[np.bool_]
+    notes: tuple[Note, ...]
 
 
 class WindowModel(Generic[EngineT]):
@@ -98,25 +103,40 @@ class WindowModel(Generic[EngineT]):
         confidence: ArrayLike | None,
         focal_length: FocalLength | None,
         camera: Camera | None,
+        least_confidence: float,
     ) -> ModelInput:
         """Check a sequence at its own frame rate and convert it to the joints of Human3.6M."""
         kind = joint_set(joints)
         if self.sees_rays:
             lens = check_lens(image_size, focal_length, camera)
-            return ModelInput(check_keypoints(pose_2d, confidence, lens, kind, sides=True).values, lens.row())
+            found = check_keypoints(pose_2d, confidence, lens, kind, True, least_confidence)
+            return ModelInput(found.values, lens.row(), found.missing, lens.notes + found.notes)
+        notes: tuple[Note, ...] = ()
         if focal_length is not None or camera is not None:
             lens = check_lens(image_size, focal_length, camera)
-            # A stack level of 4 points at the caller of `Refiner.refine`.
-            warnings.warn(
-                "this model works on image coordinates: it makes no use of focal_length and camera", InputWarning, 4
-            )
+            message = "this model works on image coordinates: it makes no use of focal_length and camera"
+            # A stack level of 5 points at the caller of `Refiner.refine`.
+            notes = (Note("lens unused", message).warn(stacklevel=4),)
             image_size = lens.image_size
         size = check_image_size(image_size)
-        image = np.array(size, np.float32)
-        if confidence is None:
-            return ModelInput(to_h36m17(check_pose_2d(pose_2d, size, kind), joints), image)
-        filled = check_keypoints(pose_2d, confidence, check_lens(size, quiet=True), kind)
-        return ModelInput(np.ascontiguousarray(filled.values[..., :2]), image)
+        found = check_keypoints(pose_2d, confidence, check_lens(size, quiet=True), kind, False, least_confidence)
+        pixels = np.ascontiguousarray(found.values[..., :2])
+        if not found.missing.any():
+            # As these models always got it: converted with the precision of the input.
+            pixels = to_h36m17(check_pose_2d(pose_2d, size, kind), joints)
+        return ModelInput(pixels, np.array(size, np.float32), found.missing, notes + found.notes)
+
+    def _parts(self, shown: NDArray[np.bool_], rate: float) -> tuple[tuple[int, int], ...]:
+        """The stretches of frames that have poses, from the frames ``(F,)`` that show the person."""
+        parts = parts_between_gaps(shown, rate)
+        if not parts:
+            raise EmptySequenceError(f"none of the {len(shown)} frames shows {LEAST_JOINTS} joints of a person")
+        return parts
+
+    def _resampling_note(self, rate: float) -> list[Note]:
+        if rate == self.fps:
+            return []
+        return [Note("resampled", f"from {rate:g} frames/s to the model's {self.fps:g} and back")]
 
     def _resampled(self, keypoints: Array, rate: float) -> Array:
         """Resample keypoints ``(F, 17, 2 or 3)`` from ``rate`` frames/s to the model's frame rate.

@@ -132,8 +132,9 @@ class LiveView:
         with self._server.atomic():
             for name, pose in (("input", frame.given_3d), ("refined", frame.pose_3d)):
                 self._skeletons[name].move(standing(pose))
+            reasons = f" ({', '.join(frame.reasons)})" if frame.reasons else ""
             self._status.content = (
-                f"person {frame.person_id}, {frame.timestamp:.2f} s: **{frame.status}**, {latency_ms:.1f} ms, "
+                f"person {frame.person_id}, {frame.timestamp:.2f} s: **{frame.status}**{reasons}, {latency_ms:.1f} ms, "
                 f"{int(frame.infilled.sum())} joints guessed, spread {1000 * float(frame.std[1:].mean()):.0f} mm"
             )
             frames = np.arange(-len(latency), 0, dtype=np.float64)

@@ -22,6 +22,8 @@ from refiner.reports import EVALUATION_3DHP, read_report
 from refiner.shape import pool_shape, pooled_lengths
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
+# Lifters with random weights lift no people.
+pytestmark = pytest.mark.filterwarnings("ignore:pose_3d does not fit")
 
 SEED = 7
 MODEL = {"dim": 32, "blocks": 1, "heads": 2, "mlp_ratio": 2, "joint_embedding": True}
@@ -161,7 +163,9 @@ def test_the_whole_way_on_synthetic_motion(models, tmp_path, capsys):
     assert report["counts"]["frames"] == 3 * 4 * 300
     for text in ("synthetic motion (procedural, not a recording), seed 7", "80.2 (200)", "on S5", "linear mean"):
         assert text in captured.out
-    assert report["acknowledgement"] is None and captured.err == ""
+    assert report["acknowledgement"] is None
+    # The models have random weights, and their poses have nothing to do with the 2D.
+    assert all("pose_3d does not fit pose_2d" in line for line in captured.err.splitlines())
 
     # The lifter's and the linear column once more, by formulas of one line.
     from refiner import Lifter

@@ -98,6 +98,7 @@ def test_npz_in_and_out(tmp_path):
     np.testing.assert_array_equal(refined, expected)
 
 
+@pytest.mark.filterwarnings("ignore:pose_3d does not fit")  # the lifter has random weights
 def test_without_3d_the_lifter_makes_it(tmp_path, capsys):
     out = tmp_path / "out.npy"
     np.save(tmp_path / "coco.npy", from_h36m17(np.load("p2.npy"), "coco17"))

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from refiner import Refiner
-from refiner.camera import human36m_cameras
+from refiner.camera import human36m_cameras, look_at_camera
 from refiner.data import DetectorModel, camera_clips
 from refiner.data.agreement import disagreement
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
-from refiner.errors import InputWarning
-from refiner.skeleton import flip_pose, from_h36m17
+from refiner.errors import JointOrderError
+from refiner.skeleton import flip_pose, from_h36m17, joint_set, to_h36m17
+
+LENS = np.array([1000.0, 1000.0, 1145.0])
+COCO, MPI = joint_set("coco17"), joint_set("3dhp")
 
 
 def clips(actions, frames=120, seed=3):
@@ -21,7 +24,7 @@ def clips(actions, frames=120, seed=3):
     return camera_clips({"SYN": motion}, human36m_cameras(), detector=DetectorModel.default())
 
 
-def message(clip, change=lambda pose: pose, pixels=lambda pose: pose, unconverted=None):
+def found(clip, change=lambda pose: pose, pixels=lambda pose: pose, lens=None, **joints):
     """With errors of 5 cm on the 3D poses, as estimators have them."""
     rng = np.random.default_rng(7)
     pose = clip.pose_3d.astype(np.float64) + rng.normal(0, 0.03, (1, 17, 3))
@@ -29,7 +32,13 @@ def message(clip, change=lambda pose: pose, pixels=lambda pose: pose, unconverte
     flat = pixels(clip.pose_2d.astype(np.float64))
     changed = change(pose)
     shown = min(len(flat), len(changed))
-    return disagreement(flat[:shown], np.zeros((shown, 17), dtype=bool), changed[:shown], unconverted)
+    lens = LENS if lens is None else lens
+    return disagreement(flat[:shown], np.zeros((shown, 17), dtype=bool), changed[:shown], lens, **joints)
+
+
+def message(*arguments, **options):
+    result = found(*arguments, **options)
+    return None if result is None else result.message
 
 
 def room(pose, yaw):
@@ -94,19 +103,23 @@ def test_a_joint_set_that_only_the_2d_has():
     pose = clip.pose_3d - clip.pose_3d[:, :1]
     coco = from_h36m17(clip.pose_2d, "coco17")
     refiner = Refiner.load("refiner")
-    with pytest.warns(InputWarning, match="in Human3.6M's order already"):
-        refiner.refine(coco, pose, clip.image_size, joints="coco17")
+    for method in (refiner.refine, refiner.compare_input, refiner.refine_report):
+        with pytest.raises(JointOrderError, match=r'order of Human3.6M: pass joints_3d="h36m17"'):
+            method(coco, pose, clip.image_size, joints="coco17")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        refiner.refine(coco, from_h36m17(pose, "coco17"), clip.image_size, joints="coco17")
+        converted = refiner.refine(coco, from_h36m17(pose, "coco17"), clip.image_size, joints="coco17")
+        mixed = refiner.refine(coco, pose, clip.image_size, joints="coco17", joints_3d="h36m17")
+    assert np.linalg.norm(converted - mixed, axis=-1).mean() < 0.05
 
 
-def test_nonsense_has_no_name():
+def test_nonsense_fits_nothing():
     rng = np.random.default_rng(0)
     for _ in range(20):
         pixels, pose = rng.uniform(0, 1000, (40, 17, 2)), rng.normal(0, 0.4, (40, 17, 3))
-        assert disagreement(pixels, np.zeros((40, 17), dtype=bool), pose) is None
-    assert disagreement(pixels, np.ones((40, 17), dtype=bool), pose) is None
+        nonsense = disagreement(pixels, np.zeros((40, 17), dtype=bool), pose, LENS)
+        assert nonsense is not None and nonsense.kind == "no fit"
+    assert disagreement(pixels, np.ones((40, 17), dtype=bool), pose, LENS) is None
 
 
 def test_missing_joints_are_not_compared():
@@ -114,7 +127,7 @@ def test_missing_joints_are_not_compared():
         pixels, missing = clip.pose_2d.astype(np.float64), np.zeros((120, 17), dtype=bool)
         missing[:, [3, 6, 13]] = True
         pixels[missing] = 1e4
-        assert disagreement(pixels, missing, clip.pose_3d.astype(np.float64)) is None
+        assert disagreement(pixels, missing, clip.pose_3d.astype(np.float64), LENS) is None
 
 
 @pytest.mark.filterwarnings("error")
@@ -123,10 +136,64 @@ def test_frames_that_show_nobody_hide_no_mistake():
     for clip in clips(["Dancing", "Running"]):
         pixels, missing = clip.pose_2d.astype(np.float64)[:-10], np.zeros((110, 17), dtype=bool)
         missing[[5, 60]] = True
-        named.append(disagreement(pixels, missing, (clip.pose_3d - clip.pose_3d[:, :1]).astype(np.float64)[10:]))
-    assert any(text is not None and "10 frames ahead" in text for text in named)
+        body = (clip.pose_3d - clip.pose_3d[:, :1]).astype(np.float64)[10:]
+        named.append(disagreement(pixels, missing, body, LENS))
+    assert any(entry is not None and "10 frames ahead" in entry.message for entry in named)
 
 
-def test_children_are_people():
+@pytest.mark.parametrize(("factor", "kind"), [(0.5, "scale"), (0.62, "unusual size"), (0.9, None), (1.7, "scale")])
+def test_children_are_people_whom_the_models_do_not_know(factor, kind):
     for clip in clips(["Walking"]):
-        assert message(clip, lambda pose: 0.62 * pose) is None
+        result = found(clip, lambda pose: factor * pose)
+        assert (result.kind if result is not None else None) == kind
+
+
+ORDERS = {
+    "3D of COCO": ({}, lambda pose: from_h36m17(pose, "coco17"), lambda flat: flat, 'joints_3d="coco17"'),
+    "3D of 3DHP": ({}, lambda pose: from_h36m17(pose, "3dhp"), lambda flat: flat, 'joints_3d="3dhp"'),
+    "3D of Human3.6M": ({"joints_3d": COCO}, lambda pose: pose, lambda flat: flat, 'joints_3d="h36m17"'),
+    "3DHP for COCO": ({"joints_3d": COCO}, lambda pose: from_h36m17(pose, "3dhp"), lambda flat: flat, '_3d="3dhp"'),
+    "2D of COCO": ({}, lambda pose: pose, lambda flat: from_h36m17(flat, "coco17"), ' joints="coco17"'),
+    "both of COCO": (
+        {},
+        lambda pose: from_h36m17(pose, "coco17"),
+        lambda flat: from_h36m17(flat, "coco17"),
+        'only in the order of COCO: pass joints="coco17"',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_a_wrong_order_is_named_with_the_right_one(case):
+    joints, change, pixels, remedy = ORDERS[case]
+    for clip in clips(["Walking", "Boxing"]):
+        result = found(clip, change, pixels, **joints)
+        assert result is not None and result.kind == "joint order" and remedy in result.message
+
+
+@pytest.mark.parametrize("joints", [COCO, MPI])
+def test_a_right_order_is_right(joints):
+    for clip in clips(["Walking", "Boxing"]):
+        pixels = to_h36m17(from_h36m17(clip.pose_2d.astype(np.float64), joints), joints)
+        assert (
+            found(clip, lambda pose: from_h36m17(pose, joints), lambda _, flat=pixels: flat, joints_3d=joints) is None
+        )
+
+
+def test_a_wide_lens_close_to_a_person_far_from_its_axis():
+    """Where rays are far from parallel, right poses are still right, whatever the lens is said to be."""
+    rng = np.random.default_rng(1)
+    motion = synthetic_motion(3, "Walking", 60)
+    for turn in np.linspace(0, 2 * np.pi, 12, endpoint=False):
+        middle = motion[:, 0].mean(axis=0)
+        place = middle + np.array([1.7 * np.cos(turn), 1.7 * np.sin(turn), 0.6])
+        aside = middle + np.array([*rng.uniform(-0.6, 0.6, 2), 0.0])
+        camera = look_at_camera(tuple(place), tuple(aside), 600.0, 1280, 720)
+        seen = camera.to_camera(motion.astype(np.float64))
+        pixels, body = camera.project(seen), seen - seen[:, :1] + rng.normal(0, 0.03, (1, 17, 3))
+        missing = np.zeros((60, 17), dtype=bool)
+        for focal in (600.0, 1280.0):
+            lens = np.array([1280.0, 720.0, focal])
+            assert disagreement(pixels, missing, body, lens) is None
+            mirrored = disagreement(pixels, missing, body * [-1, 1, 1], lens)
+            assert mirrored is not None and mirrored.kind == "mirrored"

@@ -98,7 +98,7 @@ def test_wrong_confidences_and_units_are_refused() -> None:
         check_keypoints(pixels(), np.full((20, 17), 87.0), LENS, H36M)
     shares = pixels() / 1000
     shares[2, 3] = np.nan
-    with pytest.raises(UnitError, match="looks normalised"):
+    with pytest.raises(UnitError, match="shares of the image"):
         check_keypoints(shares, None, LENS, H36M)
 
 

@@ -14,7 +14,7 @@ from refiner.camera import Camera, human36m_cameras, look_at_camera
 from refiner.data import blend_phases, merge_phases
 from refiner.data.swaps import ARMS, LEGS, exchange_sides
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
-from refiner.errors import DefaultLensWarning, EmptySequenceError, InputError, InputWarning, UnitError
+from refiner.errors import DefaultLensWarning, EmptySequenceError, InputError, InputWarning, JointOrderError, UnitError
 from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import save_checkpoint
 from refiner.runtime import Lifter, Refiner
@@ -200,6 +200,7 @@ def test_refiner_keeps_the_root_and_turns_with_the_camera(models: dict[str, Path
     np.testing.assert_allclose(again, refined, atol=2e-4)
 
 
+@pytest.mark.filterwarnings("ignore:pose_3d does not fit")  # the lifter has random weights
 @pytest.mark.parametrize("name", ["lifter", "strided"])
 def test_a_stream_gives_what_the_pass_over_the_sequence_gives(models: dict[str, Path], name: str) -> None:
     """The causal refiner behind a lifter, whose newest frame is the last of its window."""
@@ -228,13 +229,18 @@ def test_the_default_refiner_knows_poses_of_another_joint_order() -> None:
     lifted = lifter.lift(seen(camera), **lens)
     familiar = refiner.compare_input(seen(camera), lifted, **lens)
     assert familiar is not None and familiar.unusual_share < 0.02 and not familiar.warnings
-    another = refiner.compare_input(seen(camera), from_h36m17(lifted, "3dhp"), **lens)
+    with pytest.raises(JointOrderError, match="MPI-INF-3DHP"):
+        refiner.compare_input(seen(camera), from_h36m17(lifted, "3dhp"), **lens)
+    another = refiner.compare_input(seen(camera), lifted * np.float32([-1, -1, 1]), **lens)
     assert another.unusual_share > 0.5 and another.warnings
     # Frames with a missing joint are left out; where there is no other, nothing is said.
     sure = np.ones((60, 17))
     sure[1:, 4] = 0.0
     assert refiner.compare_input(seen(camera), lifted, confidence=sure, **lens).unusual_share == 0.0
-    assert refiner.compare_input(seen(camera), lifted, confidence=np.eye(17)[0] + 0 * sure, **lens) is None
+    sure[:, 4] = 0.0
+    assert refiner.compare_input(seen(camera), lifted, confidence=sure, **lens) is None
+    with pytest.raises(EmptySequenceError, match="shows 6 joints"):
+        refiner.compare_input(seen(camera), lifted, confidence=np.eye(17)[0] + 0 * sure, **lens)
 
 
 def test_a_stream_masks_missing_joints(models: dict[str, Path]) -> None:

@@ -39,7 +39,7 @@ BAD = {
     "16 joints": (lambda p, q: (p[:, :16], q[:, :16]), JointCountError, ["16 joints", "h36m17 has 17"]),
     "32 joints": (lambda p, q: (p, np.repeat(q, 2, 1)[:, :32]), JointCountError, ["pose_3d has 32 joints"]),
     "NaN": (lambda p, q: (p, changed(q, (7, 3, 1), np.nan)), NonFiniteError, ["1 of 12", "frame 7"]),
-    "infinite": (lambda p, q: (changed(p, (5, 0, 0), np.inf), q), NonFiniteError, ["pose_2d", "frame 5"]),
+    "infinite": (lambda p, q: (p, changed(q, (5, 0, 0), np.inf)), NonFiniteError, ["pose_3d", "frame 5"]),
     "millimetres": (lambda p, q: (p, q * 1000), UnitError, ["expected metres", "divide by 1000"]),
     "centimetres": (lambda p, q: (p, q * 100), UnitError, ["expected metres", "divide by 100"]),
     "kilometres": (lambda p, q: (p, q / 1000), UnitError, ["expected metres"]),
@@ -121,5 +121,5 @@ def test_single_joints_outside_of_the_image_do_not_hide_shares_of_it(ramp_engine
     pose_2d, pose_3d = clip(30)
     shares = pose_2d / 1000
     shares[:, 3] = 2.3
-    with pytest.raises(UnitError, match="looks normalised"):
+    with pytest.raises(UnitError, match="shares of the image"):
         Refiner(ramp_engine).refine(shares, pose_3d, image_size=(1000, 1002))

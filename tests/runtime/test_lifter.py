@@ -50,7 +50,7 @@ def test_bad_input(ramp_lifter, clip):
         lifter.lift(pose_3d, SIZE)
     with pytest.raises(JointCountError):
         lifter.lift(pose_2d[:, :16], SIZE)
-    with pytest.raises(UnitError, match="normalised"):
+    with pytest.raises(UnitError, match="shares of the image"):
         lifter.lift(pose_2d / 1000, SIZE)
     with pytest.raises(UsageError, match="hop"):
         Lifter(ramp_lifter, hop=10)

@@ -20,6 +20,8 @@ PULL, PULL_WITHIN = 0.2, 0.1
 # How fast the clock learns the interval between camera frames, and the longest interval that it learns from, as a
 # multiple of the usual one.
 LEARNING, LONGEST_STEP = 0.1, 1.5
+# Time-stamps are uneven where they lie this share of the usual interval from where they should, on average.
+UNEVEN = 0.15
 
 Verdict = Literal["in order", "repeated", "late", "restart"]
 
@@ -46,12 +48,14 @@ class Arrival:
         last_index: the last model frame at or before this camera frame.
         after: the distance of this camera frame from ``last_index``, in model frames (0 to 1).
         missed: how many camera frames, by the camera's own rate, never came before this one.
+        uneven: the time-stamps of the last frames are far from regular.
     """
 
     completed: tuple[ModelFrame, ...]
     last_index: int
     after: float
     missed: int = 0
+    uneven: bool = False
 
 
 @dataclass
@@ -76,10 +80,12 @@ class FrameClock:
     _last_index: int = field(default=-1, init=False)
     _in_step: bool = field(default=False, init=False)
     _interval: float | None = field(default=None, init=False)
+    _unevenness: float = field(default=0.0, init=False)
 
     def reset(self) -> None:
         """Make the next camera frame the first one."""
         self._last_time, self._last_index, self._in_step, self._interval = None, -1, False, None
+        self._unevenness = 0.0
 
     def verdict(self, timestamp: float) -> Verdict:
         """Classify a camera frame by its time-stamp. This changes nothing.
@@ -120,7 +126,8 @@ class FrameClock:
         self._last_time, self._last_position = timestamp, position
         if completed:
             self._last_index = completed[-1].index
-        return Arrival(completed, self._last_index, max(position - self._last_index, 0.0), missed)
+        uneven = self._unevenness > UNEVEN
+        return Arrival(completed, self._last_index, max(position - self._last_index, 0.0), missed, uneven)
 
     def _missed(self, passed: float) -> int:
         """How many camera frames did not come in ``passed`` seconds, by the camera's usual interval.
@@ -128,5 +135,7 @@ class FrameClock:
         The usual interval is then adapted to this one.
         """
         usual = passed if self._interval is None else self._interval
+        off = abs(passed / usual - max(round(passed / usual), 1))
+        self._unevenness += LEARNING * (off - self._unevenness)
         self._interval = usual + LEARNING * (min(passed, LONGEST_STEP * usual) - usual)
         return max(round(passed / usual) - 1, 0)

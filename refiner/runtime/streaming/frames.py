@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-FrameStatus = Literal["ok", "warm-up", "degraded", "invalid"]
+from refiner.reasons import Reason, Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,16 +19,19 @@ class RefinedFrame:
         person_id: the number of the person.
         pose_3d: ``(17, 3)`` metres in camera axes, in Human3.6M's joints, with the root where the input's root was.
             Always finite.
-        std: ``(17,)`` metres, the standard deviation of each joint's position along one axis.
+        std: ``(17,)`` metres, the standard deviation of each joint's position along one axis; for a guessed joint it
+            grows with the time since the joint was seen.
         infilled: ``(17,)``, the joints that were missing in 2D or 3D and were guessed from earlier frames.
         status: one of
 
             * "ok";
             * "warm-up": fewer frames than the model remembers have come since the stream began or began anew;
-            * "degraded": joints were guessed in this frame or in a frame that the model remembers, or frames are
-              missing there;
+            * "degraded": the pose is less exact than those of the model are, or something is wrong with the input; the
+              reasons say what;
             * "invalid": too few joints were seen to refine the frame; ``pose_3d`` is the last known pose.
         given_3d: ``(17, 3)`` metres, the pose of the input, or of the lifter, with the guessed joints.
+        reasons: what was guessed, assumed or found (`refiner.reasons.REASONS`). The status is the worst that one of
+            them means.
     """
 
     timestamp: float
@@ -37,8 +39,9 @@ class RefinedFrame:
     pose_3d: NDArray[np.float32]
     std: NDArray[np.float32]
     infilled: NDArray[np.bool_]
-    status: FrameStatus
+    status: Status
     given_3d: NDArray[np.float32]
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refiner.arrays import as_array
+from refiner.data.agreement import ORDERS, hypotheses_of
+from refiner.data.gaps import LEAST_JOINTS
 from refiner.data.inputs import (
     LARGEST_BODY_M,
     LARGEST_DISTANCE_M,
@@ -17,15 +19,16 @@ from refiner.data.inputs import (
     USUAL_SHARE,
     likely_unit,
     marked_missing,
+    normalised_by,
 )
+from refiner.data.keypoints import LEAST_SPREAD_PX, MOST_OUTSIDE, OUTSIDE_BY
 from refiner.errors import DTypeError, JointCountError, LengthError, ShapeError, SwappedInputError, UnitError
 from refiner.lens import Lens
+from refiner.runtime.streaming.evidence import Pair, refuse_wrong_order_alone
 from refiner.skeleton import H36M17, JointSet, confidence_to_h36m17, to_h36m17
 
 Array = NDArray[np.float32]
 
-# A frame with fewer visible joints than this cannot be used.
-LEAST_JOINTS = 6
 # The body of an unknown person: standing, facing the camera, arms down; metres, camera axes.
 STANDING: NDArray[np.float64] = np.array(
     [
@@ -59,11 +62,17 @@ class Observation:
         pixels: ``(17, 2)``.
         confidence: ``(17,)``, 0 to 1.
         body: ``(17, 3)`` metres in camera axes, the root anywhere; None where a lifter makes it.
+        pair: 2D and 3D for their comparison; None where a lifter makes the 3D.
+        outside: many joints lie outside of the image.
+        small: the person has hardly any pixels.
     """
 
     pixels: NDArray[np.float64]
     confidence: NDArray[np.float64]
     body: NDArray[np.float64] | None
+    pair: Pair | None = None
+    outside: bool = False
+    small: bool = False
 
 
 def observe(
@@ -73,6 +82,7 @@ def observe(
     lens: Lens,
     joints: JointSet,
     least_confidence: float,
+    joints_3d: JointSet | None = None,
 ) -> Observation:
     """Check one frame, convert it to Human3.6M's joints, and mark missing joints by NaN.
 
@@ -85,14 +95,16 @@ def observe(
         pose_3d: ``(J, 3)`` metres in camera axes; None where a lifter makes it.
         confidence: ``(J,)``, 0 to 1; None stands for 1.
         lens: the lens of the camera. Its distortion is undone.
-        joints: the joint set of the frame.
+        joints: the joint set of the 2D.
         least_confidence: see above.
+        joints_3d: the joint set of the 3D; None is that of the 2D.
 
     Raises:
-        InputError: an array has a wrong shape or type, which later frames of the stream would share.
+        InputError: an array has a wrong shape, type, unit or joint order, which later frames of the stream would share.
     """
+    kind_3d = joints if joints_3d is None else joints_3d
     pixels = _frame(pose_2d, "pose_2d", 2, joints)
-    body = None if pose_3d is None else _frame(pose_3d, "pose_3d", 3, joints)
+    body = None if pose_3d is None else _frame(pose_3d, "pose_3d", 3, kind_3d)
     marked = marked_missing(pixels)
     _check_units(pixels[~marked], body)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -110,10 +122,31 @@ def observe(
         if body is not None:
             body[~(np.abs(body) <= LARGEST_DISTANCE_M).all(axis=-1)] = np.nan
             _drop_far_joints(body)
+    raw_pixels, raw_body = pixels, body
     if joints.name != H36M17.name:
         pixels, scores = to_h36m17(pixels, joints), confidence_to_h36m17(scores, joints)
-        body = None if body is None else to_h36m17(body, joints)
-    return Observation(lens.ideal(pixels), scores.astype(np.float64), body)
+    if body is not None and kind_3d.name != H36M17.name:
+        body = to_h36m17(body, kind_3d)
+    pixels = lens.ideal(pixels)
+    pair = None
+    if body is not None and raw_body is not None:
+        seen = ~(_missing(pixels) | _missing(body))
+        compared = raw_body if kind_3d.name in ORDERS else body
+        pair = Pair(pixels, compared, seen, raw_pixels if joints.name in ORDERS else None)
+        refuse_wrong_order_alone(pair, hypotheses_of(joints, kind_3d), lens.row().astype(np.float64))
+    outside, small = _place(pixels, lens.image_size)
+    return Observation(pixels, scores.astype(np.float64), body, pair, outside, small)
+
+
+def _place(pixels: NDArray[np.float64], image_size: tuple[float, float]) -> tuple[bool, bool]:
+    """Whether many joints lie outside of the image, and whether the person is small in it."""
+    width, height = image_size
+    x, y = pixels[~np.isnan(pixels[:, 0])].T
+    if len(x) < LEAST_JOINTS:
+        return False, False
+    beyond = (x < -OUTSIDE_BY * width) | (x > (1 + OUTSIDE_BY) * width)
+    beyond |= (y < -OUTSIDE_BY * height) | (y > (1 + OUTSIDE_BY) * height)
+    return bool(np.count_nonzero(beyond) > MOST_OUTSIDE * len(x)), float(x.var() + y.var()) < LEAST_SPREAD_PX**2
 
 
 def _check_units(pixels: NDArray[np.float64], body: NDArray[np.float64] | None) -> None:
@@ -122,10 +155,7 @@ def _check_units(pixels: NDArray[np.float64], body: NDArray[np.float64] | None) 
     # The quantile is slow, and needed only in rare frames: usually hardly a coordinate is that small.
     small = 2 * np.count_nonzero(finite <= LARGEST_NORMALISED) >= finite.size
     if len(finite) >= LEAST_JOINTS and small and np.quantile(finite, USUAL_SHARE) <= LARGEST_NORMALISED:
-        raise UnitError(
-            f"pose_2d lies within {finite.max():.2f} of 0, which looks like shares of the image; expected pixels: "
-            "multiply by the image's width and height"
-        )
+        raise UnitError(f"pose_2d lies within {finite.max():.2f} of 0, which looks like {normalised_by(pixels)}")
     if body is None:
         return
     known = body[np.isfinite(body).all(axis=-1)]

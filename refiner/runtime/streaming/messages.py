@@ -93,6 +93,7 @@ def refined_message(frame: RefinedFrame) -> str:
             "timestamp": frame.timestamp,
             "person_id": frame.person_id,
             "status": frame.status,
+            "reasons": list(frame.reasons),
             "pose_3d": np.round(frame.pose_3d.astype(np.float64), 5).tolist(),
             "std": np.round(frame.std.astype(np.float64), 5).tolist(),
             "infilled": np.flatnonzero(frame.infilled).tolist(),

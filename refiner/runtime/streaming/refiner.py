@@ -8,20 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from refiner import bundled
 from refiner.arguments import check_choice, check_flag, check_number, check_whole, shown
 from refiner.camera import Camera
+from refiner.data.gaps import LONGEST_GAP_S
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.engines import MOST_STREAMS, EngineOptions
 from refiner.errors import InputError, InputWarning, UsageError
 from refiner.lens import Lens, check_lens
+from refiner.reasons import Reason
 from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming.admission import Admission, Claim, admit
 from refiner.runtime.streaming.backend import FrameInput, StreamBackend
 from refiner.runtime.streaming.causal_backend import CausalBackend
+from refiner.runtime.streaming.evidence import AgreementWatch
 from refiner.runtime.streaming.frames import RefinedFrame, StreamCounters
 from refiner.runtime.streaming.intake import Observation, observe
 from refiner.runtime.streaming.smoothing import Smoothing
@@ -32,7 +34,6 @@ from refiner.skeleton import joint_set
 
 Mode = Literal["causal", "window"]
 MODES = ("causal", "window")
-LONGEST_GAP_S = 0.5
 SHORTEST_TIME_S = 1e-6
 # Ten frames of a slow camera: enough for an order of pushes in which somebody comes a little later.
 FORGET_S = 0.2
@@ -62,6 +63,7 @@ class StreamOptions(TypedDict, total=False):
 
     image_size: ImageSize | None
     joints: str
+    joints_3d: str | None
     least_confidence: float
     longest_gap_s: float
     forget_s: float
@@ -79,7 +81,8 @@ class StreamingRefiner:
     Args:
         backend: refines the frames at the model's frame rate.
         image_size: (width, height) in pixels, for frames that do not bring their own.
-        joints: the joint set of the input.
+        joints: the joint set of the 2D, and of the 3D unless ``joints_3d`` names another one.
+        joints_3d: the joint set of the 3D.
         least_confidence: a joint whose confidence is not above this counts as missing.
         longest_gap_s: a person who is away longer than this, or whose time-stamps jump further, begins anew. Shorter
             gaps are interpolated.
@@ -109,6 +112,7 @@ class StreamingRefiner:
         smoothing: Smoothing | bool = False,
         focal_length: FocalLength | None = None,
         camera: Camera | None = None,
+        joints_3d: str | None = None,
     ) -> None:
         longest_gap_s = check_number(longest_gap_s, "longest_gap_s", SHORTEST_TIME_S, unit="seconds")
         forget_s = check_number(forget_s, "forget_s", SHORTEST_TIME_S, unit="seconds")
@@ -122,6 +126,11 @@ class StreamingRefiner:
         lens_known = image_size is not None or camera is not None
         self._lens = check_lens(image_size, focal_length, camera, self._quiet) if lens_known else None
         self._joints = joint_set(joints)
+        self._joints_3d = joint_set(joints if joints_3d is None else joints_3d)
+        if joints_3d is not None and backend.lifts:
+            raise UsageError("joints_3d is for frames that come with 3D; this stream has a lifter")
+        # What was warned of already.
+        self._told: set[str] = set()
         self._least_confidence, self._gap_s, self._forget_s = least_confidence, longest_gap_s, forget_s
         self._pool_shape = check_flag(pool_shape, "pool_shape")
         self._smoothing = (Smoothing() if smoothing else None) if isinstance(smoothing, bool) else smoothing
@@ -252,7 +261,8 @@ class StreamingRefiner:
             focal_length: pixels, where it is known and `load` did not set it.
 
         Raises:
-            InputError: an array has a wrong shape or type. The stream then goes on as if the frame had not come.
+            InputError: an array has a wrong shape, type, unit or joint order. The stream then goes on as if the frame
+                had not come.
             UsageError: there are more people than the stream holds, or an argument is missing or not allowed.
         """
         return self.push_many([Frame(pose_2d, pose_3d, timestamp, image_size, person_id, confidence, focal_length)])
@@ -290,8 +300,10 @@ class StreamingRefiner:
             if complete is None:
                 ready.append(track.invalid(timestamp))
                 continue
-            model_frames.append(track.arrive(timestamp, complete, lens))
+            assumed: tuple[Reason, ...] = ("lens assumed",) if lens.source == "default" and self._backend.rays else ()
+            model_frames.append(track.arrive(timestamp, complete, lens.row(), seen, assumed))
             ready += track.due()
+            self._warn_of_disagreement(track)
         ready, self._forgotten_frames = self._forgotten_frames + ready, []
         return ready + self._run(model_frames)
 
@@ -312,8 +324,8 @@ class StreamingRefiner:
             self._leave(track)
         return ready
 
-    def _checked(self, frame: Frame) -> tuple[Observation, NDArray[np.float32], float]:
-        """Check a frame. Returns its poses, its lens ``(3,)`` and its time-stamp."""
+    def _checked(self, frame: Frame) -> tuple[Observation, Lens, float]:
+        """Check a frame. Returns its poses, its lens and its time-stamp."""
         timestamp = _timestamp(frame.timestamp)
         lens = self._lens
         if frame.image_size is not None or frame.focal_length is not None:
@@ -326,8 +338,16 @@ class StreamingRefiner:
             )
         if frame.pose_3d is not None and self._lifts:
             raise UsageError("a frame came with pose_3d to a stream with a lifter; leave one of the two out")
-        seen = observe(frame.pose_2d, frame.pose_3d, frame.confidence, lens, self._joints, self._least_confidence)
-        return seen, lens.row(), timestamp
+        seen = observe(
+            frame.pose_2d,
+            frame.pose_3d,
+            frame.confidence,
+            lens,
+            self._joints,
+            self._least_confidence,
+            self._joints_3d,
+        )
+        return seen, lens, timestamp
 
     def _own_lens(self, frame: Frame) -> Lens:
         """The lens of a frame that brings its own image size or focal length."""
@@ -370,6 +390,13 @@ class StreamingRefiner:
                 stacklevel=4,
             )
 
+    def _warn_of_disagreement(self, track: Track) -> None:
+        """Warn, once for each kind of mistake, where the 3D of a person cannot be that of the 2D."""
+        found = None if track.watch is None else track.watch.found
+        if found is not None and found.kind not in self._told:
+            self._told.add(found.kind)
+            warnings.warn(f"person {track.person_id}: {found.message}", InputWarning, stacklevel=4)
+
     def _settle(self, claims: Sequence[Claim], admissions: Sequence[Admission]) -> list[Track]:
         """The track of each frame: numbers are moved, people who give way leave, new people begin."""
         for admission in admissions:
@@ -399,6 +426,7 @@ class StreamingRefiner:
             if track.slot in wanted:
                 number = wanted[track.slot]
                 self.counters.renumbered += number != track.person_id
+                track.renumbered |= number != track.person_id
             elif number in claimed:
                 if not spare:
                     highest += 1
@@ -419,6 +447,8 @@ class StreamingRefiner:
             self.counters,
             self._pool_shape,
             self._smoothing,
+            None if self._lifts else AgreementWatch(self._joints, self._joints_3d),
+            () if self._backend.uncertainty is not None else ("spread assumed",),
         )
         track.last_seen = claim.timestamp
         self._tracks[claim.person_id] = track

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.diffusion.uncertainty import JointUncertainty
+from refiner.reasons import REASONS, Reason, status_of
 from refiner.runtime.streaming.backend import FrameInput, FrameOutput
-from refiner.runtime.streaming.frame_clock import FrameClock, Verdict
-from refiner.runtime.streaming.frames import FrameStatus, RefinedFrame, StreamCounters
+from refiner.runtime.streaming.evidence import AgreementWatch
+from refiner.runtime.streaming.frame_clock import Arrival, FrameClock, Verdict
+from refiner.runtime.streaming.frames import RefinedFrame, StreamCounters
 from refiner.runtime.streaming.intake import CompleteFrame, Infilling, Observation
 from refiner.runtime.streaming.shape import RunningShape
 from refiner.runtime.streaming.smoothing import OneEuro, Smoothing
@@ -25,20 +27,26 @@ Array = NDArray[np.float32]
 UNKNOWN_STD_M = 1.0
 # A longer time between two frames is a gap, seconds.
 MOST_INTERVAL_S = 0.2
+# Measured on motion capture: up to this time between two frames the error does not grow (0.1 s costs 5 mm); and for how
+# many model frames a longer gap, and guessed joints, still show.
+HARMLESS_GAP_S = 0.07
+AFTER_GAP, AFTER_GUESSED = 6, 12
 
 
 @dataclass(eq=False)
 class _Waiting:
     """A camera frame that waits until the model frame ``last_index`` is refined.
 
-    ``last_index`` and ``after``: see `refiner.runtime.streaming.frame_clock.Arrival`.
+    ``last_index`` and ``after``: see `refiner.runtime.streaming.frame_clock.Arrival`. ``unseen_s`` ``(17,)``: seconds
+    since each joint was seen; 0 for those that are seen, infinite for those that never were.
     """
 
     timestamp: float
     frame: CompleteFrame
     last_index: int
     after: float
-    status: FrameStatus
+    reasons: tuple[Reason, ...]
+    unseen_s: NDArray[np.float64]
 
 
 @dataclass(eq=False)
@@ -71,6 +79,8 @@ class Track:
         counters: the counters of the stream, which this person's frames increase.
         pool_shape: give the person the same bones in every frame (`RunningShape`).
         smoothing: the settings of a `OneEuro` filter after the refiner; None for no filter.
+        watch: compares 2D and 3D where frames come with 3D.
+        assumed: the reasons that hold for all frames of the stream.
     """
 
     def __init__(
@@ -84,7 +94,14 @@ class Track:
         counters: StreamCounters,
         pool_shape: bool,
         smoothing: Smoothing | None = None,
+        watch: AgreementWatch | None = None,
+        assumed: tuple[Reason, ...] = (),
     ) -> None:
+        self.watch, self._assumed = watch, assumed
+        # Whether the person had another number until now.
+        self.renumbered = False
+        # Whether the next frame is the first after a gap.
+        self._again = False
         self.person_id, self.slot = person_id, slot
         self.last_seen = -np.inf
         # The last frame's joints ``(17, 2)`` in pixels of a lens without distortion, NaN where they were not seen.
@@ -112,8 +129,12 @@ class Track:
         self._own: Array | None = None
         if self._smoother is not None:
             self._smoother.reset()
-        # The last model frame with a guessed joint, or before which camera frames were missing; -1 for none.
-        self._last_guessed = -1
+        # The time of the last frame that showed a joint.
+        self._seen_at = np.full(17, -np.inf)
+        # The model frames until which guessed joints, or a gap, still show.
+        self._guessed_until, self._gap_until = -1, -1
+        if self.watch is not None:
+            self.watch.restart()
 
     def verdict(self, timestamp: float) -> Verdict:
         """Classify a camera frame by its time-stamp (`FrameClock.verdict`), and count "repeated" and "late" ones."""
@@ -128,6 +149,7 @@ class Track:
         """Begin anew after a gap. Only the bone lengths and the last pose are kept."""
         self._counters.restarts += 1
         self._restart()
+        self._again = True
 
     def complete(self, seen: Observation) -> CompleteFrame | None:
         """Guess the missing joints of a camera frame; None where too few joints were seen."""
@@ -148,13 +170,26 @@ class Track:
             np.ones(17, dtype=bool),
             "invalid",
             pose.copy(),
+            ("too few joints",),
         )
 
-    def arrive(self, timestamp: float, frame: CompleteFrame, lens: Array) -> list[FrameInput]:
+    def arrive(
+        self, timestamp: float, frame: CompleteFrame, lens: Array, seen: Observation, assumed: tuple[Reason, ...] = ()
+    ) -> list[FrameInput]:
         """Take a camera frame, and return the model frames that it completes.
 
         A model frame before the camera frame is interpolated between the previous camera frame and this one.
+
+        Args:
+            timestamp: seconds.
+            frame: the frame with its missing joints guessed.
+            lens: ``(3,)`` width, height and focal length in pixels.
+            seen: the frame as it came.
+            assumed: reasons that the caller knows.
         """
+        passed = timestamp - self.last_seen
+        if self.watch is not None and seen.pair is not None:
+            self.watch.take(seen.pair, lens.astype(np.float64))
         arrival = self._clock.arrive(timestamp)
         if 0.0 < timestamp - self.last_seen < MOST_INTERVAL_S:
             self.interval = timestamp - self.last_seen
@@ -179,21 +214,54 @@ class Track:
                     lens,
                 )
             )
-        guessed = bool(frame.infilled.any())
         self._counters.missed += arrival.missed
         self._counters.infilled_joints += int(np.count_nonzero(frame.infilled))
-        if guessed or arrival.missed:
-            self._last_guessed = arrival.last_index
         self._previous = frame
-        status: FrameStatus = "ok"
-        if arrival.last_index + 1 < self._memory:
-            status = "warm-up"
-        elif self._last_guessed >= 0 and arrival.last_index - self._last_guessed < self._memory:
-            status = "degraded"
-        if guessed:
-            status = "degraded"
-        self._waiting.append(_Waiting(timestamp, frame, arrival.last_index, arrival.after, status))
+        self._seen_at[~frame.infilled] = timestamp
+        unseen_s = np.where(frame.infilled, timestamp - self._seen_at, 0.0)
+        reasons = self._reasons(arrival, frame, seen, passed)
+        self._waiting.append(
+            _Waiting(timestamp, frame, arrival.last_index, arrival.after, _in_order(reasons | set(assumed)), unseen_s)
+        )
         return inputs
+
+    def _reasons(self, arrival: Arrival, frame: CompleteFrame, seen: Observation, passed: float) -> set[Reason]:
+        """What is to be said of a camera frame that came ``passed`` seconds after the one before."""
+        index = arrival.last_index
+        reasons: set[Reason] = set(self._assumed)
+        if arrival.after > 0.0 or any(entry.share < 1.0 for entry in arrival.completed):
+            reasons.add("resampled")
+        if arrival.uneven:
+            reasons.add("uneven time-stamps")
+        if arrival.missed:
+            if passed > HARMLESS_GAP_S:
+                reasons.add("gap")
+                self._gap_until = index + min(AFTER_GAP, self._memory) - 1
+            else:
+                reasons.add("missed frame")
+        elif index <= self._gap_until:
+            reasons.add("after a gap")
+        if frame.infilled.any():
+            reasons.add("guessed joints")
+            self._guessed_until = index + min(AFTER_GUESSED, self._memory) - 1
+        elif index <= self._guessed_until:
+            reasons.add("after guessed joints")
+        if index + 1 < self._memory or (self.watch is not None and not self.watch.sure):
+            reasons.add("warm-up")
+            if self._again:
+                reasons.add("began anew")
+        else:
+            self._again = False
+        if self.watch is not None and self.watch.found is not None:
+            reasons.add(self.watch.found.kind)
+        if seen.outside:
+            reasons.add("outside the image")
+        if seen.small:
+            reasons.add("small in the image")
+        if self.renumbered:
+            reasons.add("renumbered")
+            self.renumbered = False
+        return reasons
 
     def take(self, output: FrameOutput) -> list[RefinedFrame]:
         """Take a refined model frame, and return the camera frames that waited for it."""
@@ -243,11 +311,16 @@ class Track:
             waiting.timestamp,
             self.person_id,
             absolute.copy(),
-            latest.std.copy(),
+            self._uncertainty.widened(latest.std, waiting.unseen_s),
             frame.infilled,
-            waiting.status,
+            status_of(waiting.reasons),
             unrefined + root,
+            waiting.reasons,
         )
+
+
+def _in_order(reasons: set[Reason]) -> tuple[Reason, ...]:
+    return tuple(reason for reason in REASONS if reason in reasons)
 
 
 def _between(first: NDArray[np.float64], second: NDArray[np.float64], share: float) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refiner.runtime.engine import ModelDefaults
+from refiner.runtime.streaming.intake import STANDING
 
 WINDOW = 9
 
@@ -30,11 +31,13 @@ class SmoothingEngine(ModelDefaults):
 
 
 def motion(frames, seed=0):
+    """A body four metres away whose joints tremble, each on its own way, and its picture; seeds side by side."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(0, 0.02, (frames, 17, 3)).cumsum(axis=0)
-    body = rng.normal(0, 0.4, (17, 3)) + steps
-    pixels = rng.uniform(300, 700, (17, 2)) + 200 * steps[..., :2]
-    return pixels.astype(np.float32), (body + np.array([0.3, 0.1, 4.0])).astype(np.float32)
+    body = STANDING + rng.normal(0, 0.03, (17, 3)) + 0.1 * np.tanh(4 * steps)
+    body += np.array([0.7 * (seed % 5) - 1.3, 0.1, 4.0])
+    pixels = 1000 * body[..., :2] / body[..., 2:] + np.array([500, 500])
+    return pixels.astype(np.float32), body.astype(np.float32)
 
 
 def stream(refiner, pixels, poses, fps=50.0, begin=0.0):

@@ -9,7 +9,9 @@ from stand_ins import SmoothingEngine
 from refiner import StreamingRefiner
 from refiner.errors import RefinerError, UsageError
 from refiner.runtime.streaming import Frame
+from refiner.runtime.streaming.intake import STANDING
 from refiner.runtime.streaming.window_backend import WindowBackend
+from refiner.skeleton import from_h36m17
 
 SIZE = (1920.0, 1080.0)
 FRAMES = 40
@@ -22,10 +24,10 @@ def make(people=2, **options):
 def walk(person, frames=FRAMES):
     """A body 300 pixels high that walks to the right, 600 pixels from the next one; and its 3D pose."""
     rng = np.random.default_rng(person)
-    shape = rng.uniform(-1, 1, (17, 2)) * [50, 150]
+    shape = 180 * STANDING[:, :2] + rng.uniform(-8, 8, (17, 2))
     steps = np.arange(frames)[:, None, None] * np.array([2.0, 0.3]) + rng.normal(0, 1, (frames, 17, 2))
     pixels = shape + np.array([300 + 600 * person, 500]) + steps
-    body = np.concatenate([shape / 150, rng.normal(0, 0.2, (17, 1))], axis=1) + np.array([person, 0, 4])
+    body = np.concatenate([shape / 180, STANDING[:, 2:]], axis=1) + np.array([person, 0, 4])
     return pixels, body + rng.normal(0, 0.005, (frames, 17, 3))
 
 
@@ -49,6 +51,10 @@ REFUSALS = {
     "no 3D": lambda i: [frame(0, i), frame(1, i, pose_3d=None)],
     "a bad lens": lambda i: [frame(0, i), frame(1, i, focal_length=-5.0)],
     "a bad size": lambda i: [frame(0, i), frame(1, i, image_size=(0, 5))],
+    "shares of the image": lambda i: [frame(0, i), frame(1, i, pose_2d=walk(1)[0][i] / 2000)],
+    "millimetres": lambda i: [frame(0, i), frame(1, i, pose_3d=1000 * walk(1)[1][i])],
+    "another joint order": lambda i: [frame(0, i), frame(1, i, pose_3d=from_h36m17(walk(1)[1][i], "coco17"))],
+    "a focal length of 35 mm": lambda i: [frame(0, i), frame(1, i, focal_length=35.0)],
     "words": lambda i: [frame(0, i), frame(1, i, confidence=["sure"] * 17)],
 }
 

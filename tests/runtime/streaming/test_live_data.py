@@ -113,7 +113,7 @@ def test_repeated_late_and_missing_frames():
         live.push(pixels[index], poses[index], index / 50)
     assert live.push(pixels[19], poses[19], 19 / 50) == [] and live.push(pixels[18], poses[18], 18 / 50) == []
     (frame,) = live.push(pixels[23], poses[23], 23 / 50)  # three frames never came
-    assert frame.status == "degraded"
+    assert frame.status == "degraded" and frame.reasons == ("spread assumed", "resampled", "gap")
     counted = live.counters.as_dict()
     assert (counted["repeated"], counted["late"], counted["missed"], counted["steps"]) == (1, 1, 3, 24)
     # As if the missing ones had come, half-way between.

@@ -81,6 +81,7 @@ def test_the_newest_frame_of_a_strided_stream_ends_a_window_of_every_third():
     assert [frame.status for frame in found].index("ok") == 3 * (WINDOW - 1)
 
 
+@pytest.mark.filterwarnings("ignore:pose_3d")  # the lifter stands in for one that knows people
 def test_lifter_and_refiner_take_the_same_frames():
     lifter = OffsetLifter()
     lifter.stride = 3
@@ -114,6 +115,7 @@ def test_a_hop_runs_the_model_once_for_so_many_frames():
     assert engine.calls == (90 - WINDOW) // 3 + 1
 
 
+@pytest.mark.filterwarnings("ignore:pose_3d")  # the lifter stands in for one that knows people
 def test_a_lifter_in_the_loop():
     engine, lifter = SmoothingEngine(), OffsetLifter()
     pixels, _ = motion(40)
