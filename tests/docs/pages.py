@@ -9,8 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# A page that is not of the documentation, but links to it.
-LINKING = [*PAGES, ROOT / "refiner" / "checkpoints" / "README.md"]
+# Pages that are not of the documentation, but link to it.
+OTHER_PAGES = ("refiner/checkpoints/README.md", "export/examples/web/README.md")
+LINKING = [*PAGES, *(ROOT / page for page in OTHER_PAGES)]
 FENCE = re.compile(r"^```(?P<language>\S*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 # On the line above a block that no test runs.
 NOT_RUN = re.compile(r"<!-- not run: (?P<why>.+) -->\n$")

@@ -8,12 +8,14 @@ import pytest
 from pages import ROOT
 
 FOLDERS = ("refiner", "export", "bench", "studies", "examples", "csrc", "docs", "tests", ".ci")
-ENDINGS = {".py", ".md", ".cpp", ".h", ".cu", ".toml"}
+ENDINGS = {".py", ".md", ".cpp", ".h", ".cu", ".toml", ".js", ".html"}
+# What npm installs and builds.
+OTHERS = {"node_modules", "dist"}
 FILES = [
     file
     for folder in FOLDERS
     for file in sorted((ROOT / folder).rglob("*"))
-    if file.suffix in ENDINGS and "reports" not in file.parts
+    if file.suffix in ENDINGS and "reports" not in file.parts and not OTHERS & set(file.parts)
 ]
 FILES += [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
 # A sentence that begins with "Of": at the start of a docstring or comment, or behind a full stop.

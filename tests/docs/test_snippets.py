@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -83,6 +85,10 @@ def check_command(words):
             assert set(asked.split(",")) <= extras(), words
     elif program == "python" and rest[0] == "-m":
         importlib.import_module(f"{rest[1]}.__main__").build_parser().parse_args(rest[2:])
+    elif program == "npm":
+        (folder,) = [ROOT / word for option, word in pairwise(rest) if option == "--prefix"]
+        scripts = json.loads((folder / "package.json").read_text())["scripts"]
+        assert rest[0] == "ci" or (rest[0] == "run" and rest[1] in scripts), words
     elif program == "python":
         example(rest[0].removeprefix("examples/")).build_parser().parse_args(rest[1:])
     else:
@@ -137,6 +143,7 @@ def test_a_wrong_command_is_refused(capsys):
         ["refiner-bench", "salad"],
         ["make", "salad"],
         ["pip", "install", ".[salad]"],
+        ["npm", "run", "salad", "--prefix", "export/examples/web"],
         ["salad"],
     ):
         with pytest.raises((SystemExit, AssertionError, RefinerError)):

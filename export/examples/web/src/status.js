@@ -1,0 +1,58 @@
+/** The state of the stream in words. */
+
+/**
+ * What the page shows: "idle" before a start, "nobody" without a person, or the status of a refined frame.
+ * @typedef {import("./refiner.js").Status | "idle" | "nobody"} Shown
+ */
+
+/**
+ * @param {Shown} status
+ * @param {number} guessed how many joints were guessed in this frame
+ */
+export function inWords(status, guessed) {
+  switch (status) {
+    case "idle":
+      return "ready";
+    case "nobody":
+      return "nobody in the picture";
+    case "ok":
+      return "ok";
+    case "warm-up":
+      return "warming up";
+    case "invalid":
+      return "too few joints seen";
+    case "degraded":
+      return guessed === 1 ? "degraded: a joint is guessed" : degraded(guessed);
+  }
+}
+
+/** @param {number} guessed */
+function degraded(guessed) {
+  return guessed > 0 ? `degraded: ${guessed} joints are guessed` : "degraded: frames or joints were guessed lately";
+}
+
+/** A mean that forgets: the share of each new value is the same. */
+export class Mean {
+  /** @type {number | null} */
+  #value = null;
+
+  /** @param {number} share */
+  constructor(share = 0.1) {
+    this.share = share;
+  }
+
+  /** @param {number} value */
+  add(value) {
+    this.#value = this.#value === null ? value : this.#value + this.share * (value - this.#value);
+  }
+
+  /** The mean as text. @param {number} digits @param {string} unit */
+  text(digits = 0, unit = "") {
+    return this.#value === null ? "–" : `${this.#value.toFixed(digits)}${unit}`;
+  }
+
+  /** How often a second something happens whose intervals in milliseconds were added. @param {number} digits */
+  rate(digits = 0) {
+    return this.#value === null ? "–" : (1000 / this.#value).toFixed(digits);
+  }
+}
