@@ -168,9 +168,9 @@ def differences(refined, expected, largest_m=LARGEST_M):
             largest = float(np.abs(np.asarray(mine[name]) - theirs).max())
             if not largest <= (largest_m if name == "pose_3d" else LARGEST_M):
                 found.append(f"frame {index}: {name} {1000 * largest:.2f} mm apart")
-        exact = (frame.timestamp, frame.status, np.flatnonzero(frame.infilled).tolist())
-        if (mine["timestamp"], mine["status"], mine["infilled"]) != exact:
-            found.append(f"frame {index}: {mine['status']} {mine['infilled']}, in Python {exact}")
+        exact = (frame.timestamp, frame.status, list(frame.reasons), np.flatnonzero(frame.infilled).tolist())
+        if (own := tuple(mine[name] for name in ("timestamp", "status", "reasons", "infilled"))) != exact:
+            found.append(f"frame {index}: {own}, in Python {exact}")
     return found
 
 

@@ -11,6 +11,8 @@ const PULL_WITHIN = 0.1;
 // How fast the clock learns the interval between camera frames, and the longest interval that it learns from.
 const LEARNING = 0.1;
 const LONGEST_STEP = 1.5;
+// Time-stamps are uneven where they lie this share of the usual interval from where they should, on average.
+const UNEVEN = 0.15;
 
 /**
  * A model frame that a camera frame completes: its number, and its place between the previous camera frame (0) and this
@@ -18,8 +20,9 @@ const LONGEST_STEP = 1.5;
  * @typedef {{index: number, share: number}} ModelFrame
  *
  * What a camera frame's time-stamp means: the model frames that it completes, the last model frame at or before it, its
- * distance from that one (0 to 1), and how many camera frames never came before it.
- * @typedef {{completed: ModelFrame[], lastIndex: number, after: number, missed: number}} Arrival
+ * distance from that one (0 to 1), how many camera frames never came before it, and whether the last time-stamps are far
+ * from regular.
+ * @typedef {{completed: ModelFrame[], lastIndex: number, after: number, missed: number, uneven: boolean}} Arrival
  *
  * @typedef {"in order" | "repeated" | "late" | "restart"} Verdict
  */
@@ -35,6 +38,7 @@ export class FrameClock {
   #inStep = false;
   /** @type {number | null} */
   #interval = null;
+  #unevenness = 0;
 
   /**
    * @param {number} fps the model's frame rate
@@ -51,6 +55,7 @@ export class FrameClock {
     this.#lastIndex = -1;
     this.#inStep = false;
     this.#interval = null;
+    this.#unevenness = 0;
   }
 
   /**
@@ -75,7 +80,7 @@ export class FrameClock {
     if (this.#lastTime === null) {
       this.#origin = this.#lastTime = timestamp;
       this.#lastPosition = this.#lastIndex = 0;
-      return { completed: [{ index: 0, share: 1 }], lastIndex: 0, after: 0, missed: 0 };
+      return { completed: [{ index: 0, share: 1 }], lastIndex: 0, after: 0, missed: 0, uneven: false };
     }
     let position = (timestamp - this.#origin) * this.#fps;
     const following = this.#lastIndex + 1;
@@ -96,7 +101,8 @@ export class FrameClock {
     this.#lastTime = timestamp;
     this.#lastPosition = position;
     if (completed.length) this.#lastIndex = completed[completed.length - 1].index;
-    return { completed, lastIndex: this.#lastIndex, after: Math.max(position - this.#lastIndex, 0), missed };
+    const after = Math.max(position - this.#lastIndex, 0);
+    return { completed, lastIndex: this.#lastIndex, after, missed, uneven: this.#unevenness > UNEVEN };
   }
 
   /**
@@ -105,6 +111,8 @@ export class FrameClock {
    */
   #missed(passed) {
     const usual = this.#interval ?? passed;
+    const off = Math.abs(passed / usual - Math.max(roundHalfEven(passed / usual), 1));
+    this.#unevenness += LEARNING * (off - this.#unevenness);
     this.#interval = usual + LEARNING * (Math.min(passed, LONGEST_STEP * usual) - usual);
     return Math.max(roundHalfEven(passed / usual) - 1, 0);
   }

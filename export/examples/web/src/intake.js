@@ -11,6 +11,11 @@ const LARGEST_PIXEL_RATIO = 20;
 // Shares of the image lie within this distance of 0; most coordinates must, before a frame is refused.
 const LARGEST_NORMALISED = 2;
 const USUAL_SHARE = 0.9;
+// A share of the joints outside of the image, by more than this share of its size, that no camera explains.
+const MOST_OUTSIDE = 0.2;
+const OUTSIDE_BY = 0.05;
+// The root mean square distance of the joints from their mean, in pixels: a person of about 25 pixels.
+const LEAST_SPREAD_PX = 8;
 /** A frame with fewer visible joints than this cannot be used. */
 export const LEAST_JOINTS = 6;
 // The body of an unknown person, x and y in metres: standing, facing the camera, arms down.
@@ -35,8 +40,9 @@ const STANDING = [
 ];
 
 /**
- * A checked frame in the 17 joints: x and y of each joint, NaN where it is missing, and its confidence from 0 to 1.
- * @typedef {{pixels: Float64Array, confidence: Float64Array}} Observation
+ * A checked frame in the 17 joints: x and y of each joint, NaN where it is missing, and its confidence from 0 to 1;
+ * whether many joints lie outside of the image, and whether the person has hardly any pixels.
+ * @typedef {{pixels: Float64Array, confidence: Float64Array, outside: boolean, small: boolean}} Observation
  *
  * A frame whose missing joints were guessed: x, y and confidence of each joint, and which joints were guessed.
  * @typedef {{keypoints: Float64Array, infilled: boolean[]}} CompleteFrame
@@ -81,7 +87,28 @@ export function observe(pose2d, confidence, lens, joints) {
         "expected pixels: multiply by the image's width and height",
     );
   }
-  return { pixels: toH36m17(pixels, joints), confidence: confidenceToH36m17(scores, joints) };
+  const converted = toH36m17(pixels, joints);
+  return { pixels: converted, confidence: confidenceToH36m17(scores, joints), ...place(converted, lens) };
+}
+
+/**
+ * Whether many joints lie outside of the image, and whether the person is small in it.
+ * @param {Float64Array} pixels
+ * @param {import("./lens.js").Lens} lens
+ */
+function place(pixels, { width, height }) {
+  const seen = Array.from({ length: JOINTS }, (_, joint) => [pixels[2 * joint], pixels[2 * joint + 1]]).filter(
+    ([x]) => !Number.isNaN(x),
+  );
+  if (seen.length < LEAST_JOINTS) return { outside: false, small: false };
+  /** @param {number} value @param {number} size */
+  const beyond = (value, size) => value < -OUTSIDE_BY * size || value > (1 + OUTSIDE_BY) * size;
+  const outside = seen.filter(([x, y]) => beyond(x, width) || beyond(y, height)).length > MOST_OUTSIDE * seen.length;
+  const spread = [0, 1].map((axis) => {
+    const mean = seen.reduce((sum, point) => sum + point[axis], 0) / seen.length;
+    return seen.reduce((sum, point) => sum + (point[axis] - mean) ** 2, 0) / seen.length;
+  });
+  return { outside, small: spread[0] + spread[1] < LEAST_SPREAD_PX ** 2 };
 }
 
 /**

@@ -14,7 +14,7 @@ const MOST_FRAMES = 18_000;
  * @typedef {import("./refiner.js").RefinedFrame} RefinedFrame
  *
  * @typedef {{timestamp: number, pose_2d: (number | null)[][], confidence: (number | null)[] | null}} SavedInput
- * @typedef {{timestamp: number, status: string, pose_3d: number[][], given_3d: number[][],
+ * @typedef {{timestamp: number, status: string, reasons: string[], pose_3d: number[][], given_3d: number[][],
  *   infilled: number[]}} SavedFrame
  */
 
@@ -33,10 +33,11 @@ export function frameOf({ timestamp, pose_2d, confidence }) {
 }
 
 /** @param {RefinedFrame} frame @returns {SavedFrame} */
-export function savedFrame({ timestamp, status, pose3d, given3d, infilled }) {
+export function savedFrame({ timestamp, status, reasons, pose3d, given3d, infilled }) {
   return {
     timestamp,
     status,
+    reasons,
     pose_3d: rows(pose3d),
     given_3d: rows(given3d),
     infilled: infilled.flatMap((guessed, joint) => (guessed ? [joint] : [])),

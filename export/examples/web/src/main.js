@@ -81,12 +81,13 @@ function report(error) {
 
 /**
  * @param {import("./status.js").Shown} status
- * @param {number} guessed
+ * @param {string[]} reasons
  */
-function showStatus(status, guessed = 0) {
+function showStatus(status, reasons = []) {
   const pill = element("status", HTMLSpanElement);
   pill.dataset.status = status;
-  pill.textContent = inWords(status, guessed);
+  pill.textContent = inWords(status, reasons);
+  pill.title = reasons.join(", ");
 }
 
 /**
@@ -209,7 +210,7 @@ async function follow({ detector, remote }, all, wanted) {
     const last = refined.at(-1);
     if (last !== undefined) {
       skeleton.show(last.pose3d, settings.showLifted.checked ? last.given3d : null, last.status === "invalid");
-      showStatus(last.status, last.infilled.filter(Boolean).length);
+      showStatus(last.status, last.reasons);
     }
     meter.show(source.missed());
   }

@@ -20,6 +20,7 @@ const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
  * @property {{min: number, max: number}} batch
  * @property {Record<string, {shape: (string | number)[]}>} inputs
  * @property {{form: string, layout: StateLayout}} [state]
+ * @property {object} [uncertainty]
  *
  * The layout of a causal refiner's state; refiner/causal_state.py explains it.
  * @typedef {{streams: number, frames: number, steps: number, modules: number, heads: number, width: number,

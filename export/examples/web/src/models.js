@@ -154,6 +154,7 @@ export class CausalRefiner {
     /** The model's frame rate, and how many frames it remembers. */
     this.fps = manifest.fps;
     this.frames = manifest.frames;
+    this.calibrated = manifest.uncertainty !== undefined;
     this.reset();
   }
 

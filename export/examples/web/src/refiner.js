@@ -7,16 +7,24 @@
 import { InputError } from "./errors.js";
 import { FrameClock } from "./frame_clock.js";
 import { Infilling, observe } from "./intake.js";
+import { REASONS, statusOf } from "./reasons.js";
 import { OneEuro, RunningShape } from "./shape.js";
 import { JOINTS, jointSet } from "./skeleton.js";
 
 /** Seconds; a person who is away longer begins anew. */
 export const LONGEST_GAP_S = 0.5;
+// A person who is away for this long has no larger errors afterwards; and the model frames after a longer gap, or after
+// guessed joints, whose errors are still larger (refiner/runtime/streaming/track.py).
+const HARMLESS_GAP_S = 0.07;
+const AFTER_GAP = 6;
+const AFTER_GUESSED = 12;
 
 /**
  * @typedef {import("./lens.js").Lens} Lens
  * @typedef {import("./intake.js").CompleteFrame} CompleteFrame
- * @typedef {"ok" | "warm-up" | "degraded" | "invalid"} Status
+ * @typedef {import("./intake.js").Observation} Observation
+ * @typedef {import("./frame_clock.js").Arrival} Arrival
+ * @typedef {import("./reasons.js").Status} Status
  *
  * One frame of a detector.
  * @typedef {object} Frame
@@ -31,9 +39,10 @@ export const LONGEST_GAP_S = 0.5;
  * @property {Float32Array} given3d the pose of the lifter
  * @property {boolean[]} infilled which joints were guessed
  * @property {Status} status
+ * @property {string[]} reasons what was guessed, assumed or found
  *
  * A camera frame that waits until its model frame is refined.
- * @typedef {{timestamp: number, frame: CompleteFrame, lastIndex: number, after: number, status: Status}} Waiting
+ * @typedef {{timestamp: number, frame: CompleteFrame, lastIndex: number, after: number, reasons: string[]}} Waiting
  *
  * A model frame before and after refinement.
  * @typedef {{index: number, unrefined: Float32Array, refined: Float32Array}} Correction
@@ -70,8 +79,12 @@ export class LiveRefiner {
   /** @type {Float32Array | null} */
   #lastPose = null;
   #count = 0;
-  // The last model frame with a guessed joint, or before which camera frames were missing.
-  #lastGuessed = -1;
+  // The model frames until which guessed joints, or a gap, still show.
+  #guessedUntil = -1;
+  #gapUntil = -1;
+  // The time of the last frame that had a pose, and whether the next one is the first after a gap.
+  #lastSeen = -Infinity;
+  #again = false;
   /** @type {Promise<unknown>} */
   #busy = Promise.resolve();
 
@@ -115,7 +128,7 @@ export class LiveRefiner {
     if (verdict === "restart") this.#restart();
     const complete = this.#infilling.complete(seen);
     if (complete === null) return [this.#invalid(timestamp)];
-    const inputs = this.#arrive(timestamp, complete);
+    const inputs = this.#arrive(timestamp, complete, seen);
     const ready = this.#due();
     for (const keypoints of inputs) ready.push(...(await this.#step(keypoints)));
     return ready;
@@ -127,7 +140,8 @@ export class LiveRefiner {
     this.#infilling.reset();
     this.#smoother?.reset();
     this.#previous = this.#earlier = this.#latest = null;
-    this.#lastGuessed = -1;
+    this.#guessedUntil = this.#gapUntil = -1;
+    this.#again = true;
     this.#resetModels();
   }
 
@@ -150,6 +164,7 @@ export class LiveRefiner {
       given3d: pose.slice(),
       infilled: Array(JOINTS).fill(true),
       status: "invalid",
+      reasons: ["too few joints"],
     };
   }
 
@@ -157,26 +172,55 @@ export class LiveRefiner {
    * Take a camera frame, and return the keypoints of the model frames that it completes.
    * @param {number} timestamp
    * @param {CompleteFrame} frame
+   * @param {Observation} seen
    * @returns {Float32Array[]}
    */
-  #arrive(timestamp, frame) {
+  #arrive(timestamp, frame, seen) {
+    const passed = timestamp - this.#lastSeen;
+    this.#lastSeen = timestamp;
     const arrival = this.#clock.arrive(timestamp);
     const before = this.#previous;
     const inputs = arrival.completed.map(({ share }) => {
       if (before === null || share >= 1) return Float32Array.from(frame.keypoints);
       return between(before.keypoints, frame.keypoints, share);
     });
-    const guessed = frame.infilled.includes(true);
-    if (guessed || arrival.missed > 0) this.#lastGuessed = arrival.lastIndex;
     this.#previous = frame;
-    const memory = this.#refiner.frames;
-    /** @type {Status} */
-    let status = "ok";
-    if (arrival.lastIndex + 1 < memory) status = "warm-up";
-    else if (this.#lastGuessed >= 0 && arrival.lastIndex - this.#lastGuessed < memory) status = "degraded";
-    if (guessed) status = "degraded";
-    this.#waiting.push({ timestamp, frame, lastIndex: arrival.lastIndex, after: arrival.after, status });
+    const found = this.#reasons(arrival, frame, seen, passed);
+    const reasons = [...REASONS.keys()].filter((reason) => found.has(reason));
+    this.#waiting.push({ timestamp, frame, lastIndex: arrival.lastIndex, after: arrival.after, reasons });
     return inputs;
+  }
+
+  /**
+   * What is to be said of a camera frame that came `passed` seconds after the one before.
+   * @param {Arrival} arrival
+   * @param {CompleteFrame} frame
+   * @param {Observation} seen
+   * @param {number} passed
+   */
+  #reasons(arrival, frame, seen, passed) {
+    const [index, memory] = [arrival.lastIndex, this.#refiner.frames];
+    const reasons = new Set();
+    if (!this.#lens.stated) reasons.add("lens assumed");
+    if (!this.#refiner.calibrated) reasons.add("spread assumed");
+    if (arrival.after > 0 || arrival.completed.some(({ share }) => share < 1)) reasons.add("resampled");
+    if (arrival.uneven) reasons.add("uneven time-stamps");
+    if (arrival.missed > 0 && passed > HARMLESS_GAP_S) {
+      reasons.add("gap");
+      this.#gapUntil = index + Math.min(AFTER_GAP, memory) - 1;
+    } else if (arrival.missed > 0) reasons.add("missed frame");
+    else if (index <= this.#gapUntil) reasons.add("after a gap");
+    if (frame.infilled.includes(true)) {
+      reasons.add("guessed joints");
+      this.#guessedUntil = index + Math.min(AFTER_GUESSED, memory) - 1;
+    } else if (index <= this.#guessedUntil) reasons.add("after guessed joints");
+    if (index + 1 < memory) {
+      reasons.add("warm-up");
+      if (this.#again) reasons.add("began anew");
+    } else this.#again = false;
+    if (seen.outside) reasons.add("outside the image");
+    if (seen.small) reasons.add("small in the image");
+    return reasons;
   }
 
   /**
@@ -213,7 +257,7 @@ export class LiveRefiner {
    * @param {Correction} latest
    * @returns {RefinedFrame}
    */
-  #answer({ timestamp, frame, after, status }, latest) {
+  #answer({ timestamp, frame, after, reasons }, latest) {
     const earlier = this.#earlier;
     const pose3d =
       after > 0 && earlier !== null
@@ -225,7 +269,8 @@ export class LiveRefiner {
       pose3d,
       given3d: latest.unrefined.slice(),
       infilled: frame.infilled,
-      status,
+      status: statusOf(reasons),
+      reasons,
     };
   }
 }

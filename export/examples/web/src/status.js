@@ -1,15 +1,17 @@
 /** The state of the stream in words. */
 
+import { REASONS } from "./reasons.js";
+
 /**
  * What the page shows: "idle" before a start, "nobody" without a person, or the status of a refined frame.
- * @typedef {import("./refiner.js").Status | "idle" | "nobody"} Shown
+ * @typedef {import("./reasons.js").Status | "idle" | "nobody"} Shown
  */
 
 /**
  * @param {Shown} status
- * @param {number} guessed how many joints were guessed in this frame
+ * @param {string[]} reasons of the frame
  */
-export function inWords(status, guessed) {
+export function inWords(status, reasons = []) {
   switch (status) {
     case "idle":
       return "ready";
@@ -22,13 +24,8 @@ export function inWords(status, guessed) {
     case "invalid":
       return "too few joints seen";
     case "degraded":
-      return guessed === 1 ? "degraded: a joint is guessed" : degraded(guessed);
+      return `degraded: ${reasons.filter((reason) => REASONS.get(reason) === "degraded").join(", ")}`;
   }
-}
-
-/** @param {number} guessed */
-function degraded(guessed) {
-  return guessed > 0 ? `degraded: ${guessed} joints are guessed` : "degraded: frames or joints were guessed lately";
 }
 
 /** A mean that forgets: the share of each new value is the same. */

@@ -174,7 +174,7 @@ test("a stream goes on after a refused frame, begins anew after a gap, and keeps
 
 test("the log drops its oldest frames, and says so", () => {
   const log = new Log(LENS, { joints: "h36m17" });
-  const refined = { pose3d: new Float32Array(51), given3d: new Float32Array(51), infilled: [] };
+  const refined = { pose3d: new Float32Array(51), given3d: new Float32Array(51), infilled: [], reasons: [] };
   for (let at = 0; at < 18_002; at++) {
     log.add({ pose2d: [[1, 2]], confidence: null, timestamp: at }, [{ ...refined, timestamp: at, status: "ok" }]);
   }
@@ -183,10 +183,20 @@ test("the log drops its oldest frames, and says so", () => {
   assert.deepEqual([saved.frames[0].timestamp, saved.refined[0].timestamp], [2, 2]);
 });
 
+test("a frame says why it is not ok", async () => {
+  const [lifter, refiner] = await loadModels();
+  const stream = new LiveRefiner(lifter, refiner, checkLens(1920, 1080));
+  const [first] = await stream.push({ pose2d: person(), confidence: null, timestamp: 0 });
+  assert.deepEqual(first.reasons, ["lens assumed", "warm-up"]);
+  const [outside] = await stream.push({ pose2d: person(-3000), confidence: null, timestamp: 0.15 });
+  assert.equal(outside.status, "degraded");
+  assert.ok(outside.reasons.includes("outside the image"));
+});
+
 test("every state has its words", () => {
-  assert.equal(inWords("degraded", 2), "degraded: 2 joints are guessed");
+  assert.equal(inWords("degraded", ["resampled", "gap", "guessed joints"]), "degraded: gap, guessed joints");
   const states = /** @type {const} */ (["idle", "nobody", "ok", "warm-up", "invalid", "degraded"]);
-  assert.equal(new Set(states.map((state) => inWords(state, 0))).size, states.length);
+  assert.equal(new Set(states.map((state) => inWords(state))).size, states.length);
 });
 
 test("the lines of README for a page of one's own run", async () => {
