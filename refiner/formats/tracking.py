@@ -8,7 +8,9 @@ people who cross close to the camera may be exchanged.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +56,57 @@ class Track:
 class _Open:
     """A person whose track still grows."""
 
+    key: int
     last: Array
-    seen_at: NDArray[np.int_]
+    seen_at: Array
     size: float
-    frame: int
+    frame: float
     number: int | None
-    rows: dict[int, Person] = field(default_factory=dict)
+
+
+class Tracker:
+    """Follows people from frame to frame, for streams as for files.
+
+    Args:
+        rate: units of ``frame`` in `step` per second.
+    """
+
+    def __init__(self, rate: float = USUAL_FPS) -> None:
+        self._away, self._memory = LONGEST_AWAY_S * rate, LONGEST_MEMORY_S * rate
+        self._tracks: list[_Open] = []
+        self._keys = count()
+
+    @property
+    def keys(self) -> frozenset[int]:
+        """The keys of those who were seen within the last second."""
+        return frozenset(track.key for track in self._tracks)
+
+    def step(self, frame: float, people: Sequence[Person]) -> list[int | None]:
+        """The keys of the people of a frame, in their order; None for somebody new with too few joints to begin.
+
+        Args:
+            frame: the number of the frame, or its time in units of the rate; it increases from call to call.
+            people: those whom the frame shows.
+        """
+        self._tracks = [track for track in self._tracks if frame - track.frame <= self._away]
+        keys: list[int | None] = []
+        for track, person in _assigned(self._tracks, people, frame, self._memory):
+            seen = np.asarray(np.isfinite(person.keypoints).all(axis=1))
+            if track is None:
+                if seen.sum() < LEAST_BEGIN:
+                    keys.append(None)
+                    continue
+                joints = len(person.keypoints)
+                track = _Open(
+                    next(self._keys), person.keypoints, np.full(joints, float(frame)), 0.0, frame, person.track
+                )
+                self._tracks.append(track)
+            track.last = np.where(seen[:, None], person.keypoints, track.last)
+            track.seen_at = np.where(seen, frame, track.seen_at)
+            track.size = size_of(person.keypoints)
+            track.frame, track.number = frame, person.track
+            keys.append(track.key)
+        return keys
 
 
 def follow(detections: Detections) -> list[Track]:
@@ -72,34 +119,22 @@ def follow(detections: Detections) -> list[Track]:
     Raises:
         EmptySequenceError: no frame shows anybody.
     """
-    tracks: list[_Open] = []
-    rate = detections.fps or USUAL_FPS
-    away, memory = LONGEST_AWAY_S * rate, LONGEST_MEMORY_S * rate
+    tracker = Tracker(detections.fps or USUAL_FPS)
+    rows: dict[int, dict[int, Person]] = {}
     for frame, people in enumerate(detections.frames):
-        near = [track for track in tracks if frame - track.frame <= away]
-        for track, person in _assigned(near, people, frame, memory):
-            seen = np.asarray(np.isfinite(person.keypoints).all(axis=1))
-            if track is None:
-                if seen.sum() < LEAST_BEGIN:
-                    continue
-                joints = len(person.keypoints)
-                track = _Open(person.keypoints, np.full(joints, frame), 0.0, frame, person.track)
-                tracks.append(track)
-            track.last = np.where(seen[:, None], person.keypoints, track.last)
-            track.seen_at = np.where(seen, frame, track.seen_at)
-            track.size = _size(person.keypoints)
-            track.frame, track.number = frame, person.track
-            track.rows[frame] = person
-    if not tracks:
+        for key, person in zip(tracker.step(frame, people), people, strict=True):
+            if key is not None:
+                rows.setdefault(key, {})[frame] = person
+    if not rows:
         raise EmptySequenceError(f"the {len(detections.frames)} frames show nobody")
-    most = max(len(track.rows) for track in tracks)
-    tracks = [track for track in tracks if len(track.rows) >= min(LEAST_FRAMES, most)]
-    tracks.sort(key=lambda track: (-len(track.rows), min(track.rows)))
+    most = max(map(len, rows.values()))
+    tracks = [track for track in rows.values() if len(track) >= min(LEAST_FRAMES, most)]
+    tracks.sort(key=lambda track: (-len(track), min(track)))
     return [_whole(number, track, detections) for number, track in enumerate(tracks)]
 
 
 def _assigned(
-    tracks: list[_Open], people: tuple[Person, ...], frame: int, memory: float
+    tracks: list[_Open], people: Sequence[Person], frame: float, memory: float
 ) -> list[tuple[_Open | None, Person]]:
     """Each person with the track that the person continues, None for somebody new."""
     from scipy.optimize import linear_sum_assignment
@@ -114,7 +149,7 @@ def _assigned(
     return [(owner.get(index), person) for index, person in enumerate(people)]
 
 
-def _distance(track: _Open, person: Person, frame: int, memory: float) -> float:
+def _distance(track: _Open, person: Person, frame: float, memory: float) -> float:
     """In sizes of the person; a little less where the detector's number is the same, less the longer the person was
     away."""
     recent = np.isfinite(track.last).all(axis=1) & (track.frame - track.seen_at <= memory)
@@ -122,21 +157,21 @@ def _distance(track: _Open, person: Person, frame: int, memory: float) -> float:
     if common.sum() < LEAST_COMMON:
         return float("inf")
     moved = float(np.linalg.norm(track.last[common] - person.keypoints[common], axis=1).mean())
-    size = max(track.size, _size(person.keypoints), 1e-6)
+    size = max(track.size, size_of(person.keypoints), 1e-6)
     same = person.track is not None and person.track == track.number
     allowed = 1.0 + 0.03 * (frame - track.frame - 1)
     return moved / size / allowed - (0.1 if same else 0.0)
 
 
-def _size(keypoints: Array) -> float:
-    """The diagonal of the box around the joints that are seen."""
+def size_of(keypoints: Array) -> float:
+    """The diagonal of the box around the joints ``(J, 2)`` that are seen, in pixels."""
     seen = keypoints[np.isfinite(keypoints).all(axis=1)]
     return float(np.linalg.norm(np.ptp(seen, axis=0))) if len(seen) else 0.0
 
 
-def _whole(number: int, track: _Open, detections: Detections) -> Track:
+def _whole(number: int, rows: Mapping[int, Person], detections: Detections) -> Track:
     frames, joints = len(detections.frames), detections.joints.joints
     keypoints, confidence = np.full((frames, joints, 2), np.nan), np.zeros((frames, joints))
-    for frame, person in track.rows.items():
+    for frame, person in rows.items():
         keypoints[frame], confidence[frame] = person.keypoints, person.confidence
     return Track(number, keypoints, confidence)
