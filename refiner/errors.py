@@ -90,6 +90,10 @@ class UnsafeArchiveError(ArchiveError):
     """A pose archive contains a pickle that would load something other than NumPy data."""
 
 
+class VideoError(InputError):
+    """A video cannot be read: it is missing, broken, truncated, or holds no picture."""
+
+
 class CheckpointError(InputError):
     """A checkpoint is truncated, has another format, or does not fit the model."""
 

@@ -26,7 +26,8 @@ def export_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def webcam(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Stand-ins for cv2 and rtmlib: a camera that shows a walking person for 12 frames. Returns its image size."""
+    """Stand-ins for cv2 and rtmlib: camera 0 shows a walking person for 12 frames. Returns its image size."""
+    import importlib.machinery
     import types
 
     import numpy as np
@@ -42,10 +43,10 @@ def webcam(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
 
     class VideoCapture:
         def __init__(self, number: int) -> None:
-            self.frame = -1
+            self.frame, self.number = -1, number
 
         def isOpened(self) -> bool:
-            return True
+            return self.number == 0
 
         def get(self, what: int) -> float:
             return float((width, height)[what])
@@ -55,15 +56,37 @@ def webcam(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
             return self.frame < len(seen)
 
         def retrieve(self) -> tuple[bool, np.ndarray]:
-            return True, np.full((height, width), self.frame)
+            return True, np.full((height, width, 3), self.frame, np.uint8)
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            return self.retrieve() if self.grab() else (False, None)
+
+        def release(self) -> None:
+            self.frame = len(seen)
 
     class BodyWithFeet:
+        def __init__(self, mode: str = "balanced", backend: str = "onnxruntime", device: str = "cpu") -> None:
+            pass
+
+        def det_model(self, image: np.ndarray) -> np.ndarray:
+            return np.array([[0, 0, width, height]])
+
+        def pose_model(self, image: np.ndarray, bboxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return seen[int(image[0, 0, 0])][None, halpe], np.full((1, 26), 0.9)
+
         def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return seen[int(image[0, 0])][None, halpe], np.full((1, 26), 0.9)
+            return self.pose_model(image, self.det_model(image))
 
     cv2, rtmlib = types.ModuleType("cv2"), types.ModuleType("rtmlib")
-    vars(cv2).update(VideoCapture=VideoCapture, CAP_PROP_FRAME_WIDTH=0, CAP_PROP_FRAME_HEIGHT=1)
+    logging = types.SimpleNamespace(LOG_LEVEL_SILENT=0, setLogLevel=lambda level: 0)
+    vars(cv2).update(
+        VideoCapture=VideoCapture,
+        CAP_PROP_FRAME_WIDTH=0,
+        CAP_PROP_FRAME_HEIGHT=1,
+        utils=types.SimpleNamespace(logging=logging),
+    )
     vars(rtmlib).update(BodyWithFeet=BodyWithFeet)
+    rtmlib.__spec__ = importlib.machinery.ModuleSpec("rtmlib", None)
     monkeypatch.setitem(sys.modules, "cv2", cv2)
     monkeypatch.setitem(sys.modules, "rtmlib", rtmlib)
     return width, height

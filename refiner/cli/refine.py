@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
+  refiner-refine dance.mp4 --output people
   refiner-refine openpose/ --image-size 1920 1080 --fps 30 --output people
   refiner-refine results.json --image-size 1280 720 --fps 25 --person 0 --output people
   refiner-refine --pose-2d pose_2d.npy --pose-3d pose_3d.npy --image-size 1920 1080 --output refined.npy
@@ -39,10 +40,11 @@ second. An .npz also says which joints were guessed, and the status and its reas
 With --trajectory the poses are in their place in front of the camera; an .npz then has `root` (frames, 3) too, and with
 --camera-pitch `level_pose_3d`, level with the floor.
 
-INPUT is what a detector wrote, recognised by its content: a folder of OpenPose's JSON files, results of AlphaPose or
-COCO, COCO annotations, MMPose's predictions, MediaPipe's landmarks, or VideoPose3D's custom .npz. People are told apart
-over time. Each one becomes personN.npz, personN.trc (markers, for OpenSim) and personN.bvh (a skeleton, for Blender) in
-the folder OUTPUT; person 0 is seen in most frames. Frames that do not show a person for half a second hold NaN.
+INPUT is a video, or what a detector wrote, recognised by its content: a folder of OpenPose's JSON files, results of
+AlphaPose or COCO, COCO annotations, MMPose's predictions, MediaPipe's landmarks, or VideoPose3D's custom .npz. People
+are told apart over time. Each one becomes personN.npz, personN.trc (markers, for OpenSim) and personN.bvh (a skeleton,
+for Blender) in the folder OUTPUT; person 0 is seen in most frames. Frames that do not show a person for half a second
+hold NaN. For a video, OUTPUT/overlay.mp4 shows the 2D skeletons in it and the refined 3D poses beside it.
 """
 
 
@@ -55,8 +57,14 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("input", nargs="?", metavar="INPUT", help="a detector's file or folder; or take --pose-2d")
+    parser.add_argument("input", nargs="?", metavar="INPUT", help="a video, or a detector's file; or take --pose-2d")
     parser.add_argument("--person", nargs="+", type=int, metavar="N", help="INPUT: these people alone, from 0")
+    parser.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="video: mediapipe, rtmlib, or MODULE:CLASS of your own (default: the one that is installed)",
+    )
+    parser.add_argument("--no-overlay", action="store_true", help="video: do not draw overlay.mp4")
     parser.add_argument("--name", metavar="VIDEO", help="INPUT: which video of a file that holds several")
     parser.add_argument("--pose-2d", metavar="FILE", help="2D poses, .npy or .npz")
     parser.add_argument("--pose-3d", metavar="FILE", help="3D poses to refine, .npy or .npz (default: lift the 2D)")
@@ -143,14 +151,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(arguments: argparse.Namespace) -> None:
     let_threads_wait()
     from refiner.cli.refine_detections import refine_detections
+    from refiner.cli.refine_video import refine_video
     from refiner.errors import UsageError
+    from refiner.video.content import is_meant_as_video
 
     if (arguments.input is None) == (arguments.pose_2d is None):
-        raise UsageError("name either a detector's INPUT or --pose-2d FILE, and one of them alone")
-    if arguments.input is not None:
+        raise UsageError("name either INPUT (a video, a detector's file) or --pose-2d FILE, and one of them alone")
+    if arguments.input is not None and is_meant_as_video(arguments.input):
+        refine_video(arguments)
+    elif arguments.detector is not None or arguments.no_overlay:
+        raise UsageError("--detector and --no-overlay belong to an INPUT that is a video")
+    elif arguments.input is not None:
         refine_detections(arguments)
     elif arguments.person is not None or arguments.name is not None:
-        raise UsageError("--person and --name choose from a detector's INPUT; an array has one person")
+        raise UsageError("--person and --name choose from INPUT; an array has one person")
     elif arguments.image_size is None:
         raise UsageError("--pose-2d needs --image-size W H in pixels")
     else:
@@ -292,23 +306,15 @@ def _other_recording(file: str) -> NDArray[np.float32]:
 
 
 def _draw(path: Path, before: NDArray[np.float32], refined: NDArray[np.float32], fps: float) -> None:
-    """Draw the poses ``(F, 17, 3)`` before and after refinement as a video, with a progress bar where tqdm is there."""
+    """Draw the poses ``(F, 17, 3)`` before and after refinement as a video."""
     import numpy as np
 
+    from refiner.cli.progress import progress_bar
     from refiner.viewer.video import write_video
 
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        write_video(path, np.asarray(before, np.float32), refined, fps)
-        return
-    with tqdm(total=len(refined), desc=str(path), unit="frame", disable=None) as bar:
-
-        def progress(frame: int) -> None:
-            bar.update(frame - bar.n)
-
+    with progress_bar(str(path), "frame", len(refined)) as progress:
         write_video(path, np.asarray(before, np.float32), refined, fps, progress)
-        bar.update(len(refined) - bar.n)
+        progress(len(refined))
 
 
 if __name__ == "__main__":

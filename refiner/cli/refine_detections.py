@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from refiner.cli.progress import progress_of
 from refiner.cli.trajectory import axes_text, placement_of
 from refiner.errors import InputError, UsageError
 
-Item = TypeVar("Item")
+if TYPE_CHECKING:
+    from refiner.formats import Detections
+    from refiner.runtime import Lifter, Refiner
+    from refiner.runtime.people import RefinedPerson
 
 # Options that belong to arrays.
 FOR_ARRAYS = ("pose_3d", "height", "key_2d", "key_3d", "confidence", "same_person", "video", "joints_3d", "json")
@@ -24,13 +28,9 @@ def refine_detections(arguments: argparse.Namespace) -> None:
     """
     from refiner.formats import read_detections
     from refiner.runtime import Lifter, Refiner
-    from refiner.runtime.people import check_folder, refine_people, save_person
+    from refiner.runtime.people import check_folder
 
-    unfit = [f"--{name.replace('_', '-')}" for name in FOR_ARRAYS if getattr(arguments, name) is not None]
-    if unfit:
-        raise UsageError(f"{', '.join(unfit)} belong to arrays (--pose-2d); leave them out with INPUT")
-    if arguments.joints != "h36m17":
-        raise UsageError("--joints belongs to arrays; the file of a detector says what its joints are")
+    check_options(arguments)
     detections = read_detections(arguments.input, arguments.name)
     size = arguments.image_size or detections.image_size
     if size is None:
@@ -39,13 +39,43 @@ def refine_detections(arguments: argparse.Namespace) -> None:
     fps = arguments.fps or detections.fps
     if fps is None:
         raise UsageError(f"{arguments.input} does not say how many frames a second it has: give --fps")
-    focal = arguments.focal_length
-    placement = placement_of(arguments)
     folder = check_folder(arguments.output)
     lifter = Lifter.load(arguments.lifter)
     refiner = Refiner.load(
         arguments.checkpoint, steps=arguments.steps, pool_shape=arguments.pool_shape, smoothing=arguments.smooth
     )
+    write_people(arguments, detections, lifter, refiner, fps, image_size, folder)
+    print(f"wrote {folder}")
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raises UsageError where an option does not go with INPUT, and InputError where a value is out of range."""
+    unfit = [f"--{name.replace('_', '-')}" for name in FOR_ARRAYS if getattr(arguments, name) is not None]
+    if unfit:
+        raise UsageError(f"{', '.join(unfit)} belong to arrays (--pose-2d); leave them out with INPUT")
+    if arguments.joints != "h36m17":
+        raise UsageError("--joints belongs to arrays; a detector says what its joints are")
+    # Before the work begins, not only where it is needed.
+    placement_of(arguments)
+
+
+def write_people(
+    arguments: argparse.Namespace,
+    detections: Detections,
+    lifter: Lifter,
+    refiner: Refiner,
+    fps: float,
+    image_size: tuple[float, float],
+    folder: Path,
+) -> list[RefinedPerson]:
+    """Lift and refine the people of detections, write each of them into ``folder``, and print what was written.
+
+    Raises:
+        InputError: nobody can be refined.
+    """
+    from refiner.runtime.people import refine_people, save_person
+
+    focal = arguments.focal_length
     people = refine_people(
         detections,
         lifter,
@@ -54,29 +84,19 @@ def refine_detections(arguments: argparse.Namespace) -> None:
         image_size,
         focal if focal is None or len(focal) > 1 else focal[0],
         arguments.person,
-        placement,
+        placement_of(arguments),
         arguments.least_confidence,
     )
     print(f"{detections.source}: {len(detections.frames)} frames, {detections.joints.name}")
-    written = 0
-    for person in _with_progress(people):
+    written = []
+    for person in progress_of(people, "people", "person"):
         files = save_person(person, folder, fps, image_size, detections.joints.name, detections.first_frame)
         frames = sum(end - begin for begin, end in person.parts)
         guessed = int(person.guessed.sum())
         print(f"person {person.number}: {frames} frames refined, {guessed} joints guessed; {files[0].name}, .trc, .bvh")
         if person.trajectory is not None:
             print(f"person {person.number}: {axes_text(person.trajectory, focal is not None)}")
-        written += 1
+        written.append(person)
     if not written:
         raise InputError(f"{arguments.input} shows nobody well enough to be refined")
-    print(f"wrote {folder}")
-
-
-def _with_progress(people: Iterable[Item]) -> Iterator[Item]:
-    """The same with a progress bar on a terminal, where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        yield from people
-        return
-    yield from tqdm(people, desc="people", unit="person", disable=None, leave=False)
+    return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ from numpy.typing import NDArray
 from refiner.errors import LengthError, MissingComponentError, UsageError
 from refiner.files import atomic_path
 from refiner.viewer.bones import AFTER, BEFORE, bone_ends, upright
+from refiner.viewer.mp4 import Picture, write_mp4
 
 SUFFIXES = (".mp4", ".gif")
 # A GIF counts in hundredths of a second, and players do not show more frames per second than this.
 FASTEST_GIF = 25.0
 INCHES, DOTS = (8.0, 4.5), 100
 REACH = 1.0
-
-# [height, width, 3]
-Picture = NDArray[np.uint8]
 
 
 def check_video_name(path: Path) -> None:
@@ -60,7 +57,6 @@ def write_video(
     shown = range(0, len(before), step)
     painter = _Painter()
     with atomic_path(path) as temporary:
-        write = _write_gif if path.suffix == ".gif" else _write_mp4
         pictures = (painter.draw(before[index], after[index], index, fps) for index in shown)
 
         def counted() -> Iterator[Picture]:
@@ -68,7 +64,10 @@ def write_video(
                 progress(index + 1)
                 yield picture
 
-        write(temporary, counted(), fps / step)
+        if path.suffix == ".gif":
+            _write_gif(temporary, counted(), fps / step)
+        else:
+            write_mp4(temporary, zip(counted(), (index / fps for index in shown), strict=True), fps)
     painter.close()
 
 
@@ -126,25 +125,3 @@ def _write_gif(path: Path, pictures: Iterator[Picture], fps: float) -> None:
     frames[0].save(
         path, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, optimize=False
     )
-
-
-def _write_mp4(path: Path, pictures: Iterator[Picture], fps: float) -> None:
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise MissingComponentError(
-            "an .mp4 needs PyAV: pip install 'pose-refiner[video]'; a .gif needs Pillow"
-        ) from error
-    rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = None
-        for picture in pictures:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=rate)
-                # H.264 needs an even width and height.
-                stream.height, stream.width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
-                stream.pix_fmt = "yuv420p"
-            even = np.ascontiguousarray(picture[: stream.height, : stream.width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        if stream is not None:
-            container.mux(stream.encode())

@@ -84,7 +84,7 @@ def test_one_person_is_chosen(openpose, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "either a detector's INPUT or --pose-2d"),
+        ([], 2, "either INPUT (a video, a detector's file) or --pose-2d"),
         (["FOLDER", "--pose-2d", "a.npy"], 2, "one of them alone"),
         (["FOLDER", "--fps", "50"], 2, "give --image-size"),
         (["FOLDER", "--image-size", "1280", "720"], 2, "give --fps"),
@@ -94,7 +94,7 @@ def test_one_person_is_chosen(openpose, tmp_path):
         (["FOLDER", "--image-size", "1280", "720", "--fps", "50", "--joints", "coco17"], 2, "--joints belongs to"),
         (["none.json", "--image-size", "1280", "720", "--fps", "50"], 5, "there is no file or folder"),
         (["--pose-2d", "a.npy"], 2, "needs --image-size"),
-        (["--pose-2d", "a.npy", "--image-size", "1", "1", "--person", "0"], 2, "choose from a detector's INPUT"),
+        (["--pose-2d", "a.npy", "--image-size", "1", "1", "--person", "0"], 2, "choose from INPUT"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::refiner.errors.InputWarning")
