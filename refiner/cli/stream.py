@@ -27,6 +27,7 @@ PORTS = Between(0, 65535)
 
 EXAMPLES = """\
 examples:
+  refiner-stream --camera 0 --view
   my-camera | refiner-stream --image-size 1280 720 --joints coco17 --lifter bundled > refined.jsonl
   refiner-stream --image-size 1280 720 --serve 8765
   refiner-stream --image-size 1280 720 --pose-2d 2d.npy --pose-3d 3d.npy --fps 30 --view
@@ -52,6 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source = parser.add_argument_group("where frames come from (default: lines on standard input)")
     source.add_argument("--serve", metavar="[HOST:]PORT", help="serve WebSocket clients; on loopback without HOST")
+    source.add_argument("--camera", metavar="0|VIDEO", help="a webcam by its number, or a video played like one")
+    source.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="of a camera: mediapipe, rtmlib, or MODULE:CLASS of your own (default: the one that is installed)",
+    )
     source.add_argument("--pose-2d", metavar="FILE", help="play back 2D poses, .npy or .npz, at their frame rate")
     source.add_argument("--pose-3d", metavar="FILE", help="with their 3D poses")
     source.add_argument("--key-2d", metavar="NAME", help="the array of an .npz of 2D poses that holds several")
@@ -119,12 +126,18 @@ def _command(arguments: argparse.Namespace) -> int | None:
 
     if arguments.pose_3d is not None and arguments.pose_2d is None:
         raise UsageError("--pose-3d goes with --pose-2d")
+    if arguments.camera is not None:
+        from refiner.cli.camera import CameraSource
+
+        return _stream(arguments, CameraSource(arguments).frames())
+    if arguments.detector is not None:
+        raise UsageError("--detector goes with --camera")
     if arguments.serve is not None:
         if arguments.pose_2d is not None or arguments.view is not None or arguments.output is not None:
             raise UsageError("--serve answers its clients: leave --pose-2d, --output and --view out")
         _serve(arguments)
         return None
-    return _stream(arguments)
+    return _stream(arguments, _frames(arguments))
 
 
 def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
@@ -176,12 +189,11 @@ def _serve(arguments: argparse.Namespace) -> None:
     asyncio.run(serve())
 
 
-def _stream(arguments: argparse.Namespace) -> int | None:
+def _stream(arguments: argparse.Namespace, messages: Iterator[list[Frame] | InputError]) -> int | None:
     from refiner.errors import InputError, RefinerError
     from refiner.runtime.streaming.messages import error_message, refined_message
 
     refiner = _open(arguments)()
-    frames_in = _frames(arguments)
     with ExitStack() as stack:
         if arguments.output is not None:
             _refuse_own_input(arguments)
@@ -206,7 +218,7 @@ def _stream(arguments: argparse.Namespace) -> int | None:
 
         refused: list[str] = []
         ending = stack.enter_context(UntilEnded())
-        for frames in ending.items(frames_in):
+        for frames in ending.items(messages):
             try:
                 if isinstance(frames, RefinerError):
                     raise frames
@@ -283,9 +295,9 @@ def _refuse_own_input(arguments: argparse.Namespace) -> None:
     output = Path(arguments.output)
     if not output.is_file():
         return
-    for option in ("pose_2d", "pose_3d"):
+    for option in ("pose_2d", "pose_3d", "camera"):
         file = getattr(arguments, option)
-        if file is not None and output.samefile(file):
+        if file is not None and os.path.exists(file) and output.samefile(file):
             raise UsageError(f"--output {output}: is the file of --{option.replace('_', '-')}; choose another name")
     if arguments.pose_2d is None:
         try:
