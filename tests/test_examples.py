@@ -34,20 +34,34 @@ def test_every_example_has_a_help_and_a_test(file):
 
 
 def test_webcam_with_a_synthetic_person(capsys):
-    assert run("webcam", "--synthetic", "--frames", 40) == 0
+    assert run("webcam", "--synthetic", "--frames", 40, "--no-view") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 41 and "warm-up" in lines[0] and " ok " in lines[-2] and lines[-1] == "frames 40, steps 40"
+    # Somebody is followed from the third image on.
+    assert len(lines) == 40 and "nobody is followed" in lines[0] and "warm-up" in lines[1]
+    assert " ok " in lines[-2] and lines[-1] == "frames 38, steps 38"
+
+
+def test_webcam_draws(capsys):
+    pytest.importorskip("viser", reason="viser is not installed: nothing is drawn")
+    assert run("webcam", "--synthetic", "--frames", 10) == 0
+    assert "open http://127.0.0.1:" in capsys.readouterr().out
 
 
 def test_webcam_with_a_camera(webcam, capsys):
-    assert run("webcam", "--focal-length", 1145) == 0
-    assert "frames 12" in capsys.readouterr().out
+    assert run("webcam", "--focal-length", 1145, "--detector", "rtmlib", "--no-view") == 0
+    assert re.search(r"^frames \d+", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_webcam_without_the_packages_of_a_camera(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert run("webcam") == 3
-    assert "pip install opencv-python rtmlib" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "a camera needs OpenCV" in told and "pose-refiner[mediapipe]" in told and "try --synthetic" in told
+
+
+def test_webcam_that_is_not_there(webcam, capsys):
+    assert run("webcam", "--camera", 3) == 3
+    assert "camera 3 gives no image" in capsys.readouterr().err
 
 
 def test_sample_files_of_every_format(tmp_path, capsys):

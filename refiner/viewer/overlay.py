@@ -15,7 +15,7 @@ from refiner.files import atomic_path
 from refiner.runtime.people import RefinedPerson
 from refiner.skeleton import H36M17, JointSet, to_h36m17
 from refiner.video.reader import Video, VideoFrame
-from refiner.viewer.bones import BONES, rgb, upright
+from refiner.viewer.bones import BONES, rgb, standing
 from refiner.viewer.mp4 import Picture, write_mp4
 
 Array = NDArray[np.float64]
@@ -190,9 +190,7 @@ class OverlayPainter:
         if person is None:
             return
         pose = person.pose_3d[index]
-        standing = upright(pose.astype(np.float32)).astype(np.float64)
-        standing[:, 2] -= standing[:, 2].min()
-        seen = _turned(standing)
+        seen = _turned(standing(pose.astype(np.float32)).astype(np.float64))
         # Far bones first.
         for parent, joint in sorted(BONES, key=lambda bone: -seen[bone, 1].mean()):
             colour = _colour(person.number, joint)
