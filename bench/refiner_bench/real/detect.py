@@ -1,9 +1,10 @@
 """Runs MediaPipe on videos and writes the detections to one file. The interpreter of a separate environment runs it.
 
-    python detect.py out.npz name=video.mp4 [name=video.mp4 ...]
+    python detect.py out.npz FOLDER name=video.mp4 [name=video.mp4 ...]
 
-This file imports nothing of this project, because the separate environment lacks it. MediaPipe Pose runs with its
-defaults for videos (tracking, smoothed landmarks) and complexity 1, whose weights are in its wheel.
+FOLDER holds the package ``refiner``, which the separate environment lacks: its adapter runs MediaPipe. OpenCV, and not
+`refiner.video.Video`, reads the videos here: the published figures come from its images, and other images swap left and
+right in other frames.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import sys
 from typing import Any
 
 import cv2
-import mediapipe
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,26 +32,22 @@ def detect(path: str) -> dict[str, NDArray[Any]]:
     Raises:
         OSError: The file is no video.
     """
-    video = cv2.VideoCapture(path)
+    # The folder of the package is known only from the command line.
+    from refiner.video.mediapipe_detector import MediaPipeDetector
+
+    video, detector = cv2.VideoCapture(path), MediaPipeDetector()
     fps = video.get(cv2.CAP_PROP_FPS)
     keypoints, confidence, own = [], [], []
     size = (0, 0)
-    with mediapipe.solutions.pose.Pose(model_complexity=1) as pose:
-        while True:
-            more, image = video.read()
-            if not more:
-                break
-            size = (image.shape[1], image.shape[0])
-            result = pose.process(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-            if result.pose_landmarks is None:
-                keypoints.append(np.full((LANDMARKS, 2), np.nan))
-                confidence.append(np.zeros(LANDMARKS))
-                own.append(np.full((LANDMARKS, 3), np.nan))
-                continue
-            seen = result.pose_landmarks.landmark
-            keypoints.append(np.array([(mark.x * size[0], mark.y * size[1]) for mark in seen]))
-            confidence.append(np.array([mark.visibility for mark in seen]))
-            own.append(np.array([(mark.x, mark.y, mark.z) for mark in result.pose_world_landmarks.landmark]))
+    while True:
+        more, image = video.read()
+        if not more:
+            break
+        size = (image.shape[1], image.shape[0])
+        seen = detector.landmarks(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8))
+        keypoints.append(np.full((LANDMARKS, 2), np.nan) if seen is None else seen.keypoints)
+        confidence.append(np.zeros(LANDMARKS) if seen is None else seen.confidence)
+        own.append(np.full((LANDMARKS, 3), np.nan) if seen is None else seen.own_3d)
     video.release()
     if not keypoints:
         raise OSError(f"{path}: OpenCV reads no frame of it")
@@ -66,7 +62,9 @@ def detect(path: str) -> dict[str, NDArray[Any]]:
 
 def main() -> None:
     """Detect in all videos of the command line."""
-    target, *videos = sys.argv[1:]
+    target, folder, *videos = sys.argv[1:]
+    # Behind the packages of this environment, so that none of another one takes their place.
+    sys.path.append(folder)
     arrays: dict[str, Any] = {}
     for video in videos:
         name, path = video.split("=", 1)

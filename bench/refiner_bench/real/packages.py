@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import refiner
 from refiner.errors import InputError, MissingComponentError
 from refiner.files import sha256_of
 
@@ -130,7 +131,8 @@ def run_detector(python: Path, videos: Mapping[str, Path], result: Path) -> None
         InputError: The detector failed or took too long.
     """
     named = [f"{name}={path}" for name, path in videos.items()]
-    command = [str(python), str(Path(__file__).with_name("detect.py")), str(result), *named]
+    library = Path(refiner.__file__).parents[1]
+    command = [str(python), str(Path(__file__).with_name("detect.py")), str(result), str(library), *named]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DETECTION_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
