@@ -22,7 +22,7 @@ CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
 
 help:
 	@echo 'make venv       .venv with the package, its extras and the compiled kernels'
-	@echo 'make demo       refine built-in motion with the bundled checkpoint; pictures in demo-output/'
+	@echo 'make demo       refine built-in motion, and a real clip where it can be downloaded; pictures in demo-output/'
 	@echo 'make test       the tests that take seconds'
 	@echo 'make test-full  all tests, a plain installation, the kernels under sanitizers, the reports;'
 	@echo '                REFINER_DATA names the motion archive that some tests need'
@@ -51,6 +51,7 @@ $(INSTALLED): $(CREATED) pyproject.toml constraints.txt CMakeLists.txt $(SOURCES
 
 demo: venv
 	$(BIN)/refiner-demo --output demo-output
+	@PIP_RETRIES=1 PIP_DEFAULT_TIMEOUT=10 $(BIN)/python -m refiner_bench.real.clip demo-output
 
 test: venv
 	$(BIN)/python -m pytest -q -m 'not slow'

@@ -15,6 +15,8 @@ from refiner.video.reader import VideoFrame
 AWAY_S = 0.5
 # An interrupt comes through between two waits, seconds.
 WAIT_S = 0.2
+# A camera that hangs does not keep the program from its end, seconds.
+CLOSE_S = 2.0
 
 
 def paced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
@@ -57,10 +59,10 @@ class LatestFrames(Iterator[VideoFrame]):
             raise StopIteration
 
     def close(self) -> None:
-        """End the thread, after the frame that it reads now."""
+        """End the thread, after the frame that it reads now; a camera that hangs is left alone after two seconds."""
         with self._changed:
             self._closing = True
-        self._thread.join()
+        self._thread.join(CLOSE_S)
 
     def _read(self) -> None:
         try:

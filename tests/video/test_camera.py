@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,3 +104,19 @@ def test_who_waits_alone_is_told(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "2.4 s: nobody is seen; waiting" in told and "2.9 s: somebody is seen" in told
     assert "80 images, 16 with a person who is followed" in told
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_a_camera(tmp_path):
+    """Ctrl-C while a video is played: the lines are whole, and the process ends at once."""
+    file = write(tmp_path / "film.mp4", [1] * 250, fps=10)
+    code = "import sys; from refiner.cli.stream import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--camera", str(file), *CODED]
+    folder = str(Path(__file__).parent)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder) as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, told = process.communicate(timeout=60)
+    answers = [json.loads(line) for line in [first, *rest.splitlines()]]
+    assert process.returncode in (0, 130) and len(answers) < 240
+    assert "interrupted" in told and "Traceback" not in told and "frames" in told
