@@ -136,9 +136,12 @@ class Video:
             ) from error
 
     def _stream(self, container: Any) -> Any:
-        if not container.streams.video:
-            raise VideoError(f"{self.path} holds no picture, only {', '.join(s.type for s in container.streams)}")
-        return container.streams.video[0]
+        # The best one is never a cover picture that is attached to the file.
+        stream = container.streams.best("video")
+        if stream is None:
+            kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
+            raise VideoError(f"{self.path} holds no picture, only {kinds}")
+        return stream
 
     def _warn(self, what: str) -> None:
         warnings.warn(f"{self.path} {what}", InputWarning, stacklevel=3)
