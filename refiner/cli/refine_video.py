@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from refiner.cli.progress import progress_bar
@@ -50,7 +50,9 @@ def refine_video(arguments: argparse.Namespace) -> None:
         frames = shares.iterated("read", video.frames())
         seen = detect_people(frames, _Timed(detector, shares), video.fps, progress)
     print(f"{video.path.name}: {len(seen.seconds)} frames, {seen.empty} of them without a person")
+    # A slow-motion video is played slower than it was filmed: its own rate is not that of the motion.
     fps = arguments.fps or seen.detections.fps or video.fps
+    detections = replace(seen.detections, fps=fps)
     if seen.variable:
         print(f"its frame rate varies: the people are interpolated to {seen.detections.fps:.2f} frames/s")
     lifter = Lifter.load(arguments.lifter)
@@ -60,7 +62,7 @@ def refine_video(arguments: argparse.Namespace) -> None:
     # The methods of these two objects alone; both are used for this video only.
     vars(lifter)["lift"] = shares.timed("lift", lifter.lift)
     vars(refiner)["refine"] = shares.timed("refine", refiner.refine)
-    people = write_people(arguments, seen.detections, lifter, refiner, fps, video.image_size, folder)
+    people = write_people(arguments, detections, lifter, refiner, fps, video.image_size, folder)
     if not arguments.no_overlay:
         from refiner.viewer.overlay import overlay_poses, write_overlay
 

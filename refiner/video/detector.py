@@ -156,7 +156,7 @@ def detected(detector: Detector, image: Image, where: str) -> tuple[Person, ...]
         if not isinstance(person, Person):
             raise InputError(f"{detector.name}, {where}: gave {type(person).__name__}, expected refiner.formats.Person")
         keypoints, confidence = np.asarray(person.keypoints), np.asarray(person.confidence)
-        checked = person_of(keypoints, confidence, detector.joints, f"{detector.name}, {where}", person.track)  # type: ignore[arg-type]
+        checked = person_of(keypoints, confidence, detector.joints, f"{detector.name}, {where}", person.track)
         if (checked.confidence > 0).any():
             people.append(checked)
     return tuple(people)

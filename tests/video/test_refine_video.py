@@ -96,6 +96,17 @@ def test_a_variable_frame_rate_is_interpolated(tmp_path, capsys, models):
     np.testing.assert_allclose([second for second, _ in drawn], stamps / 1000, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::refiner.errors.InputWarning")
+def test_a_slow_motion_video_has_the_rate_that_was_filmed(tmp_path, models):
+    file = write(tmp_path / "film.mp4", [1] * 20, fps=25)
+    assert main([str(file), *CODED, *models, "--fps", "100", "--output", str(tmp_path / "people")]) == 0
+    with np.load(tmp_path / "people" / "person0.npz") as stored:
+        assert float(stored["fps"]) == 100
+    # The overlay is played like the video.
+    drawn = frames_of(tmp_path / "people" / "overlay.mp4")
+    np.testing.assert_allclose([second for second, _ in drawn], np.arange(20) / 25, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
