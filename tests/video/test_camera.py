@@ -98,6 +98,13 @@ def test_what_does_not_go(tmp_path, monkeypatch, capsys, webcam, words, code, me
     assert message in capsys.readouterr().err
 
 
+def test_the_video_is_not_overwritten(tmp_path, capsys):
+    file = write(tmp_path / "film.mp4", [1] * 5)
+    before = file.read_bytes()
+    assert main(["--camera", str(file), "--output", str(file), *CODED]) == 2
+    assert "is the file of --camera" in capsys.readouterr().err and file.read_bytes() == before
+
+
 def test_who_waits_alone_is_told(tmp_path, capsys):
     file = write(tmp_path / "film.mp4", [1] * 10 + [0] * 60 + [1] * 10, fps=25)
     assert main(["--camera", str(file), "--full-speed", *CODED]) == 0
@@ -118,5 +125,5 @@ def test_an_interrupt_ends_a_camera(tmp_path):
         process.send_signal(signal.SIGINT)
         rest, told = process.communicate(timeout=60)
     answers = [json.loads(line) for line in [first, *rest.splitlines()]]
-    assert process.returncode in (0, 130) and len(answers) < 240
-    assert "interrupted" in told and "Traceback" not in told and "frames" in told
+    assert process.returncode == 130 and len(answers) < 240
+    assert "ended by SIGINT" in told and "Traceback" not in told and "frames" in told

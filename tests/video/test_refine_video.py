@@ -114,7 +114,7 @@ def test_a_slow_motion_video_has_the_rate_that_was_filmed(tmp_path, models):
         (["FILM", "--name", "a"], 2, "--name chooses"),
         (["FILM", "--joints", "coco17"], 2, "--joints belongs to arrays"),
         (["FILM", "--pose-3d", "a.npy"], 2, "--pose-3d belong to arrays"),
-        (["FILM", "--fps", "0"], 2, "above 0"),
+        (["FILM", "--fps", "0"], 2, "--fps"),
         (["FILM", "--detector", "salad"], 2, "there is no detector 'salad'"),
         (["FILM", "--detector", "mediapipe"], 3, "pip install 'pose-refiner[mediapipe]'"),
         (["FILM", "--person", "3"], 2, "there is no person 3"),
