@@ -139,3 +139,16 @@ def test_what_does_not_go(tmp_path, monkeypatch, capsys, models, words, code, me
     assert main([*words, *chosen, *models, "--output", str(tmp_path / "people")]) == code
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("people/*"))
+
+
+@pytest.mark.filterwarnings("ignore::refiner.errors.InputWarning")
+def test_people_of_a_video_are_placed(tmp_path, capsys, models):
+    file = write(tmp_path / "film.mp4", [1] * 20, fps=50)
+    words = [str(file), *CODED, *models, "--trajectory", "--output", str(tmp_path / "people")]
+    assert main([*words, "--person-height", "1.75"]) == 0
+    with np.load(tmp_path / "people" / "person0.npz") as stored:
+        root = stored["root"]
+    # The person walks five metres in front of the camera.
+    assert root.shape == (20, 3) and np.abs(root[:, 2] - 5).max() < 1.0
+    assert main([str(file), *CODED, "--person-height", "1.75", "--output", str(tmp_path / "others")]) == 2
+    assert "belong to --trajectory" in capsys.readouterr().err and not (tmp_path / "others").exists()
