@@ -28,7 +28,7 @@ def test_the_site_builds_strictly(tmp_path):
     # README is the first page: its links to pages stay in the site, those to other files go to the repository.
     assert 'href="accuracy.html"' in home and 'href="https://example.org/somebody/refiner/blob/main/examples/' in home
     assert "docs/" not in "".join(re.findall(r'href="([^"]+)"', home))
-    assert (tmp_path / "site" / "pictures" / "live-view.png").is_file() and 'src="pictures/live-view.png"' in home
+    assert (tmp_path / "site" / "pictures" / "page.jpg").is_file() and 'src="pictures/page.jpg"' in home
     streaming = (tmp_path / "site" / "streaming.html").read_text()
     assert 'src="pictures/live-view.png"' in streaming
     study = (tmp_path / "site" / "screen-models.html").read_text()
