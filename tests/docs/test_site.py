@@ -14,6 +14,9 @@ pytest.importorskip("mkdocs", reason="mkdocs is not installed: the extra docs")
 pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: the extra docs")
 
 
+PAGE = "export/examples/web/page.jpg"
+
+
 def build(folder, *options):
     environment = {**os.environ, "REPO_URL": "https://example.org/somebody/refiner", "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder), *options]
@@ -28,7 +31,7 @@ def test_the_site_builds_strictly(tmp_path):
     # README is the first page: its links to pages stay in the site, those to other files go to the repository.
     assert 'href="accuracy.html"' in home and 'href="https://example.org/somebody/refiner/blob/main/examples/' in home
     assert "docs/" not in "".join(re.findall(r'href="([^"]+)"', home))
-    assert (tmp_path / "site" / "pictures" / "page.jpg").is_file() and 'src="pictures/page.jpg"' in home
+    assert (tmp_path / "site" / "pictures" / PAGE).is_file() and f'src="pictures/{PAGE}"' in home
     streaming = (tmp_path / "site" / "streaming.html").read_text()
     assert 'src="pictures/live-view.png"' in streaming
     study = (tmp_path / "site" / "screen-models.html").read_text()
