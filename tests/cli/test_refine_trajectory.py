@@ -119,6 +119,10 @@ def test_arrays_get_their_place(folder, seen, capsys):
             "body_scale",
             "camera_ground",
             "level_pose_3d",
+            "status",
+            "reasons",
+            "std",
+            "guessed",
         }
         np.testing.assert_array_equal(stored["root"], stored["refined_pose_3d"][:, 0])
         assert np.median(stored["level_pose_3d"][:, [3, 6], 1].max(axis=1)) == pytest.approx(-ANKLE_M, abs=0.03)

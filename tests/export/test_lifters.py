@@ -130,6 +130,8 @@ def test_a_lifter_with_prompts_guesses_in_front_of_a_refiner(write_checkpoint, l
     np.testing.assert_allclose(Lifter.load(result.path).lift(pose_2d, (1000, 1002)), expected, atol=1e-5)
 
 
+# The random 3D does not fit the random 2D.
+@pytest.mark.filterwarnings("ignore:pose_3d does not fit pose_2d:refiner.errors.InputWarning")
 def test_smoothnet_is_a_refiner(write_model, export_to, tmp_path):
     checkpoint = write_model("smoothnet", "refiner", model={"hidden": 8, "blocks": 2})
     result = export_to(tmp_path, checkpoint, windows=8)
