@@ -117,6 +117,8 @@ def test_scenes_are_lifted_phase_by_phase_and_cut(people, tiny, lifter):
     assert (windows.lifted[:, :, 0] == 0).all()
 
 
+# A lifter that has hardly learnt anything.
+@pytest.mark.filterwarnings("ignore:pose_3d does not fit pose_2d:refiner.errors.InputWarning")
 def test_a_refiner_trains_on_scenes_and_runs(people, tiny, tmp_path, lifter, monkeypatch):
     # The runtime takes back what the simulated detector swaps; validation sees it as it is.
     monkeypatch.setattr("refiner.data.keypoints.find_swapped_sides", lambda *given: [])

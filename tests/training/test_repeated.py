@@ -72,7 +72,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(people, tiny, t
 
 
 # Two batches are 72 frames, and the noise model is fitted on 400.
-@pytest.mark.parametrize(("kind", "number"), [("lifter", 12), ("refiner", -1), ("refiner", 2)])
+@pytest.mark.parametrize(("kind", "number"), [("lifter", 12), ("refiner", 2)])
 def test_what_cannot_be_kept_is_refused(people, tiny, tmp_path, kind, number):
     config = tiny(kind, training={"distinct_batches": number})
     with pytest.raises(ConfigError, match="distinct_batches"):

@@ -124,6 +124,8 @@ def test_a_lifter_is_trained_validated_and_run_with_its_stride(lifter, people):
     np.testing.assert_allclose(loaded.lift(clip.pose_2d, clip.image_size), blend_phases(expected, STRIDE), atol=1e-5)
 
 
+# A lifter that has hardly learnt anything.
+@pytest.mark.filterwarnings("ignore:pose_3d does not fit pose_2d:refiner.errors.InputWarning")
 @pytest.mark.parametrize("changes", [{}, {"model": {"architecture": "smoothnet", "hidden": 8}}])
 def test_a_refiner_takes_the_stride_of_its_lifter(lifter, people, tiny, tmp_path, changes):
     with pytest.raises(ConfigError, match="the lifter takes every 3 frames, the refiner every 1: set stride = 3"):

@@ -22,7 +22,7 @@ from refiner.training.travel import (
     split_state,
 )
 
-LIMIT = 30_000
+LIMIT = 40_000
 
 
 @pytest.fixture
