@@ -245,7 +245,8 @@ def _engine_table(name: str, report: Mapping[str, Any]) -> str:
         graph = f"{entry['nodes']}, {entry['transposes']}" if "nodes" in entry else ""
         rows.append([title, f"{entry['median_ms']:.1f}", f"{entry['p99_ms']:.1f}", faster, graph])
     machine = report["environment"]
-    where = machine.get("gpu") or f"{machine['processor']}, {settings['threads']} threads"
+    threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
+    where = machine.get("gpu") or f"{machine['processor']}, {threads}"
     header = ["engine", "median ms", "99 % within", "times as fast as the plain export", "graph: nodes, transposes"]
     return f"{where} ([report]({_markdown_of(name)})):\n\n{markdown_table(header, rows)}"
 
