@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from refiner import StreamingRefiner
 from refiner.camera import human36m_cameras
 from refiner.data import DetectorModel
 from refiner.data.synthetic import synthetic_motion
-from refiner.errors import InputError
+from refiner.errors import DefaultLensWarning, InputError
 
 EXAMPLE = Path(__file__).parents[2] / "export" / "examples" / "web"
 # The two runtimes add in different orders, and poses are saved to a hundredth of a millimetre.
@@ -140,16 +141,19 @@ def stream(times, fps, joints="mediapipe33", holes=0.0, seed=0, **options):
 def in_python(log):
     """What Python gives for the frames of a log: refined frames, and how many were refused."""
     options = log.get("options", log)
-    live = StreamingRefiner.load(
-        engine="onnx",
-        image_size=log["image_size"],
-        focal_length=log["focal_length"],
-        joints=options["joints"],
-        lifter=True,
-        pool_shape=options.get("poolShape", options.get("pool_shape", False)),
-        smoothing=options.get("smoothing", False),
-        threads=1,
-    )
+    # What the page assumed is not stated to Python either: both say so in their reasons.
+    stated = log.get("focal_length_stated", True)
+    with contextlib.nullcontext() if stated else pytest.warns(DefaultLensWarning):
+        live = StreamingRefiner.load(
+            engine="onnx",
+            image_size=log["image_size"],
+            focal_length=log["focal_length"] if stated else None,
+            joints=options["joints"],
+            lifter=True,
+            pool_shape=options.get("poolShape", options.get("pool_shape", False)),
+            smoothing=options.get("smoothing", False),
+            threads=1,
+        )
     refined, refused = [], 0
     for frame in log["frames"]:
         try:
