@@ -9,8 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.camera import normalise_screen
-
 Array = NDArray[np.float32]
 
 # Weight of a missing joint in the mean of a frame, so that the mean of a frame without any joint is defined.
@@ -35,9 +33,19 @@ def seen_by_network(pose_2d: Array, lens: Array, rays: bool) -> tuple[Array, Arr
         ``(B, ..., J, 2)`` or ``(B, ..., J, 6)``, and the rotations to the virtual cameras ``(B, ..., 3, 3)``, None
         without rays.
     """
-    if not rays:
-        size = lens.reshape(len(lens), *(1,) * (pose_2d.ndim - 2), 2)
-        return np.asarray(normalise_screen(pose_2d, size), np.float32), None
+    # A row without a frame may have any lens, and must not disturb the others.
+    with np.errstate(all="ignore"):
+        return _rays(pose_2d, lens) if rays else (_screen(pose_2d, lens), None)
+
+
+def _screen(pose_2d: Array, lens: Array) -> Array:
+    """Image coordinates as `refiner.camera.normalise_screen` has them, for each row by itself."""
+    size = lens.reshape(len(lens), *(1,) * (pose_2d.ndim - 2), 2)
+    shift = np.concatenate([np.ones_like(size[..., :1]), size[..., 1:] / size[..., :1]], axis=-1)
+    return np.asarray(pose_2d / size[..., :1] * np.float32(2.0) - shift, np.float32)
+
+
+def _rays(pose_2d: Array, lens: Array) -> tuple[Array, Array]:
     camera = lens.reshape(len(lens), *(1,) * (pose_2d.ndim - 2), 3)
     ray = (pose_2d[..., :2] - np.float32(0.5) * camera[..., :2]) / camera[..., 2:]
     confidence = pose_2d[..., 2:]

@@ -1,4 +1,4 @@
-// Python bindings of the networks on the CPU. Only refiner/runtime/native_engine.py calls them.
+// Python bindings of the networks on the CPU. Only refiner/runtime/native calls them.
 
 #include "stc_network.h"
 
@@ -12,6 +12,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "parallel.h"
 
 namespace py = pybind11;
 
@@ -95,8 +97,9 @@ class Network {
         float* to = output.mutable_data();
         const int64_t batch = input.shape(0);
         const int64_t frames = input.shape(1);
+        const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
         py::gil_scoped_release release;
-        kernels_.windows(net_, step, batch, frames, buffers(tokens, from, to), threads);
+        kernels_.windows(net_, step, batch, frames, buffers(tokens, from, to), chosen);
     }
 
     void frame(int64_t step, const Array& input, Array output, Array keys, Array values, Array recent,
@@ -108,20 +111,22 @@ class Network {
                 "input must be [S, J, features]");
         const int64_t streams = input.shape(0);
         const int64_t tokens = streams * net_.joints;
-        const int64_t slots = net_.band - 1;
-        require(slots >= 2, "a causal network sees 3 or more frames");
+        const int64_t slots = net_.band;
+        require(slots >= 3, "a causal network sees 3 or more frames");
         require(output.size() == tokens * 3, "output must be [S, J, 3]");
         require(counts.size() == streams && active.size() == streams, "counts and active must be [S]");
         const int64_t ring = attentions_ * tokens * slots * net_.dim / 2;
         require(keys.size() == ring && values.size() == ring,
                 "keys and values must be [attentions, S, J, slots, C / 2]");
-        require(recent.size() == attentions_ * tokens * 2 * net_.dim, "recent must be [attentions, S, 2, J, C]");
+        require(recent.size() == attentions_ * tokens * 3 * net_.dim, "recent must be [attentions, S, 3, J, C]");
         const StcMemory memory{slots,         keys.mutable_data(), values.mutable_data(), recent.mutable_data(),
                                counts.data(), active.data()};
+        for (int64_t s = 0; s < streams; ++s) require(counts.data()[s] >= 0, "counts must be 0 or more");
         const float* from = input.data();
         float* to = output.mutable_data();
+        const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
         py::gil_scoped_release release;
-        kernels_.frame(net_, step, streams, buffers(tokens, from, to), memory, threads);
+        kernels_.frame(net_, step, streams, buffers(tokens, from, to), memory, chosen);
     }
 
     int64_t attentions() const { return attentions_; }

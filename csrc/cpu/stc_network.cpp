@@ -157,8 +157,8 @@ void windows(const StcNetwork& net, int64_t step, int64_t batch, int64_t frames,
 void frame(const StcNetwork& net, int64_t step, int64_t streams, const StcBuffers& b, const StcMemory& memory,
            int threads) {
     const int64_t ring = streams * net.joints * memory.slots * net.dim / 2;
-    const int64_t recent = streams * 2 * net.joints * net.dim;
-    const int64_t longest = memory.slots + 1 > net.joints ? memory.slots + 1 : net.joints;
+    const int64_t recent = streams * 3 * net.joints * net.dim;
+    const int64_t longest = memory.slots > net.joints ? memory.slots : net.joints;
     int64_t attention = 0;
     run(net, step, streams * net.joints, b, threads, [&](const StcLayer& layer) {
         const FrameMix m{streams,

@@ -22,15 +22,15 @@ struct FrameMix {
     float* out;     // [S, J, 2, D, H]
     float* keys;    // [S, J, slots, D H]
     float* values;  // likewise
-    float* recent;  // [S, 2, J, 2 D H]
+    float* recent;  // [S, 3, J, 2 D H]
     const int64_t* counts;
     const bool* active;
-    float* scratch;  // as many floats as (slots + 1) x H and J x H
+    float* scratch;  // as many floats as slots x H and J x H
 };
 
-// Attention of a joint to itself in this frame and to the `seen` frames in the ring.
+// Attention of a joint to the `frames` entries of its ring, of which one is its own.
 template <int H, int D>
-void attend_ring(float scale, const float* qkv, const float* keys, const float* values, int64_t seen, float* out,
+void attend_ring(float scale, const float* qkv, const float* keys, const float* values, int64_t frames, float* out,
                  float* scratch) {
     using V = Vector<H>;
     using Lane = typename V::Lane;
@@ -38,8 +38,8 @@ void attend_ring(float scale, const float* qkv, const float* keys, const float* 
     Lane query[D];
     for (int d = 0; d < D; ++d) query[d] = V::load(qkv + d * H) * scale;
     Lane largest = V::splat(-3.0e38f);
-    for (int64_t i = 0; i <= seen; ++i) {
-        const float* key = i < seen ? keys + i * kPart : qkv + kPart;
+    for (int64_t i = 0; i < frames; ++i) {
+        const float* key = keys + i * kPart;
         Lane score = query[0] * V::load(key);
         for (int d = 1; d < D; ++d) score += query[d] * V::load(key + d * H);
         V::store(scratch + i * H, score);
@@ -47,11 +47,10 @@ void attend_ring(float scale, const float* qkv, const float* keys, const float* 
     }
     Lane total{};
     Lane sum[D] = {};
-    for (int64_t i = 0; i <= seen; ++i) {
-        const float* value = i < seen ? values + i * kPart : qkv + 2 * kPart;
+    for (int64_t i = 0; i < frames; ++i) {
         const Lane weight = V::exp(V::load(scratch + i * H) - largest);
         total += weight;
-        for (int d = 0; d < D; ++d) sum[d] += weight * V::load(value + d * H);
+        for (int d = 0; d < D; ++d) sum[d] += weight * V::load(values + i * kPart + d * H);
     }
     const Lane inverse = V::splat(1.0f) / total;
     for (int d = 0; d < D; ++d) V::store(out + d * H, sum[d] * inverse);
@@ -59,8 +58,7 @@ void attend_ring(float scale, const float* qkv, const float* keys, const float* 
 
 // Adds the bias and the convolution over this frame and the two before it to the tokens of one stream.
 template <int64_t kPart>
-void convolve_frame(const FrameMix& m, const float* frame, const float* recent, int64_t count, float* out) {
-    constexpr int64_t kQkv = 6 * kPart;
+void convolve_frame(const FrameMix& m, const float* recent, int64_t count, float* out) {
     for (int64_t j = 0; j < m.joints; ++j) {
         for (int64_t half = 0; half < 2; ++half) {
             float* __restrict target = out + (j * 2 + half) * kPart;
@@ -70,9 +68,9 @@ void convolve_frame(const FrameMix& m, const float* frame, const float* recent, 
                 for (int64_t column = 0; column < 3; ++column) {
                     const int64_t other = j + column - 1;
                     if (other < 0 || other >= m.joints) continue;
-                    const float* __restrict from = row == 2
-                                                       ? frame + other * kQkv + (half * 3 + 2) * kPart
-                                                       : recent + ((row * m.joints + other) * 2 + half) * kPart;
+                    // Frame n lies in row n % 3; this frame is frame `count`.
+                    const int64_t place = (count + row + 1) % 3;
+                    const float* __restrict from = recent + ((place * m.joints + other) * 2 + half) * kPart;
                     const float* __restrict weight = m.convolution + (half * kTaps + row * 3 + column) * kPart;
                     for (int64_t c = 0; c < kPart; ++c) target[c] += weight[c] * from[c];
                 }
@@ -94,26 +92,25 @@ void mix_frame(const FrameMix& m) {
             std::memset(out, 0, static_cast<size_t>(m.joints * kOut) * sizeof(float));
             continue;
         }
+        // All that is written belongs to this frame alone: a frame that breaks off and comes again writes the same
+        // places again. Only the caller's count says that it is done.
         const int64_t count = m.counts[s];
-        const int64_t seen = count < m.slots ? count : m.slots;
+        const int64_t filled = count + 1 < m.slots ? count + 1 : m.slots;
         const int64_t slot = count % m.slots;
-        float* recent = m.recent + s * 2 * m.joints * kOut;
+        float* recent = m.recent + s * 3 * m.joints * kOut;
         attend_row<H, D>(joints, m.scale, frame, out, m.scratch);
         for (int64_t j = 0; j < m.joints; ++j) {
             const float* temporal = frame + j * kQkv + 3 * kPart;
             float* keys = m.keys + (s * m.joints + j) * m.slots * kPart;
             float* values = m.values + (s * m.joints + j) * m.slots * kPart;
-            attend_ring<H, D>(m.scale, temporal, keys, values, seen, out + j * kOut + kPart, m.scratch);
+            float* now = recent + (count % 3 * m.joints + j) * kOut;
             std::memcpy(keys + slot * kPart, temporal + kPart, kPart * sizeof(float));
             std::memcpy(values + slot * kPart, temporal + 2 * kPart, kPart * sizeof(float));
-        }
-        convolve_frame<kPart>(m, frame, recent, count, out);
-        std::memmove(recent, recent + m.joints * kOut, static_cast<size_t>(m.joints * kOut) * sizeof(float));
-        for (int64_t j = 0; j < m.joints; ++j) {
-            float* now = recent + (m.joints + j) * kOut;
             std::memcpy(now, frame + j * kQkv + 2 * kPart, kPart * sizeof(float));
-            std::memcpy(now + kPart, frame + j * kQkv + 5 * kPart, kPart * sizeof(float));
+            std::memcpy(now + kPart, temporal + 2 * kPart, kPart * sizeof(float));
+            attend_ring<H, D>(m.scale, temporal, keys, values, filled, out + j * kOut + kPart, m.scratch);
         }
+        convolve_frame<kPart>(m, recent, count, out);
     }
 }
 

@@ -63,8 +63,9 @@ struct StcBuffers {
     float* output;
 };
 
-// The earlier frames of the streams of one step: for each attention, rings of temporal keys and values
-// [streams, J, slots, D H], and the values of the last two frames [streams, 2, J, C], the older one first.
+// The frames of the streams of one step: for each attention, rings of temporal keys and values
+// [streams, J, slots, D H] with frame n in slot n % slots, where slots is the number of frames that a frame sees;
+// and the values of the last frames [streams, 3, J, C], frame n in row n % 3.
 struct StcMemory {
     int64_t slots;
     float* keys;

@@ -21,6 +21,8 @@ from refiner.tensor_hashes import check_hashes
 
 Array = NDArray[np.float32]
 
+# As `refiner.model_files.checkpoint`, which needs PyTorch; a test compares them.
+FORMAT, VERSION = "refiner-checkpoint", "1"
 MODEL_PREFIX, INPUTS_PREFIX = "model.", "inputs."
 
 # A safetensors file: the length of the header as 8 bytes, the header as JSON, the tensors one after the other.
@@ -77,6 +79,11 @@ def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
             raise ValueError(f"its header would be {length} bytes long")
         header = parse_json(content[_LENGTH.size : _LENGTH.size + length])
         metadata = header.pop("__metadata__", {})
+        if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+            raise ValueError(
+                f"its format is {metadata.get('format')!r}, version {metadata.get('version')!r}; this refiner reads "
+                f"{FORMAT!r}, version {VERSION!r}"
+            )
         start = _LENGTH.size + length
         arrays = {name: _array(content, start, entry) for name, entry in header.items()}
         config = parse_json(metadata["config"])

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from refiner_export.gate import parity_windows, ray_parity_windows
+from refiner_export.gate import ray_parity_windows
 
+from refiner.camera import human36m_cameras
+from refiner.data import camera_clips
+from refiner.data.synthetic import synthetic_motion
 from refiner.runtime import Refiner
 from refiner.runtime.loading import open_engine
 from refiner.runtime.manifest import manifest_path
@@ -41,13 +44,20 @@ def call(program, *words):
     return subprocess.run([program, *map(str, words)], capture_output=True, text=True, check=False, timeout=120)
 
 
+def recording(frames):
+    """A person who walks before a camera of 1000 x 1002 pixels, and 3D poses that are 2 cm off."""
+    camera = next(camera for camera in human36m_cameras() if (camera.width, camera.height) == (1000, 1002))
+    (clip,) = camera_clips({"A": {"Walking": synthetic_motion(5, "Walking", frames)}}, [camera])
+    pose_3d = clip.pose_3d + np.random.default_rng(3).normal(0, 0.02, clip.pose_3d.shape)
+    return clip.pose_2d.astype(np.float32), pose_3d.astype(np.float32)
+
+
 @pytest.mark.parametrize("engine", ["openvino", "onnx"])
 @pytest.mark.parametrize("frames", [20, 27, 100])
 def test_a_file_is_refined_as_in_python(program, write_checkpoint, export_to, tmp_path, engine, frames):
     checkpoint = write_checkpoint("refiner")
     artefact = export_to(tmp_path / engine, checkpoint, engine=engine, windows=4).path
-    windows = parity_windows(4, 27, seed=3)
-    pose_2d, pose_3d = (part.reshape(-1, 17, part.shape[-1])[:frames] for part in windows[:2])
+    pose_2d, pose_3d = recording(frames)
     np.save(tmp_path / "2d.npy", pose_2d)
     np.save(tmp_path / "3d.npy", pose_3d)
     result = call(program, artefact, tmp_path / "2d.npy", tmp_path / "3d.npy", 1000, 1002, tmp_path / "out.npy")
@@ -60,7 +70,7 @@ def test_a_file_is_refined_as_in_python(program, write_checkpoint, export_to, tm
 def test_windows_of_every_so_many_frames(program, write_checkpoint, export_to, tmp_path, stride, frames):
     checkpoint = write_checkpoint("refiner", frames=9, stride=stride)
     artefact = export_to(tmp_path, checkpoint, engine="openvino", windows=4).path
-    pose_2d, pose_3d = (part[0] for part in parity_windows(1, frames, seed=3)[:2])
+    pose_2d, pose_3d = recording(frames)
     np.save(tmp_path / "2d.npy", pose_2d)
     np.save(tmp_path / "3d.npy", pose_3d)
     words = [artefact, tmp_path / "2d.npy", tmp_path / "3d.npy", 1000, 1002, tmp_path / "out.npy"]

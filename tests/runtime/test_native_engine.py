@@ -298,6 +298,127 @@ def test_damaged_checkpoints_are_refused(tmp_path):
             continue
 
 
+def changed(path, target, change):
+    """A copy of a checkpoint without hashes, with other tensors or another configuration."""
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, framework="pt") as opened:
+        metadata, tensors = dict(opened.metadata()), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    metadata = {name: metadata[name] for name in ("format", "version", "config")}
+    config = json.loads(metadata["config"])
+    change(tensors, config, metadata)
+    metadata["config"] = json.dumps(config)
+    save_file(tensors, target, metadata)
+    return target
+
+
+CHANGES = {
+    "another version": lambda tensors, config, metadata: metadata.update(version="2"),
+    "no format": lambda tensors, config, metadata: metadata.pop("format"),
+    "no blocks": lambda tensors, config, metadata: config["model"].pop("blocks"),
+    "no terminal": lambda tensors, config, metadata: config["diffusion"].pop("terminal"),
+    "no time": lambda tensors, config, metadata: tensors.pop("model.time_mlp.0.weight"),
+    "flat time": lambda tensors, config, metadata: tensors.update({"model.time_mlp.0.weight": torch.zeros(512)}),
+    "no joint embedding": lambda tensors, config, metadata: tensors.pop("model.joint_embedding"),
+    "turned embedding": lambda tensors, config, metadata: tensors.update(
+        {"model.joint_embedding": torch.zeros(16, 17)}
+    ),
+    "more blocks": lambda tensors, config, metadata: tensors.update(
+        {"model.blocks.1.mlp.fc1.weight": torch.zeros(32, 16)}
+    ),
+    "no hidden layer": lambda tensors, config, metadata: tensors.update(
+        {"model.blocks.0.mlp.fc1.weight": torch.zeros(0, 16), "model.blocks.0.mlp.fc2.weight": torch.zeros(16, 0)}
+    ),
+    "a norm of one": lambda tensors, config, metadata: tensors.update(
+        {"model.blocks.0.layer_norm.weight": torch.ones(1)}
+    ),
+    "screen": lambda tensors, config, metadata: config["model"].update(input="screen"),
+    "error scale of 48": lambda tensors, config, metadata: tensors.update(error_scale=torch.ones(48)),
+    "error scale of 3": lambda tensors, config, metadata: tensors.update(error_scale=torch.ones(3)),
+    "trust of 1": lambda tensors, config, metadata: tensors.update(trust=torch.ones(1)),
+    "trust of 3": lambda tensors, config, metadata: tensors.update(trust=torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_does_not_fit_its_configuration_is_refused(tmp_path, name):
+    path = written(tmp_path / "refiner.safetensors")
+    target = changed(path, tmp_path / "changed.safetensors", CHANGES[name])
+    with pytest.raises(CheckpointError):
+        open_engine(target, "refiner", NATIVE)
+    same = changed(path, tmp_path / "same.safetensors", lambda tensors, config, metadata: None)
+    assert open_engine(same, "refiner", NATIVE).steps == 2
+
+
+def test_trust_is_for_windows(tmp_path):
+    path = written(tmp_path / "causal.safetensors", causal=True)
+    target = changed(
+        path, tmp_path / "changed.safetensors", lambda tensors, *_: tensors.update(trust=torch.tensor([0.01, 0.05]))
+    )
+    for opens in (
+        lambda: open_engine(target, "refiner", NATIVE),
+        lambda: open_causal_engine(target, EngineOptions("native")),
+    ):
+        with pytest.raises(ConfigError, match="trust is for windowed refiners"):
+            opens()
+
+
+@pytest.mark.parametrize("rays", [False, True])
+def test_a_frame_that_breaks_off_changes_nothing(tmp_path, monkeypatch, rays):
+    """It may break off after any step; the state is that of the frames that were answered."""
+    from refiner.runtime.native.checkpoint import Refinement
+
+    path = written(tmp_path / "causal.safetensors", frames=6, causal=True, rays=rays)
+    steady, broken = (open_causal_engine(path, EngineOptions("native", streams=2)) for _ in range(2))
+    usual = Refinement.next_pose
+    for frame in range(25):
+        pixels, pose, camera = (part[:, 0] if part.ndim > 2 else part for part in windows(frame, 2, 1, rays))
+        for last in (0, 1):
+
+            def breaks(self, step, *arrays, last=last):
+                if step == last:
+                    raise MemoryError
+                return usual(self, step, *arrays)
+
+            monkeypatch.setattr(Refinement, "next_pose", breaks)
+            other = windows(1000 + frame, 2, 1, rays)
+            with pytest.raises(MemoryError):
+                broken.step(other[0][:, 0], other[1][:, 0], other[2])
+            monkeypatch.setattr(Refinement, "next_pose", usual)
+        np.testing.assert_array_equal(broken.step(pixels, pose, camera), steady.step(pixels, pose, camera))
+
+
+def test_any_kind_of_mask_says_who_is_active(tmp_path):
+    path = written(tmp_path / "causal.safetensors", frames=6, causal=True)
+    steady, other = (open_causal_engine(path, EngineOptions("native", streams=2)) for _ in range(2))
+    wide = np.array([True, False, False, True])
+    for frame in range(8):
+        pixels, pose, camera = (part[:, 0] if part.ndim > 2 else part for part in windows(frame, 2, 1, True))
+        expected = steady.step(pixels, pose, camera, np.array([True, False]))
+        np.testing.assert_array_equal(other.step(pixels, pose, camera, wide[::2]), expected)
+
+
+def test_a_lens_of_nothing_stays_with_its_stream(tmp_path):
+    path = written(tmp_path / "causal.safetensors", frames=6, causal=True, rays=False)
+    steady, other = (open_causal_engine(path, EngineOptions("native", streams=2)) for _ in range(2))
+    for frame in range(8):
+        pixels, pose, camera = (part[:, 0] if part.ndim > 2 else part for part in windows(frame, 2, 1, False))
+        lens = camera.copy()
+        if frame == 2:
+            lens[1] = 0.0
+        expected, found = steady.step(pixels, pose, camera), other.step(pixels, pose, lens)
+        np.testing.assert_array_equal(found[0], expected[0])
+
+
+def test_the_format_is_that_of_the_pytorch_reader():
+    from refiner.model_files import arrays, checkpoint
+
+    assert (arrays.FORMAT, arrays.VERSION) == (checkpoint.FORMAT, checkpoint.VERSION)
+
+
 def test_arrays_of_a_checkpoint_are_those_of_safetensors(tmp_path):
     from refiner.model_files.checkpoint import load_checkpoint
 

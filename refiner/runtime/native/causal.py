@@ -62,9 +62,9 @@ class NativeCausalEngine(StreamEngine):
         facts = StreamFacts("native", "cpu", spec.fps, spec.joint_uncertainty, metadata)
         super().__init__(layout, StreamCounts(layout), facts)
         half = layout.dim // 2
-        ring = (len(times), modules, streams, layout.joints, layout.slots, half)
+        ring = (len(times), modules, streams, layout.joints, layout.frames, half)
         self._keys, self._values = np.zeros(ring, np.float32), np.zeros(ring, np.float32)
-        self._recent = np.zeros((len(times), modules, streams, RECENT, layout.joints, layout.dim), np.float32)
+        self._recent = np.zeros((len(times), modules, streams, RECENT + 1, layout.joints, layout.dim), np.float32)
         features = (6 if spec.rays else 2) + 3
         self._features = np.zeros((streams, layout.joints, features), np.float32)
         self._error = np.zeros((streams, layout.joints, 3), np.float32)
@@ -78,13 +78,9 @@ class NativeCausalEngine(StreamEngine):
             raise UsageError("the native engine does not pipeline; engine='torch' does, and so do exported artefacts")
         return cls(file, 1 if options.streams is None else options.streams, options.steps, options.threads)
 
-    def reset(self, stream: int) -> None:
-        """See `refiner.runtime.causal.CausalEngine.reset`."""
-        super().reset(stream)
-        for memory in (self._keys, self._values, self._recent):
-            memory[:, :, stream] = 0.0
-
     def _pass(self, rows: Active) -> None:
+        # A copy in C's order: the kernel reads it while other threads may run.
+        rows = np.array(rows, np.bool_, order="C")
         pose_2d, pose_3d, lens = (self.inputs[name] for name in self._names)
         seen, rotation = seen_by_network(pose_2d, lens, self.rays)
         root = pose_3d[:, :1]

@@ -18,6 +18,7 @@ from refiner.model_files.arrays import CheckpointArrays, load_arrays
 from refiner.model_spec import ModelSpec
 from refiner.runtime.native.network import OTHERS, check_size
 from refiner.skeleton import H36M17
+from refiner.stc_layout import PARTS
 
 Array = NDArray[np.float32]
 
@@ -110,6 +111,8 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> Na
     model = checkpoint.config["model"]
     try:
         dim, heads = int(model["dim"]), int(model["heads"])
+        for name in ("blocks", "mlp_ratio", "joint_embedding"):
+            int(model[name])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: its configuration does not describe a network: {error!r}") from error
     check_size(dim, heads, str(path))
@@ -125,14 +128,21 @@ def _refinement(checkpoint: CheckpointArrays, steps: int | None, where: str) -> 
         diffusion = checkpoint.config["diffusion"]
         chosen = int(diffusion["steps"] if steps is None else steps)
         alphas = cosine_schedule(diffusion["timesteps"], diffusion["offset"])
-        scale = arrays["error_scale"].reshape(-1, 3).copy()
+        scale = arrays["error_scale"].reshape(len(PARTS), 3).copy()
         expected = None
         if diffusion.get("start", "lifter") == "corrected":
             gain = arrays["noise.gain"]
             expected = gain, arrays["noise.mean_error"] - gain @ arrays["noise.mean_condition"]
+            if gain.shape != (3 * len(PARTS), 5 * len(PARTS)) or expected[1].shape != (3 * len(PARTS),):
+                raise ValueError(f"the expected error has shapes {gain.shape} and {expected[1].shape}")
         trust = tuple(float(value) for value in arrays["trust"]) if "trust" in arrays else None
+        terminal = diffusion["terminal"]
+        if trust is not None and len(trust) != 2:
+            raise ValueError(f"trust has {len(trust)} numbers, expected 2")
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{where} does not fit its own configuration: {error!r}") from error
+    if trust is not None and (expected is not None or ModelSpec.of_config(checkpoint.config).causal):
+        raise ConfigError(f"{where}: trust is for windowed refiners that start from the uncorrected input pose")
     scale[0] = 0.0
-    schedule = ddim_schedule(chosen, alphas, diffusion["terminal"])
+    schedule = ddim_schedule(chosen, alphas, terminal)
     return Refinement(schedule, scale, expected, None if trust is None else (trust[0], trust[1]))

@@ -29,6 +29,68 @@ def check_size(dim: int, heads: int, where: str) -> None:
         )
 
 
+def denoiser_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The tensors of a `refiner.models.PoseDenoiser` of this configuration (its entry ``model``)."""
+    dim = int(model["dim"])
+    shapes = _outer_shapes(model, 3, "head")
+    shapes |= _linear_shapes("time_mlp.0", 2 * dim, dim) | _linear_shapes("time_mlp.2", dim, 2 * dim)
+    mlps = [("mlp", "layer_norm"), ("mlp_first", "layer_norm_first")][: int(model.get("mlps", 1))]
+    for index in range(int(model["blocks"])):
+        block = f"blocks.{index}."
+        shapes |= _linear_shapes(f"{block}time_proj", dim, dim)
+        for attention in ("stc_first", "stc_second"):
+            shapes |= _attention_shapes(f"{block}{attention}.", model)
+        for mlp, norm in mlps:
+            shapes |= _mlp_shapes(f"{block}{mlp}.", f"{block}{norm}.", model)
+    return shapes
+
+
+def lifter_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The tensors of a `refiner.models.STCFormer` of this configuration (its entry ``model``)."""
+    shapes = _outer_shapes(model, 0, "regress_head")
+    for index in range(int(model["blocks"])):
+        block = f"stcformer.stc_block.{index}."
+        shapes |= _attention_shapes(f"{block}stc_att.", model)
+        shapes |= _mlp_shapes(f"{block}mlp.", f"{block}layer_norm.", model)
+    return shapes
+
+
+def _outer_shapes(model: Mapping[str, Any], more: int, head: str) -> dict[str, tuple[int, ...]]:
+    dim, inputs = int(model["dim"]), 6 if model.get("input", "screen") == "rays" else 2
+    shapes: dict[str, tuple[int, ...]] = {"pose_emb.weight": (dim, inputs + more), f"{head}.weight": (3, dim)}
+    return shapes | ({"joint_embedding": (len(PARTS), dim)} if model["joint_embedding"] else {})
+
+
+def _linear_shapes(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _attention_shapes(prefix: str, model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    dim, heads = int(model["dim"]), int(model["heads"])
+    shapes: dict[str, tuple[int, ...]] = {f"{prefix}layer_norm.{name}": (dim,) for name in ("weight", "bias")}
+    shapes |= _linear_shapes(f"{prefix}qkv", 3 * dim, dim) | _linear_shapes(f"{prefix}proj", dim, dim)
+    for half in "st":
+        shapes |= {f"{prefix}sep2_{half}.weight": (dim // 2, 1, 3, 3), f"{prefix}sep2_{half}.bias": (dim // 2,)}
+    return shapes | {f"{prefix}emb.weight": (max(PARTS) + 1, dim // (2 * heads))}
+
+
+def _mlp_shapes(prefix: str, norm: str, model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    dim, hidden = int(model["dim"]), int(model["dim"]) * int(model["mlp_ratio"])
+    shapes: dict[str, tuple[int, ...]] = {f"{norm}{name}": (dim,) for name in ("weight", "bias")}
+    return shapes | {f"{prefix}fc1.weight": (hidden, dim), f"{prefix}fc2.weight": (dim, hidden)}
+
+
+def check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError unless the weights have exactly these names and shapes."""
+    missing, more = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
+    wrong = [name for name, shape in shapes.items() if name in weights and weights[name].shape != shape]
+    for what, names in (("lack", missing), ("have too many, such as", more), ("have another shape of", wrong)):
+        if names:
+            raise CheckpointError(
+                f"the weights do not fit the configuration of their checkpoint: they {what} {names[0]}"
+            )
+
+
 def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], band: int) -> Any:
     """The network of a `refiner.models.PoseDenoiser`.
 
@@ -42,6 +104,7 @@ def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], b
         CheckpointError: the weights do not fit the configuration.
         MissingComponentError: the compiled module is missing.
     """
+    check_weights(weights, denoiser_shapes(model))
     blocks = [f"blocks.{index}." for index in range(int(model["blocks"]))]
     embedded = [_embed_time(weights, time) for time in times]
 
@@ -62,6 +125,7 @@ def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], b
 
 def lifter(weights: Weights, model: Mapping[str, Any]) -> Any:
     """The network of a `refiner.models.STCFormer`. Raises like `denoiser`."""
+    check_weights(weights, lifter_shapes(model))
 
     def layers(network: Any, steps: int) -> None:
         nothing = np.zeros((steps, int(model["dim"])), np.float32)
