@@ -134,6 +134,8 @@ def test_a_lifter_in_the_loop_sees_the_frames_so_far(checkpoint):
     )
 
 
+# The stand-in sways slowly and its 3D trembles: the comparison takes it for a shift, which changes no pose.
+@pytest.mark.filterwarnings("ignore:person 0. pose_3d does not fit pose_2d:refiner.errors.InputWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
 def test_two_thousand_frames_are_the_offline_pass(checkpoint, tmp_path, engine):
