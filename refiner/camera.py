@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arguments import shown
 from refiner.errors import InputError, ShapeError
 from refiner.json_text import other_than_number, parse_json
-from refiner.ranges import Between, shown
+from refiner.ranges import Between
 
 Array = NDArray[Any]
 # A NumPy array or a PyTorch tensor.
@@ -307,8 +308,14 @@ def normalise_screen(pose_2d: PoseT, image_size: object) -> PoseT:
         ShapeError: The last axis of ``pose_2d`` has another length.
     """
     pose, size = _pose_and_size(pose_2d, image_size)
+    normalised: PoseT = screen_coordinates(pose, size)
+    return normalised
+
+
+def screen_coordinates(pose_2d: PoseT, size: Any) -> PoseT:
+    """`normalise_screen` without its checks, for sizes that broadcast with the pixels ``(..., 2)``."""
     width = size[..., :1]
-    normalised: PoseT = pose / width * 2 - size / width
+    normalised: PoseT = pose_2d / width * 2 - size / width
     return normalised
 
 

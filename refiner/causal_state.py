@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.arguments import shown
 from refiner.errors import ConfigError
 from refiner.model_spec import FRAMES, HEADS, STEPS, WIDTHS
-from refiner.ranges import Between, shown
+from refiner.ranges import Between
 
 # The number of earlier frames that the convolution over time uses.
 RECENT = 2

@@ -9,8 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+from refiner.arguments import shown
 from refiner.errors import ConfigError
-from refiner.ranges import shown
 
 T = TypeVar("T")
 

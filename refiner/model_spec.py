@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from refiner.arguments import shown
 from refiner.diffusion.uncertainty import JointUncertainty
 from refiner.errors import CheckpointError
-from refiner.ranges import FRAME_RATES, SEED, SHARE, Between, shown
+from refiner.ranges import FRAME_RATES, SEED, SHARE, Between
 from refiner.skeleton import H36M17
 
 # The rate of Human3.6M, which the lifters of the field are trained at, in frames/s.

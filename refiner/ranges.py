@@ -73,14 +73,6 @@ class Pair:
         return f"two numbers, each {self.each}" + (", the smaller one first" if self.rising else "")
 
 
-def shown(value: object) -> str:
-    """A value for a message. Python refuses to print integers of thousands of digits."""
-    if isinstance(value, int) and value.bit_length() > 256:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 SHARE = Between(0.0, 1.0)
 SEED = Between(0, LARGEST_SEED)
 # Frames per second of models and recordings.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.camera import screen_coordinates
+
 Array = NDArray[np.float32]
 
 # Weight of a missing joint in the mean of a frame, so that the mean of a frame without any joint is defined.
@@ -39,10 +41,8 @@ def seen_by_network(pose_2d: Array, lens: Array, rays: bool) -> tuple[Array, Arr
 
 
 def _screen(pose_2d: Array, lens: Array) -> Array:
-    """Image coordinates as `refiner.camera.normalise_screen` has them, for each row by itself."""
     size = lens.reshape(len(lens), *(1,) * (pose_2d.ndim - 2), 2)
-    shift = np.concatenate([np.ones_like(size[..., :1]), size[..., 1:] / size[..., :1]], axis=-1)
-    return np.asarray(pose_2d / size[..., :1] * np.float32(2.0) - shift, np.float32)
+    return np.asarray(screen_coordinates(pose_2d, size), np.float32)
 
 
 def _rays(pose_2d: Array, lens: Array) -> tuple[Array, Array]:
@@ -83,3 +83,13 @@ def turned(pose_3d: Array, rotation: Array | None) -> Array:
 def turned_back(pose_3d: Array, rotation: Array | None) -> Array:
     """A pose ``(..., J, 3)`` of the virtual camera in the axes of the real one."""
     return pose_3d if rotation is None else pose_3d @ rotation
+
+
+def placed(relative: Array, rotation: Array | None, root: Array) -> Array:
+    """A root-relative pose of the virtual camera ``(..., J, 3)`` in the axes of the real one, joint 0 exactly ``root``.
+
+    ``root``: ``(..., 1, 3)`` metres.
+    """
+    pose = turned_back(relative, rotation) + root
+    pose[..., 0, :] = root[..., 0, :]
+    return pose

@@ -28,7 +28,7 @@ LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where the parts of a file are: the text of its header, the header parsed, and the begin of the tensors' bytes."""
 
     text: bytes
@@ -37,6 +37,7 @@ class _Layout:
 
     @property
     def metadata(self) -> Mapping[str, str]:
+        """The texts that the file holds beside its tensors."""
         return self.header.get(METADATA) or {}
 
 
@@ -56,8 +57,11 @@ def add_hashes(file: Path) -> None:
     file.write_bytes(_framed(layout.text[:opening] + added + layout.text[opening:]) + tensors)
 
 
-def check_hashes(file: Path) -> None:
+def check_hashes(file: Path) -> Layout:
     """Compare a ``.safetensors`` file with its hashes. A file without hashes is not checked.
+
+    Returns:
+        Where the parts of the file are.
 
     Raises:
         CheckpointError: A tensor or the metadata differs, which the message names; or the file has another format.
@@ -65,14 +69,14 @@ def check_hashes(file: Path) -> None:
     layout = _layout_of(file)
     stored = layout.metadata.get(ENTRY)
     if stored is None:
-        return
+        return layout
     try:
         expected = parse_json(stored)
     except JsonError as error:
         raise CheckpointError(f"{file} holds no usable hashes ({error}); copy it again") from error
     found = _hashes_of(file, layout)
     if expected == found:
-        return
+        return layout
     names = expected.keys() | found.keys() if isinstance(expected, dict) else set(found)
     changed = sorted(name for name in names if not isinstance(expected, dict) or expected.get(name) != found.get(name))
     what = ", ".join("its configuration" if name == METADATA else f"the tensor {name}" for name in changed[:3])
@@ -98,7 +102,7 @@ def sha256_without_hashes(file: Path) -> str:
     return hashlib.sha256(_framed(layout.text[:opening] + rest) + content[layout.begin :]).hexdigest()
 
 
-def _layout_of(file: Path) -> _Layout:
+def _layout_of(file: Path) -> Layout:
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(ALIGNMENT), "little")
         if not 2 <= length <= min(LONGEST_HEADER, os.fstat(opened.fileno()).st_size - ALIGNMENT):
@@ -111,7 +115,7 @@ def _layout_of(file: Path) -> _Layout:
     metadata = header.get(METADATA, {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{file} is no readable safetensors file: its header describes no tensors")
-    return _Layout(text.rstrip(b" "), header, ALIGNMENT + length)
+    return Layout(text.rstrip(b" "), header, ALIGNMENT + length)
 
 
 def _opening(text: bytes) -> int | None:
@@ -126,7 +130,7 @@ def _framed(header: bytes) -> bytes:
     return len(padded).to_bytes(ALIGNMENT, "little") + padded
 
 
-def _hashes_of(file: Path, layout: _Layout) -> dict[str, str]:
+def _hashes_of(file: Path, layout: Layout) -> dict[str, str]:
     """The hash of each tensor by name, and of the metadata without the hashes."""
     metadata = {name: value for name, value in layout.metadata.items() if name != ENTRY}
     hashes = {METADATA: hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from refiner.model_files.arrays import MODEL_PREFIX
 from refiner.model_files.build import build_model
-from refiner.model_files.checkpoint import MODEL_PREFIX, Checkpoint, save_checkpoint
+from refiner.model_files.checkpoint import Checkpoint, save_checkpoint
 from refiner.reports import Report
 from refiner.training.config import Config, load_config
 

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from refiner.arguments import shown
 from refiner.errors import ConfigError, EmptySequenceError, ShapeError
 from refiner.json_text import other_than_number, parse_json
-from refiner.ranges import SEED, Between, shown
+from refiner.ranges import SEED, Between
 
 _BUNDLED = Path(__file__).parent / "detector_noise.json"
 DEFAULT_SEED = 20240101

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,13 @@ from refiner import bundled
 from refiner.diffusion.familiarity import InputModel
 from refiner.errors import CheckpointError
 from refiner.json_text import parse_json
-from refiner.tensor_hashes import check_hashes
+from refiner.tensor_hashes import METADATA, check_hashes
 
 Array = NDArray[np.float32]
 
-# As `refiner.model_files.checkpoint`, which needs PyTorch; a test compares them.
 FORMAT, VERSION = "refiner-checkpoint", "1"
-MODEL_PREFIX, INPUTS_PREFIX = "model.", "inputs."
+MODEL_PREFIX, NOISE_PREFIX, INPUTS_PREFIX = "model.", "noise.", "inputs."
 
-# A safetensors file: the length of the header as 8 bytes, the header as JSON, the tensors one after the other.
-_LENGTH = struct.Struct("<Q")
-_LONGEST_HEADER = 100 * 2**20
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 
 
@@ -71,21 +66,17 @@ def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
     file = Path(path)
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint at {file}; {bundled.expected_at(file)}")
-    check_hashes(file)
+    layout = check_hashes(file)
+    metadata = layout.metadata
     try:
-        content = file.read_bytes()
-        (length,) = _LENGTH.unpack_from(content)
-        if length > min(len(content) - _LENGTH.size, _LONGEST_HEADER):
-            raise ValueError(f"its header would be {length} bytes long")
-        header = parse_json(content[_LENGTH.size : _LENGTH.size + length])
-        metadata = header.pop("__metadata__", {})
         if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
             raise ValueError(
                 f"its format is {metadata.get('format')!r}, version {metadata.get('version')!r}; this refiner reads "
                 f"{FORMAT!r}, version {VERSION!r}"
             )
-        start = _LENGTH.size + length
-        arrays = {name: _array(content, start, entry) for name, entry in header.items()}
+        content = file.read_bytes()
+        tensors = {name: entry for name, entry in layout.header.items() if name != METADATA}
+        arrays = {name: _array(content, layout.begin, entry) for name, entry in tensors.items()}
         config = parse_json(metadata["config"])
     except (
         ValueError,
@@ -93,7 +84,6 @@ def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
         KeyError,
         AttributeError,
         OverflowError,
-        struct.error,
         RecursionError,
         OSError,
     ) as error:

@@ -22,12 +22,10 @@ from refiner.diffusion.noise_model import ConditionalGaussian
 from refiner.errors import CheckpointError
 from refiner.files import atomic_path
 from refiner.json_text import JsonError, parse_json
+from refiner.model_files.arrays import FORMAT, INPUTS_PREFIX, MODEL_PREFIX, NOISE_PREFIX, VERSION
 from refiner.model_spec import ModelSpec
 from refiner.models.weights import read_safetensors
 from refiner.tensor_hashes import add_hashes
-
-FORMAT, VERSION = "refiner-checkpoint", "1"
-MODEL_PREFIX, NOISE_PREFIX, INPUTS_PREFIX = "model.", "noise.", "inputs."
 
 
 @dataclass(frozen=True)

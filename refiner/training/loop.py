@@ -16,8 +16,9 @@ from tqdm import tqdm
 from refiner.errors import CheckpointError, TrainingError
 from refiner.files import atomic_path, atomic_write_text
 from refiner.machine import this_machine
+from refiner.model_files.arrays import MODEL_PREFIX
 from refiner.model_files.build import build_model
-from refiner.model_files.checkpoint import MODEL_PREFIX, save_checkpoint, without_folders
+from refiner.model_files.checkpoint import save_checkpoint, without_folders
 from refiner.tensor_hashes import sha256_without_hashes
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser

@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from refiner.errors import ConfigError, UsageError
+from refiner.model_files.arrays import MODEL_PREFIX
 from refiner.model_files.build import build_model
-from refiner.model_files.checkpoint import MODEL_PREFIX, save_checkpoint
+from refiner.model_files.checkpoint import save_checkpoint
 from refiner.models import D3DP, FinePOSE, MixSTE, STCFormer, from_published
 from refiner.models.finepose import PROMPT_SETS, ClipVocabulary, PromptedText, TokenTable
 from refiner.models.finepose.prompts import texts_of

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from refiner.errors import CheckpointError
 from refiner.files import atomic_path, atomic_write_text, sha256_of
-from refiner.model_files.checkpoint import MODEL_PREFIX, compress_checkpoint, load_checkpoint
+from refiner.model_files.arrays import MODEL_PREFIX
+from refiner.model_files.checkpoint import compress_checkpoint, load_checkpoint
 from refiner.models.weights import read_safetensors
 from refiner.training.config import Config, config_from_dict
 from refiner.training.loop import BEST_FILE, HISTORY_FILE, LAST_FILE, STATE_FILE

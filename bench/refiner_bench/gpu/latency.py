@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from refiner.cli.common import run
 from refiner.engines import EngineOptions
 from refiner.errors import MissingComponentError
+from refiner.model_files.arrays import MODEL_PREFIX
 from refiner.model_files.build import module_of
-from refiner.model_files.checkpoint import MODEL_PREFIX, load_checkpoint
+from refiner.model_files.checkpoint import load_checkpoint
 from refiner.model_spec import ModelSpec
 from refiner.models import UnrolledRefiner
 from refiner.models.causal import CarriedStep, CausalStep

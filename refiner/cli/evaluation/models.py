@@ -77,7 +77,8 @@ def load_noise_model(arguments: argparse.Namespace) -> ConditionalGaussian | Non
     if arguments.noise_model is None and Path(path).suffix != ".safetensors":
         return None
     try:
-        from refiner.model_files.checkpoint import NOISE_PREFIX, load_checkpoint, noise_model_of
+        from refiner.model_files.arrays import NOISE_PREFIX
+        from refiner.model_files.checkpoint import load_checkpoint, noise_model_of
     except ModuleNotFoundError as error:
         raise MissingComponentError(
             f"reading the noise model of {path} needs PyTorch: pip install 'pose-refiner[train]'"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from refiner.causal_state import RECENT, StateLayout, StreamCounts
 from refiner.engines import EngineOptions
 from refiner.errors import ConfigError, UsageError
-from refiner.rays import rotation_to, seen_by_network, turned, turned_back
+from refiner.rays import placed, seen_by_network, turned
 from refiner.runtime.causal import Active, StreamEngine, StreamFacts
 from refiner.runtime.native import network
 from refiner.runtime.native.checkpoint import load_model
@@ -84,9 +84,10 @@ class NativeCausalEngine(StreamEngine):
         pose_2d, pose_3d, lens = (self.inputs[name] for name in self._names)
         seen, rotation = seen_by_network(pose_2d, lens, self.rays)
         root = pose_3d[:, :1]
-        pose = self._refinement.begin(turned(pose_3d - root, rotation), seen)
+        start = self._refinement.begin(turned(pose_3d - root, rotation), seen)
         self._features[..., : seen.shape[-1]] = seen
-        for step in range(self.layout.steps):
+
+        def network(step: int, pose: Array) -> Array:
             self._features[..., seen.shape[-1] :] = pose
             self._network.frame(
                 step,
@@ -99,8 +100,7 @@ class NativeCausalEngine(StreamEngine):
                 rows,
                 self._threads,
             )
-            pose = self._refinement.next_pose(step, pose, self._error)
-        back = None if rotation is None else rotation_to(seen[..., 0, 2:4])
-        np.add(turned_back(pose, back), root, out=self.refined)
-        self.refined[:, 0] = root[:, 0]
+            return self._error
+
+        self.refined[:] = placed(self._refinement.denoised(start, network), rotation, root)
         self.counts.advance(rows)

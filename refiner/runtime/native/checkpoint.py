@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.diffusion.ddim import DdimStep, ddim_schedule
+from refiner.diffusion.ddim import DdimStep, ddim_schedule, run_ddim
 from refiner.diffusion.familiarity import InputModel
 from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import CheckpointError, ConfigError, UsageError
@@ -48,14 +48,15 @@ class Refinement:
         condition = np.concatenate([seen[..., :2].reshape(*lead, -1), start.reshape(*lead, -1)], axis=-1)
         return start - (condition @ gain.T + offset).reshape(start.shape)
 
-    def next_pose(self, step: int, pose: Array, error: Array) -> Array:
-        """One step of DDIM (eq. 8) from the network's output ``(..., J, 3)``."""
-        noise, scale, next_clean, next_noise = self.schedule[step][1:]
-        error = error * self.error_scale
-        clean = (pose - np.float32(noise) * error) * np.float32(scale)
-        if step == len(self.schedule) - 1:
-            return clean
-        return np.float32(next_clean) * clean + np.float32(next_noise) * error
+    def denoised(self, start: Array, network: Callable[[int, Array], Array]) -> Array:
+        """The pose after all steps.
+
+        Args:
+            start: the pose that `begin` gave, ``(..., J, 3)``.
+            network: called with the number of a step and its pose; returns the network's output ``(..., J, 3)``.
+        """
+        numbers = {step.time: number for number, step in enumerate(self.schedule)}
+        return run_ddim(lambda pose, time: network(numbers[time], pose) * self.error_scale, start, self.schedule)
 
     def trusted(self, start: Array, refined: Array) -> Array:
         """The blend of `refiner.models.unrolled.apply_trust`."""
@@ -124,18 +125,18 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> Na
 
 def _refinement(checkpoint: CheckpointArrays, steps: int | None, where: str) -> Refinement:
     try:
-        arrays = {name: array.astype(np.float32) for name, array in checkpoint.arrays.items()}
         diffusion = checkpoint.config["diffusion"]
         chosen = int(diffusion["steps"] if steps is None else steps)
         alphas = cosine_schedule(diffusion["timesteps"], diffusion["offset"])
-        scale = arrays["error_scale"].reshape(len(PARTS), 3).copy()
+        scale = _numbers(checkpoint, "error_scale").reshape(len(PARTS), 3).copy()
         expected = None
         if diffusion.get("start", "lifter") == "corrected":
-            gain = arrays["noise.gain"]
-            expected = gain, arrays["noise.mean_error"] - gain @ arrays["noise.mean_condition"]
+            gain = _numbers(checkpoint, "noise.gain")
+            offset = _numbers(checkpoint, "noise.mean_error") - gain @ _numbers(checkpoint, "noise.mean_condition")
+            expected = gain, offset
             if gain.shape != (3 * len(PARTS), 5 * len(PARTS)) or expected[1].shape != (3 * len(PARTS),):
                 raise ValueError(f"the expected error has shapes {gain.shape} and {expected[1].shape}")
-        trust = tuple(float(value) for value in arrays["trust"]) if "trust" in arrays else None
+        trust = tuple(map(float, _numbers(checkpoint, "trust"))) if "trust" in checkpoint.arrays else None
         terminal = diffusion["terminal"]
         if trust is not None and len(trust) != 2:
             raise ValueError(f"trust has {len(trust)} numbers, expected 2")
@@ -146,3 +147,7 @@ def _refinement(checkpoint: CheckpointArrays, steps: int | None, where: str) -> 
     scale[0] = 0.0
     schedule = ddim_schedule(chosen, alphas, terminal)
     return Refinement(schedule, scale, expected, None if trust is None else (trust[0], trust[1]))
+
+
+def _numbers(checkpoint: CheckpointArrays, name: str) -> Array:
+    return checkpoint.arrays[name].astype(np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from refiner.engines import EngineOptions
 from refiner.errors import UsageError
-from refiner.rays import rotation_to, seen_by_network, turned, turned_back
+from refiner.rays import placed, seen_by_network, turned, turned_back
 from refiner.runtime.engine import ANY_BATCH, ModelDefaults
 from refiner.runtime.native import network
 from refiner.runtime.native.checkpoint import load_model
@@ -80,15 +80,10 @@ class NativeEngine(ModelDefaults):
             return np.ascontiguousarray(turned_back(pose, rotation))
         root = given[0][..., :1, :]
         start = self._refinement.begin(turned(given[0] - root, rotation), seen)
-        pose = start
-        for step in range(len(self._refinement.schedule)):
-            error = self._run(step, np.concatenate([seen, pose], axis=-1))
-            pose = self._refinement.next_pose(step, pose, error)
-        pose = self._refinement.trusted(start, pose)
-        back = None if rotation is None else rotation_to(seen[..., 0, 2:4])
-        refined = turned_back(pose, back) + root
-        refined[..., 0, :] = root[..., 0, :]
-        return np.ascontiguousarray(refined, np.float32)
+        pose = self._refinement.denoised(
+            start, lambda step, pose: self._run(step, np.concatenate([seen, pose], axis=-1))
+        )
+        return np.ascontiguousarray(placed(self._refinement.trusted(start, pose), rotation, root), np.float32)
 
     def _run(self, step: int, features: Array) -> Array:
         """The network's output for ``(B, T, J, features)``, ``(B, T, J, 3)``."""
