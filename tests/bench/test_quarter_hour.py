@@ -161,9 +161,10 @@ def test_a_plan_that_goes_wrong_leaves_the_next_its_time(tmp_path):
             raise OSError("the disk is full")
 
     training_ = training.Training(RunSetup(tmp_path, "cuda", False), (), (), time.monotonic() + 1000.0)
-    command._in_turns(training.PLANS, train, training_, summary)
-    assert [name for name, _ in began] == [plan.name for plan in training.PLANS]
-    assert summary_of(tmp_path)[1] == {training.PLANS[0].name: "failed"}
+    plans = training.PLANS[:3]
+    command._in_turns(plans, train, training_, summary)
+    assert [name for name, _ in began] == [plan.name for plan in plans]
+    assert summary_of(tmp_path)[1] == {plans[0].name: "failed"}
     # A third, then half of the rest, then all of the rest.
     left = [training_.until - until for _, until in began]
     assert 600 < left[0] < 667 and 400 < left[1] < 501 and left[2] == 0

@@ -40,6 +40,7 @@ PLANS = (
     Plan("lifter-base", "lifter", "lifter-base-rays"),
     Plan("lifter-small", "lifter", "lifter-small-rays", ("training.batch=256", "training.steps=40000")),
     Plan("refiner-base", "refiner", "refiner-base-rays"),
+    Plan("refiner-nano", "refiner", "refiner-nano-rays-long", ("training.batch=288", "training.precision=float32")),
 )
 # The ways in which a training step can run (the setting training.compile), by device, the fastest first.
 WAYS = {"cuda": ("compile-graph", "graph", "compile", "none"), "cpu": ("none",)}
@@ -49,7 +50,7 @@ TOY_SIZE_OF_REFINERS = (
     "training.threads=1",
     "model.blocks=1",
     "model.dim=32",
-    "training.batch=4",
+    "training.batch=6",  # a multiple of the windows of a scene
     "training.steps=100000",
 )
 TOY_SIZE = ("frames=9", *TOY_SIZE_OF_REFINERS[1:])
@@ -255,9 +256,10 @@ def words_to_profile(plan: Plan, training: Training) -> list[str]:
 
 def _changes(plan: Plan, way: str, training: Training) -> list[str]:
     setup = training.setup
-    changes = [*plan.changes, *_words_and_changes(plan, training)[1]]
+    # A plan may choose another precision: a small network gains little from bfloat16, and loses accuracy.
+    changes = [f"training.precision={'bfloat16' if setup.device == 'cuda' else 'float32'}"]
+    changes += [*plan.changes, *_words_and_changes(plan, training)[1]]
     changes += [f"training.device={setup.device}", f"training.compile={way}"]
-    changes += [f"training.precision={'bfloat16' if setup.device == 'cuda' else 'float32'}"]
     toy = TOY_SIZE if plan.kind == "lifter" else TOY_SIZE_OF_REFINERS
     return changes + list(toy if setup.toy else ())
 
