@@ -8,14 +8,13 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
 
 namespace refiner {
 namespace {
-
-using Body = std::function<void(int64_t, int64_t)>;
 
 int positive_from_environment(const char* name) {
     const char* text = std::getenv(name);
@@ -28,7 +27,8 @@ int positive_from_environment(const char* name) {
 // One call of parallel_for. An atomic counter hands out the pieces, so that a slow thread does not delay the
 // others.
 struct Work {
-    const Body* body;
+    const void* body;
+    Piece call;
     int64_t begin, end, piece;
     std::atomic<int64_t> next{0};
     std::atomic<int> running{0};
@@ -40,7 +40,7 @@ struct Work {
             const int64_t first = begin + next.fetch_add(1) * piece;
             if (first >= end) return;
             try {
-                (*body)(first, std::min(end, first + piece));
+                call(body, first, std::min(end, first + piece));
             } catch (...) {
                 std::lock_guard<std::mutex> lock(error_mutex);
                 if (!error) error = std::current_exception();
@@ -133,6 +133,8 @@ Pool& pool() {
 
 }  // namespace
 
+void out_of_memory() { throw std::bad_alloc(); }
+
 int thread_count(int requested) {
     if (inside_body) return 1;
     if (requested > 0) return requested;
@@ -143,12 +145,12 @@ int thread_count(int requested) {
     return std::max(1u, std::thread::hardware_concurrency());
 }
 
-void parallel_for_impl(int64_t begin, int64_t end, int64_t grain, int threads, const Body& body) {
+void parallel_for_impl(int64_t begin, int64_t end, int64_t grain, int threads, const void* body, Piece call) {
     const int64_t items = end - begin;
     const int64_t pieces = (items + grain - 1) / grain;
     const int count = static_cast<int>(std::min<int64_t>(thread_count(threads), pieces));
     // Pieces are small, so that the other threads wait only briefly if the system takes a processor away from one.
-    Work work{&body, begin, end, std::max(grain, items / (int64_t{count} * 32))};
+    Work work{body, call, begin, end, std::max(grain, items / (int64_t{count} * 32))};
     pool().run(work, count);
     if (work.error) std::rethrow_exception(work.error);
 }

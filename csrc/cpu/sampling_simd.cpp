@@ -310,14 +310,19 @@ struct Rows {
     int64_t normal_stride;
 };
 
-#define REFINER_INLINE inline __attribute__((always_inline))
 #define REFINER_LAMBDA __attribute__((always_inline))
+
+// std::integral_constant without its functions, which files compiled for other instruction sets would share.
+template <int value>
+struct Number {
+    constexpr operator int() const { return value; }
+};
 
 // Calls body(0), body(1), ... with compile-time constants. An array that is indexed only by such constants is kept
 // in registers.
 template <typename Body, int... Numbers>
-REFINER_INLINE void repeat(const Body& body, std::integer_sequence<int, Numbers...>) {
-    (body(std::integral_constant<int, Numbers>()), ...);
+REFINER_ALWAYS_INLINE void repeat(const Body& body, std::integer_sequence<int, Numbers...>) {
+    (body(Number<Numbers>()), ...);
 }
 
 template <int WideLanes>
@@ -327,8 +332,8 @@ using SumNumbers = std::make_integer_sequence<int, kTileFrames * WideLanes>;
 
 // sums [f, w] += rows [f, k] packed [k, w] for k from `begin` to `end`, for the Lanes w >= `First`.
 template <int First, int WideLanes>
-REFINER_INLINE void accumulate(Sums<WideLanes>& sums, const float* rows, int64_t stride, const float* packed,
-                               int64_t columns, int64_t begin, int64_t end) {
+REFINER_ALWAYS_INLINE void accumulate(Sums<WideLanes>& sums, const float* rows, int64_t stride,
+                                      const float* packed, int64_t columns, int64_t begin, int64_t end) {
     const float* row = rows + begin;
     const float* factors = packed + begin * columns;
     for (int64_t k = begin; k < end; ++k, ++row, factors += columns) {
@@ -346,9 +351,9 @@ REFINER_INLINE void accumulate(Sums<WideLanes>& sums, const float* rows, int64_t
 // Like accumulate, for the lower triangular factor: dimension d contributes only to columns d and above. For each
 // Lane of columns, the dimensions after its last column are skipped.
 template <int First, int WideLanes>
-REFINER_INLINE void accumulate_triangle(Sums<WideLanes>& sums, const float* rows, int64_t stride,
-                                        const float* packed, int64_t columns, int64_t begin, int64_t reach,
-                                        int64_t size) {
+REFINER_ALWAYS_INLINE void accumulate_triangle(Sums<WideLanes>& sums, const float* rows, int64_t stride,
+                                               const float* packed, int64_t columns, int64_t begin, int64_t reach,
+                                               int64_t size) {
     const int64_t end = reach < size ? reach : size;
     accumulate<First, WideLanes>(sums, rows, stride, packed, columns, begin, end);
     if constexpr (First + 1 < WideLanes) {

@@ -5,7 +5,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "gemm.h"
 #include "parallel.h"
@@ -30,7 +29,7 @@ struct Kept {
             std::free(data);
             size = 0;
             data = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((wanted * 4 + 63) / 64 * 64)));
-            if (data == nullptr) throw std::bad_alloc();
+            if (data == nullptr) out_of_memory();
             size = wanted;
         }
         return data;

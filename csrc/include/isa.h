@@ -6,6 +6,10 @@
 
 namespace refiner {
 
+// Before a function in a header that files share which are compiled for several instruction sets: without it the
+// linker could keep one copy, compiled for a newer instruction set than the processor has.
+#define REFINER_ALWAYS_INLINE inline __attribute__((always_inline))
+
 enum class Isa { kBaseline, kV3, kV4 };
 
 // REFINER_ISA=baseline or v3 takes an older instruction set than the processor has, for tests. It never takes a

@@ -46,13 +46,13 @@ struct SampleKernels {
 };
 
 // The size of the plan of a block (the frame and the counter of each lane), with two numbers for each counter.
-inline int64_t sample_plan(int64_t error_size) {
+REFINER_ALWAYS_INLINE int64_t sample_plan(int64_t error_size) {
     return 2 * ((kSampleFrames * ((error_size + 3) / 4) + kSampleColumns - 1) / kSampleColumns * kSampleColumns);
 }
 
 // The size of the scratch memory of a block: its conditions and results, the plan, and its normal numbers, whose
 // number per frame is rounded up to a multiple of four.
-inline int64_t sample_scratch(int64_t condition_size, int64_t error_size, int64_t columns) {
+REFINER_ALWAYS_INLINE int64_t sample_scratch(int64_t condition_size, int64_t error_size, int64_t columns) {
     const int64_t normals = kSampleFrames * ((error_size + 3) / 4 * 4) + kSampleSlack;
     return kSampleFrames * (condition_size + columns) + sample_plan(error_size) + normals;
 }

@@ -50,8 +50,9 @@ struct StcNetwork {
     const StcLayer* layers = nullptr;
     int64_t layer_count = 0;
 
-    int64_t width() const { return dim / (2 * heads); }
-    float scale() const { return 1.0f / __builtin_sqrtf(static_cast<float>(dim / 2)); }  // of attention scores
+    REFINER_ALWAYS_INLINE int64_t width() const { return dim / (2 * heads); }
+    // The factor of attention scores.
+    REFINER_ALWAYS_INLINE float scale() const { return 1.0f / __builtin_sqrtf(static_cast<float>(dim / 2)); }
 };
 
 // The memory of a call, all float32: input [N, features], x [N, C], qkv [N, 3 C], mixed [N, C], output [N, 3].

@@ -8,7 +8,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <new>
+
+#include "parallel.h"
 
 namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
@@ -19,7 +20,7 @@ constexpr int kTaps = 9;
 // function. It could keep the copy that was compiled for AVX-512, which an older processor cannot run.
 struct Buffer {
     explicit Buffer(int64_t size) : data(static_cast<float*>(std::calloc(size > 0 ? size : 1, sizeof(float)))) {
-        if (data == nullptr) throw std::bad_alloc();
+        if (data == nullptr) out_of_memory();
     }
     ~Buffer() { std::free(data); }
     Buffer(const Buffer&) = delete;
