@@ -6,14 +6,12 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "parallel.h"
+#include "workspaces.h"
 
 namespace py = pybind11;
 
@@ -24,13 +22,6 @@ using Array = py::array_t<float, py::array::c_style>;
 
 void require(bool condition, const std::string& what) {
     if (!condition) throw std::invalid_argument(what);
-}
-
-// Memory that a thread keeps between calls: after the first call of a size nothing is allocated.
-float* workspace(int64_t size) {
-    thread_local std::vector<float> memory;
-    if (static_cast<int64_t>(memory.size()) < size) memory.resize(static_cast<size_t>(size));
-    return memory.data();
 }
 
 // A network whose weights are packed once. Runs may come from several threads at a time, since a run changes
@@ -99,7 +90,8 @@ class Network {
         const int64_t frames = input.shape(1);
         const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
         py::gil_scoped_release release;
-        kernels_.windows(net_, step, batch, frames, buffers(tokens, from, to), chosen);
+        const Workspaces::Lease memory = workspaces_.take(tokens * 5 * net_.dim);
+        kernels_.windows(net_, step, batch, frames, buffers(memory.data(), tokens, from, to), chosen);
     }
 
     void frame(int64_t step, const Array& input, Array output, Array keys, Array values, Array recent,
@@ -126,23 +118,18 @@ class Network {
         float* to = output.mutable_data();
         const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
         py::gil_scoped_release release;
-        kernels_.frame(net_, step, streams, buffers(tokens, from, to), memory, chosen);
+        const Workspaces::Lease lease = workspaces_.take(tokens * 5 * net_.dim);
+        kernels_.frame(net_, step, streams, buffers(lease.data(), tokens, from, to), memory, chosen);
     }
 
     int64_t attentions() const { return attentions_; }
+    int64_t workspace_floats() const { return workspaces_.kept(); }
 
  private:
-    struct Free {
-        void operator()(float* data) const { std::free(data); }
-    };
-
-    // A copy of `size` floats, aligned to a cache line.
+    // `size` floats that live as long as the network.
     float* allocate(int64_t size) {
-        const size_t bytes = (static_cast<size_t>(size) * sizeof(float) + 63) / 64 * 64;
-        auto* data = static_cast<float*>(std::aligned_alloc(64, bytes > 0 ? bytes : 64));
-        if (data == nullptr) throw std::bad_alloc();
-        memory_.emplace_back(data);
-        return data;
+        memory_.push_back(allocate_floats(size));
+        return memory_.back().get();
     }
 
     const float* kept(const Array& array, int64_t size, const char* name) {
@@ -175,15 +162,15 @@ class Network {
         require(step >= 0 && step < net_.steps, "there is no such step");
     }
 
-    StcBuffers buffers(int64_t tokens, const float* input, float* output) const {
-        float* memory = workspace(tokens * 5 * net_.dim);
+    StcBuffers buffers(float* memory, int64_t tokens, const float* input, float* output) const {
         return {input, memory, memory + tokens * net_.dim, memory + tokens * 4 * net_.dim, output};
     }
 
     const NetworkKernels kernels_;
     StcNetwork net_;
     std::vector<StcLayer> layers_;
-    std::vector<std::unique_ptr<float, Free>> memory_;
+    std::vector<Floats> memory_;
+    mutable Workspaces workspaces_;
     int64_t attentions_ = 0;
 };
 
@@ -206,7 +193,8 @@ void bind_stc_network(py::module_& m) {
              py::arg("output").noconvert(), py::arg("keys").noconvert(), py::arg("values").noconvert(),
              py::arg("recent").noconvert(), py::arg("counts").noconvert(), py::arg("active").noconvert(),
              py::arg("threads"))
-        .def_property_readonly("attentions", &Network::attentions);
+        .def_property_readonly("attentions", &Network::attentions)
+        .def_property_readonly("workspace_floats", &Network::workspace_floats);
 }
 
 }  // namespace refiner
