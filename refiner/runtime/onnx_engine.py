@@ -26,9 +26,17 @@ from refiner.runtime.manifest import (
     read_manifest,
 )
 from refiner.runtime.onnx_file import check_graph_file
+from refiner.runtime.recent import Recent
 
 # A graph holds its manifest in ONNX's metadata under this key, so that the one file is enough.
 METADATA_KEY = "refiner"
+
+# Batch sizes that have a CUDA graph. ONNX Runtime never frees one, so that the first sizes have them.
+GRAPHS = 8
+# Batch sizes beyond those that keep their buffers: those that were used last.
+KEPT_BATCHES = 4
+# The number of a graph that tells ONNX Runtime to capture none.
+NO_GRAPH = -1
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -37,7 +45,8 @@ class OnnxEngine(ArtefactEngine):
     """Runs an exported graph in ONNX Runtime.
 
     On a CUDA device every batch size has its own input and output buffers. Data is copied in and out on the session's
-    stream. From the second call of a batch size on, its launches are replayed as one CUDA graph.
+    stream. From the second call of a batch size on, its launches are replayed as one CUDA graph. This holds for the
+    first 8 batch sizes that an engine meets; beyond them it runs without graphs, and keeps the buffers of 4 sizes.
 
     Args:
         path: the ``.onnx`` file.
@@ -61,7 +70,8 @@ class OnnxEngine(ArtefactEngine):
         if device == "cpu":
             self._turn = nullcontext()  # a session runs calls of several threads at once
         self._names, self._output = input_names(self.kind, self.rays), OUTPUTS[self.kind]
-        self._bindings: dict[int, _CudaBinding] = {}
+        self._with_graph: dict[int, _CudaBinding] = {}
+        self._without_graph: Recent[int, _CudaBinding] = Recent(KEPT_BATCHES)
 
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> OnnxEngine:
@@ -74,10 +84,16 @@ class OnnxEngine(ArtefactEngine):
             result: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
             return result
         batch = len(inputs[0])
-        if batch not in self._bindings:
+        binding = self._with_graph.get(batch) or self._without_graph.get(batch)
+        if binding is None:
             shape = (batch, *self._shapes[self._names[0]][:-1], 3)
-            self._bindings[batch] = _CudaBinding(self._session, feeds, self._output, shape, len(self._bindings))
-        return self._bindings[batch].run(feeds)
+            graph = len(self._with_graph) + 1
+            if graph <= GRAPHS:
+                binding = self._with_graph[batch] = _CudaBinding(self._session, feeds, self._output, shape, graph)
+            else:
+                binding = _CudaBinding(self._session, feeds, self._output, shape, NO_GRAPH)
+                self._without_graph.keep(batch, binding)
+        return binding.run(feeds)
 
 
 class _CudaBinding:
@@ -97,7 +113,7 @@ class _CudaBinding:
         self._binding.bind_ortvalue_output(output, self._output)
         self._options = ort.RunOptions()
         # ONNX Runtime captures one CUDA graph for each set of addresses.
-        self._options.add_run_config_entry("gpu_graph_id", str(graph + 1))
+        self._options.add_run_config_entry("gpu_graph_id", str(graph))
 
     def run(self, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         for name, array in feeds.items():

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,15 @@ from refiner.runtime.cuda import checked, compute_capability, current_device, lo
 from refiner.runtime.device_arrays import DeviceArray, read_device_array, stream_handle
 from refiner.runtime.engine import OUTPUTS, input_names
 from refiner.runtime.manifest import Manifest, open_manifest
+from refiner.runtime.recent import Recent
 
 # The name of the engine in a manifest, and the Python module that runs it.
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 PRODUCTS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 # TensorRT reads and writes at addresses that are a multiple of this; cudaMalloc gives no others.
 ALIGNMENT = 256
+# Batch sizes that keep a context and a CUDA graph: those that were used last.
+KEPT_BATCHES = 8
 
 
 class TensorRtEngine(ArtefactEngine):
@@ -46,7 +49,7 @@ class TensorRtEngine(ArtefactEngine):
         path: the plan, with its manifest beside it.
         role: "lifter" or "refiner".
         cuda_graphs: at the second use of a batch size, capture its copies and launches as a CUDA graph, which is
-            replayed from then on.
+            replayed from then on. Contexts and graphs are kept for the 8 batch sizes that were used last.
 
     Raises:
         ArtefactError: the plan was built for another version of TensorRT or another GPU, or cannot be used.
@@ -72,7 +75,7 @@ class TensorRtEngine(ArtefactEngine):
             self._stream = _take(
                 cuda, release, "cudaStreamCreateWithFlags", "cudaStreamDestroy", cuda.cudaStreamNonBlocking
             )
-            self._plan = plan = _open_plan(trt, module, file, manifest)
+            self._plan = plan = _open_plan(trt, cuda, module, file, manifest)
             _check_tensors(trt, plan.engine, self)
             self._buffers = {name: self._buffer(release, name) for name in (*self._names, self._output)}
             # All contexts share this memory for their activations, because they run one after the other.
@@ -88,7 +91,6 @@ class TensorRtEngine(ArtefactEngine):
             raise
         # Contexts and engine must be freed before the memory that they use.
         release.callback(plan.clear)
-        self._release = release
         # The arguments must not refer to this object, or it would never be freed.
         self._finalizer = weakref.finalize(self, _free, cuda, self._stream, release)
 
@@ -172,7 +174,8 @@ class TensorRtEngine(ArtefactEngine):
             else:
                 self._do("cudaGraphLaunch", prepared.graph, self._stream)
             self._do("cudaStreamSynchronize", self._stream)
-            self._plan.prepared[batch] = prepared
+            # The stream is idle here, so that a graph that is dropped for it is in use no more.
+            self._plan.prepared.keep(batch, prepared)
             result: NDArray[np.float32] = self._buffers[self._output].host[:batch].copy()
         return result
 
@@ -215,7 +218,6 @@ class TensorRtEngine(ArtefactEngine):
             prepared.graph = self._do("cudaGraphInstantiate", graph, 0)
         finally:
             cuda.cudaGraphDestroy(graph)
-        self._release.callback(cuda.cudaGraphExecDestroy, prepared.graph)
 
     def _new_context(self) -> Any:
         context = self._plan.new_context()
@@ -306,6 +308,13 @@ class _Prepared:
     graph: Any = None
     capturable: bool = True
 
+    def free(self, cuda: Any) -> None:
+        """Free the graph, and then the context. Errors are ignored; nobody could do anything about them."""
+        if self.graph is not None:
+            with contextlib.suppress(Exception):
+                cuda.cudaGraphExecDestroy(self.graph)
+        self.graph = self.context = None
+
 
 @dataclass
 class _Plan:
@@ -316,9 +325,9 @@ class _Plan:
     engine: Any
     # The argument for new contexts: a strategy, or for TensorRT for RTX a configuration.
     setting: Any
+    prepared: Recent[int, _Prepared]
     # The kernels that TensorRT for RTX compiled on this GPU. All contexts share them.
     kernels: Any = None
-    prepared: dict[int, _Prepared] = field(default_factory=dict)
     free_context: Any = None
 
     def new_context(self) -> Any:
@@ -391,7 +400,7 @@ def _free(cuda: Any, stream: Any, release: contextlib.ExitStack) -> None:
         release.close()
 
 
-def _open_plan(trt: Any, module: str, file: Path, manifest: Manifest) -> _Plan:
+def _open_plan(trt: Any, cuda: Any, module: str, file: Path, manifest: Manifest) -> _Plan:
     logger = collecting_logger(trt)
     logger.forget()
     try:
@@ -407,7 +416,8 @@ def _open_plan(trt: Any, module: str, file: Path, manifest: Manifest) -> _Plan:
         raise ArtefactError(
             f"{PRODUCTS[module]} cannot load {file}: {logger.reasons()}. Build it again here: {_rebuild(manifest)}"
         )
-    plan = _Plan(logger, runtime, engine, trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    prepared: Recent[int, _Prepared] = Recent(KEPT_BATCHES, lambda dropped: dropped.free(cuda))
+    plan = _Plan(logger, runtime, engine, trt.ExecutionContextAllocationStrategy.USER_MANAGED, prepared)
     if module == "tensorrt_rtx":
         _configure(trt, plan)
     return plan

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from refiner.files import sha256_of
 from refiner.machine import physical_processors
 from refiner.runtime import Refiner
 from refiner.runtime.manifest import manifest_path
-from refiner.runtime.onnx_engine import OnnxEngine
+from refiner.runtime.onnx_engine import GRAPHS, KEPT_BATCHES, OnnxEngine
 from refiner.skeleton import JOINT_NAMES
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: graphs cannot be run")
@@ -175,6 +178,73 @@ def test_a_provider_that_does_not_load(write_graph, monkeypatch):
     )
     with pytest.raises(MissingComponentError, match="fell back to CPUExecutionProvider"):
         OnnxEngine(write_graph(), "refiner", device="cuda")
+
+
+class CudaStandIn:
+    """What an engine on a CUDA device uses of ONNX Runtime, on the CPU. A graph is replayed on its own buffers."""
+
+    def __init__(self, monkeypatch, session):
+        import onnxruntime
+
+        self.session, self.graphs, self.buffers = session, {}, weakref.WeakSet()
+
+        class OrtValue:
+            def __init__(value, array):
+                value.array = array
+                self.buffers.add(value)
+
+            @classmethod
+            def ortvalue_from_numpy(cls, array, device, number):
+                return cls(array.copy())
+
+            @classmethod
+            def ortvalue_from_shape_and_type(cls, shape, kind, device, number):
+                return cls(np.zeros(shape, kind))
+
+            def update_inplace(value, array):
+                assert array.shape == value.array.shape
+                value.array[:] = array
+
+            def numpy(value):
+                return value.array.copy()
+
+        class RunOptions:
+            def add_run_config_entry(options, name, text):
+                assert name == "gpu_graph_id"
+                options.graph = int(text)
+
+        monkeypatch.setattr(onnxruntime, "OrtValue", OrtValue)
+        monkeypatch.setattr(onnxruntime, "RunOptions", RunOptions)
+
+    def io_binding(self):
+        binding = SimpleNamespace(inputs={}, outputs={})
+        binding.bind_ortvalue_input = binding.inputs.__setitem__
+        binding.bind_ortvalue_output = binding.outputs.__setitem__
+        binding.synchronize_inputs = binding.synchronize_outputs = lambda: None
+        return binding
+
+    def run_with_iobinding(self, binding, options):
+        # ONNX Runtime replays what it captured under a number, whatever is bound now; it never frees a graph.
+        if options.graph != -1:
+            binding = self.graphs.setdefault(options.graph, binding)
+        feeds = {name: value.array for name, value in binding.inputs.items()}
+        results = self.session.run(list(binding.outputs), feeds)
+        for value, result in zip(binding.outputs.values(), results, strict=True):
+            value.array[:] = result
+
+
+def test_few_batch_sizes_are_kept_on_a_cuda_device(write_graph, monkeypatch):
+    engine = OnnxEngine(write_graph(), "refiner")
+    cuda = CudaStandIn(monkeypatch, engine._session)
+    reference = OnnxEngine(write_graph(), "refiner")
+    engine.device, engine._session = "cuda", cuda
+    rng = np.random.default_rng(0)
+    for batch in 2 * [*range(1, 16), 3, 3, 14, 9, 14]:
+        arrays = [rng.normal(size=(batch, *shape)).astype(np.float32) for shape in ((9, 17, 2), (9, 17, 3), (2,))]
+        np.testing.assert_array_equal(engine(*arrays), reference(*arrays))
+        gc.collect()
+        assert len(cuda.buffers) <= 4 * (GRAPHS + KEPT_BATCHES)
+    assert len(cuda.graphs) == GRAPHS and len(cuda.buffers) == 4 * (GRAPHS + KEPT_BATCHES)
 
 
 NO_TORCH = """

@@ -23,7 +23,7 @@ from refiner.files import sha256_of
 from refiner.runtime import Refiner
 from refiner.runtime.device_arrays import read_device_array, stream_handle
 from refiner.runtime.manifest import manifest_path
-from refiner.runtime.tensorrt_engine import TensorRtEngine
+from refiner.runtime.tensorrt_engine import KEPT_BATCHES, TensorRtEngine
 from refiner.skeleton import JOINT_NAMES
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -135,6 +135,30 @@ def test_batches_in_any_order(machine, write_plan, version, cuda_graphs):
     assert engine(*windows(0).values()).shape == (0, *SHAPES["pose_3d"])
     with pytest.raises(UsageError, match="--batch 1:5:5"):
         engine(*windows(5).values())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_few_batch_sizes_are_kept(machine, write_plan, version, cuda_graphs):
+    """However many batch sizes come, the contexts and graphs of the last ones alone are there."""
+    world = machine(version)
+    engine = TensorRtEngine(write_plan(version, (1, 4, 12)), "refiner", cuda_graphs)
+    for seed, batch in enumerate((*range(1, 13), 3, *range(1, 13))):
+        check(engine, batch, seed)
+        check(engine, batch, seed + 100)
+    gc.collect()
+    contexts = [made for made in gc.get_objects() if isinstance(made, fake.IExecutionContext)]
+    assert sum(made._engine is engine._plan.engine for made in contexts) == KEPT_BATCHES
+    del contexts
+    made, destroyed = (world.names().count(name) for name in ("cudaGraphInstantiate", "cudaGraphExecDestroy"))
+    assert made - destroyed == (KEPT_BATCHES if cuda_graphs else 0) and made >= (12 if cuda_graphs else 0)
+    # One that is used often stays.
+    world.calls.clear()
+    for batch in (5, 12, 5, *range(1, 5), 5, 11, 10, 12, 5):
+        check(engine, batch)
+    assert world.names().count("create_execution_context") == 4
+    engine.close()
+    assert_given_back(world)
 
 
 def test_a_fixed_batch(machine, write_plan):
