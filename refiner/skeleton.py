@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refiner.arguments import check_choice
 from refiner.arrays import REAL, as_array
-from refiner.errors import DTypeError, JointCountError, ShapeError, UsageError
+from refiner.errors import ConfigError, DTypeError, JointCountError, ShapeError, UsageError
 from refiner.joint_sets import (
     AIC14,
     BODY25,
@@ -291,6 +291,20 @@ def from_h36m17(pose: ArrayLike, target: str | JointSet) -> NDArray[Any]:
             f"{joints.name} has joints that Human3.6M's 17 joints do not determine; choose {', '.join(_FROM_H36M)}"
         )
     return _combine(_checked(pose, H36M17), _FROM_H36M[joints.name])
+
+
+def joint_order(joints: str) -> tuple[int, ...]:
+    """The index in Human3.6M's order of each joint of a set that has the same 17 joints.
+
+    Raises:
+        ConfigError: The set has other joints.
+        UsageError: The set is unknown.
+    """
+    numbers = np.repeat(np.arange(float(H36M17.joints))[:, None], 2, axis=1)
+    order = numbers[:, 0] if joints == H36M17.name else np.asarray(from_h36m17(numbers, joints))[:, 0]
+    if sorted(order.tolist()) != list(range(H36M17.joints)):
+        raise ConfigError(f"{joints} is no order of Human3.6M's 17 joints")
+    return tuple(int(joint) for joint in order)
 
 
 def flip_pose(pose: PoseT, joint_set: JointSet = H36M17) -> PoseT:

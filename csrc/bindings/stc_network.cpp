@@ -32,11 +32,7 @@ class Network {
             bool gelu_after_embedding)
         : kernels_(select_network_kernels()) {
         require(features > 0 && joints > 0 && steps > 0 && band >= 0, "sizes must be positive");
-        require(heads == 2 || heads == 4 || heads == 8 || heads == 16, "the kernels have 2, 4, 8 or 16 heads");
-        const int64_t width = dim / (2 * heads);
-        require(width * 2 * heads == dim, "dim must be a multiple of 2 x heads");
-        require(width == 2 || width == 4 || width == 6 || width == 8 || width == 12 || width == 16,
-                "the kernels have heads of 2, 4, 6, 8, 12 or 16 channels");
+        require(dim > 0 && heads > 0 && dim % heads == 0, "dim must be a multiple of heads");
         net_.features = features;
         net_.dim = dim;
         net_.heads = heads;
@@ -48,21 +44,26 @@ class Network {
 
     void embedding(const Array& weight, const Array& joint_embedding) {
         net_.embedding = packed(weight, net_.dim, net_.features, "embedding");
-        net_.joint_embedding = kept(joint_embedding, net_.joints * net_.dim, "joint embedding");
+        net_.joint_embedding = kept(joint_embedding, net_.steps * net_.joints * net_.dim, "joint embedding");
     }
 
     void attention(const Array& qkv, const Array& qkv_bias, const Array& convolution, const Array& mix_bias,
                    const Array& proj, const Array& bias) {
-        const int64_t dim = net_.dim;
-        StcLayer layer;
-        layer.attention = true;
-        layer.first = packed(qkv, 3 * dim, dim, "qkv");
-        layer.first_bias = kept(qkv_bias, 3 * dim, "bias of qkv");
+        const int64_t dim = net_.dim, heads = net_.heads, width = net_.width();
+        require(heads == 2 || heads == 4 || heads == 8 || heads == 16, "the kernels have 2, 4, 8 or 16 heads");
+        require(width * 2 * heads == dim, "dim must be a multiple of 2 x heads");
+        require(width == 2 || width == 4 || width == 6 || width == 8 || width == 12 || width == 16,
+                "the kernels have heads of 2, 4, 6, 8, 12 or 16 channels");
+        StcLayer layer = attending(Mix::kStc, qkv, qkv_bias, proj, bias);
         layer.convolution = kept(convolution, 9 * dim, "convolution");
         layer.mix_bias = kept(mix_bias, net_.joints * dim, "bias of the convolution");
-        layer.second = packed(proj, dim, dim, "proj");
-        layer.second_bias = kept(bias, net_.steps * dim, "bias");
         add(layer);
+    }
+
+    void full_attention(bool over_frames, const Array& qkv, const Array& qkv_bias, const Array& proj,
+                        const Array& bias) {
+        require(net_.band == 0, "a causal network has no full attention");
+        add(attending(over_frames ? Mix::kFrames : Mix::kJoints, qkv, qkv_bias, proj, bias));
     }
 
     void mlp(const Array& up, const Array& up_bias, const Array& down, const Array& bias) {
@@ -76,7 +77,36 @@ class Network {
         add(layer);
     }
 
+    // The norms of the layers have another epsilon than 1e-5.
+    void norms(float epsilon) {
+        require(epsilon > 0.0f, "epsilon must be positive");
+        net_.epsilon = epsilon;
+    }
+
+    // A norm behind the last layer, an MLP.
+    void norm_after(const Array& scale, const Array& shift) {
+        require(!layers_.empty() && !layers_.back().attention, "the norm must follow an MLP");
+        layers_.back().norm_scale = kept(scale, net_.dim, "scale of the norm");
+        layers_.back().norm_shift = kept(shift, net_.dim, "shift of the norm");
+    }
+
+    // Adds the positions of the frames behind the norm of the last layer; the network takes windows of that
+    // length.
+    void positions(const Array& table) {
+        require(!layers_.empty() && layers_.back().norm_scale != nullptr, "the positions must follow a norm");
+        require(table.ndim() == 2 && table.shape(0) > 0, "positions must be [frames, C]");
+        net_.frames = table.shape(0);
+        layers_.back().positions = kept(table, net_.frames * net_.dim, "positions");
+    }
+
     void head(const Array& weight) { net_.head = kept(weight, 3 * net_.dim, "head"); }
+
+    void normed_head(const Array& weight, const Array& bias, float epsilon) {
+        require(epsilon > 0.0f, "epsilon must be positive");
+        head(weight);
+        net_.head_bias = kept(bias, 3, "bias of the head");
+        net_.head_epsilon = epsilon;
+    }
 
     void windows(int64_t step, const Array& input, Array output, int threads) const {
         require_complete(step);
@@ -88,6 +118,7 @@ class Network {
         float* to = output.mutable_data();
         const int64_t batch = input.shape(0);
         const int64_t frames = input.shape(1);
+        require(net_.frames == 0 || frames == net_.frames, "the network takes windows of another length");
         const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
         py::gil_scoped_release release;
         const Workspaces::Lease memory = workspaces_.take(tokens * 5 * net_.dim);
@@ -149,6 +180,18 @@ class Network {
         return linear;
     }
 
+    StcLayer attending(Mix mix, const Array& qkv, const Array& qkv_bias, const Array& proj, const Array& bias) {
+        const int64_t dim = net_.dim;
+        StcLayer layer;
+        layer.attention = true;
+        layer.mix = mix;
+        layer.first = packed(qkv, 3 * dim, dim, "qkv");
+        layer.first_bias = kept(qkv_bias, 3 * dim, "bias of qkv");
+        layer.second = packed(proj, dim, dim, "proj");
+        layer.second_bias = kept(bias, net_.steps * dim, "bias");
+        return layer;
+    }
+
     void add(const StcLayer& layer) {
         layers_.push_back(layer);
         attentions_ += layer.attention ? 1 : 0;
@@ -186,7 +229,13 @@ void bind_stc_network(py::module_& m) {
         .def("attention", &Network::attention, py::arg("qkv"), py::arg("qkv_bias"), py::arg("convolution"),
              py::arg("mix_bias"), py::arg("proj"), py::arg("bias"))
         .def("mlp", &Network::mlp, py::arg("up"), py::arg("up_bias"), py::arg("down"), py::arg("bias"))
+        .def("full_attention", &Network::full_attention, py::arg("over_frames"), py::arg("qkv"),
+             py::arg("qkv_bias"), py::arg("proj"), py::arg("bias"))
+        .def("norms", &Network::norms, py::arg("epsilon"))
+        .def("norm_after", &Network::norm_after, py::arg("scale"), py::arg("shift"))
+        .def("positions", &Network::positions, py::arg("table"))
         .def("head", &Network::head, py::arg("weight"))
+        .def("normed_head", &Network::normed_head, py::arg("weight"), py::arg("bias"), py::arg("epsilon"))
         .def("windows", &Network::windows, py::arg("step"), py::arg("input").noconvert(),
              py::arg("output").noconvert(), py::arg("threads"))
         .def("frame", &Network::frame, py::arg("step"), py::arg("input").noconvert(),

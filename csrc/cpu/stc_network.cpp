@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "full_attention.h"
 #include "gemm.h"
 #include "parallel.h"
 #include "stc_attention.h"
@@ -53,7 +54,7 @@ void pack(const float* weight, int64_t outputs, int64_t inputs, float* target) {
     }
 }
 
-void embed(const StcNetwork& net, const float* input, int64_t first_row, int64_t rows, float* x) {
+void embed(const StcNetwork& net, int64_t step, const float* input, int64_t first_row, int64_t rows, float* x) {
     const PackedLinear& e = net.embedding;
     if (net.gelu_after_embedding) {
         multiply<End::kGelu>(input, rows, e.inputs, e.inputs, e.weight, e.inputs, nullptr, x, net.dim, net.dim);
@@ -61,14 +62,17 @@ void embed(const StcNetwork& net, const float* input, int64_t first_row, int64_t
         multiply<End::kStore>(input, rows, e.inputs, e.inputs, e.weight, e.inputs, nullptr, x, net.dim, net.dim);
     }
     for (int64_t r = 0; r < rows; ++r) {
-        const float* __restrict offset = net.joint_embedding + (first_row + r) % net.joints * net.dim;
+        const int64_t joint = step * net.joints + (first_row + r) % net.joints;
+        const float* __restrict offset = net.joint_embedding + joint * net.dim;
         float* __restrict row = x + r * net.dim;
         for (int64_t c = 0; c < net.dim; ++c) row[c] += offset[c];
     }
 }
 
-void mlp(const StcLayer& layer, int64_t step, int64_t dim, int64_t rows, float* x, float* normal, float* hidden) {
-    normalise(x, rows, dim, normal);
+void mlp(const StcNetwork& net, const StcLayer& layer, int64_t step, int64_t rows, float* x, float* normal,
+         float* hidden) {
+    const int64_t dim = net.dim;
+    normalise(x, rows, dim, net.epsilon, normal);
     const int64_t width = layer.first.outputs;
     for (int64_t first = 0; first < width; first += kHidden) {
         const int64_t count = smaller(kHidden, width - first);
@@ -81,7 +85,24 @@ void mlp(const StcLayer& layer, int64_t step, int64_t dim, int64_t rows, float* 
     }
 }
 
-void head(const StcNetwork& net, const float* x, int64_t rows, float* output) {
+// The norm that MixSTE has behind a block, with its scale and shift, and the positions of the frames.
+void norm_after(const StcNetwork& net, const StcLayer& layer, int64_t first_row, int64_t rows, float* x) {
+    const int64_t dim = net.dim;
+    normalise(x, rows, dim, net.epsilon, x);
+    for (int64_t r = 0; r < rows; ++r) {
+        float* __restrict row = x + r * dim;
+        for (int64_t c = 0; c < dim; ++c) row[c] = row[c] * layer.norm_scale[c] + layer.norm_shift[c];
+        if (layer.positions == nullptr) continue;
+        const float* __restrict position = layer.positions + (first_row + r) / net.joints % net.frames * dim;
+        for (int64_t c = 0; c < dim; ++c) row[c] += position[c];
+    }
+}
+
+void head(const StcNetwork& net, const float* x, int64_t rows, float* normal, float* output) {
+    if (net.head_epsilon > 0.0f) {
+        normalise(x, rows, net.dim, net.head_epsilon, normal);
+        x = normal;
+    }
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t o = 0; o < 3; ++o) {
             const float* row = x + r * net.dim;
@@ -92,7 +113,7 @@ void head(const StcNetwork& net, const float* x, int64_t rows, float* output) {
             float sum = 0.0f;
             for (int i = 0; i < kLane; ++i) sum += sums[i];
             for (int64_t c = whole; c < net.dim; ++c) sum += row[c] * weight[c];
-            output[r * 3 + o] = sum;
+            output[r * 3 + o] = net.head_bias == nullptr ? sum : sum + net.head_bias[o];
         }
     }
 }
@@ -105,7 +126,7 @@ int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, 
     float* x = b.x + row * dim;
     float* normal = scratch_of(kBlock * (dim + kHidden));
     if (from < 0) {
-        embed(net, b.input + row * net.features, row, rows, x);
+        embed(net, step, b.input + row * net.features, row, rows, x);
     } else {
         const StcLayer& layer = net.layers[from];
         multiply<End::kAdd>(b.mixed + row * dim, rows, dim, dim, layer.second.weight, dim,
@@ -113,13 +134,15 @@ int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, 
     }
     int64_t next = from + 1;
     for (; next < net.layer_count && !net.layers[next].attention; ++next) {
-        mlp(net.layers[next], step, dim, rows, x, normal, normal + kBlock * dim);
+        const StcLayer& layer = net.layers[next];
+        mlp(net, layer, step, rows, x, normal, normal + kBlock * dim);
+        if (layer.norm_scale != nullptr) norm_after(net, layer, row, rows, x);
     }
     if (next == net.layer_count) {
-        head(net, x, rows, b.output + row * 3);
+        head(net, x, rows, normal, b.output + row * 3);
     } else {
         const StcLayer& layer = net.layers[next];
-        normalise(x, rows, dim, normal);
+        normalise(x, rows, dim, net.epsilon, normal);
         multiply<End::kStore>(normal, rows, dim, dim, layer.first.weight, dim, layer.first_bias,
                               b.qkv + row * 3 * dim, 3 * dim, 3 * dim);
     }
@@ -149,8 +172,13 @@ void windows(const StcNetwork& net, int64_t step, int64_t batch, int64_t frames,
              int threads) {
     const StcShape shape{batch, frames, net.joints, net.width(), net.heads, net.band, net.scale(), threads};
     const StcKernels kernels = stc_kernels();
-    run(net, step, batch * frames * net.joints, b, threads,
-        [&](const StcLayer& layer) { kernels.forward(shape, b.qkv, layer.convolution, layer.mix_bias, b.mixed); });
+    run(net, step, batch * frames * net.joints, b, threads, [&](const StcLayer& layer) {
+        if (layer.mix == Mix::kStc) {
+            kernels.forward(shape, b.qkv, layer.convolution, layer.mix_bias, b.mixed);
+        } else {
+            full_attention(net, layer.mix == Mix::kFrames, batch, frames, b, threads, scratch_of);
+        }
+    });
 }
 
 void frame(const StcNetwork& net, int64_t step, int64_t streams, const StcBuffers& b, const StcMemory& memory,

@@ -59,22 +59,21 @@ inline Lane gelu(Lane x) {
 
 enum class End { kStore, kGelu, kAdd };
 
-// Sums of kRows or fewer rows times one panel.
-template <int R>
-inline void multiply_tile(const float* a, int64_t stride, int64_t inputs, const float* panel,
-                          Lane (&sum)[R][kVectors]) {
+// Sums of kRows or fewer rows times one panel of V registers.
+template <int R, int V = kVectors>
+inline void multiply_tile(const float* a, int64_t stride, int64_t inputs, const float* panel, Lane (&sum)[R][V]) {
     for (int r = 0; r < R; ++r) {
-        for (int v = 0; v < kVectors; ++v) sum[r][v] = Lane{};
+        for (int v = 0; v < V; ++v) sum[r][v] = Lane{};
     }
     for (int64_t k = 0; k < inputs; ++k) {
-        Lane b[kVectors];
+        Lane b[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) b[v] = load(panel + k * kPanel + v * kLane);
+        for (int v = 0; v < V; ++v) b[v] = load(panel + (k * V + v) * kLane);
 #pragma GCC unroll 6
         for (int r = 0; r < R; ++r) {
             const Lane factor = splat(a[r * stride + k]);
 #pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) sum[r][v] += factor * b[v];
+            for (int v = 0; v < V; ++v) sum[r][v] += factor * b[v];
         }
     }
 }
@@ -142,8 +141,7 @@ void multiply(const float* a, int64_t rows, int64_t stride, int64_t inputs, cons
 }
 
 // Layer norm without scale and shift, which are folded into the next product: rows [rows, dim] to `out`.
-inline void normalise(const float* x, int64_t rows, int64_t dim, float* out) {
-    constexpr float kEpsilon = 1e-5f;
+inline void normalise(const float* x, int64_t rows, int64_t dim, float epsilon, float* out) {
     const int64_t whole = dim / kLane * kLane;
     for (int64_t r = 0; r < rows; ++r) {
         const float* row = x + r * dim;
@@ -162,7 +160,7 @@ inline void normalise(const float* x, int64_t rows, int64_t dim, float* out) {
         float square = 0.0f;
         for (int i = 0; i < kLane; ++i) square += squares[i];
         for (int64_t c = whole; c < dim; ++c) square += (row[c] - mean) * (row[c] - mean);
-        const float scale = 1.0f / __builtin_sqrtf(square / static_cast<float>(dim) + kEpsilon);
+        const float scale = 1.0f / __builtin_sqrtf(square / static_cast<float>(dim) + epsilon);
         for (int64_t c = 0; c < whole; c += kLane) store(target + c, (load(row + c) - mean) * scale);
         for (int64_t c = whole; c < dim; ++c) target[c] = (row[c] - mean) * scale;
     }

@@ -1,8 +1,8 @@
-// A network of STC modules and MLPs on the CPU: lifters and denoisers, over windows or frame by frame.
+// A network of attention and MLPs on the CPU: lifters and denoisers, over windows or frame by frame.
 //
 // A network is: embedding, layers, head. Every layer is pre-norm with a residual:
-//   attention   x += proj(mix(qkv(norm(x))))     mix: both halves of STC attention with their convolutions
-//   mlp         x += down(gelu(up(norm(x))))
+//   attention   x += proj(mix(qkv(norm(x))))     mix: see `Mix`
+//   mlp         x += down(gelu(up(norm(x))))     in MixSTE then x = norm(x) and, once, the positions of the frames
 // The scale and shift of a norm are folded into the product that follows it, and the time embedding of a denoising
 // step into the bias of the layer before it. So every layer has one output bias for each step.
 //
@@ -26,14 +26,25 @@ struct PackedLinear {
     float* weight = nullptr;
 };
 
+// What an attention layer does between its two products.
+enum class Mix {
+    kStc,     // both halves of STC attention with their convolutions
+    kJoints,  // full attention over the joints of a frame, MixSTE's spatial blocks
+    kFrames,  // full attention over the frames of a joint, MixSTE's temporal blocks
+};
+
 struct StcLayer {
     bool attention = false;
+    Mix mix = Mix::kStc;
     PackedLinear first;                  // qkv, or up
     PackedLinear second;                 // proj, or down
     const float* first_bias = nullptr;   // [outputs of first]
     const float* second_bias = nullptr;  // [steps, C]
-    const float* convolution = nullptr;  // attention: [2, 9, D, H]
-    const float* mix_bias = nullptr;     // attention: [2, J, D, H]
+    const float* convolution = nullptr;  // STC attention: [2, 9, D, H]
+    const float* mix_bias = nullptr;     // STC attention: [2, J, D, H]
+    const float* norm_scale = nullptr;   // [C], only for an MLP that a norm follows
+    const float* norm_shift = nullptr;   // [C]
+    const float* positions = nullptr;    // [frames, C], added behind that norm
 };
 
 struct StcNetwork {
@@ -44,9 +55,13 @@ struct StcNetwork {
     int64_t band = 0;      // see stc_attention.h
     int64_t steps = 1;
     bool gelu_after_embedding = false;
+    float epsilon = 1e-5f;      // of the norms of the layers
+    float head_epsilon = 0.0f;  // of the norm before the head; 0 for a head without one
+    int64_t frames = 0;         // the only length of a window; 0 for any
     PackedLinear embedding;
-    const float* joint_embedding = nullptr;  // [J, C]
+    const float* joint_embedding = nullptr;  // [steps, J, C]
     const float* head = nullptr;             // [3, C]
+    const float* head_bias = nullptr;        // [3]; null for none
     const StcLayer* layers = nullptr;
     int64_t layer_count = 0;
 

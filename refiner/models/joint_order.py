@@ -7,12 +7,10 @@ neighbouring joints. Such a network puts the joints of its input into its own or
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from refiner.errors import ConfigError
-from refiner.skeleton import H36M17, from_h36m17
+from refiner.skeleton import H36M17, joint_order
 
 
 class JointOrder(nn.Module):
@@ -45,17 +43,3 @@ class JointOrder(nn.Module):
     def outside(self, values: Tensor) -> Tensor:
         """Put values of the network's joints, ``[..., J, C]``, into Human3.6M's order."""
         return values if self.joints == H36M17.name else values.index_select(-2, self._outside)
-
-
-def joint_order(joints: str) -> tuple[int, ...]:
-    """The index in Human3.6M's order of each joint of a set that has the same 17 joints.
-
-    Raises:
-        ConfigError: the set has other joints.
-        UsageError: the set is unknown.
-    """
-    numbers = np.repeat(np.arange(float(H36M17.joints))[:, None], 2, axis=1)
-    order = numbers[:, 0] if joints == H36M17.name else np.asarray(from_h36m17(numbers, joints))[:, 0]
-    if sorted(order.tolist()) != list(range(H36M17.joints)):
-        raise ConfigError(f"{joints} is no order of Human3.6M's 17 joints")
-    return tuple(int(joint) for joint in order)

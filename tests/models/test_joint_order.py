@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 from refiner.errors import ConfigError, UsageError  # noqa: E402
 from refiner.model_files.build import build_model  # noqa: E402
 from refiner.models import D3DP, from_published  # noqa: E402
-from refiner.models.joint_order import JointOrder, joint_order  # noqa: E402
-from refiner.skeleton import H36M17, MPI_INF_3DHP, flip_pose, from_h36m17, to_h36m17  # noqa: E402
+from refiner.models.joint_order import JointOrder  # noqa: E402
+from refiner.skeleton import H36M17, MPI_INF_3DHP, flip_pose, from_h36m17, joint_order, to_h36m17  # noqa: E402
 from refiner.stc_layout import PARTS  # noqa: E402
 
 # The pairs and the root of the authors' evaluation on that data set.

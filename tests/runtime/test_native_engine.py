@@ -248,8 +248,7 @@ np.save(f"{sys.argv[1]}/frames.npy", np.stack(frames, axis=1))
     [
         ({"dim": 20, "heads": 1}, "2, 4, 8 or 16 heads"),
         ({"dim": 40, "heads": 2}, "2, 4, 6, 8, 12, 16 channels"),
-        ({"kind": "lifter", "architecture": "mixste", "drop_path": 0.0}, "STC blocks, not mixste.*engine='torch'"),
-        ({"kind": "lifter", "joints": "3dhp"}, "no network of the joints of 3dhp.*engine='torch'"),
+        ({"kind": "lifter", "architecture": "mlp", "dropout": 0.0}, "PoseDenoiser, not mlp.*engine='torch'"),
     ],
 )
 def test_what_no_kernel_runs_is_refused(tmp_path, changes, message):

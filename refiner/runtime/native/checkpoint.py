@@ -17,10 +17,13 @@ from refiner.errors import CheckpointError, ConfigError, UsageError
 from refiner.model_files.arrays import CheckpointArrays, load_arrays
 from refiner.model_spec import ModelSpec
 from refiner.runtime.native.network import OTHERS, check_size
-from refiner.skeleton import H36M17
+from refiner.skeleton import H36M17, joint_order
 from refiner.stc_layout import PARTS
 
 Array = NDArray[np.float32]
+
+STC_LIFTERS = ("default", "stcformer")
+ARCHITECTURES = {"lifter": (*STC_LIFTERS, "mixste"), "refiner": ("default",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,7 @@ class NativeModel:
         spec: the description of its network.
         config: the configuration as JSON.
         weights: the state dict of its network.
+        order: joint ``i`` of the network is joint ``order[i]`` of Human3.6M.
         refinement: for a refiner.
         inputs: the model of a refiner's training inputs, where the file has one.
     """
@@ -84,6 +88,7 @@ class NativeModel:
     spec: ModelSpec
     config: dict[str, Any]
     weights: Mapping[str, Array]
+    order: tuple[int, ...]
     refinement: Refinement | None
     inputs: InputModel | None
 
@@ -99,28 +104,34 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> Na
     Raises:
         CheckpointError: the file is no checkpoint of that role.
         UsageError: the native engine does not run such a network.
-        ConfigError: ``steps`` is given for a lifter.
+        ConfigError: ``steps`` is given for a lifter, or the configuration contradicts itself.
     """
     checkpoint = load_arrays(path)
     spec = ModelSpec.of_config(checkpoint.config)
     if spec.kind != role:
         raise CheckpointError(f"{path} holds a {spec.kind}, expected a {role}")
-    if spec.architecture != "default":
-        raise UsageError(f"{path}: the native engine runs networks of STC blocks, not {spec.architecture}; {OTHERS}")
-    if spec.joints != H36M17.name:
+    if spec.architecture not in ARCHITECTURES[role]:
+        raise UsageError(
+            f"{path}: the native engine runs STCFormer, MixSTE and PoseDenoiser, not {spec.architecture}; {OTHERS}"
+        )
+    if spec.joints != H36M17.name and role == "refiner":
         raise UsageError(f"{path}: the native engine has no network of the joints of {spec.joints}; {OTHERS}")
-    model = checkpoint.config["model"]
+    model, stc = checkpoint.config["model"], spec.architecture in STC_LIFTERS
     try:
         dim, heads = int(model["dim"]), int(model["heads"])
-        for name in ("blocks", "mlp_ratio", "joint_embedding"):
+        for name in ("blocks", "mlp_ratio", *(("joint_embedding",) if stc else ())):
             int(model[name])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: its configuration does not describe a network: {error!r}") from error
-    check_size(dim, heads, str(path))
+    if stc:
+        check_size(dim, heads, str(path))
+    elif dim % heads:
+        raise ConfigError(f"{path}: dim must be a multiple of heads, got dim {dim} and heads {heads}")
     if role == "lifter" and steps is not None:
         raise ConfigError("this lifter is not sampled: it has no steps to choose")
     refinement = _refinement(checkpoint, steps, str(path)) if role == "refiner" else None
-    return NativeModel(spec, checkpoint.config, checkpoint.weights(), refinement, checkpoint.input_model)
+    order = joint_order(spec.joints)
+    return NativeModel(spec, checkpoint.config, checkpoint.weights(), order, refinement, checkpoint.input_model)
 
 
 def _refinement(checkpoint: CheckpointArrays, steps: int | None, where: str) -> Refinement:

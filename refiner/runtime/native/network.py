@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,11 @@ def denoiser_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The tensors of a `refiner.models.PoseDenoiser` of this configuration (its entry ``model``)."""
     dim = int(model["dim"])
     shapes = _outer_shapes(model, 3, "head")
-    shapes |= _linear_shapes("time_mlp.0", 2 * dim, dim) | _linear_shapes("time_mlp.2", dim, 2 * dim)
+    shapes |= linear_shapes("time_mlp.0", 2 * dim, dim) | linear_shapes("time_mlp.2", dim, 2 * dim)
     mlps = [("mlp", "layer_norm"), ("mlp_first", "layer_norm_first")][: int(model.get("mlps", 1))]
     for index in range(int(model["blocks"])):
         block = f"blocks.{index}."
-        shapes |= _linear_shapes(f"{block}time_proj", dim, dim)
+        shapes |= linear_shapes(f"{block}time_proj", dim, dim)
         for attention in ("stc_first", "stc_second"):
             shapes |= _attention_shapes(f"{block}{attention}.", model)
         for mlp, norm in mlps:
@@ -61,14 +62,15 @@ def _outer_shapes(model: Mapping[str, Any], more: int, head: str) -> dict[str, t
     return shapes | ({"joint_embedding": (len(PARTS), dim)} if model["joint_embedding"] else {})
 
 
-def _linear_shapes(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+def linear_shapes(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of a linear layer with a bias."""
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
 def _attention_shapes(prefix: str, model: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     dim, heads = int(model["dim"]), int(model["heads"])
     shapes: dict[str, tuple[int, ...]] = {f"{prefix}layer_norm.{name}": (dim,) for name in ("weight", "bias")}
-    shapes |= _linear_shapes(f"{prefix}qkv", 3 * dim, dim) | _linear_shapes(f"{prefix}proj", dim, dim)
+    shapes |= linear_shapes(f"{prefix}qkv", 3 * dim, dim) | linear_shapes(f"{prefix}proj", dim, dim)
     for half in "st":
         shapes |= {f"{prefix}sep2_{half}.weight": (dim // 2, 1, 3, 3), f"{prefix}sep2_{half}.bias": (dim // 2,)}
     return shapes | {f"{prefix}emb.weight": (max(PARTS) + 1, dim // (2 * heads))}
@@ -106,32 +108,36 @@ def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], b
     """
     check_weights(weights, denoiser_shapes(model))
     blocks = [f"blocks.{index}." for index in range(int(model["blocks"]))]
-    embedded = [_embed_time(weights, time) for time in times]
+    embedded = [embed_time(weights, time, "time_mlp.0", "time_mlp.2") for time in times]
 
     def layers(network: Any, steps: int) -> None:
         nothing = np.zeros((steps, int(model["dim"])), np.float32)
         for block in blocks:
-            time = np.stack([_linear(weights, f"{block}time_proj", vector) for vector in embedded])
+            time = np.stack([linear(weights, f"{block}time_proj", vector) for vector in embedded])
             two = f"{block}mlp_first.fc1.weight" in weights
             # The time is added to the sequence before the second module: into the bias of what comes before it.
-            _attention(network, weights, f"{block}stc_first.", model, nothing if two else time)
+            _attention(network, weights, f"{block}stc_first.", model, PARTS, nothing if two else time)
             if two:
                 _mlp(network, weights, f"{block}mlp_first.", f"{block}layer_norm_first.", time)
-            _attention(network, weights, f"{block}stc_second.", model, nothing)
+            _attention(network, weights, f"{block}stc_second.", model, PARTS, nothing)
             _mlp(network, weights, f"{block}mlp.", f"{block}layer_norm.", nothing)
 
     return _built(weights, model, len(times), band, "head", False, layers)
 
 
-def lifter(weights: Weights, model: Mapping[str, Any]) -> Any:
-    """The network of a `refiner.models.STCFormer`. Raises like `denoiser`."""
+def lifter(weights: Weights, model: Mapping[str, Any], order: Sequence[int]) -> Any:
+    """The network of a `refiner.models.STCFormer`, whose joint ``i`` is joint ``order[i]`` of Human3.6M.
+
+    Raises like `denoiser`.
+    """
+    parts = [PARTS[joint] for joint in order]
     check_weights(weights, lifter_shapes(model))
 
     def layers(network: Any, steps: int) -> None:
         nothing = np.zeros((steps, int(model["dim"])), np.float32)
         for index in range(int(model["blocks"])):
             block = f"stcformer.stc_block.{index}."
-            _attention(network, weights, f"{block}stc_att.", model, nothing)
+            _attention(network, weights, f"{block}stc_att.", model, parts, nothing)
             _mlp(network, weights, f"{block}mlp.", f"{block}layer_norm.", nothing)
 
     return _built(weights, model, 1, 0, "regress_head", True, layers)
@@ -140,37 +146,59 @@ def lifter(weights: Weights, model: Mapping[str, Any]) -> Any:
 def _built(
     weights: Weights, model: Mapping[str, Any], steps: int, band: int, head: str, gelu: bool, layers: Any
 ) -> Any:
+    with building():
+        network = new_network(weights["pose_emb.weight"].shape[1], model, band, steps, gelu)
+        joints = weights.get("joint_embedding")
+        nothing = np.zeros((len(PARTS), int(model["dim"])), np.float32)
+        network.embedding(weights["pose_emb.weight"], np.stack([nothing if joints is None else joints] * steps))
+        layers(network, steps)
+        network.head(weights[f"{head}.weight"])
+    return network
+
+
+def new_network(features: int, model: Mapping[str, Any], band: int, steps: int, gelu: bool) -> Any:
+    """An empty network of the compiled module.
+
+    Args:
+        features: the numbers that it sees of a joint.
+        model: the entry ``model`` of the configuration.
+        band: see `denoiser`.
+        steps: K.
+        gelu: whether a GELU follows the embedding.
+
+    Raises:
+        MissingComponentError: the compiled module is missing.
+    """
     try:
         from refiner import _native
     except ImportError as error:
         raise MissingComponentError(
             f"the native engine needs the compiled module of this package ({error}); install the package again"
         ) from error
-    dim, heads = int(model["dim"]), int(model["heads"])
+    return _native.StcNetwork(features, int(model["dim"]), int(model["heads"]), len(PARTS), band, steps, gelu)
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Raises CheckpointError where the code inside finds that the weights do not make a network."""
     try:
-        features = weights["pose_emb.weight"].shape[1]
-        network = _native.StcNetwork(features, dim, heads, len(PARTS), band, steps, gelu)
-        joints = weights.get("joint_embedding")
-        network.embedding(
-            weights["pose_emb.weight"], np.zeros((len(PARTS), dim), np.float32) if joints is None else joints
-        )
-        layers(network, steps)
-        network.head(weights[f"{head}.weight"])
+        yield
     except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise CheckpointError(f"the weights do not fit the configuration of their checkpoint: {error}") from error
-    return network
 
 
-def _attention(network: Any, weights: Weights, prefix: str, model: Mapping[str, Any], bias: Array) -> None:
-    """Add STC attention; ``bias`` ``(K, C)`` is added to its output."""
+def _attention(
+    network: Any, weights: Weights, prefix: str, model: Mapping[str, Any], parts: Sequence[int], bias: Array
+) -> None:
+    """Add STC attention; ``parts`` are those of the joints, ``bias`` ``(K, C)`` is added to its output."""
     dim, heads = int(model["dim"]), int(model["heads"])
     width = dim // (2 * heads)
     rows, columns = kernel_order(dim, heads)
-    qkv, qkv_bias = _normed(weights, f"{prefix}layer_norm.", weights[f"{prefix}qkv.weight"])
+    qkv, qkv_bias = normed(weights, f"{prefix}layer_norm.", weights[f"{prefix}qkv.weight"])
     qkv_bias = qkv_bias + weights[f"{prefix}qkv.bias"]
     convolution = np.stack([weights[f"{prefix}sep2_{half}.weight"] for half in "st"]).reshape(2, heads, width, 9)
     local = np.stack([weights[f"{prefix}sep2_{half}.bias"] for half in "st"]).reshape(2, 1, heads, width)
-    part = weights[f"{prefix}emb.weight"][list(PARTS)]  # [J, width]
+    part = weights[f"{prefix}emb.weight"][list(parts)]  # [J, width]
     offset = np.stack([PART_SCALE_SPATIAL * part, PART_SCALE_TEMPORAL * part])[..., None]  # [2, J, width, 1]
     network.attention(
         qkv[rows],
@@ -184,25 +212,26 @@ def _attention(network: Any, weights: Weights, prefix: str, model: Mapping[str, 
 
 def _mlp(network: Any, weights: Weights, prefix: str, norm: str, bias: Array) -> None:
     """Add an MLP; ``bias`` ``(K, C)`` is added to its output."""
-    up, up_bias = _normed(weights, norm, weights[f"{prefix}fc1.weight"])
+    up, up_bias = normed(weights, norm, weights[f"{prefix}fc1.weight"])
     network.mlp(up, up_bias, weights[f"{prefix}fc2.weight"], bias)
 
 
-def _normed(weights: Weights, norm: str, weight: Array) -> tuple[Array, Array]:
+def normed(weights: Weights, norm: str, weight: Array) -> tuple[Array, Array]:
     """The scale and the shift of a layer norm, folded into the product that follows it: weight and bias."""
     scale, shift = weights[f"{norm}weight"], weights[f"{norm}bias"]
     return weight * scale, weight @ shift
 
 
-def _linear(weights: Weights, name: str, vector: Array) -> Array:
+def linear(weights: Weights, name: str, vector: Array) -> Array:
+    """A linear layer with a bias: ``(inputs,)`` -> ``(outputs,)``."""
     result: Array = weights[f"{name}.weight"] @ vector + weights[f"{name}.bias"]
     return result
 
 
-def _embed_time(weights: Weights, time: int) -> Array:
-    """The embedded timestep ``(C,)``, as in `refiner.models.pose_denoiser`."""
-    dim = weights["time_mlp.0.weight"].shape[1]
+def embed_time(weights: Weights, time: int, first: str, second: str) -> Array:
+    """The embedded timestep ``(C,)``, as in `refiner.models.pose_denoiser`; two names of linear layers."""
+    dim = weights[f"{first}.weight"].shape[1]
     half = dim // 2
     angles = time * np.exp(np.arange(half) * (-np.log(1e4) / (half - 1)))
-    hidden = _linear(weights, "time_mlp.0", np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32))
-    return _linear(weights, "time_mlp.2", (0.5 * hidden * (1.0 + erf(hidden / np.sqrt(2.0)))).astype(np.float32))
+    hidden = linear(weights, first, np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32))
+    return linear(weights, second, (0.5 * hidden * (1.0 + erf(hidden / np.sqrt(2.0)))).astype(np.float32))

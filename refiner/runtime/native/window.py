@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refiner.engines import EngineOptions
-from refiner.errors import UsageError
+from refiner.errors import ShapeError, UsageError
 from refiner.rays import placed, seen_by_network, turned, turned_back
 from refiner.runtime.engine import ANY_BATCH, ModelDefaults
-from refiner.runtime.native import network
-from refiner.runtime.native.checkpoint import load_model
+from refiner.runtime.native import mixste, network
+from refiner.runtime.native.checkpoint import STC_LIFTERS, load_model
+from refiner.skeleton import H36M17
 
 Array = NDArray[np.float32]
 
 
 class NativeEngine(ModelDefaults):
-    """Runs the checkpoint of a lifter or refiner of STC blocks on the CPU, in float32.
+    """Runs the checkpoint of an STCFormer, a MixSTE or a PoseDenoiser on the CPU, in float32.
 
     Calls may come from several threads at a time.
 
@@ -32,6 +33,8 @@ class NativeEngine(ModelDefaults):
     Raises:
         CheckpointError: the file is no checkpoint of that role.
         UsageError: no kernel exists for its network.
+        ConfigError: its configuration contradicts itself.
+        ShapeError: by calls, for windows of another length than a MixSTE was trained on.
         MissingComponentError: the compiled module is missing.
     """
 
@@ -49,8 +52,17 @@ class NativeEngine(ModelDefaults):
         self.metadata = {**model.config, "engine": self.engine, "device": "cpu"}
         self.reach: int | None = None
         self._threads, self._refinement, self._root = threads or 0, model.refinement, spec.root
+        inside = np.array(model.order)
+        # Networks with the joints in their own order get them in that order.
+        self._order = None if spec.joints == H36M17.name else (inside, np.argsort(inside))
+        self._only_frames: int | None = None
         if model.refinement is None:
-            self._network = network.lifter(model.weights, model.config["model"])
+            sizes = model.config["model"]
+            if spec.architecture in STC_LIFTERS:
+                self._network = network.lifter(model.weights, sizes, model.order)
+            else:
+                self._network = mixste.lifter(model.weights, sizes, spec.frames)
+                self._only_frames = spec.frames
             return
         times = [step.time for step in model.refinement.schedule]
         band = spec.frames if spec.causal else 0
@@ -87,6 +99,13 @@ class NativeEngine(ModelDefaults):
 
     def _run(self, step: int, features: Array) -> Array:
         """The network's output for ``(B, T, J, features)``, ``(B, T, J, 3)``."""
+        if self._only_frames not in (None, features.shape[1]):
+            raise ShapeError(
+                f"this model has learnt the positions of {self._only_frames} frames; got a window of "
+                f"{features.shape[1]}: cut windows of that length"
+            )
+        if self._order is not None:
+            features = features[..., self._order[0], :]
         output = np.empty((*features.shape[:-1], 3), np.float32)
         self._network.windows(step, np.ascontiguousarray(features, np.float32), output, self._threads)
-        return output
+        return output if self._order is None else output[..., self._order[1], :]
