@@ -42,6 +42,8 @@ class EngineOptions:
         goal: "latency" or "throughput", for an engine that can be tuned for either.
         streams: The number of streams that a causal refiner processes at once.
         pipelined: Whether a causal refiner runs its K steps on K consecutive frames in one pass.
+        precision: A name of `PRECISIONS` that the engine runs checkpoints in (`EngineSpec.precisions`); by default
+            "fp32". The precision of an artefact is fixed.
     """
 
     engine: str | None = None
@@ -51,6 +53,7 @@ class EngineOptions:
     goal: str = "latency"
     streams: int | None = None
     pipelined: bool | None = None
+    precision: str | None = None
 
     def checked(self) -> EngineOptions:
         """Check the values, and return the options with plain Python values. All engines are opened with the result.
@@ -66,6 +69,7 @@ class EngineOptions:
             goal=check_choice(self.goal, "goal", GOALS),
             streams=None if self.streams is None else check_whole(self.streams, "streams", 1, MOST_STREAMS),
             pipelined=None if self.pipelined is None else check_flag(self.pipelined, "pipelined"),
+            precision=None if self.precision is None else check_choice(self.precision, "precision", PRECISIONS),
         )
 
 
@@ -83,7 +87,8 @@ class EngineSpec:
             the engine does not run causal refiners.
         compiler: The module that exports files for the engine (`refiner_export.engines`). None: refiner-export has no
             export for it.
-        precisions: The precisions that refiner-export supports, fp32 first.
+        precisions: The precisions that refiner-export supports, fp32 first; for an engine without an export those in
+            which it runs checkpoints.
         devices: The devices that run the engine's files; the first is the default.
         takes_module: Whether the compiler takes the PyTorch module instead of its ONNX graph.
         built_elsewhere: Whether refiner-export writes the ONNX graph for the target machine if the compiler cannot run
@@ -168,6 +173,7 @@ _ROWS = (
         suffix=CHECKPOINT_SUFFIX,
         window="refiner.runtime.native.window:NativeEngine",
         causal="refiner.runtime.native.causal:NativeCausalEngine",
+        precisions=("fp32", "bf16"),
     ),
     EngineSpec(
         name="torch-compile",

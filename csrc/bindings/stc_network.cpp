@@ -4,6 +4,7 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -29,8 +30,12 @@ void require(bool condition, const std::string& what) {
 class Network {
  public:
     Network(int64_t features, int64_t dim, int64_t heads, int64_t joints, int64_t band, int64_t steps,
-            bool gelu_after_embedding)
+            bool gelu_after_embedding, const std::string& precision)
         : kernels_(select_network_kernels()) {
+        require(precision == "fp32" || precision == "bf16", "the precisions are fp32 and bf16");
+        net_.float32 = select_products(Precision::kFloat32);
+        net_.products = precision == "bf16" ? select_products(Precision::kBfloat16) : net_.float32;
+        require(net_.products != nullptr, "this processor has no instructions for bf16");
         require(features > 0 && joints > 0 && steps > 0 && band >= 0, "sizes must be positive");
         require(dim > 0 && heads > 0 && dim % heads == 0, "dim must be a multiple of heads");
         net_.features = features;
@@ -43,7 +48,7 @@ class Network {
     }
 
     void embedding(const Array& weight, const Array& joint_embedding) {
-        net_.embedding = packed(weight, net_.dim, net_.features, "embedding");
+        net_.embedding = packed(*net_.float32, weight, net_.dim, net_.features, "embedding");
         net_.joint_embedding = kept(joint_embedding, net_.steps * net_.joints * net_.dim, "joint embedding");
     }
 
@@ -70,9 +75,9 @@ class Network {
         require(up.ndim() == 2, "up must be [hidden, C]");
         const int64_t hidden = up.shape(0);
         StcLayer layer;
-        layer.first = packed(up, hidden, net_.dim, "up");
+        layer.first = packed(*net_.products, up, hidden, net_.dim, "up");
         layer.first_bias = kept(up_bias, hidden, "bias of up");
-        layer.second = packed(down, net_.dim, hidden, "down");
+        layer.second = packed(*net_.products, down, net_.dim, hidden, "down");
         layer.second_bias = kept(bias, net_.steps * net_.dim, "bias");
         add(layer);
     }
@@ -153,6 +158,7 @@ class Network {
         kernels_.frame(net_, step, streams, buffers(lease.data(), tokens, from, to), memory, chosen);
     }
 
+    const char* instructions() const { return net_.products->name; }
     int64_t attentions() const { return attentions_; }
     int64_t workspace_floats() const { return workspaces_.kept(); }
 
@@ -171,12 +177,13 @@ class Network {
         return copy;
     }
 
-    PackedLinear packed(const Array& weight, int64_t outputs, int64_t inputs, const char* name) {
+    PackedLinear packed(const Products& products, const Array& weight, int64_t outputs, int64_t inputs,
+                        const char* name) {
         require(weight.ndim() == 2 && weight.shape(0) == outputs && weight.shape(1) == inputs,
                 std::string(name) + " must be [" + std::to_string(outputs) + ", " + std::to_string(inputs) + "]");
-        const int64_t panels = (outputs + kernels_.panel - 1) / kernels_.panel;
-        PackedLinear linear{inputs, outputs, allocate(panels * kernels_.panel * inputs)};
-        kernels_.pack(weight.data(), outputs, inputs, linear.weight);
+        const int64_t bytes = products.packed_bytes(outputs, inputs);
+        PackedLinear linear{inputs, outputs, allocate((bytes + 3) / 4)};
+        products.pack(weight.data(), outputs, inputs, linear.weight);
         return linear;
     }
 
@@ -185,9 +192,9 @@ class Network {
         StcLayer layer;
         layer.attention = true;
         layer.mix = mix;
-        layer.first = packed(qkv, 3 * dim, dim, "qkv");
+        layer.first = packed(*net_.products, qkv, 3 * dim, dim, "qkv");
         layer.first_bias = kept(qkv_bias, 3 * dim, "bias of qkv");
-        layer.second = packed(proj, dim, dim, "proj");
+        layer.second = packed(*net_.products, proj, dim, dim, "proj");
         layer.second_bias = kept(bias, net_.steps * dim, "bias");
         return layer;
     }
@@ -221,10 +228,15 @@ class Network {
 
 // noconvert, because the result would be lost in a silent copy of an output array.
 void bind_stc_network(py::module_& m) {
+    m.def("precisions", [] {
+        std::vector<std::string> names{"fp32"};
+        if (select_products(Precision::kBfloat16) != nullptr) names.emplace_back("bf16");
+        return names;
+    });
     py::class_<Network>(m, "StcNetwork")
-        .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool>(), py::arg("features"),
-             py::arg("dim"), py::arg("heads"), py::arg("joints"), py::arg("band"), py::arg("steps"),
-             py::arg("gelu_after_embedding"))
+        .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, std::string>(),
+             py::arg("features"), py::arg("dim"), py::arg("heads"), py::arg("joints"), py::arg("band"),
+             py::arg("steps"), py::arg("gelu_after_embedding"), py::arg("precision") = "fp32")
         .def("embedding", &Network::embedding, py::arg("weight"), py::arg("joint_embedding"))
         .def("attention", &Network::attention, py::arg("qkv"), py::arg("qkv_bias"), py::arg("convolution"),
              py::arg("mix_bias"), py::arg("proj"), py::arg("bias"))
@@ -242,6 +254,7 @@ void bind_stc_network(py::module_& m) {
              py::arg("output").noconvert(), py::arg("keys").noconvert(), py::arg("values").noconvert(),
              py::arg("recent").noconvert(), py::arg("counts").noconvert(), py::arg("active").noconvert(),
              py::arg("threads"))
+        .def_property_readonly("instructions", &Network::instructions)
         .def_property_readonly("attentions", &Network::attentions)
         .def_property_readonly("workspace_floats", &Network::workspace_floats);
 }

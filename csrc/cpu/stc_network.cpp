@@ -15,10 +15,12 @@
 namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
 
-// Rows that go through a segment together, and columns of an MLP's hidden layer that exist at a time: 48 x 128
-// hidden numbers are 24 kB, so that they and one panel of weights stay in the first-level cache.
-constexpr int64_t kBlock = 48;
-constexpr int64_t kHidden = 128;
+// Rows that go through a segment together: at most kMostRows, so that they stay in the second-level cache, and at
+// least kLeastRows where threads share them, since every block reads all weights. An MLP's hidden layer exists for
+// kHidden columns at a time.
+constexpr int64_t kMostRows = 96, kLeastRows = 48;
+constexpr int64_t kHidden = 256;
+constexpr int64_t kFloat = sizeof(float);
 
 // Memory that a thread keeps between calls: after the first call of a size nothing is allocated.
 struct Kept {
@@ -44,23 +46,12 @@ float* scratch_of(int64_t size) {
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-void pack(const float* weight, int64_t outputs, int64_t inputs, float* target) {
-    for (int64_t first = 0; first < outputs; first += kPanel) {
-        for (int64_t k = 0; k < inputs; ++k) {
-            for (int64_t c = 0; c < kPanel; ++c) {
-                *target++ = first + c < outputs ? weight[(first + c) * inputs + k] : 0.0f;
-            }
-        }
-    }
-}
+int64_t up_to_multiple(int64_t number, int64_t of) { return (number + of - 1) / of * of; }
 
 void embed(const StcNetwork& net, int64_t step, const float* input, int64_t first_row, int64_t rows, float* x) {
-    const PackedLinear& e = net.embedding;
-    if (net.gelu_after_embedding) {
-        multiply<End::kGelu>(input, rows, e.inputs, e.inputs, e.weight, e.inputs, nullptr, x, net.dim, net.dim);
-    } else {
-        multiply<End::kStore>(input, rows, e.inputs, e.inputs, e.weight, e.inputs, nullptr, x, net.dim, net.dim);
-    }
+    const int64_t inputs = net.features;
+    net.float32->multiply(net.gelu_after_embedding ? End::kGelu : End::kStore,
+                          {input, rows, inputs, net.embedding, 0, inputs, 0, net.dim, nullptr, x, net.dim});
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t joint = step * net.joints + (first_row + r) % net.joints;
         const float* __restrict offset = net.joint_embedding + joint * net.dim;
@@ -69,26 +60,25 @@ void embed(const StcNetwork& net, int64_t step, const float* input, int64_t firs
     }
 }
 
-void mlp(const StcNetwork& net, const StcLayer& layer, int64_t step, int64_t rows, float* x, float* normal,
-         float* hidden) {
-    const int64_t dim = net.dim;
-    normalise(x, rows, dim, net.epsilon, normal);
+void mlp(const StcNetwork& net, const StcLayer& layer, int64_t step, int64_t rows, float* x, char* normal,
+         char* hidden) {
+    const Products& products = *net.products;
+    const int64_t dim = net.dim, stride = products.filled(dim);
+    products.normalise(x, rows, dim, net.epsilon, normal);
     const int64_t width = layer.first.outputs;
     for (int64_t first = 0; first < width; first += kHidden) {
         const int64_t count = smaller(kHidden, width - first);
-        multiply<End::kGelu>(normal, rows, dim, dim, layer.first.weight + first * dim, dim,
-                             layer.first_bias + first, hidden, kHidden, count);
-        // Rows `first` to `first + count` of every panel.
+        products.multiply(End::kGelu, {normal, rows, stride, layer.first, 0, dim, first, count,
+                                       layer.first_bias + first, hidden, kHidden});
         const float* bias = first == 0 ? layer.second_bias + step * dim : nullptr;
-        multiply<End::kAdd>(hidden, rows, kHidden, count, layer.second.weight + first * kPanel, width, bias, x,
-                            dim, dim);
+        products.multiply(End::kAdd, {hidden, rows, kHidden, layer.second, first, count, 0, dim, bias, x, dim});
     }
 }
 
 // The norm that MixSTE has behind a block, with its scale and shift, and the positions of the frames.
 void norm_after(const StcNetwork& net, const StcLayer& layer, int64_t first_row, int64_t rows, float* x) {
     const int64_t dim = net.dim;
-    normalise(x, rows, dim, net.epsilon, x);
+    net.float32->normalise(x, rows, dim, net.epsilon, x);
     for (int64_t r = 0; r < rows; ++r) {
         float* __restrict row = x + r * dim;
         for (int64_t c = 0; c < dim; ++c) row[c] = row[c] * layer.norm_scale[c] + layer.norm_shift[c];
@@ -98,11 +88,8 @@ void norm_after(const StcNetwork& net, const StcLayer& layer, int64_t first_row,
     }
 }
 
-void head(const StcNetwork& net, const float* x, int64_t rows, float* normal, float* output) {
-    if (net.head_epsilon > 0.0f) {
-        normalise(x, rows, net.dim, net.head_epsilon, normal);
-        x = normal;
-    }
+void head(const StcNetwork& net, float* x, int64_t rows, float* output) {
+    if (net.head_epsilon > 0.0f) net.float32->normalise(x, rows, net.dim, net.head_epsilon, x);
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t o = 0; o < 3; ++o) {
             const float* row = x + r * net.dim;
@@ -110,8 +97,7 @@ void head(const StcNetwork& net, const float* x, int64_t rows, float* normal, fl
             const int64_t whole = net.dim / kLane * kLane;
             Lane sums{};
             for (int64_t c = 0; c < whole; c += kLane) sums += load(row + c) * load(weight + c);
-            float sum = 0.0f;
-            for (int i = 0; i < kLane; ++i) sum += sums[i];
+            float sum = total(sums);
             for (int64_t c = whole; c < net.dim; ++c) sum += row[c] * weight[c];
             output[r * 3 + o] = net.head_bias == nullptr ? sum : sum + net.head_bias[o];
         }
@@ -123,43 +109,59 @@ void head(const StcNetwork& net, const float* x, int64_t rows, float* normal, fl
 int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, int64_t rows,
                 const StcBuffers& b) {
     const int64_t dim = net.dim;
+    const Products& products = *net.products;
     float* x = b.x + row * dim;
-    float* normal = scratch_of(kBlock * (dim + kHidden));
+    const int64_t room = up_to_multiple(rows, products.rows) * products.bytes;
+    const int64_t operand = up_to_multiple(room * products.filled(dim), 64);
+    auto* normal = reinterpret_cast<char*>(scratch_of((operand + room * kHidden) / kFloat));
+    products.enter();
     if (from < 0) {
         embed(net, step, b.input + row * net.features, row, rows, x);
     } else {
         const StcLayer& layer = net.layers[from];
-        multiply<End::kAdd>(b.mixed + row * dim, rows, dim, dim, layer.second.weight, dim,
-                            layer.second_bias + step * dim, x, dim, dim);
+        const void* mixed = products.operand(b.mixed + row * dim, rows, dim, normal);
+        products.multiply(End::kAdd, {mixed, rows, products.filled(dim), layer.second, 0, dim, 0, dim,
+                                      layer.second_bias + step * dim, x, dim});
     }
     int64_t next = from + 1;
     for (; next < net.layer_count && !net.layers[next].attention; ++next) {
         const StcLayer& layer = net.layers[next];
-        mlp(net, layer, step, rows, x, normal, normal + kBlock * dim);
+        mlp(net, layer, step, rows, x, normal, normal + operand);
         if (layer.norm_scale != nullptr) norm_after(net, layer, row, rows, x);
     }
     if (next == net.layer_count) {
-        head(net, x, rows, normal, b.output + row * 3);
+        head(net, x, rows, b.output + row * 3);
     } else {
         const StcLayer& layer = net.layers[next];
-        normalise(x, rows, dim, net.epsilon, normal);
-        multiply<End::kStore>(normal, rows, dim, dim, layer.first.weight, dim, layer.first_bias,
-                              b.qkv + row * 3 * dim, 3 * dim, 3 * dim);
+        products.normalise(x, rows, dim, net.epsilon, normal);
+        products.multiply(End::kStore, {normal, rows, products.filled(dim), layer.first, 0, dim, 0, 3 * dim,
+                                        layer.first_bias, b.qkv + row * 3 * dim, 3 * dim});
     }
+    products.leave();
     return next;
+}
+
+// The rows of a block: all threads get the same number of blocks, and all blocks the same rows but for the last
+// ones.
+int64_t block_rows(int64_t tokens, int64_t multiple, int threads) {
+    if (tokens == 0) return multiple;
+    const int64_t shared = smaller(threads, (tokens + kLeastRows - 1) / kLeastRows);
+    const int64_t blocks = up_to_multiple((tokens + kMostRows - 1) / kMostRows, shared);
+    return up_to_multiple((tokens + blocks - 1) / blocks, multiple);
 }
 
 // Runs a network over `tokens` rows; mix(layer) attends between two segments.
 template <typename Mix>
 void run(const StcNetwork& net, int64_t step, int64_t tokens, const StcBuffers& b, int threads, Mix&& mix) {
-    const int64_t blocks = (tokens + kBlock - 1) / kBlock;
+    const int64_t most = block_rows(tokens, net.products->rows, threads);
+    const int64_t blocks = (tokens + most - 1) / most;
     int64_t from = -1;
     while (from < net.layer_count) {
         const int64_t here = from;
         parallel_for(0, blocks, 1, threads, [&](int64_t begin, int64_t end) {
             for (int64_t block = begin; block < end; ++block) {
-                const int64_t row = block * kBlock;
-                segment(net, step, here, row, smaller(kBlock, tokens - row), b);
+                const int64_t row = block * most;
+                segment(net, step, here, row, smaller(most, tokens - row), b);
             }
         });
         do ++from;
@@ -211,6 +213,6 @@ void frame(const StcNetwork& net, int64_t step, int64_t streams, const StcBuffer
 
 }  // namespace
 
-NetworkKernels network_kernels() { return {kPanel, pack, windows, frame}; }
+NetworkKernels network_kernels() { return {windows, frame}; }
 
 }  // namespace refiner::REFINER_ISA_NAMESPACE

@@ -1,12 +1,18 @@
-// The products of a network: rows of activations times a packed weight matrix, with what follows the product fused
-// into its end. Included by files that are compiled once for every instruction set; everything is in their
-// namespace.
+// The products of a network in registers: rows of operands times a packed weight matrix, with what follows the
+// product fused into its end. Included by files that are compiled once for every instruction set; everything is in
+// their namespace.
+//
+// An operand is a row of units. A unit is a float, or a pair of neighbouring inputs in bfloat16; the code of both
+// is the same but for multiply_tile, which is all that another instruction set has to write.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#include "stc_network.h"
+#include "products.h"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
@@ -24,6 +30,17 @@ constexpr int kLane = 4, kVectors = 2, kRows = 4;
 constexpr int64_t kPanel = int64_t{kLane} * kVectors;
 
 typedef float Lane __attribute__((vector_size(kLane * sizeof(float))));
+typedef uint32_t Bits __attribute__((vector_size(kLane * sizeof(uint32_t))));
+typedef uint16_t Halves __attribute__((vector_size(kLane * sizeof(uint16_t))));
+
+// Two neighbouring inputs in bfloat16, the first in the low half.
+struct Pair {
+    uint32_t bits;
+};
+template <typename Unit>
+constexpr int64_t kInputs = 1;
+template <>
+constexpr int64_t kInputs<Pair> = 2;
 
 inline Lane load(const float* source) {
     Lane lane;
@@ -31,42 +48,102 @@ inline Lane load(const float* source) {
     return lane;
 }
 inline void store(float* target, Lane lane) { std::memcpy(target, &lane, sizeof(lane)); }
-// Subtracts zero, which changes no number and costs no instruction; adding zero costs one, because it makes +0 of -0.
+// Subtracts zero, which changes no number and costs no instruction; adding zero costs one, because it makes +0 of
+// -0.
 inline Lane splat(float value) { return value - Lane{}; }
 
-// GELU, x / 2 (1 + erf(x / sqrt 2)). erf is a rational approximation of our own (least largest error on
-// [-3.95, 3.95], below 2e-8 in exact arithmetic, below 4e-7 in float32); beyond, erf is taken at the end of the
-// interval. NaN stays.
-inline Lane gelu(Lane x) {
-    Lane z = x * 0.70710678118654752f;
-    const Lane limit = splat(3.95f);
-    z = z > limit ? limit : z;
-    z = z < -limit ? -limit : z;
-    const Lane u = z * z;
-    Lane p = splat(2.01174041e-6f);
-    p = p * u + 2.87601188e-4f;
-    p = p * u + 3.91733671e-3f;
-    p = p * u + 5.32071172e-2f;
-    p = p * u + 1.9403611e-1f;
-    p = p * u + 1.12837901f;
-    Lane q = splat(3.7839719e-5f);
-    q = q * u + 1.19820573e-3f;
-    q = q * u + 1.52707391e-2f;
-    q = q * u + 1.15590928e-1f;
-    q = q * u + 5.05291513e-1f;
-    q = q * u + 1.0f;
-    return x * (0.5f + 0.5f * (z * p / q));
+inline Bits bits_of(Lane lane) {
+    Bits bits;
+    std::memcpy(&bits, &lane, sizeof(bits));
+    return bits;
+}
+inline Lane lane_of(Bits bits) {
+    Lane lane;
+    std::memcpy(&lane, &bits, sizeof(lane));
+    return lane;
 }
 
-enum class End { kStore, kGelu, kAdd };
+// The sum of the numbers of a register: halves are added until one number is left.
+template <int N>
+inline float total(const float* numbers) {
+    if constexpr (N == 1) {
+        return numbers[0];
+    } else {
+        typedef float Half __attribute__((vector_size(N / 2 * sizeof(float))));
+        Half low, high;
+        std::memcpy(&low, numbers, sizeof(low));
+        std::memcpy(&high, numbers + N / 2, sizeof(high));
+        low += high;
+        float sums[N / 2];
+        std::memcpy(sums, &low, sizeof(low));
+        return total<N / 2>(sums);
+    }
+}
+inline float total(Lane lane) {
+    float numbers[kLane];
+    store(numbers, lane);
+    return total<kLane>(numbers);
+}
 
-// Sums of kRows or fewer rows times one panel of V registers.
-template <int R, int V = kVectors>
-inline void multiply_tile(const float* a, int64_t stride, int64_t inputs, const float* panel, Lane (&sum)[R][V]) {
+// The numbers of a register in bfloat16, rounded to the nearest, ties to even. NaN stays NaN.
+inline Halves rounded(Lane lane) {
+#if defined(__AVX512BF16__)
+    const __m256bh narrow = _mm512_cvtneps_pbh((__m512)lane);
+    Halves halves;
+    std::memcpy(&halves, &narrow, sizeof(halves));
+    return halves;
+#else
+    const Bits bits = bits_of(lane);
+    const Bits nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Bits chosen = lane == lane ? nearest : Bits{} + 0x7fc0u;
+    return __builtin_convertvector(chosen, Halves);
+#endif
+}
+inline uint16_t rounded(float value) { return rounded(splat(value))[0]; }
+
+// Writes the numbers of a register as a part of an operand.
+inline void store_operand(float* target, Lane lane) { store(target, lane); }
+inline void store_operand(Pair* target, Lane lane) {
+    const Halves halves = rounded(lane);
+    std::memcpy(target, &halves, sizeof(halves));
+}
+
+// GELU, x / 2 (1 + erf(x / sqrt 2)) = max(x, 0) - |x| Q(|x|), where Q is the upper tail of the normal
+// distribution. Q is p ** -16 of a polynomial p of our own: the error of GELU is below 3e-7 in exact arithmetic
+// and below 6e-7 in float32. Far out p ** 16 is infinite and Q is 0. NaN stays.
+inline Lane gelu(Lane x) {
+    const Lane distance = lane_of(bits_of(x) & 0x7fffffffu);
+    Lane p = splat(6.98803597e-6f);
+    p = p * distance + 3.96490532e-5f;
+    p = p * distance + 7.53226284e-5f;
+    p = p * distance + 3.3705103e-3f;
+    p = p * distance + 2.21137168e-2f;
+    p = p * distance + 5.2063978e-2f;
+    p = p * distance + 1.04427484f;
+    p *= p;
+    p *= p;
+    p *= p;
+    p *= p;
+    const Lane zero{};
+    return (x < zero ? zero : x) - distance * (1.0f / p);
+}
+
+// All loops over a tile are unrolled, so that its sums are indexed by constants alone: only then does GCC keep
+// them in registers.
+template <int R, int V>
+inline void zero(Lane (&sum)[R][V]) {
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) sum[r][v] = Lane{};
     }
-    for (int64_t k = 0; k < inputs; ++k) {
+}
+
+// Sums of R rows times one panel of V registers. `count` and the strides are in units.
+template <int R, int V = kVectors>
+inline void multiply_tile(const float* a, int64_t stride, int64_t count, const float* panel, Lane (&sum)[R][V]) {
+    zero(sum);
+    for (int64_t k = 0; k < count; ++k) {
         Lane b[V];
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) b[v] = load(panel + (k * V + v) * kLane);
@@ -79,91 +156,157 @@ inline void multiply_tile(const float* a, int64_t stride, int64_t inputs, const 
     }
 }
 
-template <int R, End end>
-inline void tile(const float* a, int64_t stride, int64_t inputs, const float* panel, const float* bias, float* out,
-                 int64_t out_stride, int64_t columns) {
-    Lane sum[R][kVectors];
-    multiply_tile<R>(a, stride, inputs, panel, sum);
-    float padded[kPanel] = {};  // the bias of the panel, and a row of a panel that is not full
-    if (bias != nullptr) std::memcpy(padded, bias, static_cast<size_t>(columns) * sizeof(float));
-    Lane shift[kVectors];
-    for (int v = 0; v < kVectors; ++v) shift[v] = load(padded + v * kLane);
-    for (int r = 0; r < R; ++r) {
-        float* row = out + r * out_stride;
-        const bool whole = columns == kPanel;
-        if (!whole) std::memcpy(padded, row, static_cast<size_t>(columns) * sizeof(float));
-        float* target = whole ? row : padded;
-        for (int v = 0; v < kVectors; ++v) {
-            Lane value = sum[r][v] + shift[v];
-            if (end == End::kGelu) value = gelu(value);
-            if (end == End::kAdd) value += load(target + v * kLane);
-            store(target + v * kLane, value);
+// Adds the products of a pair of inputs, which is the same in all lanes, and of pairs of weights.
+inline void add_pairs(Lane& sum, Pair a, Bits b) {
+#if defined(__AVX512BF16__)
+    const Bits factor = Bits{} + a.bits;
+    sum = (Lane)_mm512_dpbf16_ps((__m512)sum, (__m512bh)factor, (__m512bh)b);
+#else
+    const Bits first = Bits{} + (a.bits << 16);
+    const Bits second = Bits{} + (a.bits & 0xffff0000u);
+    sum += lane_of(first) * lane_of(b << 16);
+    sum += lane_of(second) * lane_of(b & 0xffff0000u);
+#endif
+}
+
+template <int R>
+inline void multiply_tile(const Pair* a, int64_t stride, int64_t count, const Pair* panel,
+                          Lane (&sum)[R][kVectors]) {
+    zero(sum);
+    for (int64_t k = 0; k < count; ++k) {
+        Bits b[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) std::memcpy(&b[v], panel + k * kPanel + v * kLane, sizeof(b[v]));
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+            const Pair factor = a[r * stride + k];
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) add_pairs(sum[r][v], factor, b[v]);
         }
-        if (!whole) std::memcpy(row, padded, static_cast<size_t>(columns) * sizeof(float));
     }
 }
 
-// out [rows, columns] = end(a [rows, inputs] times the panels + bias). `weight` points at the first panel; a row
-// of it has `panel_inputs` inputs, of which `inputs` from its beginning are used.
+// The end of some sums: bias, GELU or the residual, and the numbers to their place.
 template <End end>
-void multiply(const float* a, int64_t rows, int64_t stride, int64_t inputs, const float* weight,
-              int64_t panel_inputs, const float* bias, float* out, int64_t out_stride, int64_t columns) {
-    for (int64_t first = 0; first < columns; first += kPanel) {
-        const float* panel = weight + first * panel_inputs;
-        const int64_t count = columns - first < kPanel ? columns - first : kPanel;
-        const float* shift = bias == nullptr ? nullptr : bias + first;
-        int64_t r = 0;
-        for (; r + kRows <= rows; r += kRows) {
-            tile<kRows, end>(a + r * stride, stride, inputs, panel, shift, out + r * out_stride + first,
-                             out_stride, count);
+inline void finish(Lane sum, Lane shift, float* target) {
+    Lane value = sum + shift;
+    if (end == End::kGelu) value = gelu(value);
+    if (end == End::kAdd) value += load(target);
+    store(target, value);
+}
+template <End end>
+inline void finish(Lane sum, Lane shift, Pair* target) {
+    static_assert(end == End::kGelu, "only the operand of the next product is rounded");
+    store_operand(target, gelu(sum + shift));
+}
+
+// What the end of a product writes.
+template <End end, typename Unit>
+struct Written {
+    typedef float Type;
+};
+template <typename Unit>
+struct Written<End::kGelu, Unit> {
+    typedef Unit Type;
+};
+
+// The end of a row of a panel that is not full. `fill` columns are written, of which those from `columns` on are
+// zeros.
+template <End end, typename Unit>
+inline void finish_some(const Lane* sum, const Lane* shift, char* out, int64_t columns, int64_t fill) {
+    using Type = typename Written<end, Unit>::Type;
+    Type padded[kPanel / kInputs<Type>];
+    if (end == End::kAdd) std::memcpy(padded, out, static_cast<size_t>(columns) * sizeof(float));
+    for (int v = 0; v < kVectors; ++v) finish<end>(sum[v], shift[v], padded + v * kLane / kInputs<Type>);
+    const int64_t written = end == End::kGelu ? fill : columns;
+    std::memcpy(out, padded, static_cast<size_t>(written / kInputs<Type>) * sizeof(Type));
+}
+
+// The bias of a panel in registers.
+inline void load_bias(const float* bias, int64_t columns, Lane (&shift)[kVectors]) {
+    float padded[kPanel] = {};
+    if (bias != nullptr && columns != kPanel) {
+        std::memcpy(padded, bias, static_cast<size_t>(columns) * sizeof(float));
+        bias = padded;
+    }
+    if (bias == nullptr) bias = padded;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) shift[v] = load(bias + v * kLane);
+}
+
+// The bytes of a number of the result.
+template <End end, typename Unit>
+constexpr int64_t kResult =
+    static_cast<int64_t>(sizeof(typename Written<end, Unit>::Type)) / kInputs<typename Written<end, Unit>::Type>;
+
+template <int R, End end, typename Unit>
+inline void tile(const Unit* a, int64_t stride, int64_t count, const Unit* panel, const float* bias, char* out,
+                 int64_t out_stride, int64_t columns, int64_t fill) {
+    using Type = typename Written<end, Unit>::Type;
+    Lane sum[R][kVectors];
+    multiply_tile<R>(a, stride, count, panel, sum);
+    Lane shift[kVectors];
+    load_bias(bias, columns, shift);
+    if (columns == kPanel) {
+#pragma GCC unroll 6
+        for (int r = 0; r < R; ++r) {
+            auto* row = reinterpret_cast<Type*>(out + r * out_stride * kResult<end, Unit>);
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) finish<end>(sum[r][v], shift[v], row + v * kLane / kInputs<Type>);
         }
-        const float* rest = a + r * stride;
-        float* target = out + r * out_stride + first;
-        switch (rows - r) {
+        return;
+    }
+    Lane copy[R][kVectors];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) copy[r][v] = sum[r][v];
+    }
+    for (int r = 0; r < R; ++r) {
+        finish_some<end, Unit>(copy[r], shift, out + r * out_stride * kResult<end, Unit>, columns, fill);
+    }
+}
+
+// All rows times the panels of a product.
+template <End end, typename Unit>
+void multiply(const Product& p) {
+    const int64_t stride = p.stride / kInputs<Unit>;
+    const int64_t all = (p.linear.inputs + kInputs<Unit> - 1) / kInputs<Unit>;
+    const int64_t count = (p.inputs + kInputs<Unit> - 1) / kInputs<Unit>;
+    const auto* weight = static_cast<const Unit*>(p.linear.weight) + p.first_input / kInputs<Unit> * kPanel;
+    const auto* operand = static_cast<const Unit*>(p.operand);
+    for (int64_t first = 0; first < p.outputs; first += kPanel) {
+        const Unit* panel = weight + (p.first_output + first) * all;
+        const int64_t columns = p.outputs - first < kPanel ? p.outputs - first : kPanel;
+        const int64_t fill = (columns + kInputs<Unit> - 1) / kInputs<Unit> * kInputs<Unit>;
+        const float* bias = p.bias == nullptr ? nullptr : p.bias + first;
+        char* out = static_cast<char*>(p.out) + first * kResult<end, Unit>;
+        int64_t r = 0;
+        for (; r + kRows <= p.rows; r += kRows) {
+            tile<kRows, end>(operand + r * stride, stride, count, panel, bias,
+                             out + r * p.out_stride * kResult<end, Unit>, p.out_stride, columns, fill);
+        }
+        const Unit* rest = operand + r * stride;
+        char* target = out + r * p.out_stride * kResult<end, Unit>;
+        switch (p.rows - r) {
             case 5:
-                tile<5, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                tile<5, end>(rest, stride, count, panel, bias, target, p.out_stride, columns, fill);
                 break;
             case 4:
-                tile<4, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                tile<4, end>(rest, stride, count, panel, bias, target, p.out_stride, columns, fill);
                 break;
             case 3:
-                tile<3, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                tile<3, end>(rest, stride, count, panel, bias, target, p.out_stride, columns, fill);
                 break;
             case 2:
-                tile<2, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                tile<2, end>(rest, stride, count, panel, bias, target, p.out_stride, columns, fill);
                 break;
             case 1:
-                tile<1, end>(rest, stride, inputs, panel, shift, target, out_stride, count);
+                tile<1, end>(rest, stride, count, panel, bias, target, p.out_stride, columns, fill);
                 break;
             default:
                 break;
         }
-    }
-}
-
-// Layer norm without scale and shift, which are folded into the next product: rows [rows, dim] to `out`.
-inline void normalise(const float* x, int64_t rows, int64_t dim, float epsilon, float* out) {
-    const int64_t whole = dim / kLane * kLane;
-    for (int64_t r = 0; r < rows; ++r) {
-        const float* row = x + r * dim;
-        float* target = out + r * dim;
-        Lane sums{};
-        for (int64_t c = 0; c < whole; c += kLane) sums += load(row + c);
-        float sum = 0.0f;
-        for (int i = 0; i < kLane; ++i) sum += sums[i];
-        for (int64_t c = whole; c < dim; ++c) sum += row[c];
-        const float mean = sum / static_cast<float>(dim);
-        Lane squares{};
-        for (int64_t c = 0; c < whole; c += kLane) {
-            const Lane distance = load(row + c) - mean;
-            squares += distance * distance;
-        }
-        float square = 0.0f;
-        for (int i = 0; i < kLane; ++i) square += squares[i];
-        for (int64_t c = whole; c < dim; ++c) square += (row[c] - mean) * (row[c] - mean);
-        const float scale = 1.0f / __builtin_sqrtf(square / static_cast<float>(dim) + epsilon);
-        for (int64_t c = 0; c < whole; c += kLane) store(target + c, (load(row + c) - mean) * scale);
-        for (int64_t c = whole; c < dim; ++c) target[c] = (row[c] - mean) * scale;
     }
 }
 

@@ -13,7 +13,7 @@ namespace refiner {
 enum class Isa { kBaseline, kV3, kV4 };
 
 // REFINER_ISA=baseline or v3 takes an older instruction set than the processor has, for tests. It never takes a
-// newer.
+// newer. Products in bfloat16 know more names (cpu/select_products.cpp).
 inline Isa processor_isa() {
     const char* wanted = std::getenv("REFINER_ISA");
     if (wanted != nullptr && std::strcmp(wanted, "baseline") == 0) return Isa::kBaseline;

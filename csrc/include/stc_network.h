@@ -15,16 +15,9 @@
 #include <cstdint>
 
 #include "isa.h"
+#include "products.h"
 
 namespace refiner {
-
-// A weight matrix [outputs, inputs], packed in panels of `panel` outputs: [outputs / panel, inputs, panel]. The
-// last panel is filled up with zeros.
-struct PackedLinear {
-    int64_t inputs = 0;
-    int64_t outputs = 0;
-    float* weight = nullptr;
-};
 
 // What an attention layer does between its two products.
 enum class Mix {
@@ -48,11 +41,13 @@ struct StcLayer {
 };
 
 struct StcNetwork {
-    int64_t features = 0;  // numbers of a token that the embedding sees
-    int64_t dim = 0;       // C
-    int64_t heads = 0;     // H
-    int64_t joints = 0;    // J
-    int64_t band = 0;      // see stc_attention.h
+    const Products* products = nullptr;  // of the layers
+    const Products* float32 = nullptr;   // of the embedding
+    int64_t features = 0;                // numbers of a token that the embedding sees
+    int64_t dim = 0;                     // C
+    int64_t heads = 0;                   // H
+    int64_t joints = 0;                  // J
+    int64_t band = 0;                    // see stc_attention.h
     int64_t steps = 1;
     bool gelu_after_embedding = false;
     float epsilon = 1e-5f;      // of the norms of the layers
@@ -92,9 +87,6 @@ struct StcMemory {
 };
 
 struct NetworkKernels {
-    int64_t panel;
-    // Packs a weight matrix [outputs, inputs] into `target`, which has room for the filled-up panels.
-    void (*pack)(const float* weight, int64_t outputs, int64_t inputs, float* target);
     // Runs one step of a network over windows [batch, frames, J].
     void (*windows)(const StcNetwork&, int64_t step, int64_t batch, int64_t frames, const StcBuffers&,
                     int threads);

@@ -33,6 +33,8 @@ JOINT_CHOICES = (
     *("mpii16", "aic14", "crowdpose14", "3dhp28"),
 )
 
+PRECISION_HELP = "of a checkpoint in the native engine: fp32 or bf16 (default: fp32)"
+
 EXIT_CODES = """\
 exit codes:
   0 done   2 usage   3 a component is missing   4 a gate refused   5 bad input   6 a regression

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, let_threads_wait, run, within
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, PRECISION_HELP, HelpFormatter, let_threads_wait, run, within
 from refiner.cli.trajectory import add_trajectory_options, axes_text, place_arrays, placement_of
 from refiner.ranges import FRAME_RATES
 
@@ -108,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lifter", metavar="PATH", help="lifter checkpoint or .onnx (default: the bundled one)")
     parser.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: the checkpoint's)")
+    parser.add_argument("--precision", metavar="P", help=PRECISION_HELP)
     parser.add_argument(
         "--pool-shape", action="store_true", help="give all frames, which must show one person, the same bones"
     )
@@ -225,7 +226,11 @@ def _refine_arrays(arguments: argparse.Namespace) -> None:
     # A body shape of several recordings is computed from poses without one.
     pool_shape = arguments.pool_shape and not others
     refiner = Refiner.load(
-        arguments.checkpoint, steps=arguments.steps, pool_shape=pool_shape, smoothing=arguments.smooth
+        arguments.checkpoint,
+        steps=arguments.steps,
+        pool_shape=pool_shape,
+        smoothing=arguments.smooth,
+        precision=arguments.precision,
     )
     lifter = None if pose_3d is not None else Lifter.load(arguments.lifter)
     began = time.perf_counter()

@@ -42,7 +42,11 @@ def refine_detections(arguments: argparse.Namespace) -> None:
     folder = check_folder(arguments.output)
     lifter = Lifter.load(arguments.lifter)
     refiner = Refiner.load(
-        arguments.checkpoint, steps=arguments.steps, pool_shape=arguments.pool_shape, smoothing=arguments.smooth
+        arguments.checkpoint,
+        steps=arguments.steps,
+        pool_shape=arguments.pool_shape,
+        smoothing=arguments.smooth,
+        precision=arguments.precision,
     )
     write_people(arguments, detections, lifter, refiner, fps, image_size, folder)
     print(f"wrote {folder}")

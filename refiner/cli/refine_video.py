@@ -57,7 +57,11 @@ def refine_video(arguments: argparse.Namespace) -> None:
         print(f"its frame rate varies: the people are interpolated to {seen.detections.fps:.2f} frames/s")
     lifter = Lifter.load(arguments.lifter)
     refiner = Refiner.load(
-        arguments.checkpoint, steps=arguments.steps, pool_shape=arguments.pool_shape, smoothing=arguments.smooth
+        arguments.checkpoint,
+        steps=arguments.steps,
+        pool_shape=arguments.pool_shape,
+        smoothing=arguments.smooth,
+        precision=arguments.precision,
     )
     # The methods of these two objects alone; both are used for this video only.
     vars(lifter)["lift"] = shares.timed("lift", lifter.lift)

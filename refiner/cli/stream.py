@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, HelpFormatter, run, thread_count, within
+from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, PRECISION_HELP, HelpFormatter, run, thread_count, within
 from refiner.cli.signals import Terminated, UntilEnded
 from refiner.files import LineFile
 from refiner.ranges import FRAME_RATES, SHARE, Between
@@ -77,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--people", type=int, help="the most at a time (default: 1, or what an artefact was exported for)"
     )
     model.add_argument("--threads", type=thread_count, default=1, help="the engine's threads (default: 1)")
+    model.add_argument("--precision", metavar="P", help=PRECISION_HELP)
     model.add_argument("--pool-shape", action="store_true", help="keep each person's bones at one length")
     model.add_argument("--smooth", action="store_true", help="run a One-Euro filter after the refiner, against jitter")
     model.add_argument("--image-size", nargs=2, type=float, metavar=("W", "H"), help="pixels (or in each frame)")
@@ -149,6 +150,7 @@ def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
             arguments.checkpoint,
             arguments.mode,
             threads=arguments.threads,
+            precision=arguments.precision,
             hop=arguments.hop,
             look_ahead=arguments.look_ahead,
             people=arguments.people,

@@ -67,6 +67,7 @@ class Lifter(WindowModel[LifterEngine]):
         device: str | None = None,
         goal: str = "latency",
         live: bool = False,
+        precision: str | None = None,
     ) -> Lifter:
         """Load a checkpoint or an artefact that refiner-export wrote.
 
@@ -81,13 +82,14 @@ class Lifter(WindowModel[LifterEngine]):
             device: "cpu" or "cuda"; None is the device that an artefact was made for, and the CPU for a checkpoint.
             goal: "latency" or "throughput", where the engine can be tuned for either.
             live: see `Lifter`.
+            precision: see `refiner.Refiner.load`.
 
         Raises:
             CheckpointError, ArtefactError: the file cannot be used.
             UsageError: the file and the options do not go together.
             MissingComponentError: a package or the device is missing.
         """
-        opened = open_engine(path, "lifter", EngineOptions(engine, None, threads, device, goal))
+        opened = open_engine(path, "lifter", EngineOptions(engine, None, threads, device, goal, precision=precision))
         flip = opened.flip_test if flip_test is None else flip_test
         return cls(opened, flip, hop, live=live)
 

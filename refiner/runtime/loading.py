@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, overload
 
@@ -56,7 +57,7 @@ def open_engine(path: PathLike | None, role: str, options: EngineOptions = DEFAU
         raise UsageError(f"the steps of {file} are fixed in its graph: export it again with --steps {options.steps}")
     # The role decides which of the two it is.
     opened = cast("RefinerEngine | LifterEngine", spec.open_window(file, role, options))
-    return _checked(opened, file, options)
+    return _checked(opened, file, spec, options)
 
 
 def open_causal_engine(path: PathLike | None = None, options: EngineOptions = DEFAULT) -> StreamEngine:
@@ -77,7 +78,7 @@ def open_causal_engine(path: PathLike | None = None, options: EngineOptions = DE
     """
     options = options.checked()
     file, spec = _find(path, CAUSAL, options)
-    opened: StreamEngine = _checked(spec.open_causal(file, options), file, options)
+    opened: StreamEngine = _checked(spec.open_causal(file, options), file, spec, options)
     if spec.suffix == CHECKPOINT_SUFFIX:
         return opened
     fixed = {"streams": opened.streams, "pipelined": opened.layout.pipelined, "steps": opened.layout.steps}
@@ -113,8 +114,10 @@ def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Pat
         raise UsageError(_wrong_engine(file, suffix, options.engine))
     if suffix != CHECKPOINT_SUFFIX and not file.is_file():
         raise ArtefactError(f"there is no artefact at {file}; write one with refiner-export")
-    chosen = options.engine or (NATIVE if _runs_natively(file, options) else next(iter(specs)))
-    return file, specs[chosen]
+    chosen = specs[options.engine or (NATIVE if _runs_natively(file, options) else next(iter(specs)))]
+    if suffix == CHECKPOINT_SUFFIX and options.precision not in (None, *chosen.precisions):
+        raise UsageError(_wrong_precision(file, specs.values(), chosen, options))
+    return file, chosen
 
 
 def _runs_natively(file: Path, options: EngineOptions) -> bool:
@@ -126,11 +129,25 @@ def _runs_natively(file: Path, options: EngineOptions) -> bool:
     return bundled_checkpoint and options.device in (None, "cpu") and not options.pipelined
 
 
-def _checked(opened: Engine, file: Path, options: EngineOptions) -> Engine:
+def _checked(opened: Engine, file: Path, spec: EngineSpec, options: EngineOptions) -> Engine:
     """Return the engine if it is the requested one. For engines with the same suffix only the manifest tells."""
     if options.engine not in (None, opened.engine):
         raise UsageError(f"{file} is an artefact for {opened.engine}, not for {options.engine}")
+    if spec.suffix != CHECKPOINT_SUFFIX and options.precision not in (None, opened.metadata["precision"]):
+        raise UsageError(
+            f"{file} was exported in {opened.metadata['precision']}, not in {options.precision}: export it again with "
+            f"--precision {options.precision}"
+        )
     return opened
+
+
+def _wrong_precision(file: Path, specs: Iterable[EngineSpec], chosen: EngineSpec, options: EngineOptions) -> str:
+    others = [f"engine='{spec.name}'" for spec in specs if options.precision in spec.precisions]
+    remedy = f"{' or '.join(others)} runs it so" if others else "export it with refiner-export --precision"
+    return (
+        f"{file}: {chosen.name} runs checkpoints in {' or '.join(chosen.precisions)}, not in {options.precision}; "
+        f"{remedy}"
+    )
 
 
 def _wrong_engine(file: Path, suffix: str, engine: str) -> str:

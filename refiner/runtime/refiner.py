@@ -142,6 +142,7 @@ class Refiner(WindowModel[RefinerEngine]):
         goal: str = "latency",
         pool_shape: bool | ArrayLike | None = False,
         smoothing: bool = False,
+        precision: str | None = None,
     ) -> Refiner:
         """Load a checkpoint or an artefact that refiner-export wrote.
 
@@ -158,6 +159,8 @@ class Refiner(WindowModel[RefinerEngine]):
             goal: "latency" or "throughput", where the engine can be tuned for either.
             pool_shape: see `Refiner`.
             smoothing: see `Refiner`.
+            precision: "fp32" or "bf16" for a checkpoint in the native engine, which needs a processor with
+                instructions for bfloat16; None is float32. An artefact has the precision that it was exported in.
 
         Raises:
             CheckpointError, ArtefactError: the file cannot be used.
@@ -165,7 +168,7 @@ class Refiner(WindowModel[RefinerEngine]):
             MissingComponentError: a package or the device is missing.
             InputError: ``pool_shape`` is an array that holds no bone lengths.
         """
-        opened = open_engine(path, "refiner", EngineOptions(engine, steps, threads, device, goal))
+        opened = open_engine(path, "refiner", EngineOptions(engine, steps, threads, device, goal, precision=precision))
         return cls(opened, hop, flip_test=flip_test, pool_shape=pool_shape, smoothing=smoothing)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 
 from refiner.runtime.engine import ModelDefaults
 from refiner.skeleton import JOINT_NAMES
+
+# The models that tests of the native engine share.
+sys.path.insert(0, str(Path(__file__).parent))
 
 FRAMES = 9
 

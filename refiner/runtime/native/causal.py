@@ -20,13 +20,14 @@ Array = NDArray[np.float32]
 
 
 class NativeCausalEngine(StreamEngine):
-    """Runs a causal checkpoint of STC blocks frame by frame, in float32. The state lies in the kernels' own layout.
+    """Runs a causal checkpoint of STC blocks frame by frame. The state lies in the kernels' own layout.
 
     Args:
         path: a ``.safetensors`` checkpoint.
         streams: the number of streams.
         steps: the number of denoising steps K; None is the checkpoint's K.
         threads: threads of a call; one by default, since a frame is too small to share.
+        precision: as `refiner.runtime.native.window.NativeEngine`; the state is float32.
 
     Raises:
         ConfigError: the checkpoint is not causal.
@@ -34,7 +35,12 @@ class NativeCausalEngine(StreamEngine):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], streams: int = 1, steps: int | None = None, threads: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        streams: int = 1,
+        steps: int | None = None,
+        threads: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         model = load_model(path, "refiner", steps)
         spec, refinement = model.spec, model.refinement
@@ -46,7 +52,7 @@ class NativeCausalEngine(StreamEngine):
             )
         sizes = model.config["model"]
         times = [step.time for step in refinement.schedule]
-        self._network = network.denoiser(model.weights, sizes, times, spec.frames)
+        self._network = network.denoiser(model.weights, sizes, times, spec.frames, precision)
         self._refinement, self._threads = refinement, threads or 1
         modules = self._network.attentions
         layout = StateLayout(
@@ -58,7 +64,14 @@ class NativeCausalEngine(StreamEngine):
             width=sizes["dim"] // (2 * sizes["heads"]),
             rays=spec.rays,
         )
-        metadata = {**model.config, "engine": "native", "device": "cpu", "steps": len(times), "fps": spec.fps}
+        metadata = {
+            **model.config,
+            "engine": "native",
+            "device": "cpu",
+            "precision": precision,
+            "steps": len(times),
+            "fps": spec.fps,
+        }
         facts = StreamFacts("native", "cpu", spec.fps, spec.joint_uncertainty, metadata)
         super().__init__(layout, StreamCounts(layout), facts)
         half = layout.dim // 2
@@ -76,7 +89,8 @@ class NativeCausalEngine(StreamEngine):
             raise UsageError("the native engine runs on the CPU; engine='torch' runs on a CUDA device")
         if options.pipelined:
             raise UsageError("the native engine does not pipeline; engine='torch' does, and so do exported artefacts")
-        return cls(file, 1 if options.streams is None else options.streams, options.steps, options.threads)
+        streams = 1 if options.streams is None else options.streams
+        return cls(file, streams, options.steps, options.threads, options.precision or "fp32")
 
     def _pass(self, rows: Active) -> None:
         # A copy in C's order: the kernel reads it while other threads may run.

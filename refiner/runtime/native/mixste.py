@@ -46,21 +46,21 @@ def _norm_shapes(name: str, dim: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
 
 
-def lifter(weights: Weights, model: Mapping[str, Any], frames: int) -> Any:
+def lifter(weights: Weights, model: Mapping[str, Any], frames: int, precision: str = "fp32") -> Any:
     """The network of a `refiner.models.MixSTE` for windows of ``frames`` frames.
 
     Raises like `refiner.runtime.native.network.denoiser`.
     """
     inputs = 6 if model.get("input", "screen") == "rays" else 2
     network.check_weights(weights, block_shapes(model, frames, inputs))
-    return _built(weights, model, inputs, np.zeros((1, int(model["dim"])), np.float32))
+    return _built(weights, model, inputs, np.zeros((1, int(model["dim"])), np.float32), precision)
 
 
-def _built(weights: Weights, model: Mapping[str, Any], inputs: int, added: Array) -> Any:
+def _built(weights: Weights, model: Mapping[str, Any], inputs: int, added: Array, precision: str) -> Any:
     """The network; ``added`` ``(K, C)`` is added to every token behind the embedding."""
     steps = len(added)
     with network.building():
-        built = network.new_network(inputs, model, 0, steps, False)
+        built = network.new_network(inputs, model, 0, steps, False, precision)
         built.norms(BLOCK_EPS)
         # The embedding's bias, the positions of the joints and what a step adds are one sum for each joint.
         joints = weights["Spatial_pos_embed"][0] + weights["Spatial_patch_to_embedding.bias"]

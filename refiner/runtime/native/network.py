@@ -93,7 +93,9 @@ def check_weights(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> No
             )
 
 
-def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], band: int) -> Any:
+def denoiser(
+    weights: Weights, model: Mapping[str, Any], times: Sequence[int], band: int, precision: str = "fp32"
+) -> Any:
     """The network of a `refiner.models.PoseDenoiser`.
 
     Args:
@@ -101,9 +103,11 @@ def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], b
         model: the entry ``model`` of the configuration.
         times: the timesteps of the K denoising steps. Their embeddings are folded into biases.
         band: the frames that a frame of a causal denoiser sees; 0 for windows.
+        precision: "fp32" or "bf16", of the operands of the layers' products.
 
     Raises:
         CheckpointError: the weights do not fit the configuration.
+        UsageError: the processor has no instructions for the precision.
         MissingComponentError: the compiled module is missing.
     """
     check_weights(weights, denoiser_shapes(model))
@@ -122,10 +126,10 @@ def denoiser(weights: Weights, model: Mapping[str, Any], times: Sequence[int], b
             _attention(network, weights, f"{block}stc_second.", model, PARTS, nothing)
             _mlp(network, weights, f"{block}mlp.", f"{block}layer_norm.", nothing)
 
-    return _built(weights, model, len(times), band, "head", False, layers)
+    return _built(weights, model, len(times), band, "head", False, layers, precision)
 
 
-def lifter(weights: Weights, model: Mapping[str, Any], order: Sequence[int]) -> Any:
+def lifter(weights: Weights, model: Mapping[str, Any], order: Sequence[int], precision: str = "fp32") -> Any:
     """The network of a `refiner.models.STCFormer`, whose joint ``i`` is joint ``order[i]`` of Human3.6M.
 
     Raises like `denoiser`.
@@ -140,14 +144,21 @@ def lifter(weights: Weights, model: Mapping[str, Any], order: Sequence[int]) -> 
             _attention(network, weights, f"{block}stc_att.", model, parts, nothing)
             _mlp(network, weights, f"{block}mlp.", f"{block}layer_norm.", nothing)
 
-    return _built(weights, model, 1, 0, "regress_head", True, layers)
+    return _built(weights, model, 1, 0, "regress_head", True, layers, precision)
 
 
 def _built(
-    weights: Weights, model: Mapping[str, Any], steps: int, band: int, head: str, gelu: bool, layers: Any
+    weights: Weights,
+    model: Mapping[str, Any],
+    steps: int,
+    band: int,
+    head: str,
+    gelu: bool,
+    layers: Any,
+    precision: str,
 ) -> Any:
     with building():
-        network = new_network(weights["pose_emb.weight"].shape[1], model, band, steps, gelu)
+        network = new_network(weights["pose_emb.weight"].shape[1], model, band, steps, gelu, precision)
         joints = weights.get("joint_embedding")
         nothing = np.zeros((len(PARTS), int(model["dim"])), np.float32)
         network.embedding(weights["pose_emb.weight"], np.stack([nothing if joints is None else joints] * steps))
@@ -156,7 +167,9 @@ def _built(
     return network
 
 
-def new_network(features: int, model: Mapping[str, Any], band: int, steps: int, gelu: bool) -> Any:
+def new_network(
+    features: int, model: Mapping[str, Any], band: int, steps: int, gelu: bool, precision: str = "fp32"
+) -> Any:
     """An empty network of the compiled module.
 
     Args:
@@ -165,8 +178,10 @@ def new_network(features: int, model: Mapping[str, Any], band: int, steps: int, 
         band: see `denoiser`.
         steps: K.
         gelu: whether a GELU follows the embedding.
+        precision: see `denoiser`.
 
     Raises:
+        UsageError: the processor has no instructions for the precision.
         MissingComponentError: the compiled module is missing.
     """
     try:
@@ -175,7 +190,13 @@ def new_network(features: int, model: Mapping[str, Any], band: int, steps: int, 
         raise MissingComponentError(
             f"the native engine needs the compiled module of this package ({error}); install the package again"
         ) from error
-    return _native.StcNetwork(features, int(model["dim"]), int(model["heads"]), len(PARTS), band, steps, gelu)
+    if precision not in _native.precisions():
+        raise UsageError(
+            f"this processor has no instructions for {precision} (AVX-512-BF16 or AMX), which the native engine needs; "
+            "precision='fp32' runs everywhere"
+        )
+    dim, heads = int(model["dim"]), int(model["heads"])
+    return _native.StcNetwork(features, dim, heads, len(PARTS), band, steps, gelu, precision)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 
 
 class NativeEngine(ModelDefaults):
-    """Runs the checkpoint of an STCFormer, a MixSTE or a PoseDenoiser on the CPU, in float32.
+    """Runs the checkpoint of an STCFormer, a MixSTE or a PoseDenoiser on the CPU.
 
     Calls may come from several threads at a time.
 
@@ -29,10 +29,11 @@ class NativeEngine(ModelDefaults):
         role: "lifter" or "refiner".
         steps: the number of denoising steps K; None is the checkpoint's K.
         threads: threads of a call; None takes those of the kernels (`refiner.native.thread_count`).
+        precision: "fp32" or "bf16", the precision of the operands of the layers' products. All else is float32.
 
     Raises:
         CheckpointError: the file is no checkpoint of that role.
-        UsageError: no kernel exists for its network.
+        UsageError: no kernel exists for its network, or the processor has no instructions for the precision.
         ConfigError: its configuration contradicts itself.
         ShapeError: by calls, for windows of another length than a MixSTE was trained on.
         MissingComponentError: the compiled module is missing.
@@ -41,7 +42,12 @@ class NativeEngine(ModelDefaults):
     least_batch, largest_batch = 1, ANY_BATCH
 
     def __init__(
-        self, path: str | os.PathLike[str], role: str, steps: int | None = None, threads: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        role: str,
+        steps: int | None = None,
+        threads: int | None = None,
+        precision: str = "fp32",
     ) -> None:
         model = load_model(path, role, steps)
         spec, self.inputs = model.spec, model.inputs
@@ -49,7 +55,7 @@ class NativeEngine(ModelDefaults):
         self.kind, self.rays, self.uncertainty = spec.kind, spec.rays, spec.joint_uncertainty
         self.flip_test, self.guesses_action = spec.flip_test, spec.guesses_action
         self.validation_curve, self.engine = spec.validation_curve, "native"
-        self.metadata = {**model.config, "engine": self.engine, "device": "cpu"}
+        self.metadata = {**model.config, "engine": self.engine, "device": "cpu", "precision": precision}
         self.reach: int | None = None
         self._threads, self._refinement, self._root = threads or 0, model.refinement, spec.root
         inside = np.array(model.order)
@@ -59,14 +65,14 @@ class NativeEngine(ModelDefaults):
         if model.refinement is None:
             sizes = model.config["model"]
             if spec.architecture in STC_LIFTERS:
-                self._network = network.lifter(model.weights, sizes, model.order)
+                self._network = network.lifter(model.weights, sizes, model.order, precision)
             else:
-                self._network = mixste.lifter(model.weights, sizes, spec.frames)
+                self._network = mixste.lifter(model.weights, sizes, spec.frames, precision)
                 self._only_frames = spec.frames
             return
         times = [step.time for step in model.refinement.schedule]
         band = spec.frames if spec.causal else 0
-        self._network = network.denoiser(model.weights, model.config["model"], times, band)
+        self._network = network.denoiser(model.weights, model.config["model"], times, band, precision)
         self.steps = self.metadata["steps"] = len(times)
         if spec.causal:
             # As `refiner.models.unrolled.UnrolledRefiner.reach`.
@@ -77,7 +83,7 @@ class NativeEngine(ModelDefaults):
         """Open a checkpoint; `refiner.engines` calls this."""
         if options.device == "cuda":
             raise UsageError("the native engine runs on the CPU; engine='torch' runs on a CUDA device")
-        return cls(file, role, options.steps, options.threads)
+        return cls(file, role, options.steps, options.threads, options.precision or "fp32")
 
     def __call__(self, *inputs: Array) -> Array:
         """See `refiner.runtime.engine.RefinerEngine` and `LifterEngine`."""

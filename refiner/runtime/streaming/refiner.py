@@ -156,6 +156,7 @@ class StreamingRefiner:
         people: int | None = None,
         pipelined: bool | None = None,
         lifter: str | os.PathLike[str] | bool | None = None,
+        precision: str | None = None,
         **options: Unpack[StreamOptions],
     ) -> StreamingRefiner:
         """Load a checkpoint or an artefact that refiner-export wrote.
@@ -177,6 +178,7 @@ class StreamingRefiner:
                 delay. By default False. An artefact fixes it.
             lifter: a checkpoint or an artefact that lifts the frames, which then come without 3D; True is the bundled
                 one.
+            precision: see `refiner.Refiner.load`; the lifter stays in its own.
             options: the other arguments of `StreamingRefiner`.
 
         Raises:
@@ -195,11 +197,13 @@ class StreamingRefiner:
             if pipelined:
                 raise UsageError("pipelined is for causal refiners; a window runs all its steps at once")
             model = bundled.default_checkpoint("window-refiner") if path is None else path
-            opened = open_engine(model, "refiner", EngineOptions(engine, steps, threads, device))
+            opened = open_engine(model, "refiner", EngineOptions(engine, steps, threads, device, precision=precision))
             return cls(WindowBackend(opened, hop, look_ahead, people or 1, opened_lifter), **options)
         if hop != 1 or look_ahead != 0:
             raise UsageError("hop and look_ahead are for mode='window'; a causal refiner has neither")
-        causal_options = EngineOptions(engine, steps, threads, device, streams=people, pipelined=pipelined)
+        causal_options = EngineOptions(
+            engine, steps, threads, device, streams=people, pipelined=pipelined, precision=precision
+        )
         causal = open_causal_engine(path, causal_options)
         return cls(CausalBackend(causal, opened_lifter), **options)
 
