@@ -20,6 +20,9 @@ namespace refiner {
 
 void bind_stc_attention(py::module_& m);
 void bind_stc_network(py::module_& m);
+#if defined(REFINER_WITH_CUDA)
+void bind_cuda_network(py::module_& m);
+#endif
 
 namespace {
 
@@ -260,6 +263,7 @@ PYBIND11_MODULE(_native, m) {
     bind_cuda<float>(m, "cuda_p_mpjpe_f32", "cuda_procrustes_align_f32");
     bind_cuda<double>(m, "cuda_p_mpjpe_f64", "cuda_procrustes_align_f64");
     bind_cuda_sampling(m);
+    bind_cuda_network(m);
 #else
     m.attr("with_cuda") = false;
 #endif

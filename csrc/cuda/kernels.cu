@@ -2,13 +2,15 @@
 #include <cuda_runtime.h>
 
 #include "cuda_kernels.h"
-#include "philox.h"
 #include "procrustes_math.h"
+#include "sample_device.h"
 
 namespace refiner {
 namespace {
 
 constexpr int kThreads = 128;
+// Shared memory that a block gets without asking for more.
+constexpr int64_t kSharedByDefault = 48 * 1024;
 
 const char* launched() {
     const cudaError_t status = cudaGetLastError();
@@ -41,34 +43,10 @@ __global__ void align_kernel(const Real* pred, const Real* target, const double*
     }
 }
 
-// Each block computes one frame, and each thread one coordinate of the error. The threads of a block share the
-// normal numbers and the centred condition.
-__global__ void sample_kernel(Gaussian g, const float* condition, float* error, Draw draw, Forward forward) {
+__global__ void sample_kernel(Gaussian g, const float* condition, float* error, int64_t frames, Draw draw,
+                              Forward forward) {
     extern __shared__ float shared[];
-    float* normal = shared;
-    float* centred = shared + g.error_size;
-    const int64_t f = blockIdx.x;
-    for (int64_t block = threadIdx.x; 4 * block < g.error_size; block += blockDim.x) {
-        double drawn[4];
-        philox_normal4(draw.seed, draw.frame(f), static_cast<uint32_t>(block), drawn);
-        for (int64_t k = 0; k < 4 && 4 * block + k < g.error_size; ++k) {
-            normal[4 * block + k] = static_cast<float>(drawn[k]);
-        }
-    }
-    for (int64_t c = threadIdx.x; c < g.condition_size; c += blockDim.x) {
-        centred[c] = condition[f * g.condition_size + c] - g.mean_condition[c];
-    }
-    __syncthreads();
-    for (int64_t d = threadIdx.x; d < g.error_size; d += blockDim.x) {
-        float sum = g.mean_error[d];
-        for (int64_t c = 0; c < g.condition_size; ++c) sum += g.gain[d * g.condition_size + c] * centred[c];
-        for (int64_t c = 0; c <= d; ++c) sum += g.cholesky[d * g.error_size + c] * normal[c];
-        const int64_t at = f * g.error_size + d;
-        error[at] = sum;
-        if (forward.clean != nullptr) {
-            forward.noisy[at] = forward.clean_factor[f] * forward.clean[at] + forward.noise_factor[f] * sum;
-        }
-    }
+    sample_frames(g, condition, error, frames, draw, forward, shared);
 }
 
 }  // namespace
@@ -99,9 +77,18 @@ const char* cuda_procrustes_align(const Real* pred, const Real* target, const do
 const char* cuda_sample_conditional(const Gaussian& gaussian, const float* condition, float* error, int64_t frames,
                                     const Draw& draw, const Forward& forward, void* stream) {
     if (frames == 0) return nullptr;
-    const size_t shared = (gaussian.error_size + gaussian.condition_size) * sizeof(float);
-    sample_kernel<<<frames, 64, shared, static_cast<cudaStream_t>(stream)>>>(gaussian, condition, error, draw,
-                                                                             forward);
+    const int64_t shared = sample_bytes(gaussian.error_size, gaussian.condition_size);
+    if (shared > kSharedByDefault) {
+        const cudaError_t status = cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                        static_cast<int>(shared));
+        if (status != cudaSuccess) {
+            cudaGetLastError();
+            return "the Gaussian is too large for the shared memory of the device";
+        }
+    }
+    const int64_t blocks = (frames + kSampleFrames - 1) / kSampleFrames;
+    sample_kernel<<<blocks, sample_threads(gaussian.error_size), shared, static_cast<cudaStream_t>(stream)>>>(
+        gaussian, condition, error, frames, draw, forward);
     return launched();
 }
 
