@@ -173,7 +173,9 @@ _ROWS = (
         suffix=CHECKPOINT_SUFFIX,
         window="refiner.runtime.native.window:NativeEngine",
         causal="refiner.runtime.native.causal:NativeCausalEngine",
-        precisions=("fp32", "bf16"),
+        # "fp16" is that of windows on a CUDA device, and the others are those of the CPU.
+        precisions=("fp32", "bf16", "fp16"),
+        devices=DEVICES,
     ),
     EngineSpec(
         name="torch-compile",

@@ -29,7 +29,7 @@ class BoundCudaNetwork {
 
     void embedding(const Array& weight, const Array& joint_embedding) {
         network_.embedding(matrix(weight, dim_, features_, "embedding"),
-                           numbers(joint_embedding, joints_ * dim_, "joint embedding"));
+                           numbers(joint_embedding, steps_ * joints_ * dim_, "joint embedding"));
     }
 
     void attention(const Array& qkv, const Array& qkv_bias, const Array& convolution, const Array& mix_bias,

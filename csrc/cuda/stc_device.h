@@ -44,6 +44,7 @@ REFINER_DEVICE void normalise_tile(const Tile& tile, int dim) {
 template <int kRows>
 REFINER_DEVICE void embed_tile(const DeviceNetwork& net, const DeviceCall& call, int64_t first, int rows,
                                const Tile& tile) {
+    const float* offset = net.joint_embedding + int64_t{call.step} * net.joints * net.dim;
     for (int at = simt::thread(); at < kRows * net.dim; at += simt::threads()) {
         const int row = at / net.dim, c = at % net.dim;
         float value = 0.0f;
@@ -53,7 +54,7 @@ REFINER_DEVICE void embed_tile(const DeviceNetwork& net, const DeviceCall& call,
                 value += input[f] * simt::read_constant(net.embedding + f * net.dim + c);
             }
             if (net.gelu) value = device_gelu(value);
-            value += simt::read_constant(net.joint_embedding + (first + row) % net.joints * net.dim + c);
+            value += simt::read_constant(offset + (first + row) % net.joints * net.dim + c);
         }
         tile.x[row * tile.layout.x_stride + c] = value;
     }

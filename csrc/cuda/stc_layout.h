@@ -37,7 +37,7 @@ struct DeviceNetwork {
     int hidden = 0;                          // columns of a hidden layer that exist at a time, a multiple of 32
     bool gelu = false;                       // after the embedding
     const float* embedding = nullptr;        // [features, C]
-    const float* joint_embedding = nullptr;  // [J, C]
+    const float* joint_embedding = nullptr;  // [steps, J, C]
     const float* head = nullptr;             // [3, C]
     const DeviceLayer* layers = nullptr;
     int layer_count = 0;

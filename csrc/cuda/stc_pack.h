@@ -39,7 +39,7 @@ class NetworkPacker {
         require(sizes.dim <= 512, "the kernels have up to 512 channels");
     }
 
-    // weight [C, features], joint_embedding [J, C]
+    // weight [C, features], joint_embedding [steps, J, C]
     void embedding(const float* weight, const float* joint_embedding) {
         const int64_t dim = sizes_.dim, features = sizes_.features;
         std::vector<float> turned(static_cast<size_t>(dim * features));
@@ -47,7 +47,7 @@ class NetworkPacker {
             for (int64_t f = 0; f < features; ++f) turned[f * dim + c] = weight[c * features + f];
         }
         embedding_ = append(turned.data(), dim * features);
-        joint_embedding_ = append(joint_embedding, sizes_.joints * dim);
+        joint_embedding_ = append(joint_embedding, sizes_.steps * sizes_.joints * dim);
     }
 
     // qkv [3 C, C], its bias [3 C], convolution [2, 9, D, H], its bias [2, J, D, H], proj [C, C], its bias [steps,

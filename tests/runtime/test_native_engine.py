@@ -234,13 +234,28 @@ def test_other_refusals(tmp_path):
         open_causal_engine(windowed, EngineOptions("native"))
     with pytest.raises(UsageError, match="does not pipeline"):
         open_causal_engine(causal, EngineOptions("native", pipelined=True))
-    with pytest.raises(UsageError, match="runs on the CPU"):
+    with pytest.raises(UsageError, match="runs frames on the CPU"):
+        open_causal_engine(causal, EngineOptions("native", device="cuda"))
+    with pytest.raises(UsageError, match=r"C is a multiple of 32 up to 512, not C = 16; .*engine='torch' runs it"):
         open_engine(windowed, "refiner", EngineOptions("native", device="cuda"))
     with pytest.raises(CheckpointError, match="holds a lifter, expected a refiner"):
         open_engine(lifter, "refiner", NATIVE)
     with pytest.raises(ConfigError, match="no steps to choose"):
         open_engine(lifter, "lifter", EngineOptions("native", steps=3))
     assert open_engine(windowed, "refiner", EngineOptions("native", steps=3)).steps == 3
+
+
+def test_a_cuda_device_that_is_not_there(monkeypatch):
+    from refiner import _native
+
+    options = EngineOptions("native", device="cuda")
+    monkeypatch.setattr(_native, "with_cuda", False)
+    with pytest.raises(MissingComponentError, match="built without CUDA"):
+        open_engine(None, "refiner", options)
+    monkeypatch.setattr(_native, "with_cuda", True)
+    monkeypatch.setattr(_native, "cuda_device_count", lambda: 0, raising=False)
+    with pytest.raises(MissingComponentError, match="sees no CUDA device"):
+        open_engine(None, "lifter", options)
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):

@@ -13,6 +13,8 @@ from refiner.runtime.native import network
 Array = NDArray[np.float32]
 # The largest relative error of a rounding to half precision, which has 11 bits.
 HALF = 2.0**-11
+# The precision of the native engine that is compared, by device.
+PRECISIONS = {"cpu": "fp32", "cuda": "fp16"}
 
 
 def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
@@ -35,13 +37,13 @@ def random_denoiser(
 ) -> Any:
     """The compiled network of a denoiser of two steps, which takes 5 numbers of a joint."""
     model = {"dim": dim, "heads": heads, "blocks": blocks, "mlp_ratio": ratio, "joint_embedding": True, **more}
-    return network.denoiser(random_weights(network.denoiser_shapes(model), seed), model, [49, 20], band, device)
+    return network.denoiser(random_weights(network.denoiser_shapes(model), seed), model, [49, 20], band, PRECISIONS[device])
 
 
 def random_lifter(dim: int, heads: int, seed: int, device: str = "cpu") -> Any:
     """The compiled network of a lifter, which takes 2 numbers of a joint."""
     model = {"dim": dim, "heads": heads, "blocks": 1, "mlp_ratio": 2, "joint_embedding": True}
-    return network.lifter(random_weights(network.lifter_shapes(model), seed), model, device)
+    return network.lifter(random_weights(network.lifter_shapes(model), seed), model, range(17), PRECISIONS[device])
 
 
 def errors_of(found: Array, expected: Array) -> tuple[float, float]:

@@ -42,6 +42,8 @@ class NativeCausalEngine(StreamEngine):
         threads: int | None = None,
         precision: str = "fp32",
     ) -> None:
+        if precision == "fp16":
+            raise UsageError("the native engine runs frames on the CPU, in fp32 or bf16, not in fp16")
         model = load_model(path, "refiner", steps)
         spec, refinement = model.spec, model.refinement
         assert refinement is not None
@@ -86,7 +88,7 @@ class NativeCausalEngine(StreamEngine):
     def open(cls, file: Path, options: EngineOptions) -> NativeCausalEngine:
         """Open a checkpoint; `refiner.engines` calls this."""
         if options.device == "cuda":
-            raise UsageError("the native engine runs on the CPU; engine='torch' runs on a CUDA device")
+            raise UsageError("the native engine runs frames on the CPU; engine='torch' runs them on a CUDA device")
         if options.pipelined:
             raise UsageError("the native engine does not pipeline; engine='torch' does, and so do exported artefacts")
         streams = 1 if options.streams is None else options.streams

@@ -93,13 +93,14 @@ class NativeModel:
     inputs: InputModel | None
 
 
-def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> NativeModel:
+def load_model(path: str | os.PathLike[str], role: str, steps: int | None, device: str = "cpu") -> NativeModel:
     """Read a checkpoint for the native engine.
 
     Args:
         path: the checkpoint.
         role: "lifter" or "refiner".
         steps: K, instead of the checkpoint's.
+        device: "cpu" or "cuda", whose kernels it is for.
 
     Raises:
         CheckpointError: the file is no checkpoint of that role.
@@ -124,7 +125,12 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None) -> Na
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: its configuration does not describe a network: {error!r}") from error
     if stc:
-        check_size(dim, heads, str(path))
+        check_size(dim, heads, str(path), device)
+    elif device == "cuda":
+        raise UsageError(
+            f"{path}: on a CUDA device the native engine runs networks of STC blocks, not {spec.architecture}; it runs "
+            "this one on the CPU, and engine='torch' runs it on the device"
+        )
     elif dim % heads:
         raise ConfigError(f"{path}: dim must be a multiple of heads, got dim {dim} and heads {heads}")
     if role == "lifter" and steps is not None:

@@ -21,12 +21,21 @@ WIDTHS = (2, 4, 6, 8, 12, 16)
 OTHERS = "engine='torch' runs it, and so does what refiner-export writes for ONNX Runtime or OpenVINO"
 
 
-def check_size(dim: int, heads: int, where: str) -> None:
-    """Raises UsageError where no kernel exists for a network of this size."""
+# The kernels for a CUDA device multiply pieces of 32 channels, and hold a tile of up to 512 in shared memory.
+CUDA_PIECE, CUDA_MOST = 32, 512
+
+
+def check_size(dim: int, heads: int, where: str, device: str = "cpu") -> None:
+    """Raises UsageError where no kernel exists for a network of this size on this device."""
     if heads not in HEADS or dim % (2 * heads) or dim // (2 * heads) not in WIDTHS:
         raise UsageError(
             f"{where}: the native engine has kernels for 2, 4, 8 or 16 heads of {', '.join(map(str, WIDTHS))} channels "
             f"in each half, not for C = {dim} and {heads} heads; {OTHERS}"
+        )
+    if device == "cuda" and (dim % CUDA_PIECE or dim > CUDA_MOST):
+        raise UsageError(
+            f"{where}: on a CUDA device the native engine runs networks whose C is a multiple of {CUDA_PIECE} up to "
+            f"{CUDA_MOST}, not C = {dim}; it runs this one on the CPU, and engine='torch' runs it on the device"
         )
 
 
@@ -103,12 +112,13 @@ def denoiser(
         model: the entry ``model`` of the configuration.
         times: the timesteps of the K denoising steps. Their embeddings are folded into biases.
         band: the frames that a frame of a causal denoiser sees; 0 for windows.
-        precision: "fp32" or "bf16", of the operands of the layers' products.
+        precision: "fp32" or "bf16" of the CPU, or "fp16" of the current CUDA device, of the operands of the layers'
+            products.
 
     Raises:
         CheckpointError: the weights do not fit the configuration.
-        UsageError: the processor has no instructions for the precision.
-        MissingComponentError: the compiled module is missing.
+        UsageError: the processor has no instructions for the precision, or a weight no value in half precision.
+        MissingComponentError: the compiled module or its CUDA part is missing, or there is no device.
     """
     check_weights(weights, denoiser_shapes(model))
     blocks = [f"blocks.{index}." for index in range(int(model["blocks"]))]
@@ -182,7 +192,7 @@ def new_network(
 
     Raises:
         UsageError: the processor has no instructions for the precision.
-        MissingComponentError: the compiled module is missing.
+        MissingComponentError: the compiled module or its CUDA part is missing, or there is no device.
     """
     try:
         from refiner import _native
@@ -190,13 +200,21 @@ def new_network(
         raise MissingComponentError(
             f"the native engine needs the compiled module of this package ({error}); install the package again"
         ) from error
+    sizes = (features, int(model["dim"]), int(model["heads"]), len(PARTS), band, steps, gelu)
+    if precision == "fp16":
+        if not _native.with_cuda:
+            raise MissingComponentError(
+                "the compiled module was built without CUDA; build it where nvcc is on the PATH, or use device='cpu'"
+            )
+        if _native.cuda_device_count() == 0:
+            raise MissingComponentError("the compiled module sees no CUDA device here; use device='cpu'")
+        return _native.CudaStcNetwork(*sizes)
     if precision not in _native.precisions():
         raise UsageError(
             f"this processor has no instructions for {precision} (AVX-512-BF16 or AMX), which the native engine needs; "
             "precision='fp32' runs everywhere"
         )
-    dim, heads = int(model["dim"]), int(model["heads"])
-    return _native.StcNetwork(features, dim, heads, len(PARTS), band, steps, gelu, precision)
+    return _native.StcNetwork(*sizes, precision)
 
 
 @contextmanager
@@ -206,6 +224,9 @@ def building() -> Iterator[None]:
         yield
     except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise CheckpointError(f"the weights do not fit the configuration of their checkpoint: {error}") from error
+    except RuntimeError as error:
+        # Only the network on a CUDA device raises it: a weight beyond half precision, or the device itself.
+        raise UsageError(f"{error}; {OTHERS}") from error
 
 
 def _attention(

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 
 
 class NativeEngine(ModelDefaults):
-    """Runs the checkpoint of an STCFormer, a MixSTE or a PoseDenoiser on the CPU.
+    """Runs the checkpoint of an STCFormer, a MixSTE or a PoseDenoiser on the CPU, or of STC blocks on a CUDA device.
 
     Calls may come from several threads at a time.
 
@@ -29,14 +29,16 @@ class NativeEngine(ModelDefaults):
         role: "lifter" or "refiner".
         steps: the number of denoising steps K; None is the checkpoint's K.
         threads: threads of a call; None takes those of the kernels (`refiner.native.thread_count`).
-        precision: "fp32" or "bf16", the precision of the operands of the layers' products. All else is float32.
+        precision: the precision of the operands of the layers' products: "fp32" or "bf16" on the CPU, "fp16" on a CUDA
+            device, where queries, keys and values have it, too. All else is float32. None is "fp32", or "fp16".
+        device: "cpu", or "cuda" for the current CUDA device.
 
     Raises:
         CheckpointError: the file is no checkpoint of that role.
-        UsageError: no kernel exists for its network, or the processor has no instructions for the precision.
+        UsageError: no kernel exists for its network, or the processor or device does not have the precision.
         ConfigError: its configuration contradicts itself.
         ShapeError: by calls, for windows of another length than a MixSTE was trained on.
-        MissingComponentError: the compiled module is missing.
+        MissingComponentError: the compiled module or its CUDA part is missing, or there is no device.
     """
 
     least_batch, largest_batch = 1, ANY_BATCH
@@ -47,15 +49,22 @@ class NativeEngine(ModelDefaults):
         role: str,
         steps: int | None = None,
         threads: int | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
+        device: str = "cpu",
     ) -> None:
-        model = load_model(path, role, steps)
+        precision = precision or ("fp16" if device == "cuda" else "fp32")
+        if (precision == "fp16") is not (device == "cuda"):
+            raise UsageError(
+                "the native engine runs in fp16 on a CUDA device and in fp32 or bf16 on the CPU, not in "
+                f"{precision} with device='{device}'; engine='torch' runs fp32 on a CUDA device"
+            )
+        model = load_model(path, role, steps, device)
         spec, self.inputs = model.spec, model.inputs
         self.frames, self.stride, self.fps = spec.frames, spec.stride, spec.fps
         self.kind, self.rays, self.uncertainty = spec.kind, spec.rays, spec.joint_uncertainty
         self.flip_test, self.guesses_action = spec.flip_test, spec.guesses_action
         self.validation_curve, self.engine = spec.validation_curve, "native"
-        self.metadata = {**model.config, "engine": self.engine, "device": "cpu", "precision": precision}
+        self.metadata = {**model.config, "engine": self.engine, "device": device, "precision": precision}
         self.reach: int | None = None
         self._threads, self._refinement, self._root = threads or 0, model.refinement, spec.root
         inside = np.array(model.order)
@@ -81,9 +90,7 @@ class NativeEngine(ModelDefaults):
     @classmethod
     def open(cls, file: Path, role: str, options: EngineOptions) -> NativeEngine:
         """Open a checkpoint; `refiner.engines` calls this."""
-        if options.device == "cuda":
-            raise UsageError("the native engine runs on the CPU; engine='torch' runs on a CUDA device")
-        return cls(file, role, options.steps, options.threads, options.precision or "fp32")
+        return cls(file, role, options.steps, options.threads, options.precision, options.device or "cpu")
 
     def __call__(self, *inputs: Array) -> Array:
         """See `refiner.runtime.engine.RefinerEngine` and `LifterEngine`."""

@@ -17,7 +17,7 @@ int main() {
     const int64_t features = sizes[0], dim = sizes[1], joints = sizes[3], steps = sizes[5];
     NetworkPacker packer({features, dim, sizes[2], joints, sizes[4], steps, sizes[6] != 0});
     {
-        const auto weight = read_array<float>(dim * features), offset = read_array<float>(joints * dim);
+        const auto weight = read_array<float>(dim * features), offset = read_array<float>(steps * joints * dim);
         packer.embedding(weight.data(), offset.data());
     }
     for (int64_t layer = 0; layer < sizes[7]; ++layer) {
