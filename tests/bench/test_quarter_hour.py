@@ -239,7 +239,7 @@ def test_words_of_plans():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--parts", "check,paint"], "expected some of profile, operations, build, check, latency, train"),
+        (["--parts", "check,paint"], "expected some of profile, operations, build, fused, check, latency, train"),
         (["--minutes", "0"], "a time above 0"),
         (["--parts", "train"], "training and its profile need --data"),
         (["--parts", "profile"], "training and its profile need --data"),

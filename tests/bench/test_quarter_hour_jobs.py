@@ -59,7 +59,7 @@ def test_what_a_job_started_ends_with_it(tmp_path):
 def test_the_jobs_of_a_device(tmp_path):
     pytest.importorskip("torch")
     from refiner_bench.gpu.packages import PACKAGES
-    from refiner_bench.gpu.parts import BOXES, RunSetup, jobs_of
+    from refiner_bench.gpu.parts import BOXES, ROOT, RunSetup, fused_checks, fused_file, jobs_of
 
     place = RunSetup(tmp_path, "cuda", False)
     jobs = {job.name: job for job in jobs_of("build", place, 1000.0)}
@@ -72,5 +72,11 @@ def test_the_jobs_of_a_device(tmp_path):
     checks = {job.name: job for job in jobs_of("check", place, 10.0)}
     assert checks.keys() == {"check", "sanitizer", "tests"} and {job.seconds for job in checks.values()} == {10.0}
     assert all(str(tmp_path / "build" / "_native.so") in job.command for job in checks.values())
+    assert [job.name for job in jobs_of("build", RunSetup(tmp_path, "cuda", False, packages=False), 9.0)] == ["build"]
+    (fused,) = jobs_of("fused", place, 1000.0)
+    assert fused.seconds == BOXES["fused"] and fused.command[-1] == str(fused_file(place))
+    tests, sanitizer = fused_checks(place, 7.0)
+    assert (ROOT / "tests" / "gpu" / tests.command[-1]).is_file()
+    assert sanitizer.command[-1] == "--small" and {tests.seconds, sanitizer.seconds} == {7.0}
     (rehearsal,) = jobs_of("build", RunSetup(tmp_path, "cpu", True), 1000.0)
     assert "-DREFINER_CUDA=OFF" in rehearsal.command[-1] and "Debug" in rehearsal.command[-1]

@@ -24,6 +24,8 @@ from refiner_bench.gpu.parts import (
     PARTS,
     RunSetup,
     environment,
+    fused_checks,
+    fused_file,
     jobs_of,
     operations_file,
     package_job,
@@ -108,7 +110,7 @@ def _command(arguments: argparse.Namespace) -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(arguments, name) for name in ("device", "minutes", "toy", "weight", "plan_option")}
     with tempfile.TemporaryDirectory() as name:
-        setup = RunSetup(Path(name), arguments.device, arguments.toy)
+        setup = RunSetup(Path(name), arguments.device, arguments.toy, packages="latency" in parts)
         summary = Summary(arguments.output / "summary.json", setup.work / "logs", settings)
         trained = plans if "train" in parts else []
         last = until - (TO_BRING_BACK if trained else 0.0)
@@ -119,7 +121,7 @@ def _command(arguments: argparse.Namespace) -> int:
             _profile(plans, training, summary)
         if "operations" in parts:
             _measure_operations(setup, end, summary)
-        early = [part for part in PARTS if part in ("build", "check") and part in parts]
+        early = [part for part in PARTS if part in ("build", "fused", "check") and part in parts]
         train = partial(_train, states=arguments.state, training=training, summary=summary)
         work: dict[str, Callable[[], None]] = {"parts": partial(_run_parts, early, setup, end, summary, bool(trained))}
         if arguments.side_by_side:
@@ -225,6 +227,8 @@ def _run_parts(parts: Sequence[str], setup: RunSetup, until: float, summary: Sum
         left = until - time.monotonic()
         if left < LEAST_SECONDS:
             summary.add([Result(part, "skipped", 0.0, None, "no time was left")])
+        elif part == "fused":
+            _measure_fused(setup, until, summary)
         else:
             summary.add(run_jobs(jobs_of(part, setup, left, beside), setup.work / "logs", environment()))
 
@@ -265,6 +269,17 @@ def _measure_operations(setup: RunSetup, until: float, summary: Summary) -> None
     (setup.work / "reports").mkdir(parents=True, exist_ok=True)
     _run_parts(["operations"], setup, until, summary)
     summary.take("operations", operations_file(setup))
+
+
+def _measure_fused(setup: RunSetup, until: float, summary: Summary) -> None:
+    """Compare and time the native engine's network on the device; its tests and a checker follow, at the same time."""
+    logs = setup.work / "logs"
+    summary.add(run_jobs(jobs_of("fused", setup, until - time.monotonic()), logs, environment()))
+    print((logs / "fused.log").read_text(encoding="utf-8", errors="replace"), flush=True)
+    summary.take("fused", fused_file(setup))
+    left = until - time.monotonic()
+    if left >= LEAST_SECONDS and setup.device == "cuda":
+        summary.add(run_jobs(fused_checks(setup, left), logs, environment()))
 
 
 def _train(plan: Plan, states: Sequence[Path], training: Training, summary: Summary, until: float = math.inf) -> None:

@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the tests, except those of AOTInductor: its packages have their own jobs, which also check the results.
 
     Args:
-        argv: The project's folder.
+        argv: The project's folder, and a file below ``tests/gpu`` to run alone.
 
     Returns:
         The exit code: 0, 3 if nothing could run, otherwise that of pytest.
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     os.chdir(root)
     # The project's own pytest options need plugins that may be missing. The usual tests check for warnings.
     options = ["-q", "-rs", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-o", "filterwarnings="]
-    code = int(pytest.main([*options, "-k", "not aotinductor", str(root / "tests" / "gpu")]))
+    code = int(pytest.main([*options, "-k", "not aotinductor", str(root.joinpath("tests", "gpu", *argv[1:]))]))
     if code == NOTHING_RAN:
         print("no test could run: no CUDA device, or no CUDA kernels")
         return SKIPPED

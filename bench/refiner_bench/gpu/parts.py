@@ -16,10 +16,13 @@ from refiner_bench.gpu.packages import PACKAGES, package_of
 ROOT = Path(__file__).parents[3]
 # The jobs of one part run at the same time. The profile of training steps comes first, without other jobs. Then build
 # and check run one after the other, at the same time as the training. Latency comes last, without other jobs.
-PARTS = ("profile", "operations", "build", "check", "latency", "train")
-# "operations" runs only if the user names it. Once per kind of device, it helps to choose how to compile networks.
-DEFAULT_PARTS = tuple(part for part in PARTS if part != "operations")
-BOXES = {"profile": 60.0, "operations": 100.0, "build": 150.0, "check": 90.0, "latency": 150.0}
+PARTS = ("profile", "operations", "build", "fused", "check", "latency", "train")
+# "operations" and "fused" run only if the user names them. Once per kind of device, "operations" helps to choose how to
+# compile networks, and "fused" compares the native engine's network with PyTorch.
+DEFAULT_PARTS = tuple(part for part in PARTS if part not in ("operations", "fused"))
+BOXES = {"profile": 60.0, "operations": 100.0, "build": 150.0, "fused": 60.0, "check": 90.0, "latency": 150.0}
+# The time limit of the checks that follow the times of "fused", which need the device for themselves.
+BOX_OF_FUSED_CHECKS = 60.0
 # The time limits within latency. After the other contestants, each package of AOTInductor runs in its own process with
 # its own limit. The packages also get the time that the others did not need.
 BOX_OF_OTHERS, BOX_OF_PACKAGE = 85.0, 60.0
@@ -38,11 +41,13 @@ class RunSetup:
         work: A folder for temporary files.
         device: "cuda" or "cpu".
         toy: Whether the run is a rehearsal at toy size.
+        packages: Whether the build makes AOTInductor's packages, which only the latency report needs.
     """
 
     work: Path
     device: str
     toy: bool
+    packages: bool = True
 
     @property
     def native(self) -> str:
@@ -78,7 +83,7 @@ def jobs_of(part: str, setup: RunSetup, left: float, beside: bool = False) -> li
     commands: dict[str, list[str]]
     if part == "build":
         commands = {"build": _build(setup)}
-        if setup.device == "cuda":
+        if setup.device == "cuda" and setup.packages:
             folder = str(setup.work / "packages")
             commands |= {
                 f"package, {name}": setup.command("refiner_bench.gpu.packages", name, folder) for name in PACKAGES
@@ -90,6 +95,8 @@ def jobs_of(part: str, setup: RunSetup, left: float, beside: bool = False) -> li
             "sanitizer": _under_sanitizer(check["sanitizer"]),
             "tests": setup.command("refiner_bench.gpu.device_tests", str(ROOT)),
         }
+    elif part == "fused":
+        commands = {"fused": _fused(setup, *(["--toy"] if setup.toy else []))}
     elif part == "operations":
         commands = {
             "operations": setup.command("refiner_bench.gpu.operations", "--output", str(operations_file(setup)))
@@ -126,6 +133,26 @@ def profile_file(setup: RunSetup) -> Path:
 def operations_file(setup: RunSetup) -> Path:
     """The file of the times of a layer's variants."""
     return setup.work / "reports" / "operations.json"
+
+
+def fused_file(setup: RunSetup) -> Path:
+    """The file of the native engine's network on a device, beside PyTorch."""
+    return setup.work / "reports" / "fused.json"
+
+
+def fused_checks(setup: RunSetup, left: float) -> list[Job]:
+    """The jobs that follow the times of the native engine's network: its tests, and a small case under a checker."""
+    commands = {
+        "fused, tests": setup.command("refiner_bench.gpu.device_tests", str(ROOT), "test_native_network_cuda.py"),
+        "fused, sanitizer": _under_sanitizer(_fused(setup, "--small")),
+    }
+    seconds = min(BOX_OF_FUSED_CHECKS, left)
+    return [Job(name, command, seconds) for name, command in commands.items()]
+
+
+def _fused(setup: RunSetup, *more: str) -> list[str]:
+    words = ["--device", setup.device, "--output", str(fused_file(setup)), *more]
+    return setup.command("refiner_bench.gpu.fused", *words)
 
 
 def package_job(name: str, setup: RunSetup, left: float) -> Job | None:
