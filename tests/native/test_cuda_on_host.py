@@ -150,9 +150,7 @@ def test_long_windows_wide_networks_and_an_mlp_of_several_parts(program, monkeyp
     """A hidden layer of 3 x 96 = 288 channels takes two parts, the second one of 32."""
     recorded = network_of(monkeypatch, "denoiser", 96, 8, seed=5, ratio=3, mlps=2)
     features = features_of(recorded, 1, 30, seed=6)
-    expected = recorded.expected(1, features)
-    for rows in (16, 32):
-        assert_half(recorded.emulated(program, 1, features, rows, 3, 64), expected)
+    assert_half(recorded.emulated(program, 1, features, 32, 3, 64), recorded.expected(1, features))
 
 
 @pytest.mark.parametrize("rows", [16, 32, 64])

@@ -265,3 +265,9 @@ np.save(sys.argv[2], lifter.lift(pixels, (1000, 1002)))
     with attention_by("plain"):
         expected = Lifter.load(path, engine="torch", flip_test=True).lift(pixels, (1000, 1002))
     np.testing.assert_allclose(np.load(file), expected, rtol=0, atol=CLOSE * max(1.0, np.abs(expected).max()))
+
+
+def test_a_cuda_device_has_no_kernels_for_mixste(tmp_path):
+    path = stored(tmp_path / "mixste.safetensors", {}, 9)
+    with pytest.raises(UsageError, match="on a CUDA device the native engine runs networks of STC blocks, not mixste"):
+        open_engine(path, "lifter", EngineOptions("native", device="cuda"))
