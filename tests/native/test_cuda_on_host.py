@@ -63,7 +63,7 @@ def answer(program, parts):
 class Recorded:
     """Takes the calls of `refiner._native.StcNetwork`; runs windows on the emulated grid and on the CPU's kernels."""
 
-    def __init__(self, features, dim, heads, joints, band, steps, gelu):
+    def __init__(self, features, dim, heads, joints, band, steps, gelu, precision):
         self.sizes = [features, dim, heads, joints, band, steps, int(gelu)]
         self.reference = REFERENCE(features, dim, heads, joints, band, steps, gelu)
         self.outer, self.layers = [], []

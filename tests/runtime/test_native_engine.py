@@ -238,6 +238,11 @@ def test_other_refusals(tmp_path):
         open_causal_engine(causal, EngineOptions("native", device="cuda"))
     with pytest.raises(UsageError, match=r"C is a multiple of 32 up to 512, not C = 16; .*engine='torch' runs it"):
         open_engine(windowed, "refiner", EngineOptions("native", device="cuda"))
+    for precision, device in (("fp16", None), ("fp16", "cpu"), ("fp32", "cuda"), ("bf16", "cuda")):
+        with pytest.raises(UsageError, match="in fp16 on a CUDA device and in fp32 or bf16 on the CPU"):
+            open_engine(windowed, "refiner", EngineOptions("native", device=device, precision=precision))
+    with pytest.raises(UsageError, match="not in fp16"):
+        open_causal_engine(causal, EngineOptions("native", precision="fp16"))
     with pytest.raises(CheckpointError, match="holds a lifter, expected a refiner"):
         open_engine(lifter, "refiner", NATIVE)
     with pytest.raises(ConfigError, match="no steps to choose"):

@@ -30,7 +30,7 @@ from refiner.runtime.loading import open_engine
 from refiner.runtime.native import network
 from refiner_bench.counts import DenoiserSize, window_flops
 from refiner_bench.gpu.packages import checkpoint_of
-from refiner_bench.gpu.random_network import HALF, errors_of, random_denoiser
+from refiner_bench.gpu.random_network import HALF, PRECISIONS, errors_of, random_denoiser
 from refiner_bench.gpu.rates import device_rates
 
 Array = NDArray[np.float32]
@@ -156,7 +156,7 @@ class Subject:
         arrays = load_arrays(path)
         config = arrays.config["model"]
         self.name, self._device, self._frames, self._time = name, device, module.frames, module.times[0]
-        self._fused = network.denoiser(arrays.weights(), config, module.times, 0, device)
+        self._fused = network.denoiser(arrays.weights(), config, module.times, 0, PRECISIONS[device])
         exact = inference_form(module)
         self._exact = exact.to(device)
         self._half = in_precision(inference_form(module), torch.float16).to(device) if device == "cuda" else None

@@ -37,7 +37,9 @@ def random_denoiser(
 ) -> Any:
     """The compiled network of a denoiser of two steps, which takes 5 numbers of a joint."""
     model = {"dim": dim, "heads": heads, "blocks": blocks, "mlp_ratio": ratio, "joint_embedding": True, **more}
-    return network.denoiser(random_weights(network.denoiser_shapes(model), seed), model, [49, 20], band, PRECISIONS[device])
+    return network.denoiser(
+        random_weights(network.denoiser_shapes(model), seed), model, [49, 20], band, PRECISIONS[device]
+    )
 
 
 def random_lifter(dim: int, heads: int, seed: int, device: str = "cpu") -> Any:
