@@ -218,10 +218,15 @@ inline void run(int64_t blocks, int threads, unsigned seed, std::function<void()
     while (left > 0) {
         std::shuffle(order.begin(), order.end(), random);
         bool moved = false;
+        // A random half of the blocks and of the warps stand still, so that others get ahead as far as barriers
+        // let them: in step, they would hide a missing barrier.
+        const uint64_t still = random(), warps_still = random();
         for (int number : order) {
             Fiber& fiber = here.fibers[static_cast<size_t>(number)];
             if (fiber.done || !fiber.ready) continue;
             moved = true;
+            if ((still >> (number / threads % 32) & 1) != 0) continue;
+            if ((warps_still >> (number / kLanes % 32) & 1) != 0) continue;
             here.current = number;
 #if defined(__SANITIZE_ADDRESS__)
             void* fake = nullptr;
