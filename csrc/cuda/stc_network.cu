@@ -173,15 +173,19 @@ struct CudaNetwork::Parts {
         if (choices.empty()) throw std::runtime_error("the CUDA device has too little shared memory");
     }
 
-    // The smallest tiles of which the device holds all at once; else the largest, which read the weights least
-    // often.
+    // The smallest tiles of which the device holds all at once; else those with the most tokens in work at once,
+    // and of two with as many the smaller: while one block of a processor waits, another works.
     Choice choice(int64_t tokens, int rows) const {
         for (const Choice& each : choices) {
             if (rows == each.rows) return each;
             if (rows == 0 && (tokens + each.rows - 1) / each.rows <= each.resident) return each;
         }
         if (rows != 0) throw std::invalid_argument("the device has no tiles of that size");
-        return choices.back();
+        Choice best = choices.front();
+        for (const Choice& each : choices) {
+            if (each.rows * each.resident > best.rows * best.resident) best = each;
+        }
+        return best;
     }
 
     std::unique_ptr<Workspace> take() {
