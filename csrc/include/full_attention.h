@@ -33,6 +33,14 @@ struct FullRows {
     int64_t scratch() const { return padded_length() * width + length * padded_width() + kRows * padded_length(); }
 };
 
+// Copies a few numbers in large pieces; the compiler would call a function for an unknown number of bytes.
+inline void copy(const float* source, int64_t count, float* target) {
+    int64_t i = 0;
+    for (; i + kLane <= count; i += kLane) store(target + i, load(source + i));
+    for (; i + 4 <= count; i += 4) std::memcpy(target + i, source + i, 4 * sizeof(float));
+    for (; i < count; ++i) target[i] = source[i];
+}
+
 // The scores of R queries with the keys of one panel, of `vectors` registers.
 template <int R, int V>
 inline void score_panel(int64_t vectors, const FullRows& rows, const float* query, const float* panel,
@@ -63,28 +71,56 @@ inline void value_panel(int64_t vectors, const FullRows& rows, const float* scor
         } else {
             float whole[V * kLane];
             for (int v = 0; v < V; ++v) store(whole + v * kLane, sum[r][v] * inverse[r]);
-            std::memcpy(target, whole, static_cast<size_t>(count) * sizeof(float));
+            copy(whole, count, target);
         }
+    }
+}
+
+// A lane whose number i is number i ^ distance of the given one.
+template <int distance>
+inline Lane exchanged(Lane lane) {
+#if defined(__clang__)
+    static_assert(kLane == 4 || kLane == 8 || kLane == 16, "no other lanes");
+    Lane result;
+    for (int i = 0; i < kLane; ++i) result[i] = lane[i ^ distance];
+    return result;
+#else
+    typedef int32_t Places __attribute__((vector_size(kLane * sizeof(int32_t))));
+    Places places{};
+    for (int i = 0; i < kLane; ++i) places[i] = i ^ distance;
+    return __builtin_shuffle(lane, places);
+#endif
+}
+
+// The numbers of a lane folded into one, by halves.
+template <int distance = kLane / 2, typename Fold>
+inline float folded(Lane lane, Fold&& fold) {
+    if constexpr (distance == 0) {
+        return lane[0];
+    } else {
+        return folded<distance / 2>(fold(lane, exchanged<distance>(lane)), fold);
     }
 }
 
 // Turns the scores of a query into weights that are not yet divided by their sum; returns 1 / sum.
 inline float softmax(float* scores, int64_t length, int64_t padded) {
     using V = Vector<kLane>;
-    for (int64_t j = length; j < padded; ++j) scores[j] = kLowest;
+    // What lies beyond the last key gets no weight. A register at a time: numbers that were stored one by one are
+    // slow to load as a register.
+    Lane places;
+    for (int i = 0; i < kLane; ++i) places[i] = static_cast<float>(i);
+    const Lane last = load(scores + padded - kLane);
+    store(scores + padded - kLane, places < static_cast<float>(length - padded + kLane) ? last : splat(kLowest));
     Lane largest = splat(kLowest);
     for (int64_t j = 0; j < padded; j += kLane) largest = V::larger(load(scores + j), largest);
-    float top = largest[0];
-    for (int i = 1; i < kLane; ++i) top = largest[i] > top ? largest[i] : top;
+    const float top = folded(largest, [](Lane a, Lane b) { return V::larger(a, b); });
     Lane totals{};
     for (int64_t j = 0; j < padded; j += kLane) {
         const Lane weight = V::exp(load(scores + j) - top);
         store(scores + j, weight);
         totals += weight;
     }
-    float total = 0.0f;
-    for (int i = 0; i < kLane; ++i) total += totals[i];
-    return 1.0f / total;
+    return 1.0f / folded(totals, [](Lane a, Lane b) { return a + b; });
 }
 
 // R or fewer queries of one head.
@@ -109,32 +145,64 @@ void attend_queries(int64_t count, const FullRows& rows, const float* query, con
     }
 }
 
+// Four numbers; the lower or upper halves of two of them interleaved.
+typedef float Four __attribute__((vector_size(16)));
+#if defined(__clang__)
+inline Four lower(Four a, Four b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+inline Four upper(Four a, Four b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#else
+typedef int32_t FourPlaces __attribute__((vector_size(16)));
+inline Four lower(Four a, Four b) { return __builtin_shuffle(a, b, FourPlaces{0, 4, 1, 5}); }
+inline Four upper(Four a, Four b) { return __builtin_shuffle(a, b, FourPlaces{2, 6, 3, 7}); }
+#endif
+
+// Turns `count` rows of `width` numbers into columns: target [width, wide].
+inline void transpose(const float* source, int64_t stride, int64_t count, int64_t width, float* target,
+                      int64_t wide) {
+    int64_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+        const float* row = source + j * stride;
+        int64_t d = 0;
+        for (; d + 4 <= width; d += 4) {
+            Four rows[4];
+            for (int i = 0; i < 4; ++i) std::memcpy(&rows[i], row + i * stride + d, sizeof(Four));
+            const Four low = lower(rows[0], rows[2]), high = lower(rows[1], rows[3]);
+            const Four more = upper(rows[0], rows[2]), most = upper(rows[1], rows[3]);
+            const Four columns[4] = {lower(low, high), upper(low, high), lower(more, most), upper(more, most)};
+            for (int i = 0; i < 4; ++i) std::memcpy(target + (d + i) * wide + j, &columns[i], sizeof(Four));
+        }
+        for (; d < width; ++d) {
+            for (int i = 0; i < 4; ++i) target[d * wide + j + i] = row[i * stride + d];
+        }
+    }
+    for (; j < count; ++j) {
+        for (int64_t d = 0; d < width; ++d) target[d * wide + j] = source[j * stride + d];
+    }
+}
+
 // The keys of a head [length, width] as panels of kPanel keys, the last one as wide as it must be:
 // [length / kPanel, width, kPanel]. What is beyond the last key is 0.
 inline void pack_keys(const FullRows& rows, const float* key, float* target) {
     for (int64_t first = 0; first < rows.length; first += kPanel) {
         const int64_t count = rows.length - first < kPanel ? rows.length - first : kPanel;
         const int64_t wide = lanes(count) * kLane;
-        for (int64_t j = 0; j < wide; ++j) {
-            const float* source = key + (first + j) * rows.qkv_stride;
-            if (j < count) {
-                for (int64_t d = 0; d < rows.width; ++d) target[d * wide + j] = source[d];
-            } else {
-                for (int64_t d = 0; d < rows.width; ++d) target[d * wide + j] = 0.0f;
-            }
+        if (count < wide) {
+            for (int64_t d = 0; d < rows.width; ++d) store(target + (d + 1) * wide - kLane, Lane{});
         }
+        transpose(key + first * rows.qkv_stride, rows.qkv_stride, count, rows.width, target, wide);
         target += wide * rows.width;
     }
 }
 
-// The values of a head [length, width] as panels of kPanel channels: [width / kPanel, length, kPanel].
+// The values of a head [length, width] as panels of kPanel channels: [width / kPanel, length, kPanel]. What is
+// beyond the last channel is 0.
 inline void pack_values(const FullRows& rows, const float* value, float* target) {
     for (int64_t first = 0; first < rows.width; first += kPanel) {
         const int64_t count = rows.width - first < kPanel ? rows.width - first : kPanel;
         const int64_t wide = lanes(count) * kLane;
         for (int64_t j = 0; j < rows.length; ++j, target += wide) {
-            std::memcpy(target, value + j * rows.qkv_stride + first, static_cast<size_t>(count) * sizeof(float));
-            for (int64_t d = count; d < wide; ++d) target[d] = 0.0f;
+            if (count < wide) store(target + wide - kLane, Lane{});
+            copy(value + j * rows.qkv_stride + first, count, target);
         }
     }
 }
