@@ -251,7 +251,8 @@ class Lifter(WindowModel[LifterEngine]):
         engine = getattr(self._engine, "hypotheses", None)
         if engine is None:
             raise UsageError(
-                "this lifter gives one pose: only a checkpoint of D3DP or FinePOSE, run by PyTorch, gives hypotheses"
+                "this lifter gives one pose: only a checkpoint of D3DP or FinePOSE, run by PyTorch, gives hypotheses; "
+                "D3DP's also run by the native engine"
             )
         number = self._action_number(action)
         rate = check_fps(fps, self.fps)

@@ -99,9 +99,9 @@ def open_module(
         import torch
     except ModuleNotFoundError as error:
         raise MissingComponentError(
-            f"running the checkpoint {path} in PyTorch needs it: pip install 'pose-refiner[train]'. A network "
-            "of STC blocks also runs with engine='native', which needs nothing else; for others load an .onnx file, "
-            "which needs 'pose-refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
+            f"running the checkpoint {path} in PyTorch needs it: pip install 'pose-refiner[train]'. Refiners, "
+            "STCFormer, MixSTE and D3DP also run with engine='native', which needs nothing else; for others load an "
+            ".onnx file, which needs 'pose-refiner[cpu]' alone; refiner-export --engine onnx writes one elsewhere"
         ) from error
     from refiner.model_files.build import module_of
     from refiner.model_files.checkpoint import input_model_of, load_checkpoint

@@ -184,6 +184,59 @@ def test_windows_of_another_length_are_refused(tmp_path):
         engine(*seen(0, 1, 8))
 
 
+SAMPLING = {"timesteps": 1000, "offset": 0.008, "limit": 1.1, "eta": 1.0, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("steps", "hypotheses", "flip", "joints"), [(1, 1, False, "h36m17"), (3, 4, True, "h36m17"), (2, 3, True, "3dhp")]
+)
+def test_d3dp_equals_pytorch(tmp_path, steps, hypotheses, flip, joints):
+    sampling = SAMPLING | {"steps": steps, "hypotheses": hypotheses, "flip": flip}
+    path = stored(
+        tmp_path / "d3dp.safetensors",
+        {"architecture": "d3dp", "dim": 48, "heads": 4, "joints": joints, "root": "subtracted"},
+        9,
+        sampling=sampling,
+    )
+    for chosen in (None, 5):
+        engine, reference = (
+            open_engine(path, "lifter", EngineOptions(name, steps=chosen, threads=1)) for name in ("native", "torch")
+        )
+        assert (engine.largest_batch, engine.steps) == (reference.largest_batch, reference.steps)
+        assert engine.metadata["sampling"] == reference.metadata["sampling"]
+        inputs = seen(9, 3, 9)
+        with attention_by("plain"):
+            expected, poses = reference(*inputs), reference.hypotheses(*inputs)
+        np.testing.assert_allclose(engine(*inputs), expected, rtol=0, atol=CLOSE)
+        np.testing.assert_allclose(engine.hypotheses(*inputs), poses, rtol=0, atol=CLOSE)
+        assert poses.shape == (3, hypotheses, 9, 17, 3) and np.abs(poses[:, :, :, 1:]).min() < 1.0
+        assert hypotheses == 1 or np.abs(poses[:, 0] - poses[:, 1]).max() > 1e-3
+        np.testing.assert_array_equal(engine(*(part[1:2] for part in inputs))[0], engine(*inputs)[1])
+    clean = engine(*inputs)
+    inputs[0][0, 2, 3] = np.nan
+    np.testing.assert_array_equal(engine(*inputs)[1:], clean[1:])
+    with pytest.raises(ShapeError, match="9 frames; got a window of 8"):
+        engine(*seen(0, 1, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda tensors, config: config["sampling"].pop("limit"), CheckpointError),
+        (lambda tensors, config: config["sampling"].update(steps=60, timesteps=50), ConfigError),
+        (lambda tensors, config: config["model"].update(input="rays"), ConfigError),
+        (lambda tensors, config: config["model"].update(dim=33, heads=3), ConfigError),
+        (lambda tensors, config: tensors.pop("model.pose_estimator.time_mlp.3.bias"), CheckpointError),
+        (lambda tensors, config: tensors.update({"model.signal": torch.zeros(1000)}), CheckpointError),
+    ],
+)
+def test_odd_diffusion_lifters_are_refused(tmp_path, change, kind):
+    sampling = SAMPLING | {"steps": 2, "hypotheses": 2, "flip": True}
+    path = stored(tmp_path / "d3dp.safetensors", {"architecture": "d3dp"}, 9, changed=change, sampling=sampling)
+    with pytest.raises(kind):
+        open_engine(path, "lifter", NATIVE)
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "message"),
     [
@@ -268,7 +321,9 @@ np.save(sys.argv[2], lifter.lift(pixels, (1000, 1002)))
     np.testing.assert_allclose(np.load(file), expected, rtol=0, atol=CLOSE * max(1.0, np.abs(expected).max()))
 
 
-def test_a_cuda_device_has_no_kernels_for_mixste(tmp_path):
-    path = stored(tmp_path / "mixste.safetensors", {}, 9)
-    with pytest.raises(UsageError, match="on a CUDA device the native engine runs networks of STC blocks, not mixste"):
+@pytest.mark.parametrize("name", ["mixste", "d3dp"])
+def test_a_cuda_device_has_no_kernels_for_these_blocks(tmp_path, name):
+    sampling = SAMPLING | {"steps": 1, "hypotheses": 1, "flip": False}
+    path = stored(tmp_path / "model.safetensors", {"architecture": name}, 9, sampling=sampling)
+    with pytest.raises(UsageError, match=f"on a CUDA device the native engine runs networks of STC blocks, not {name}"):
         open_engine(path, "lifter", EngineOptions("native", device="cuda"))

@@ -17,13 +17,14 @@ from refiner.errors import CheckpointError, ConfigError, UsageError
 from refiner.model_files.arrays import CheckpointArrays, load_arrays
 from refiner.model_spec import ModelSpec
 from refiner.runtime.native.network import OTHERS, check_size
+from refiner.runtime.native.sampled import Sampling
 from refiner.skeleton import H36M17, joint_order
 from refiner.stc_layout import PARTS
 
 Array = NDArray[np.float32]
 
 STC_LIFTERS = ("default", "stcformer")
-ARCHITECTURES = {"lifter": (*STC_LIFTERS, "mixste"), "refiner": ("default",)}
+ARCHITECTURES = {"lifter": (*STC_LIFTERS, "mixste", "d3dp"), "refiner": ("default",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,7 @@ class NativeModel:
         weights: the state dict of its network.
         order: joint ``i`` of the network is joint ``order[i]`` of Human3.6M.
         refinement: for a refiner.
+        sampling: for a diffusion lifter.
         inputs: the model of a refiner's training inputs, where the file has one.
     """
 
@@ -90,6 +92,7 @@ class NativeModel:
     weights: Mapping[str, Array]
     order: tuple[int, ...]
     refinement: Refinement | None
+    sampling: Sampling | None
     inputs: InputModel | None
 
 
@@ -113,7 +116,8 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None, devic
         raise CheckpointError(f"{path} holds a {spec.kind}, expected a {role}")
     if spec.architecture not in ARCHITECTURES[role]:
         raise UsageError(
-            f"{path}: the native engine runs STCFormer, MixSTE and PoseDenoiser, not {spec.architecture}; {OTHERS}"
+            f"{path}: the native engine runs STCFormer, MixSTE, D3DP and PoseDenoiser, not {spec.architecture}; "
+            f"{OTHERS}"
         )
     if spec.joints != H36M17.name and role == "refiner":
         raise UsageError(f"{path}: the native engine has no network of the joints of {spec.joints}; {OTHERS}")
@@ -133,11 +137,22 @@ def load_model(path: str | os.PathLike[str], role: str, steps: int | None, devic
         )
     elif dim % heads:
         raise ConfigError(f"{path}: dim must be a multiple of heads, got dim {dim} and heads {heads}")
-    if role == "lifter" and steps is not None:
+    sampled = spec.is_sampled_lifter
+    if sampled and spec.rays:
+        raise ConfigError(f"{path}: {spec.architecture} sees screen coordinates alone; leave model.input out")
+    if role == "lifter" and steps is not None and not sampled:
         raise ConfigError("this lifter is not sampled: it has no steps to choose")
     refinement = _refinement(checkpoint, steps, str(path)) if role == "refiner" else None
-    order = joint_order(spec.joints)
-    return NativeModel(spec, checkpoint.config, checkpoint.weights(), order, refinement, checkpoint.input_model)
+    sampling = Sampling.of_config(checkpoint.config, spec.frames, steps, str(path)) if sampled else None
+    return NativeModel(
+        spec=spec,
+        config=checkpoint.config,
+        weights=checkpoint.weights(),
+        order=joint_order(spec.joints),
+        refinement=refinement,
+        sampling=sampling,
+        inputs=checkpoint.input_model,
+    )
 
 
 def _refinement(checkpoint: CheckpointArrays, steps: int | None, where: str) -> Refinement:

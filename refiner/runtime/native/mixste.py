@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refiner.errors import ConfigError
 from refiner.runtime.native import network
 from refiner.runtime.native.network import Weights
 from refiner.skeleton import H36M17
@@ -15,6 +16,7 @@ from refiner.skeleton import H36M17
 Array = NDArray[np.float32]
 
 BLOCK_EPS, HEAD_EPS = 1e-6, 1e-5
+DENOISER = "pose_estimator."
 SPATIAL, TEMPORAL = "STEblocks", "TTEblocks"
 
 
@@ -54,6 +56,33 @@ def lifter(weights: Weights, model: Mapping[str, Any], frames: int, precision: s
     inputs = 6 if model.get("input", "screen") == "rays" else 2
     network.check_weights(weights, block_shapes(model, frames, inputs))
     return _built(weights, model, inputs, np.zeros((1, int(model["dim"])), np.float32), precision)
+
+
+def clean_pose_denoiser(
+    weights: Weights, model: Mapping[str, Any], frames: int, times: Sequence[int], precision: str = "fp32"
+) -> Any:
+    """The network of a `refiner.models.d3dp.CleanPoseDenoiser`, one step for each of the timesteps ``times``.
+
+    Args:
+        weights: the state dict of the `refiner.models.D3DP` that holds it.
+        model: the entry ``model`` of the configuration.
+        frames: T.
+        times: the timesteps of the K steps.
+        precision: see `refiner.runtime.native.network.denoiser`.
+
+    Raises:
+        ConfigError: the timesteps have no embedding of this width.
+        CheckpointError, UsageError, MissingComponentError: as `refiner.runtime.native.network.denoiser`.
+    """
+    dim, inputs = int(model["dim"]), 5
+    if dim < 4 or dim % 2:
+        raise ConfigError(f"the embedding of a timestep has an even number of channels, 4 or more; got dim {dim}")
+    shapes = block_shapes(model, frames, inputs)
+    shapes |= network.linear_shapes("time_mlp.1", 2 * dim, dim) | network.linear_shapes("time_mlp.3", dim, 2 * dim)
+    network.check_weights(weights, {f"{DENOISER}{name}": shape for name, shape in shapes.items()})
+    own = {name.removeprefix(DENOISER): value for name, value in weights.items()}
+    added = np.stack([network.embed_time(own, time, "time_mlp.1", "time_mlp.3") for time in times])
+    return _built(own, model, inputs, added, precision)
 
 
 def _built(weights: Weights, model: Mapping[str, Any], inputs: int, added: Array, precision: str) -> Any:

@@ -274,6 +274,8 @@ def embed_time(weights: Weights, time: int, first: str, second: str) -> Array:
     """The embedded timestep ``(C,)``, as in `refiner.models.pose_denoiser`; two names of linear layers."""
     dim = weights[f"{first}.weight"].shape[1]
     half = dim // 2
-    angles = time * np.exp(np.arange(half) * (-np.log(1e4) / (half - 1)))
+    # Rounded where PyTorch rounds: the rounding of a frequency counts as many times as the timestep says.
+    exponents = np.arange(half, dtype=np.float32) * np.float32(-np.log(1e4) / (half - 1))
+    angles = np.float32(time) * np.exp(exponents.astype(np.float64)).astype(np.float32)
     hidden = linear(weights, first, np.concatenate([np.sin(angles), np.cos(angles)]).astype(np.float32))
     return linear(weights, second, (0.5 * hidden * (1.0 + erf(hidden / np.sqrt(2.0)))).astype(np.float32))
