@@ -108,11 +108,9 @@ inline void store_operand(Pair* target, Lane lane) {
     std::memcpy(target, &halves, sizeof(halves));
 }
 
-// GELU, x / 2 (1 + erf(x / sqrt 2)) = max(x, 0) - |x| Q(|x|), where Q is the upper tail of the normal
-// distribution. Q is p ** -16 of a polynomial p of our own: the error of GELU is below 3e-7 in exact arithmetic
-// and below 6e-7 in float32. Far out p ** 16 is infinite and Q is 0. NaN stays.
-inline Lane gelu(Lane x) {
-    const Lane distance = lane_of(bits_of(x) & 0x7fffffffu);
+// The share of the normal distribution beyond a distance of at least 0: p ** -16 of a polynomial p of our own. Far out
+// p ** 16 is infinite and the share is 0. NaN stays.
+inline Lane upper_tail(Lane distance) {
     Lane p = splat(6.98803597e-6f);
     p = p * distance + 3.96490532e-5f;
     p = p * distance + 7.53226284e-5f;
@@ -124,8 +122,17 @@ inline Lane gelu(Lane x) {
     p *= p;
     p *= p;
     p *= p;
+    return 1.0f / p;
+}
+
+inline Lane size_of(Lane x) { return lane_of(bits_of(x) & 0x7fffffffu); }
+
+// GELU, x / 2 (1 + erf(x / sqrt 2)) = max(x, 0) - |x| upper_tail(|x|): the error is below 3e-7 in exact arithmetic and
+// below 6e-7 in float32. NaN stays.
+inline Lane gelu(Lane x) {
+    const Lane distance = size_of(x);
     const Lane zero{};
-    return (x < zero ? zero : x) - distance * (1.0f / p);
+    return (x < zero ? zero : x) - distance * upper_tail(distance);
 }
 
 // All loops over a tile are unrolled, so that its sums are indexed by constants alone: only then does GCC keep

@@ -1,10 +1,12 @@
-"""The attention kernels of the native extension as differentiable PyTorch operations (CPU, float32).
+"""The attention kernels of the native extension as differentiable PyTorch operations, on the CPU.
 
 There are two: STC attention, and the self-attention over rows of tokens that MixSTE uses.
 
 At the widths that a CPU can train, training computes thousands of 17 x 17 and 27 x 27 attention matrices with heads of
 4 to 16 channels. Batched matrix products spend most of their time on overhead there. The kernel keeps one channel of
 every head in one vector register, and computes attention, convolution and bias in one pass over memory.
+
+The kernels compute in float32. Under autocast they convert what the bfloat16 product before them gives.
 """
 
 from __future__ import annotations
@@ -74,9 +76,9 @@ def takes_kernel(x: Tensor, heads: int, width: int) -> bool:
         return True
     if _backend == "fused":
         raise ConfigError(
-            f"the attention kernels take float32 CPU tensors, {_listed(SUPPORTED_HEADS)} heads and "
-            f"{_listed(SUPPORTED_WIDTHS)} channels per head (for STC attention: in each half); got {x.dtype} on "
-            f"{x.device}, {heads} heads of {width}"
+            "the attention kernels take float32 CPU tensors (bfloat16 under autocast), "
+            f"{_listed(SUPPORTED_HEADS)} heads and {_listed(SUPPORTED_WIDTHS)} channels per head (for STC attention: "
+            f"in each half); got {x.dtype} on {x.device}, {heads} heads of {width}"
         )
     return False
 
@@ -86,15 +88,18 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def fused_supported(x: Tensor, heads: int, head_dim: int) -> bool:
-    """Whether the kernels take this input: eager float32 on the CPU, supported sizes, and the extension is built."""
+    """Whether the kernels take this input: eager on the CPU, supported sizes, and the extension is built.
+
+    The type is float32, or under autocast also bfloat16.
+    """
+    autocast = torch.is_autocast_enabled("cpu")
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and (x.dtype == torch.float32 or (autocast and x.dtype == torch.bfloat16))
         and heads in SUPPORTED_HEADS
         and head_dim in SUPPORTED_WIDTHS
         and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and _native() is not None
+        and native_module("rows_attention_forward") is not None
     )
 
 
@@ -102,7 +107,7 @@ def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float
     """Both halves of the STC attention with their convolutions.
 
     Args:
-        qkv: ``[B, T, J, 6 width heads]``, ordered (spatial | temporal, q | k | v, width, heads).
+        qkv: ``[B, T, J, 6 width heads]``, ordered (spatial | temporal, q | k | v, width, heads), float32 or bfloat16.
         convolution: ``[2, 9, width, heads]``, taps row by row over (frames, joints).
         bias: ``[2, J, width, heads]``.
         scale: factor of the scores.
@@ -111,9 +116,9 @@ def fused_attention(qkv: Tensor, convolution: Tensor, bias: Tensor, scale: float
             t - 1, t and t + 1.
 
     Returns:
-        ``[B, T, J, 2 width heads]``.
+        ``[B, T, J, 2 width heads]``, float32.
     """
-    result: Tensor = _FusedAttention.apply(qkv, convolution, bias, scale, band or 0)  # type: ignore[no-untyped-call]
+    result: Tensor = _FusedAttention.apply(qkv.float(), convolution, bias, scale, band or 0)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -121,23 +126,28 @@ def fused_self_attention(qkv: Tensor, heads: int, scale: float) -> Tensor:
     """Softmax attention between the tokens of each row.
 
     Args:
-        qkv: ``[N, L, 3 width heads]``, ordered (q | k | v, width, heads).
+        qkv: ``[N, L, 3 width heads]``, ordered (q | k | v, width, heads), float32 or bfloat16.
         heads: number of heads.
         scale: factor of the scores.
 
     Returns:
-        ``[N, L, width heads]``.
+        ``[N, L, width heads]``, float32.
     """
-    result: Tensor = _FusedSelfAttention.apply(qkv, heads, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _FusedSelfAttention.apply(qkv.float(), heads, scale)  # type: ignore[no-untyped-call]
     return result
 
 
-def _native() -> Any:
+def native_module(function: str) -> Any:
+    """The native extension; None if it is not built, or so old that it lacks a function."""
     try:
         from refiner import _native
     except ImportError:
         return None
-    return _native if hasattr(_native, "rows_attention_forward") else None
+    return _native if hasattr(_native, function) else None
+
+
+def _native() -> Any:
+    return native_module("rows_attention_forward")
 
 
 class _FusedAttention(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.errors import ConfigError
-from refiner.models.stc import FeedForward, STCAttention
+from refiner.models.stc import FeedForward, STCAttention, residual_mlp
 
 
 class DenoisingBlock(nn.Module):
@@ -44,10 +44,9 @@ class DenoisingBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # [B, T, J, C], [B or 1, 1, 1, C]
         x = self.stc_first(x)
         if self.mlp_first is not None and self.layer_norm_first is not None:
-            x = x + self.mlp_first(self.layer_norm_first(x))
+            x = residual_mlp(x, self.layer_norm_first, self.mlp_first)
         x = self.stc_second(x + time)
-        mixed: Tensor = x + self.mlp(self.layer_norm(x))
-        return mixed
+        return residual_mlp(x, self.layer_norm, self.mlp)
 
 
 class PoseDenoiser(nn.Module):

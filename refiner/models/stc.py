@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from refiner.errors import ConfigError
 from refiner.models.fused import fused_attention, takes_kernel
+from refiner.models.fused_layers import fused_linear, fused_mlp, takes_layers
 from refiner.models.fusible import MOST_TOKENS, attend_by_sums, convolve_by_shifts, takes_sums
 from refiner.stc_layout import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, PARTS, kernel_order
 
@@ -76,8 +77,16 @@ class STCAttention(nn.Module):
         self.register_buffer("_kernel_columns", kernel_columns, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
-        mix = self._fused if takes_kernel(x, self.heads, self.head_dim) else self._plain
-        return x + mix(self.layer_norm(x))
+        if not takes_kernel(x, self.heads, self.head_dim):
+            return x + self._plain(self.layer_norm(x))
+        # The weights are reordered to the layout of the kernels, the activations are not.
+        weight, bias = self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows]
+        out_weight = self.proj.weight[:, self._kernel_columns]
+        if takes_layers(x, self.dim):
+            mixed = self._mixed(fused_linear(x, weight, bias, self.layer_norm))
+            return fused_linear(mixed, out_weight, self.proj.bias, residual=x)
+        mixed = self._mixed(functional.linear(self.layer_norm(x), weight, bias))
+        return x + functional.linear(mixed, out_weight, self.proj.bias)
 
     def _plain(self, x: Tensor) -> Tensor:
         batch, frames, joints, _ = x.shape
@@ -148,10 +157,9 @@ class STCAttention(nn.Module):
             parts.append(local.reshape(shape))
         return parts[0], parts[1]
 
-    def _fused(self, x: Tensor) -> Tensor:
-        """`_plain` with the native kernel: the weights are reordered to its layout, the activations are not."""
+    def _mixed(self, qkv: Tensor) -> Tensor:
+        """Attention and convolutions by the native kernel, from and to its layout of the channels."""
         heads, width = self.heads, self.head_dim
-        qkv = functional.linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
         convolution = torch.stack([self.sep2_s.weight, self.sep2_t.weight]).reshape(2, heads, width, 9)
         convolution = convolution.permute(0, 3, 2, 1).contiguous()  # [2, 9, width, heads]
         offset = torch.stack(self._part_embeddings())[..., None]  # [2, J, width, 1]
@@ -160,8 +168,7 @@ class STCAttention(nn.Module):
             .reshape(2, 1, heads, width)
             .transpose(2, 3)
         )
-        mixed = fused_attention(qkv, convolution, (bias + offset).contiguous(), self.scale, self.band)
-        return functional.linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
+        return fused_attention(qkv, convolution, (bias + offset).contiguous(), self.scale, self.band)
 
 
 def attend_banded(query: Tensor, key: Tensor, value: Tensor, band: int, scale: float) -> Tensor:
@@ -221,3 +228,13 @@ class FeedForward(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+def residual_mlp(x: Tensor, norm: nn.LayerNorm, mlp: nn.Module) -> Tensor:
+    """``x + mlp(norm(x))``: ``[..., C]`` -> ``[..., C]``; for a `FeedForward` by the native kernel where it applies."""
+    if isinstance(mlp, FeedForward):
+        drops = mlp.training and mlp.dropout > 0.0
+        if not drops and takes_layers(x, *mlp.fc1.weight.shape):
+            return fused_mlp(x, norm, mlp.fc1.weight, mlp.fc2.weight)
+    mixed: Tensor = x + mlp(norm(x))
+    return mixed

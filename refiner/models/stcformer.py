@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refiner.models.joint_order import JointOrder
-from refiner.models.stc import FeedForward, STCAttention
+from refiner.models.stc import FeedForward, STCAttention, residual_mlp
 from refiner.stc_layout import PARTS
 
 
@@ -26,9 +26,7 @@ class STCBlock(nn.Module):
         self.stc_att = STCAttention(dim, heads, drop_part=drop_part, parts=parts)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, J, C]
-        x = self.stc_att(x)
-        mixed: Tensor = x + self.mlp(self.layer_norm(x))
-        return mixed
+        return residual_mlp(self.stc_att(x), self.layer_norm, self.mlp)
 
 
 class _Blocks(nn.Module):
