@@ -166,10 +166,10 @@ def _run_cards(arguments: argparse.Namespace) -> None:
 def _add_train_step(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "train-step",
-        help="windows/s of a training step: the fused attention against the plain module",
-        description="Time a training step (forward, loss, backward, Adam) on fixed random windows of 27 frames, with "
-        "the native attention kernel and with the plainly written module, in alternating rounds of one run, and "
-        "profile where the time goes.",
+        help="windows/s of a training step: the native kernels against the plain module",
+        description="Time a training step (forward, loss, backward, Adam) on fixed random windows of 27 frames: with "
+        "the plainly written module, with the native attention kernel, with all native kernels, and in bfloat16, in "
+        "alternating rounds of one run, and profile where the time goes.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -126,6 +126,8 @@ def _native(report: JsonObject) -> Iterator[Measure]:
 def _train_step(report: JsonObject) -> Iterator[Measure]:
     low, high = report["ratio_interval"]
     yield _ratio("fused over plain", {"ratio": report["ratio"], "low": low, "high": high})
+    for name, ratio in report.get("ratios", {}).items():  # older reports have one ratio
+        yield _ratio(name, ratio)
     for backend, speed in report["windows_per_s"].items():
         yield Measure(backend, speed, "windows/s", "time", "higher")
 

@@ -1,8 +1,9 @@
-"""Speed of a training step with the fused attention kernel and with the plain module, interleaved in one run."""
+"""Speed of a training step with the native kernels and without them, interleaved in one run."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -38,10 +39,36 @@ class NoiseCosts:
     native_over_pytorch: Ratio
 
 
-def train_step_report(dim: int, batch: int, rounds: int, steps: int, threads: int, kind: str = "refiner") -> Report:
-    """Measure forward pass, backward pass and optimiser step with both attention backends.
+# How the step of each contestant runs.
+CONTESTANTS = {
+    "plain": "PyTorch alone",
+    "attention": "the attention kernel, PyTorch's linear layers and MLPs",
+    "fused": "all kernels, the default",
+    "bfloat16": 'training.precision = "bfloat16": the attention kernel, PyTorch\'s products in bfloat16',
+}
 
-    A round times ``steps`` steps of each backend, in alternating order.
+
+@contextmanager
+def _running_as(contestant: str) -> Iterator[None]:
+    """Run the steps inside a ``with`` block as a contestant does."""
+    import torch
+
+    from refiner.models import fused
+    from refiner.models.fused_layers import layers_by_pytorch
+
+    if contestant == "attention":
+        with fused.attention_by("fused"), layers_by_pytorch():
+            yield
+        return
+    low = torch.autocast("cpu", torch.bfloat16, enabled=contestant == "bfloat16")
+    with fused.attention_by("plain" if contestant == "plain" else "fused"), low:
+        yield
+
+
+def train_step_report(dim: int, batch: int, rounds: int, steps: int, threads: int, kind: str = "refiner") -> Report:
+    """Measure forward pass, backward pass and optimiser step of all `CONTESTANTS`.
+
+    A round times ``steps`` steps of each contestant, in alternating order.
 
     Args:
         dim: The width C of the model.
@@ -52,9 +79,9 @@ def train_step_report(dim: int, batch: int, rounds: int, steps: int, threads: in
         kind: "refiner", "lifter" (STCFormer) or "mixste".
 
     Returns:
-        The report: windows per second of both backends; their ratio with a 95 % bootstrap interval over rounds; the
-        share of time by group of operations from PyTorch's profiler; for a refiner also the cost of drawing the noise
-        with the native sampler and with PyTorch.
+        The report: windows per second of all contestants; ``ratio``, "fused" over "plain", and ``ratios``, "fused" and
+        "bfloat16" over "attention", with 95 % intervals; the share of time by group of operations from PyTorch's
+        profiler; for a refiner also the cost of drawing the noise with the native sampler and with PyTorch.
 
     Raises:
         UsageError: A count is below its least value.
@@ -66,7 +93,6 @@ def train_step_report(dim: int, batch: int, rounds: int, steps: int, threads: in
         )
     import torch
 
-    from refiner.models import fused
     from refiner.training.runs import keep_large_blocks
 
     keep_large_blocks()
@@ -80,30 +106,25 @@ def train_step_report(dim: int, batch: int, rounds: int, steps: int, threads: in
     model = _model(kind, dim)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
 
-    def step() -> None:
+    def step(contestant: str) -> None:
         optimiser.zero_grad(set_to_none=True)
-        (model(*inputs) - pose_3d).square().mean().backward()
+        with _running_as(contestant):
+            predicted = model(*inputs).float()
+        (predicted - pose_3d).square().mean().backward()
         optimiser.step()
 
-    speeds: dict[fused.Backend, list[float]] = {"plain": [], "fused": []}
-    for number in range(rounds + 1):
-        order: list[fused.Backend] = ["plain", "fused"] if number % 2 else ["fused", "plain"]
-        for backend in order:
-            with fused.attention_by(backend):
-                step()
-                began = time.perf_counter()
-                for _ in range(steps):
-                    step()
-                if number:  # the first round is the warm-up
-                    speeds[backend].append(batch * steps / (time.perf_counter() - began))
-    shares = {}
-    for backend in speeds:
-        with fused.attention_by(backend):
-            shares[backend] = _shares(step)
-    with fused.attention_by("fused"):
-        noise = _noise_costs(batch, rounds, steps, step) if kind == "refiner" else None
-    ratios = np.array(speeds["fused"]) / np.array(speeds["plain"])
-    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios))).mean(axis=1)
+    def steps_of(contestant: str) -> Run:
+        def run() -> None:
+            for _ in range(steps):
+                step(contestant)
+
+        return run
+
+    rates = interleaved({name: Contestant(batch * steps, steps_of(name)) for name in CONTESTANTS}, rounds)
+    speeds = {name: np.array(values) for name, values in rates.items()}
+    shares = {name: _shares(lambda name=name: step(name)) for name in CONTESTANTS}  # type: ignore[misc]
+    noise = _noise_costs(batch, rounds, steps, lambda: step("fused")) if kind == "refiner" else None
+    whole = ratio_interval(speeds["fused"] / speeds["plain"])
     settings = {
         "model": kind,
         "dim": dim,
@@ -116,9 +137,14 @@ def train_step_report(dim: int, batch: int, rounds: int, steps: int, threads: in
     }
     return {
         **new_report("train-step", settings),
-        "windows_per_s": {backend: float(np.median(values)) for backend, values in speeds.items()},
-        "ratio": float(ratios.mean()),
-        "ratio_interval": [float(np.percentile(draws, 2.5)), float(np.percentile(draws, 97.5))],
+        "contestants": CONTESTANTS,
+        "windows_per_s": {name: float(np.median(values)) for name, values in speeds.items()},
+        "ratio": whole.ratio,
+        "ratio_interval": [whole.low, whole.high],
+        "ratios": {
+            f"{name} over attention": asdict(ratio_interval(speeds[name] / speeds["attention"]))
+            for name in ("fused", "bfloat16")
+        },
         "time_shares": shares,
         "noise": None if noise is None else asdict(noise),
     }
@@ -187,6 +213,7 @@ GROUPS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "PyTorch's attention": ("aten::_scaled_dot_product",),
     "fused attention": ("_FusedAttention", "_FusedSelfAttention"),
+    "fused layers": ("_Linear", "_Mlp"),
     "GELU": ("aten::gelu",),
     "layer norm": ("aten::native_layer_norm",),
     "convolution": (
@@ -225,9 +252,11 @@ def format_train_step(report: JsonObject) -> str:
     lines = [
         f"Training step, {settings['model']}, width {settings['dim']}, T = {settings['frames']}, "
         f"batch {settings['batch']}, {settings['threads']} threads:",
-        *(f"  {backend}: {speed:.0f} windows/s" for backend, speed in report["windows_per_s"].items()),
+        *(f"  {name}: {speed:.0f} windows/s" for name, speed in report["windows_per_s"].items()),
         f"  fused / plain: {report['ratio']:.2f} (95 % interval {low:.2f} to {high:.2f})",
     ]
+    for name, ratio in report.get("ratios", {}).items():  # older reports have one ratio
+        lines.append(f"  {name}: {ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})")
     for backend, shares in report["time_shares"].items():
         parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01)
         lines.append(f"  {backend} spends: {parts}")

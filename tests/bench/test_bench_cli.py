@@ -70,18 +70,22 @@ def test_the_training_step_of_a_lifter(tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.slow
-def test_train_step_reports_both_backends(tmp_path: Path) -> None:
+def test_train_step_reports_all_contestants(tmp_path: Path) -> None:
     path = tmp_path / "step.json"
     arguments = ["--dim", "32", "--batch", "2", "--rounds", "2", "--steps", "1", "--threads", "1"]
     assert main(["train-step", *arguments, "--json", str(path)]) == 0
     report = json.loads(path.read_text())
-    assert set(report["windows_per_s"]) == {"plain", "fused"}
+    assert set(report["windows_per_s"]) == {"plain", "attention", "fused", "bfloat16"}
+    assert set(report["ratios"]) == {"fused over attention", "bfloat16 over attention"}
     low, high = report["ratio_interval"]
     assert 0 < low <= report["ratio"] <= high
     for shares in report["time_shares"].values():
         assert sum(shares.values()) == pytest.approx(1.0, abs=0.01)
     assert "fused attention" in report["time_shares"]["fused"]
     assert "fused attention" not in report["time_shares"]["plain"]
+    assert "fused layers" in report["time_shares"]["fused"] and "matrix products" in report["time_shares"]["bfloat16"]
+    for other in ("plain", "attention", "bfloat16"):
+        assert "fused layers" not in report["time_shares"][other]
     noise = report["noise"]
     assert set(noise["draw_us"]) == {"native", "PyTorch"} and set(noise["windows_per_s"]) == {
         "native",
