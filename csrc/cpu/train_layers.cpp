@@ -74,6 +74,7 @@ void linear_forward(const LinearShape& s, const LinearInput& in, float* out) {
                 const int64_t columns = least(kPanel, s.outputs - c);
                 multiply_rows(panels.data, rows, inputs, weight.data + c * inputs,
                               [&](auto count, int64_t row, auto& sum) {
+#pragma GCC unroll 6
                                   for (int r = 0; r < decltype(count)::value; ++r) {
                                       const int64_t at = (first + row + r) * s.outputs + c;
                                       for (int v = 0; v * kLane < columns; ++v) {
@@ -94,7 +95,9 @@ struct ToPanels {
     float* panel;
     template <typename Tile, typename Sums>
     void operator()(Tile count, int64_t row, Sums& sum) const {
+#pragma GCC unroll 6
         for (int r = 0; r < decltype(count)::value; ++r) {
+#pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) store(panel + (row + r) * kPanel + v * kLane, sum[r][v]);
         }
     }
@@ -104,7 +107,9 @@ struct AddToPanels {
     float* panel;
     template <typename Tile, typename Sums>
     void operator()(Tile count, int64_t row, Sums& sum) const {
+#pragma GCC unroll 6
         for (int r = 0; r < decltype(count)::value; ++r) {
+#pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) {
                 float* to = panel + (row + r) * kPanel + v * kLane;
                 store(to, load(to) + sum[r][v]);
@@ -186,7 +191,9 @@ void mlp_forward(const MlpShape& s, const MlpInput& in, float* kept, float* out)
                     float* keep = kept == nullptr ? nullptr : kept + (block * hidden + chunk + c) * kTrainRows;
                     multiply_rows(normal, rows, dim, first_packed + (chunk + c) * dim,
                                   [&](auto count, int64_t row, auto& sum) {
+#pragma GCC unroll 6
                                       for (int r = 0; r < decltype(count)::value; ++r) {
+#pragma GCC unroll 4
                                           for (int v = 0; v < kVectors; ++v) {
                                               const int64_t at = (row + r) * kPanel + v * kLane;
                                               if (keep != nullptr) store(keep + at, sum[r][v]);
@@ -242,7 +249,9 @@ void mlp_backward(const MlpShape& s, const MlpInput& in, const float* kept, cons
                     float* to_hidden = grad_hidden + c * kTrainRows;
                     multiply_rows(out_panels, rows, dim, second_packed + (chunk + c) * dim,
                                   [&](auto count, int64_t row, auto& sum) {
+#pragma GCC unroll 6
                                       for (int r = 0; r < decltype(count)::value; ++r) {
+#pragma GCC unroll 4
                                           for (int v = 0; v < kVectors; ++v) {
                                               const int64_t at = (row + r) * kPanel + v * kLane;
                                               const Lane value = load(before + at);

@@ -108,8 +108,8 @@ inline void store_operand(Pair* target, Lane lane) {
     std::memcpy(target, &halves, sizeof(halves));
 }
 
-// The share of the normal distribution beyond a distance of at least 0: p ** -16 of a polynomial p of our own. Far out
-// p ** 16 is infinite and the share is 0. NaN stays.
+// The share of the normal distribution beyond a distance of at least 0: p ** -16 of a polynomial p of our own. Far
+// out p ** 16 is infinite and the share is 0. NaN stays.
 inline Lane upper_tail(Lane distance) {
     Lane p = splat(6.98803597e-6f);
     p = p * distance + 3.96490532e-5f;
@@ -127,8 +127,8 @@ inline Lane upper_tail(Lane distance) {
 
 inline Lane size_of(Lane x) { return lane_of(bits_of(x) & 0x7fffffffu); }
 
-// GELU, x / 2 (1 + erf(x / sqrt 2)) = max(x, 0) - |x| upper_tail(|x|): the error is below 3e-7 in exact arithmetic and
-// below 6e-7 in float32. NaN stays.
+// GELU, x / 2 (1 + erf(x / sqrt 2)) = max(x, 0) - |x| upper_tail(|x|): the error is below 3e-7 in exact arithmetic
+// and below 6e-7 in float32. NaN stays.
 inline Lane gelu(Lane x) {
     const Lane distance = size_of(x);
     const Lane zero{};

@@ -88,8 +88,10 @@ inline void add_over_rows(const float* a, int64_t a_columns, const float* b, int
                 constexpr int R = decltype(count)::value;
                 Lane sum[R][kVectors] = {};
                 add_products<R, 1, kPanel>(a + left * kTrainRows + first, b + right * kTrainRows, rows, sum);
+#pragma GCC unroll 6
                 for (int r = 0; r < R; ++r) {
                     float* to = target + (left + first + r) * stride + right;
+#pragma GCC unroll 4
                     for (int v = 0; v < kVectors; ++v) store(to + v * kLane, load(to + v * kLane) + sum[r][v]);
                 }
             });

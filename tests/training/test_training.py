@@ -149,9 +149,10 @@ def test_a_refiner_runs_as_it_was_validated(start, people, tiny, tmp_path):
     assert abs(stored["linear_mpjpe_mm"] - stored["lifter_mpjpe_mm"]) > 1.0
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "muon"])
-def test_a_killed_run_ends_as_an_unbroken_one(optimiser, people, tiny, tmp_path):
-    config = tiny("lifter", training={"steps": 9}, optimiser={"name": optimiser, "weight_decay": 0.01})
+@pytest.mark.parametrize(("optimiser", "precision"), [("adam", "float32"), ("muon", "float32"), ("muon", "bfloat16")])
+def test_a_killed_run_ends_as_an_unbroken_one(optimiser, precision, people, tiny, tmp_path):
+    training = {"steps": 9, "precision": precision}
+    config = tiny("lifter", training=training, optimiser={"name": optimiser, "weight_decay": 0.01})
     whole = train_lifter(config, people, tmp_path / "whole", quiet=True)
 
     class Killed(Exception):
