@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from refiner.models import fused
 from refiner.models.fused import native_module
@@ -59,6 +60,13 @@ def takes_layers(x: Tensor, *sizes: int) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and native_module("mlp_backward") is not None
     )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x weight^T + bias``, by the native kernel where it applies: ``[..., inputs]`` -> ``[..., outputs]``."""
+    if takes_layers(x, *weight.shape):
+        return fused_linear(x, weight, bias)
+    return functional.linear(x, weight, bias)
 
 
 def fused_linear(

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from refiner.errors import ConfigError, ShapeError
 from refiner.models.fused import fused_self_attention, takes_kernel
+from refiner.models.fused_layers import linear
 from refiner.models.joint_order import JointOrder
 
 # Published: 1e-6 in the blocks and the two shared norms, PyTorch's 1e-5 in the head.
@@ -51,9 +52,9 @@ class SelfAttention(nn.Module):
 
     def _fused(self, x: Tensor) -> Tensor:
         """`forward` with the native kernel: the weights are reordered to its layout, the activations are not."""
-        qkv = functional.linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
+        qkv = linear(x, self.qkv.weight[self._kernel_rows], self.qkv.bias[self._kernel_rows])
         mixed = fused_self_attention(qkv, self.heads, self.width**-0.5)
-        return functional.linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
+        return linear(mixed, self.proj.weight[:, self._kernel_columns], self.proj.bias)
 
 
 class BiasedFeedForward(nn.Module):
@@ -65,8 +66,8 @@ class BiasedFeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:  # [..., C]
-        projected: Tensor = self.fc2(functional.gelu(self.fc1(x)))
-        return projected
+        hidden = functional.gelu(linear(x, self.fc1.weight, self.fc1.bias))
+        return linear(hidden, self.fc2.weight, self.fc2.bias)
 
 
 class TransformerBlock(nn.Module):

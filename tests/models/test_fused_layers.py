@@ -166,6 +166,7 @@ def test_inputs_and_gradients_that_are_not_in_order():
         lambda: STCFormer(64, 2, joint_embedding=True),
         lambda: PoseDenoiser(48, 1, heads=4),
         lambda: PoseDenoiser(32, 2, mlps=2, band=5, joint_embedding=True),
+        lambda: MixSTE(32, 2, heads=4, frames=9),
     ],
 )
 def test_a_network_has_the_gradients_of_its_plain_form_in_float64(network):
@@ -174,7 +175,7 @@ def test_a_network_has_the_gradients_of_its_plain_form_in_float64(network):
     if isinstance(wide, PoseDenoiser):
         wide.time_mlp.register_forward_pre_hook(lambda module, given: given[0].double())
     pose_2d, pose_3d = torch.randn(3, 9, 17, 2), torch.randn(3, 9, 17, 3)
-    inputs = (pose_2d,) if isinstance(model, STCFormer) else (pose_3d, pose_2d, torch.tensor([0, 20, 49]))
+    inputs = (pose_3d, pose_2d, torch.tensor([0, 20, 49])) if isinstance(model, PoseDenoiser) else (pose_2d,)
     weights = torch.randn(3, 9, 17, 3)
     found = model(*inputs)
     with fused.attention_by("plain"):
