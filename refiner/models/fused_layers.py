@@ -1,9 +1,9 @@
 """Layers of the native extension as differentiable PyTorch operations, for training on a CPU in float32.
 
 There are two: a linear layer with the layer norm before it and the residual around it, and a whole MLP. Networks take
-them where gradients are recorded; the results equal PyTorch's to rounding.
+them where gradients are recorded on a processor with AVX-512; the results equal PyTorch's to rounding.
 
-PyTorch multiplies float32 matrices on a CPU by a library that uses half of the vector width of some processors, and
+PyTorch multiplies float32 matrices on a CPU by a library that uses half of the vector width of AMD's processors, and
 writes every intermediate result to memory. These kernels use the whole width, and keep what lies between two products
 in the cache.
 """
@@ -41,8 +41,9 @@ def layers_by_pytorch() -> Iterator[None]:
 def takes_layers(x: Tensor, *sizes: int) -> bool:
     """Whether layers of these sizes run in the native kernels.
 
-    They do where a gradient is recorded for eager float32 tensors on the CPU, unless the attention backend is "plain"
-    (`refiner.models.fused.set_attention_backend`).
+    They do where a gradient is recorded for eager float32 tensors on a CPU with AVX-512, unless the attention backend
+    is "plain" (`refiner.models.fused.set_attention_backend`). With AVX2 they are as fast as PyTorch's products, and
+    with less they are slower.
 
     Args:
         x: the input of the layer.
@@ -58,7 +59,7 @@ def takes_layers(x: Tensor, *sizes: int) -> bool:
         and all(size % MULTIPLE == 0 for size in sizes)
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and native_module("mlp_backward") is not None
+        and _faster()
     )
 
 
@@ -103,6 +104,11 @@ def fused_mlp(x: Tensor, norm: nn.LayerNorm, first: Tensor, second: Tensor) -> T
     """
     result: Tensor = _Mlp.apply(x, norm.weight, norm.bias, first, second, norm.eps)  # type: ignore[no-untyped-call]
     return result
+
+
+def _faster() -> bool:
+    native = _native()
+    return native is not None and native.isa() == "x86-64-v4"
 
 
 def _native() -> Any:

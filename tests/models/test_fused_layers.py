@@ -27,6 +27,12 @@ def _threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def fast(monkeypatch):
+    """As on a processor on which the kernels pay."""
+    monkeypatch.setattr(fused_layers, "_faster", lambda: True)
+
+
 def random_norm(dim: int) -> nn.LayerNorm:
     norm = nn.LayerNorm(dim)
     nn.init.normal_(norm.weight, 1.0, 0.3)
@@ -117,7 +123,7 @@ def gradients_of(module, x, threads=1):
     return [result, start.grad, *(value.grad for value in module.parameters() if value.grad is not None)]
 
 
-def test_the_number_of_threads_changes_no_bit():
+def test_the_number_of_threads_changes_no_bit(fast):
     lifter = STCFormer(32, 2)
     x = torch.randn(7, 27, 17, 2)
     once = gradients_of(lifter, x)
@@ -169,7 +175,7 @@ def test_inputs_and_gradients_that_are_not_in_order():
         lambda: MixSTE(32, 2, heads=4, frames=9),
     ],
 )
-def test_a_network_has_the_gradients_of_its_plain_form_in_float64(network):
+def test_a_network_has_the_gradients_of_its_plain_form_in_float64(network, fast):
     model = network()
     wide = copy.deepcopy(model).double()
     if isinstance(wide, PoseDenoiser):
@@ -187,7 +193,13 @@ def test_a_network_has_the_gradients_of_its_plain_form_in_float64(network):
         assert (value.grad - reference.grad).abs().max() <= 5e-5 * reference.grad.abs().max() + 1e-7, name
 
 
-def test_who_takes_the_layers():
+@pytest.mark.parametrize("isa", ["v3", "baseline"])
+def test_processors_without_avx512_leave_the_layers_to_pytorch(isa, monkeypatch):
+    monkeypatch.setenv("REFINER_ISA", isa)
+    assert not takes_layers(torch.randn(3, 32), 32)
+
+
+def test_who_takes_the_layers(fast):
     x = torch.randn(3, 32)
     assert takes_layers(x, 32, 64)
     assert not takes_layers(x, 32, 40) and not takes_layers(x.double(), 32) and not takes_layers(x[:0], 32)
@@ -203,7 +215,7 @@ def test_who_takes_the_layers():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_an_mlp_with_dropout_is_left_to_pytorch(dropout, monkeypatch):
+def test_an_mlp_with_dropout_is_left_to_pytorch(dropout, fast, monkeypatch):
     taken = []
     original = fused_layers.fused_mlp
     monkeypatch.setattr(stc, "fused_mlp", lambda *given: taken.append(1) or original(*given))
