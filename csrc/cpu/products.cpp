@@ -39,7 +39,7 @@ inline void store_some(uint16_t* target, Lane lane, int64_t count) {
     std::memcpy(target, &halves, static_cast<size_t>(count) * sizeof(uint16_t));
 }
 inline void store_all(float* target, Lane lane) { store(target, lane); }
-inline void store_all(uint16_t* target, Lane lane) { store_operand(reinterpret_cast<Pair*>(target), lane); }
+inline void store_all(uint16_t* target, Lane lane) { store_operand(reinterpret_cast<Narrow*>(target), lane); }
 
 inline Lane load_some(const float* source, int64_t count) {
     Lane lane{};
@@ -92,13 +92,14 @@ void multiply_float32(End end, const Product& p) {
 #if defined(REFINER_AMX)
 constexpr int64_t kDepth = kTileInputs, kOperandRows = 2 * kTileRows;
 #else
-constexpr int64_t kDepth = 2, kOperandRows = kRows;
+constexpr int64_t kDepth = kInputs<Narrow>, kOperandRows = kRows;
 #endif
 
 int64_t filled(int64_t inputs) { return (inputs + kDepth - 1) / kDepth * kDepth; }
 
 void pack_bfloat16(const float* weight, int64_t outputs, int64_t inputs, void* target) {
-    pack_panels<uint16_t, 2>(weight, outputs, inputs, filled(inputs), static_cast<uint16_t*>(target));
+    pack_panels<uint16_t, kInputs<Narrow>>(weight, outputs, inputs, filled(inputs),
+                                           static_cast<uint16_t*>(target));
 }
 
 const void* rounded_rows(const float* x, int64_t rows, int64_t inputs, void* scratch) {
@@ -123,9 +124,9 @@ void multiply_bfloat16(End end, const Product& p) {
     if (end == End::kGelu) return multiply_tiles<End::kGelu>(p);
     multiply_tiles<End::kAdd>(p);
 #else
-    if (end == End::kStore) return multiply<End::kStore, Pair>(p);
-    if (end == End::kGelu) return multiply<End::kGelu, Pair>(p);
-    multiply<End::kAdd, Pair>(p);
+    if (end == End::kStore) return multiply<End::kStore, Narrow>(p);
+    if (end == End::kGelu) return multiply<End::kGelu, Narrow>(p);
+    multiply<End::kAdd, Narrow>(p);
 #endif
 }
 
@@ -153,6 +154,8 @@ Products bfloat16_products() {
 #else
 #if defined(__AVX512BF16__)
     constexpr const char* kName = "AVX-512-BF16";
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    constexpr const char* kName = "BFMMLA";
 #else
     constexpr const char* kName = "portable";
 #endif

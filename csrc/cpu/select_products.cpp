@@ -8,6 +8,11 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 #if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,14 +22,15 @@ namespace refiner {
 namespace {
 
 // kNone: no instructions for bfloat16, and nobody asked for the portable form.
-enum class Bfloat16 { kNone, kPortable, kAvx512, kAmx };
+enum class Bfloat16 { kNone, kPortable, kAvx512, kAmx, kArm };
 
+#if defined(__x86_64__)
 // AMX needs a processor that has it, a system that saves its registers, and, on Linux, the permission to use them:
 // a process asks for it once, for all its threads.
 bool amx_allowed() {
 #if defined(REFINER_AMX_EMULATED)
     return processor_isa() == Isa::kV4;
-#elif defined(__x86_64__) && defined(__linux__)
+#elif defined(__linux__)
     unsigned a = 0, b = 0, c = 0, d = 0;
     constexpr unsigned kSystemSaves = 1u << 27, kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kTileState = 3u << 17;
     if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kSystemSaves) == 0) return false;
@@ -34,6 +40,21 @@ bool amx_allowed() {
     if ((low & kTileState) != kTileState) return false;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
+#endif
+
+// Whether the processor has BFMMLA (ARMv8.6).
+bool arm_has_bfloat16() {
+#if defined(__aarch64__) && defined(__linux__)
+    constexpr unsigned long kBfloat16 = 1ul << 14;  // HWCAP2_BF16
+    return (getauxval(AT_HWCAP2) & kBfloat16) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof(has);
+    return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0;
 #else
     return false;
 #endif
@@ -51,7 +72,7 @@ Bfloat16 bfloat16_instructions() {
         if (__builtin_cpu_supports("avx512bf16")) return Bfloat16::kAvx512;
     }
 #endif
-    return Bfloat16::kNone;
+    return arm_has_bfloat16() ? Bfloat16::kArm : Bfloat16::kNone;
 }
 
 Products float32_products() {
@@ -69,6 +90,8 @@ Products bfloat16_products(Bfloat16 instructions) {
     if (instructions == Bfloat16::kAvx512) return isa_avx512_bf16::bfloat16_products();
     if (processor_isa() == Isa::kV4) return isa_x86_64_v4::bfloat16_products();
     if (processor_isa() == Isa::kV3) return isa_x86_64_v3::bfloat16_products();
+#elif defined(__aarch64__)
+    if (instructions == Bfloat16::kArm) return isa_arm_bf16::bfloat16_products();
 #endif
     return isa_baseline::bfloat16_products();
 }

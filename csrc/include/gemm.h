@@ -2,8 +2,8 @@
 // product fused into its end. Included by files that are compiled once for every instruction set; everything is in
 // their namespace.
 //
-// An operand is a row of units. A unit is a float, or a pair of neighbouring inputs in bfloat16; the code of both
-// is the same but for multiply_tile, which is all that another instruction set has to write.
+// An operand is a row of units. A unit is a float, or a pair (on ARM four) of neighbouring inputs in bfloat16; the
+// code of both is the same but for multiply_tile, which is all that another instruction set has to write.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,12 @@
 #include "products.h"
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
+#endif
+#if defined(__aarch64__)
+#include "tile_neon.h"
+#endif
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include "tile_bfmmla.h"
 #endif
 
 namespace refiner::REFINER_ISA_NAMESPACE {
@@ -41,6 +47,18 @@ template <typename Unit>
 constexpr int64_t kInputs = 1;
 template <>
 constexpr int64_t kInputs<Pair> = 2;
+
+// The unit of products in bfloat16: as many inputs as an instruction adds up.
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+struct Quad {
+    uint16_t numbers[4];
+};
+template <>
+constexpr int64_t kInputs<Quad> = 4;
+using Narrow = Quad;
+#else
+using Narrow = Pair;
+#endif
 
 inline Lane load(const float* source) {
     Lane lane;
@@ -92,6 +110,11 @@ inline Halves rounded(Lane lane) {
     Halves halves;
     std::memcpy(&halves, &narrow, sizeof(halves));
     return halves;
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    const bfloat16x4_t narrow = vcvt_bf16_f32((float32x4_t)lane);
+    Halves halves;
+    std::memcpy(&halves, &narrow, sizeof(halves));
+    return halves;
 #else
     const Bits bits = bits_of(lane);
     const Bits nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -103,7 +126,7 @@ inline uint16_t rounded(float value) { return rounded(splat(value))[0]; }
 
 // Writes the numbers of a register as a part of an operand.
 inline void store_operand(float* target, Lane lane) { store(target, lane); }
-inline void store_operand(Pair* target, Lane lane) {
+inline void store_operand(Narrow* target, Lane lane) {
     const Halves halves = rounded(lane);
     std::memcpy(target, &halves, sizeof(halves));
 }
@@ -149,6 +172,9 @@ inline void zero(Lane (&sum)[R][V]) {
 // Sums of R rows times one panel of V registers. `count` and the strides are in units.
 template <int R, int V = kVectors>
 inline void multiply_tile(const float* a, int64_t stride, int64_t count, const float* panel, Lane (&sum)[R][V]) {
+#if defined(__aarch64__)
+    multiply_tile_neon(a, stride, count, panel, sum);
+#else
     zero(sum);
     for (int64_t k = 0; k < count; ++k) {
         Lane b[V];
@@ -161,6 +187,7 @@ inline void multiply_tile(const float* a, int64_t stride, int64_t count, const f
             for (int v = 0; v < V; ++v) sum[r][v] += factor * b[v];
         }
     }
+#endif
 }
 
 // Adds the products of a pair of inputs, which is the same in all lanes, and of pairs of weights.
@@ -193,6 +220,14 @@ inline void multiply_tile(const Pair* a, int64_t stride, int64_t count, const Pa
     }
 }
 
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+template <int R>
+inline void multiply_tile(const Quad* a, int64_t stride, int64_t count, const Quad* panel,
+                          Lane (&sum)[R][kVectors]) {
+    multiply_tile_bfmmla(a->numbers, 4 * stride, count, panel->numbers, sum);
+}
+#endif
+
 // The end of some sums: bias, GELU or the residual, and the numbers to their place.
 template <End end>
 inline void finish(Lane sum, Lane shift, float* target) {
@@ -202,7 +237,7 @@ inline void finish(Lane sum, Lane shift, float* target) {
     store(target, value);
 }
 template <End end>
-inline void finish(Lane sum, Lane shift, Pair* target) {
+inline void finish(Lane sum, Lane shift, Narrow* target) {
     static_assert(end == End::kGelu, "only the operand of the next product is rounded");
     store_operand(target, gelu(sum + shift));
 }

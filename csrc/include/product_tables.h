@@ -18,6 +18,8 @@ REFINER_DECLARE_PRODUCTS(isa_x86_64_v3)
 REFINER_DECLARE_PRODUCTS(isa_x86_64_v4)
 REFINER_DECLARE_PRODUCTS(isa_avx512_bf16)
 REFINER_DECLARE_PRODUCTS(isa_amx)
+#elif defined(__aarch64__)
+REFINER_DECLARE_PRODUCTS(isa_arm_bf16)
 #endif
 
 }  // namespace refiner

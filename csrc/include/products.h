@@ -16,8 +16,8 @@ enum class Precision { kFloat32, kBfloat16 };
 enum class End { kStore, kGelu, kAdd };
 
 // A weight matrix [outputs, inputs] in panels of `panel` outputs, in one of two layouts (see csrc/README.md):
-// float32 [outputs / panel, inputs, panel]; bfloat16 [outputs / panel, inputs / 2, panel, 2]. The last panel and,
-// in bfloat16, the inputs are filled up with zeros.
+// float32 [outputs / panel, inputs, panel]; bfloat16 [outputs / panel, inputs / 2, panel, 2], and 4 for 2 on ARM.
+// The last panel and, in bfloat16, the inputs are filled up with zeros.
 struct PackedLinear {
     int64_t inputs = 0;
     int64_t outputs = 0;
