@@ -14,7 +14,7 @@ QUICK := bench-output/quick
 CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed-$(RUNTIME)
 SOURCES := $(shell find csrc -type f 2>/dev/null)
-CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES))
+CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES)) $(wildcard tests/native/kernels/*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

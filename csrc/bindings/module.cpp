@@ -109,17 +109,6 @@ py::object quick_p_mpjpe(const py::object& first, const py::object& second, bool
     return py::none();
 }
 
-const char* isa() {
-    switch (processor_isa()) {
-        case Isa::kV4:
-            return "x86-64-v4";
-        case Isa::kV3:
-            return "x86-64-v3";
-        default:
-            return "baseline";
-    }
-}
-
 Gaussian read_gaussian(const Array<float>& mean_error, const Array<float>& mean_condition,
                        const Array<float>& gain, const Array<float>& cholesky) {
     const int64_t size = mean_error.size(), inputs = mean_condition.size();
@@ -255,7 +244,7 @@ PYBIND11_MODULE(_native, m) {
           py::arg("frame_ids") = py::none());
     m.def("philox_normal", &bound_normal);
     m.def("thread_count", &thread_count);
-    m.def("isa", &isa);
+    m.def("isa", [] { return isa_name(processor_isa()); });
     bind_stc_attention(m);
     bind_stc_network(m);
     bind_train_layers(m);

@@ -28,6 +28,17 @@ inline Isa processor_isa() {
     return Isa::kBaseline;
 }
 
+inline const char* isa_name(Isa isa) {
+    switch (isa) {
+        case Isa::kV4:
+            return "x86-64-v4";
+        case Isa::kV3:
+            return "x86-64-v3";
+        default:
+            return "baseline";
+    }
+}
+
 // REFINER_DECLARE_VARIANTS(Kernels, kernels) declares the variants of `Kernels kernels()`, one for every namespace
 // that the build compiles. It also declares `select_kernels()`, which returns the fastest variant that this
 // processor can run.

@@ -28,7 +28,7 @@ struct Buffer {
     float* const data;
 };
 
-int64_t longer(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t longer(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <int H>
 struct Vector {
