@@ -20,14 +20,23 @@ DATA = re.compile(r"DW\.ref\.__gxx_personality_v0")
 
 # The oldest processor and one that has every instruction set of x86-64 that the sources ask for. Nothing is run.
 MACHINES = ("", "-march=sapphirerapids") if platform.machine() in ("x86_64", "AMD64") else ("",)
+CROSS = "aarch64-linux-gnu-g++"
 
 
-def shared_symbols(source: Path, target: Path, machine: str = "") -> list[str]:
+def shared_symbols(source: Path, target: Path, machine: str = "", compiler: str = "c++") -> list[str]:
     """The symbols of which the linker keeps one copy among all files, when nothing is inlined by choice."""
-    words: list[str] = [shutil.which("c++") or "", "-std=gnu++17", "-O0", "-fPIC", "-fvisibility=hidden", "-Wno-psabi"]
+    words: list[str] = [shutil.which(compiler) or "", "-std=gnu++17", "-O0", "-fPIC", "-fvisibility=hidden"]
     include = ROOT / "csrc" / "include"
     words += [machine] if machine else []
-    words += [f"-I{include}", "-DREFINER_ISA_NAMESPACE=isa_baseline", "-c", str(source), "-o", str(target)]
+    words += [
+        "-Wno-psabi",
+        f"-I{include}",
+        "-DREFINER_ISA_NAMESPACE=isa_baseline",
+        "-c",
+        str(source),
+        "-o",
+        str(target),
+    ]
     subprocess.run(words, check=True)
     listed = subprocess.run(["nm", "-C", str(target)], check=True, capture_output=True, text=True).stdout
     weak = [line.split(maxsplit=2)[2] for line in listed.splitlines() if re.match(r"[0-9a-f]+ [VWu] ", line)]
@@ -45,6 +54,12 @@ pytestmark = [
 @pytest.mark.parametrize("source", SOURCES)
 def test_no_function_is_shared(tmp_path, source, machine):
     assert shared_symbols(ROOT / source, tmp_path / "object.o", machine) == []
+
+
+@pytest.mark.skipif(shutil.which(CROSS) is None, reason=f"{CROSS} is missing")
+@pytest.mark.parametrize("source", SOURCES)
+def test_no_function_is_shared_on_arm(tmp_path, source):
+    assert shared_symbols(ROOT / source, tmp_path / "object.o", "-march=armv8.2-a+bf16", CROSS) == []
 
 
 def test_a_shared_function_is_found(tmp_path):
