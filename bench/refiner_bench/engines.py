@@ -36,6 +36,7 @@ PEER = "plain export in ONNX Runtime"
 CONTESTANTS = {
     "cpu": (
         (NATIVE, "fp32"),
+        (NATIVE, "bf16"),
         ("onnx", "fp32"),
         ("openvino", "fp32"),
         ("openvino", "bf16"),
@@ -215,7 +216,7 @@ def measure_engines(
                 exported,
                 folder,
                 checkpoint,
-                precision=precision,
+                precision="fp32" if exported == "torch" else precision,
                 batch=_batch(exported, batch),
                 steps=steps,
                 frames=frames,
@@ -223,10 +224,9 @@ def measure_engines(
             )
             try:
                 engine_module(exported).require(options)
+                engines[title] = _build(options, engine, precision, inputs, threads)
             except (MissingComponentError, UsageError) as error:
                 missing[title] = str(error)
-                continue
-            engines[title] = _build(options, engine, inputs, threads)
         with torch.inference_mode():
             expected = module(*(torch.from_numpy(array) for array in inputs)).numpy()
         differences = {title: float(1000 * np.abs(built.call() - expected).max()) for title, built in engines.items()}
@@ -249,8 +249,14 @@ def measure_engines(
     return MeasuredEngines(module, results, missing)
 
 
-def _build(options: ExportOptions, engine: str, inputs: Sequence[NDArray[np.float32]], threads: int) -> _Built:
-    """Export into the folder of ``options``, and open the result in ``engine``."""
+def _build(
+    options: ExportOptions, engine: str, precision: str, inputs: Sequence[NDArray[np.float32]], threads: int
+) -> _Built:
+    """Export into the folder of ``options``, and open the result in ``engine``.
+
+    Raises:
+        UsageError: this processor has no instructions for the precision.
+    """
     folder = options.output
     began = time.perf_counter()
     assembled = assemble(options, folder, Clock())
@@ -258,7 +264,8 @@ def _build(options: ExportOptions, engine: str, inputs: Sequence[NDArray[np.floa
     size = _bytes_of(folder)
     runtime = engine if options.engine == "torch" else None
     device = options.device if options.has_device else None
-    opened = open_engine(assembled.target, "refiner", EngineOptions(runtime, threads=threads, device=device))
+    chosen = EngineOptions(runtime, threads=threads, device=device, precision=precision)
+    opened = open_engine(assembled.target, "refiner", chosen)
     graph = None
     if "nodes" in assembled.manifest:
         counts = assembled.manifest["nodes"]

@@ -6,6 +6,12 @@
 #include <cstdint>
 #include <cstring>
 
+// Some compilers have them as macros.
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_zero
+#undef _tile_dpbf16ps
+
 namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
 

@@ -6,13 +6,12 @@
 // are memory of the operand that holds any numbers; their sums go nowhere.
 #pragma once
 
+#include "gemm.h"
 #if defined(REFINER_AMX_EMULATED)
 #include "amx_emulated.h"
 #else
 #include <immintrin.h>
 #endif
-
-#include "gemm.h"
 
 namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {

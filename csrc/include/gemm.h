@@ -24,7 +24,7 @@ namespace refiner::REFINER_ISA_NAMESPACE {
 namespace {
 
 // One register of floats, and the tile of a product: kRows x (kVectors registers) sums stay in registers.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(REFINER_AMX_EMULATED)
 constexpr int kLane = 16, kVectors = 4, kRows = 6;
 #elif defined(__AVX2__)
 constexpr int kLane = 8, kVectors = 2, kRows = 6;
