@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -52,6 +53,25 @@ struct Work {
 
 thread_local bool inside_body = false;
 
+// A thread that has nothing to do looks for so long before it sleeps: the calls of a network follow each other
+// within microseconds, and to wake a thread takes tens of them.
+constexpr std::chrono::microseconds kLook{50};
+
+template <typename Condition>
+void look_for(Condition&& condition) {
+    const auto end = std::chrono::steady_clock::now() + kLook;
+    do {
+        for (int i = 0; i < 16; ++i) {
+            if (condition()) return;
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#elif defined(__aarch64__)
+            __asm__ volatile("yield");
+#endif
+        }
+    } while (std::chrono::steady_clock::now() < end);
+}
+
 class Pool {
  public:
     const pid_t owner = getpid();
@@ -64,7 +84,6 @@ class Pool {
             std::lock_guard<std::mutex> lock(mutex_);
             work_ = &work;
             wanted_ = workers;
-            work.running = workers;
             ++generation_;
         }
         wake_.notify_all();
@@ -72,8 +91,14 @@ class Pool {
         work.run();
         inside_body = false;
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [&] { return work.running == 0; });
+        // All pieces are handed out. A worker that has not begun is not waited for: it may have no processor.
         work_ = nullptr;
+        if (work.running > 0) {
+            lock.unlock();
+            look_for([&] { return work.running == 0; });
+            lock.lock();
+        }
+        done_.wait(lock, [&] { return work.running == 0; });
     }
 
  private:
@@ -96,11 +121,13 @@ class Pool {
         uint64_t seen = 0;
         for (;;) {
             Work* work = nullptr;
+            look_for([&] { return generation_ != seen; });
             {
                 std::unique_lock<std::mutex> lock(mutex_);
                 wake_.wait(lock, [&] { return generation_ != seen && work_ != nullptr && index < wanted_; });
                 seen = generation_;
                 work = work_;
+                ++work->running;
             }
             work->run();
             std::lock_guard<std::mutex> lock(mutex_);
@@ -115,7 +142,7 @@ class Pool {
     Work* work_ = nullptr;
     int wanted_ = 0;
     int count_ = 0;
-    uint64_t generation_ = 0;
+    std::atomic<uint64_t> generation_{0};
 };
 
 // The pool is never destroyed, because its threads are detached and may run longer than static destruction. A
