@@ -144,10 +144,9 @@ def _checked(opened: Engine, file: Path, spec: EngineSpec, options: EngineOption
 def _wrong_precision(file: Path, specs: Iterable[EngineSpec], chosen: EngineSpec, options: EngineOptions) -> str:
     others = [f"engine='{spec.name}'" for spec in specs if options.precision in spec.precisions]
     remedy = f"{' or '.join(others)} runs it so" if others else "export it with refiner-export --precision"
-    return (
-        f"{file}: {chosen.name} runs checkpoints in {' or '.join(chosen.precisions)}, not in {options.precision}; "
-        f"{remedy}"
-    )
+    *most, last = chosen.precisions
+    known = f"{', '.join(most)} or {last}" if most else last
+    return f"{file}: {chosen.name} runs checkpoints in {known}, not in {options.precision}; {remedy}"
 
 
 def _wrong_engine(file: Path, suffix: str, engine: str) -> str:

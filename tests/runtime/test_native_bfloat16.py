@@ -179,7 +179,7 @@ def test_refusals(tmp_path, monkeypatch):
     path = written(tmp_path / "refiner.safetensors")
     with pytest.raises(UsageError, match="torch runs checkpoints in fp32, not in bf16; engine='native' runs it so"):
         open_engine(path, "refiner", EngineOptions(precision="bf16"))
-    with pytest.raises(UsageError, match="native runs checkpoints in fp32 or bf16, not in int8; export it"):
+    with pytest.raises(UsageError, match="native runs checkpoints in fp32, bf16 or fp16, not in int8; export it"):
         open_engine(path, "refiner", EngineOptions("native", precision="int8"))
     with pytest.raises(UsageError, match="was exported in fp32, not in bf16: export it again with --precision bf16"):
         open_engine(None, "refiner", EngineOptions("onnx", precision="bf16"))
