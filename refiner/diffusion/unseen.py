@@ -44,6 +44,8 @@ class UnseenSpread:
 
     def widened(self, std: ArrayLike, unseen_s: ArrayLike) -> NDArray[np.float32]:
         """The standard deviation of each joint, ``(..., 17)`` metres, of which some are not seen; see `added`."""
+        if not np.any(unseen_s):
+            return np.array(std, dtype=np.float32)
         return np.hypot(np.asarray(std, dtype=np.float64), self.added(unseen_s)).astype(np.float32)
 
     def to_config(self) -> dict[str, Any]:

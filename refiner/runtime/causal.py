@@ -132,24 +132,30 @@ class StreamEngine(ModelDefaults):
                     f"{name} has shape {np.shape(array)}, expected {self.inputs[name].shape}: one frame of each of "
                     f"{self.streams} streams"
                 )
-            finite: Active = np.isfinite(array).reshape(self.streams, -1).all(axis=1)  # type: ignore[assignment]
-            if not finite[chosen].all():
-                raise NonFiniteError(
-                    f"{name} holds NaN or infinite values in stream {int(np.flatnonzero(chosen & ~finite)[0])}; fill "
-                    "them in, or leave the stream out of active"
-                )
+            finite = np.isfinite(array)
+            if not finite.all():
+                wrong = chosen & ~finite.reshape(self.streams, -1).all(axis=1)
+                if wrong.any():
+                    raise NonFiniteError(
+                        f"{name} holds NaN or infinite values in stream {int(np.flatnonzero(wrong)[0])}; fill them in, "
+                        "or leave the stream out of active"
+                    )
         if out is None:
             out = np.empty_like(self.refined)
         elif out.shape != self.refined.shape or out.dtype != np.float32:
             raise UsageError(f"out is {out.dtype} {out.shape}, expected float32 {self.refined.shape}")
         with self._turn:
+            everybody = chosen.all()
             for name, array in arrays.items():
                 target = self.inputs[name]
-                np.copyto(target, array, where=chosen.reshape(-1, *(1,) * (target.ndim - 1)), casting="same_kind")
+                where = True if everybody else chosen.reshape(-1, *(1,) * (target.ndim - 1))
+                np.copyto(target, array, where=where, casting="same_kind")
             rows = self.counts.rows_of(chosen)
             self._pass(rows)
-            out.fill(np.nan)
-            np.copyto(out, self.refined, where=rows[-self.streams :, None, None])
+            answered = rows[-self.streams :]
+            np.copyto(out, self.refined)
+            if not answered.all():
+                out[~answered] = np.nan
         return out
 
     def reset(self, stream: int) -> None:

@@ -102,6 +102,8 @@ def admit(
 
 def _is_somebody_else(claim: Claim, own: Track, tracks: Mapping[int, Track], longest_gap_s: float) -> bool:
     """Whether the body is far from where its number was, and near where another number was."""
+    if len(tracks) < 2:
+        return False
     distance = _distance(claim, own, longest_gap_s)
     if not FAR < distance < np.inf:
         return False

@@ -7,8 +7,8 @@ when most of these frames are from after it.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from refiner.data.agreement import (
     hypotheses_of,
     judge,
     limbs_in_orders,
+    parallel_fit,
     plain_fits,
 )
 from refiner.errors import JointOrderError
@@ -72,14 +73,48 @@ def refuse_wrong_order_alone(pair: Pair, hypotheses: Hypotheses, lens: Array) ->
     """
     if np.count_nonzero(pair.seen) < LEAST_SEEN_ALONE:
         return
-    pixels, body = np.nan_to_num(pair.pixels)[None], np.nan_to_num(pair.body)[None]
-    if plain_fits(hypotheses, pixels, pair.seen[None], body, lens)[0] < MISFIT_ALONE:
+    pixels, body = np.nan_to_num(pair.pixels), np.nan_to_num(pair.body)
+    if parallel_fit(hypotheses, pixels, pair.seen, body, lens) < MISFIT_ALONE:
+        return
+    if plain_fits(hypotheses, pixels[None], pair.seen[None], body[None], lens)[0] < MISFIT_ALONE:
         return
     found = pair.fits(hypotheses, lens)
     best = int(np.argmin(found))
     mistake = hypotheses.mistakes[best]
     if mistake is not None and mistake.kind == "joint order" and found[best] < min(GOOD_FIT, BETTER_ALONE * found[0]):
         raise JointOrderError(f"pose_3d does not fit pose_2d: {mistake.message}")
+
+
+class _Last:
+    """The last ``length`` arrays of one shape. They lie side by side in memory, since each is written twice."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._rows: NDArray[Any] | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        self._at, self._count = 0, 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, array: NDArray[Any]) -> None:
+        if self._rows is None:
+            self._rows = np.zeros((2 * self._length, *array.shape), array.dtype)
+        self._at = (self._at - 1) % self._length
+        self._rows[self._at] = self._rows[self._at + self._length] = array
+        self._count = min(self._count + 1, self._length)
+
+    def newest_first(self) -> NDArray[Any]:
+        """``(count, ...)``, one array or more."""
+        assert self._rows is not None
+        return self._rows[self._at : self._at + self._count]
+
+    def median(self) -> Array:
+        """The medians of all entries; faster than NumPy's."""
+        rows = np.sort(self.newest_first(), axis=0)
+        return np.asarray((rows[(len(rows) - 1) // 2] + rows[len(rows) // 2]) / 2.0)
 
 
 class AgreementWatch:
@@ -96,17 +131,17 @@ class AgreementWatch:
     def __init__(self, joints_2d: JointSet, joints_3d: JointSet) -> None:
         self._hypotheses = hypotheses_of(joints_2d, joints_3d)
         self._orders = common_orders(joints_2d, joints_3d)
-        self._fits: deque[Array] = deque(maxlen=MOST_CHECKS)
-        self._shifted: deque[Array] = deque(maxlen=MOST_CHECKS)
-        self._limbs: deque[Array] = deque(maxlen=MOST_CHECKS)
+        self._fits, self._shifted, self._limbs = (_Last(MOST_CHECKS) for _ in range(3))
         self._frames = 0
         self.found: Disagreement | None = None
         self.restart()
 
     def restart(self) -> None:
         """Earlier frames are no neighbours of the next one."""
-        self._past: deque[tuple[Array, Mask, Array]] = deque(maxlen=MOST_SHIFT)
+        # Pixels, which joints were seen, and bodies of the last frames.
+        self._past = tuple(_Last(MOST_SHIFT) for _ in range(3))
         self._shifted.clear()
+        self._to_compare: tuple[Array, Mask, Array] | None = None
 
     @property
     def sure(self) -> bool:
@@ -119,33 +154,40 @@ class AgreementWatch:
             return
         body = np.nan_to_num(pair.body)
         now = np.nan_to_num(pair.pixels), pair.seen, body - body[:1]
-        due = not self.sure or self._frames % STEP == 0
+        # Later half of the work for a frame is done with the frame after it, so that none waits for all.
+        every, turn = not self.sure, self._frames % STEP
         self._frames += 1
-        if due:
+        if every or turn == 0:
             self._fits.append(pair.fits(self._hypotheses, lens))
             self._limbs.append(np.stack(limbs_in_orders(self._hypotheses, body[None], self._orders)))
-            if len(self._past) == MOST_SHIFT:
-                self._shifted.append(self._compare_with_past(now, lens))
+            self._to_compare = self._beside_past(now) if len(self._past[0]) == MOST_SHIFT else None
+        if every or turn == 1:
+            if self._to_compare is not None:
+                self._shifted.append(plain_fits(self._hypotheses, *self._to_compare, lens))
+                self._to_compare = None
             if self.sure:
                 self.found = self._verdict()
-        self._past.append(now)
+        for last, part in zip(self._past, now, strict=True):
+            last.append(part)
 
-    def _compare_with_past(self, now: tuple[Array, Mask, Array], lens: Array) -> Array:
-        """How well this body fits earlier pixels, and earlier bodies these pixels: 2 x `MOST_SHIFT` numbers."""
-        past = list(reversed(self._past))
-        pixels = np.stack([entry[0] for entry in past] + [now[0]] * MOST_SHIFT)
-        seen = np.stack([entry[1] for entry in past] + [now[1]] * MOST_SHIFT)
-        bodies = np.stack([now[2]] * MOST_SHIFT + [entry[2] for entry in past])
-        return plain_fits(self._hypotheses, pixels, seen, bodies, lens)
+    def _beside_past(self, now: tuple[Array, Mask, Array]) -> tuple[Array, Mask, Array]:
+        """This body beside earlier pixels, and earlier bodies beside these pixels: 2 x `MOST_SHIFT` frames."""
+        pixels, seen, bodies = (
+            np.concatenate([past.newest_first(), np.broadcast_to(part, (MOST_SHIFT, *part.shape))])
+            for past, part in zip(self._past, now, strict=True)
+        )
+        # Bodies the other way round: those of now first.
+        bodies = np.concatenate([bodies[MOST_SHIFT:], bodies[:MOST_SHIFT]])
+        return pixels, seen, bodies
 
     def _verdict(self) -> Disagreement | None:
-        medians = np.median(np.stack(self._fits), axis=0)
+        medians = self._fits.median()
         shift = (0, 1.0)
         if len(self._shifted) >= LEAST_CHECKS:
-            shifted = np.median(np.stack(self._shifted), axis=0)
+            shifted = self._shifted.median()
             shifted.reshape(2, MOST_SHIFT)[:, : LEAST_SHIFT - 1] = 1.0
             best = int(np.argmin(shifted))
             frames = best % MOST_SHIFT + 1
             shift = (frames if best < MOST_SHIFT else -frames, float(shifted[best]))
-        own, *others = np.median(np.stack(self._limbs), axis=0)
+        own, *others = self._limbs.median()
         return judge(self._hypotheses, medians, shift, own, dict(zip(self._orders, others, strict=True)))

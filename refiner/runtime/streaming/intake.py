@@ -141,12 +141,14 @@ def observe(
 def _place(pixels: NDArray[np.float64], image_size: tuple[float, float]) -> tuple[bool, bool]:
     """Whether many joints lie outside of the image, and whether the person is small in it."""
     width, height = image_size
-    x, y = pixels[~np.isnan(pixels[:, 0])].T
-    if len(x) < LEAST_JOINTS:
+    points = pixels[~np.isnan(pixels[:, 0])]
+    if len(points) < LEAST_JOINTS:
         return False, False
-    beyond = (x < -OUTSIDE_BY * width) | (x > (1 + OUTSIDE_BY) * width)
-    beyond |= (y < -OUTSIDE_BY * height) | (y > (1 + OUTSIDE_BY) * height)
-    return bool(np.count_nonzero(beyond) > MOST_OUTSIDE * len(x)), float(x.var() + y.var()) < LEAST_SPREAD_PX**2
+    # In widths and heights, from the centre of the image.
+    place = np.abs(points / (width, height) - 0.5).max(axis=1)
+    outside = np.count_nonzero(place > 0.5 + OUTSIDE_BY) > MOST_OUTSIDE * len(points)
+    apart = points - points.sum(axis=0) / len(points)
+    return bool(outside), float(np.vdot(apart, apart)) < LEAST_SPREAD_PX**2 * len(points)
 
 
 def _check_units(pixels: NDArray[np.float64], body: NDArray[np.float64] | None) -> None:

@@ -266,8 +266,8 @@ class Track:
     def take(self, output: FrameOutput) -> list[RefinedFrame]:
         """Take a refined model frame, and return the camera frames that waited for it."""
         refined = output.refined
-        speed = np.zeros(17) if self._own is None else np.linalg.norm(refined - self._own, axis=-1)
-        std = self._uncertainty.std(np.linalg.norm(refined - output.unrefined, axis=-1), speed)
+        speed = np.zeros(17) if self._own is None else _lengths(refined - self._own)
+        std = self._uncertainty.std(_lengths(refined - output.unrefined), speed)
         self._own = refined
         if self._smoother is not None:
             refined = self._smoother.apply(refined)
@@ -321,6 +321,11 @@ class Track:
 
 def _in_order(reasons: set[Reason]) -> tuple[Reason, ...]:
     return tuple(reason for reason in REASONS if reason in reasons)
+
+
+def _lengths(vectors: Array) -> Array:
+    """The lengths ``(17,)`` of vectors ``(17, 3)``; faster than NumPy's norm."""
+    return np.asarray(np.sqrt((vectors * vectors).sum(axis=-1)))
 
 
 def _between(first: NDArray[np.float64], second: NDArray[np.float64], share: float) -> NDArray[np.float64]:
