@@ -21,6 +21,7 @@ namespace refiner {
 void bind_stc_attention(py::module_& m);
 void bind_stc_network(py::module_& m);
 void bind_train_layers(py::module_& m);
+void bind_causal_streams(py::module_& m);
 #if defined(REFINER_WITH_CUDA)
 void bind_cuda_network(py::module_& m);
 #endif
@@ -248,6 +249,7 @@ PYBIND11_MODULE(_native, m) {
     bind_stc_attention(m);
     bind_stc_network(m);
     bind_train_layers(m);
+    bind_causal_streams(m);
 #if defined(REFINER_WITH_CUDA)
     m.attr("with_cuda") = true;
     m.def("cuda_device_count", &cuda_device_count);

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "frame_network.h"
 #include "parallel.h"
 #include "workspaces.h"
 
@@ -27,7 +28,7 @@ void require(bool condition, const std::string& what) {
 
 // A network whose weights are packed once. Runs may come from several threads at a time, since a run changes
 // nothing but the memory that its caller gives.
-class Network {
+class Network : public FrameNetwork {
  public:
     Network(int64_t features, int64_t dim, int64_t heads, int64_t joints, int64_t band, int64_t steps,
             bool gelu_after_embedding, const std::string& precision)
@@ -39,7 +40,7 @@ class Network {
         require(features > 0 && joints > 0 && steps > 0 && band >= 0, "sizes must be positive");
         require(dim > 0 && heads > 0 && dim % heads == 0, "dim must be a multiple of heads");
         net_.features = features;
-        net_.dim = dim;
+        net_.dim = net_.inner = dim;
         net_.heads = heads;
         net_.joints = joints;
         net_.band = band;
@@ -54,20 +55,23 @@ class Network {
 
     void attention(const Array& qkv, const Array& qkv_bias, const Array& convolution, const Array& mix_bias,
                    const Array& proj, const Array& bias) {
-        const int64_t dim = net_.dim, heads = net_.heads, width = net_.width();
-        require(heads == 2 || heads == 4 || heads == 8 || heads == 16, "the kernels have 2, 4, 8 or 16 heads");
-        require(width * 2 * heads == dim, "dim must be a multiple of 2 x heads");
-        require(width == 2 || width == 4 || width == 6 || width == 8 || width == 12 || width == 16,
-                "the kernels have heads of 2, 4, 6, 8, 12 or 16 channels");
+        const int64_t heads = net_.heads;
+        require(heads <= 16 && net_.dim % (2 * heads) == 0,
+                "the kernels have 1 to 16 heads, and C that is a multiple of twice their number");
+        net_.width = net_.dim / (2 * heads);
+        net_.kernel_heads = 1;
+        while (net_.kernel_heads < heads) net_.kernel_heads *= 2;
+        net_.inner = 2 * net_.kernel_heads * net_.width;
         StcLayer layer = attending(Mix::kStc, qkv, qkv_bias, proj, bias);
-        layer.convolution = kept(convolution, 9 * dim, "convolution");
-        layer.mix_bias = kept(mix_bias, net_.joints * dim, "bias of the convolution");
+        layer.convolution = kept(convolution, 9 * net_.inner, "convolution");
+        layer.mix_bias = kept(mix_bias, net_.joints * net_.inner, "bias of the convolution");
         add(layer);
     }
 
     void full_attention(bool over_frames, const Array& qkv, const Array& qkv_bias, const Array& proj,
                         const Array& bias) {
         require(net_.band == 0, "a causal network has no full attention");
+        require(net_.inner == net_.dim, "a network with full attention has no heads of zeros");
         add(attending(over_frames ? Mix::kFrames : Mix::kJoints, qkv, qkv_bias, proj, bias));
     }
 
@@ -126,40 +130,25 @@ class Network {
         require(net_.frames == 0 || frames == net_.frames, "the network takes windows of another length");
         const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
         py::gil_scoped_release release;
-        const Workspaces::Lease memory = workspaces_.take(tokens * 5 * net_.dim);
+        const Workspaces::Lease memory = workspaces_.take(tokens * (net_.dim + 4 * net_.inner));
         kernels_.windows(net_, step, batch, frames, buffers(memory.data(), tokens, from, to), chosen);
     }
 
-    void frame(int64_t step, const Array& input, Array output, Array keys, Array values, Array recent,
-               const py::array_t<int64_t, py::array::c_style>& counts,
-               const py::array_t<bool, py::array::c_style>& active, int threads) const {
-        require_complete(step);
-        require(net_.band > 0, "only a causal network runs frame by frame");
-        require(input.ndim() == 3 && input.shape(1) == net_.joints && input.shape(2) == net_.features,
-                "input must be [S, J, features]");
-        const int64_t streams = input.shape(0);
-        const int64_t tokens = streams * net_.joints;
-        const int64_t slots = net_.band;
-        require(slots >= 3, "a causal network sees 3 or more frames");
-        require(output.size() == tokens * 3, "output must be [S, J, 3]");
-        require(counts.size() == streams && active.size() == streams, "counts and active must be [S]");
-        const int64_t ring = attentions_ * tokens * slots * net_.dim / 2;
-        require(keys.size() == ring && values.size() == ring,
-                "keys and values must be [attentions, S, J, slots, C / 2]");
-        require(recent.size() == attentions_ * tokens * 3 * net_.dim, "recent must be [attentions, S, 3, J, C]");
-        const StcMemory memory{slots,         keys.mutable_data(), values.mutable_data(), recent.mutable_data(),
-                               counts.data(), active.data()};
-        for (int64_t s = 0; s < streams; ++s) require(counts.data()[s] >= 0, "counts must be 0 or more");
-        const float* from = input.data();
-        float* to = output.mutable_data();
-        const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
-        py::gil_scoped_release release;
-        const Workspaces::Lease lease = workspaces_.take(tokens * 5 * net_.dim);
-        kernels_.frame(net_, step, streams, buffers(lease.data(), tokens, from, to), memory, chosen);
+    const StcNetwork& causal() const override {
+        require_complete(0);
+        require(net_.band >= 3, "only a causal network, which sees 3 or more frames, runs frame by frame");
+        return net_;
+    }
+
+    void frames(const StcSteps& steps, int64_t frames, const float* input, float* output, const StcMemory& memory,
+                int threads) const override {
+        const int64_t tokens = frames * net_.joints;
+        const Workspaces::Lease lease = workspaces_.take(tokens * (net_.dim + 4 * net_.inner));
+        kernels_.frame(net_, steps, frames, buffers(lease.data(), tokens, input, output), memory, threads);
     }
 
     const char* instructions() const { return net_.products->name; }
-    int64_t attentions() const { return attentions_; }
+    int64_t attentions() const override { return attentions_; }
     int64_t workspace_floats() const { return workspaces_.kept(); }
 
  private:
@@ -188,13 +177,13 @@ class Network {
     }
 
     StcLayer attending(Mix mix, const Array& qkv, const Array& qkv_bias, const Array& proj, const Array& bias) {
-        const int64_t dim = net_.dim;
+        const int64_t dim = net_.dim, inner = net_.inner;
         StcLayer layer;
         layer.attention = true;
         layer.mix = mix;
-        layer.first = packed(*net_.products, qkv, 3 * dim, dim, "qkv");
-        layer.first_bias = kept(qkv_bias, 3 * dim, "bias of qkv");
-        layer.second = packed(*net_.products, proj, dim, dim, "proj");
+        layer.first = packed(*net_.products, qkv, 3 * inner, dim, "qkv");
+        layer.first_bias = kept(qkv_bias, 3 * inner, "bias of qkv");
+        layer.second = packed(*net_.products, proj, dim, inner, "proj");
         layer.second_bias = kept(bias, net_.steps * dim, "bias");
         return layer;
     }
@@ -213,7 +202,7 @@ class Network {
     }
 
     StcBuffers buffers(float* memory, int64_t tokens, const float* input, float* output) const {
-        return {input, memory, memory + tokens * net_.dim, memory + tokens * 4 * net_.dim, output};
+        return {input, memory, memory + tokens * net_.dim, memory + tokens * (net_.dim + 3 * net_.inner), output};
     }
 
     const NetworkKernels kernels_;
@@ -233,7 +222,8 @@ void bind_stc_network(py::module_& m) {
         if (select_products(Precision::kBfloat16) != nullptr) names.emplace_back("bf16");
         return names;
     });
-    py::class_<Network>(m, "StcNetwork")
+    py::class_<FrameNetwork, std::shared_ptr<FrameNetwork>>(m, "FrameNetwork");
+    py::class_<Network, FrameNetwork, std::shared_ptr<Network>>(m, "StcNetwork")
         .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, std::string>(),
              py::arg("features"), py::arg("dim"), py::arg("heads"), py::arg("joints"), py::arg("band"),
              py::arg("steps"), py::arg("gelu_after_embedding"), py::arg("precision") = "fp32")
@@ -250,10 +240,6 @@ void bind_stc_network(py::module_& m) {
         .def("normed_head", &Network::normed_head, py::arg("weight"), py::arg("bias"), py::arg("epsilon"))
         .def("windows", &Network::windows, py::arg("step"), py::arg("input").noconvert(),
              py::arg("output").noconvert(), py::arg("threads"))
-        .def("frame", &Network::frame, py::arg("step"), py::arg("input").noconvert(),
-             py::arg("output").noconvert(), py::arg("keys").noconvert(), py::arg("values").noconvert(),
-             py::arg("recent").noconvert(), py::arg("counts").noconvert(), py::arg("active").noconvert(),
-             py::arg("threads"))
         .def_property_readonly("instructions", &Network::instructions)
         .def_property_readonly("attentions", &Network::attentions)
         .def_property_readonly("workspace_floats", &Network::workspace_floats);

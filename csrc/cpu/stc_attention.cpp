@@ -6,6 +6,9 @@
 #include <cstring>
 
 #include "parallel.h"
+#include "scratch.h"
+#include "stc_attend.h"
+#include "stc_convolve.h"
 #include "stc_rows.h"
 
 namespace refiner::REFINER_ISA_NAMESPACE {
@@ -71,18 +74,17 @@ void attend_row_backward(const Row& row, float scale, const float* qkv, const fl
 // The number of frames by which the taps are shifted to the past: 1 for causal attention.
 int64_t lag(const StcShape& s) { return s.band > 0 ? 1 : 0; }
 
-// Adds the 3x3 convolution of `source` over (frames, joints) at one token to `target` (`channels` floats).
-// flipped = true gives the transposed convolution, which is the gradient with respect to the source.
-template <bool flipped>
-void convolve_token(const StcShape& s, int64_t t, int64_t j, int64_t channels, const float* source,
-                    int64_t source_stride, const float* taps, float* target) {
+// Adds the transposed 3x3 convolution of `source` over (frames, joints) at one token to `target` (`channels`
+// floats): the gradient of the convolution with respect to its source.
+void convolve_token_backward(const StcShape& s, int64_t t, int64_t j, int64_t channels, const float* source,
+                             int64_t source_stride, const float* taps, float* target) {
     for (int dt = -1; dt <= 1; ++dt) {
-        const int64_t tt = flipped ? t + dt + lag(s) : t + dt - lag(s);
+        const int64_t tt = t + dt + lag(s);
         if (tt < 0 || tt >= s.frames) continue;
         for (int dj = -1; dj <= 1; ++dj) {
             const int64_t jj = j + dj;
             if (jj < 0 || jj >= s.joints) continue;
-            const int tap = flipped ? (1 - dt) * 3 + (1 - dj) : (dt + 1) * 3 + (dj + 1);
+            const int tap = (1 - dt) * 3 + (1 - dj);
             const float* __restrict from = source + (tt * s.joints + jj) * source_stride;
             const float* __restrict weight = taps + tap * channels;
             float* __restrict to = target;
@@ -91,42 +93,56 @@ void convolve_token(const StcShape& s, int64_t t, int64_t j, int64_t channels, c
     }
 }
 
-template <int H, int D>
-void forward(const StcShape& s, const float* qkv, const float* convolution, const float* bias, float* out) {
-    constexpr int64_t kPart = int64_t{D} * H;
-    constexpr int64_t kQkv = 6 * kPart;
-    constexpr int64_t kOut = 2 * kPart;
-    const int64_t tokens = s.frames * s.joints;
-    const Row joints{s.joints, kQkv, kOut, 0};
-    const Row frames{s.frames, s.joints * kQkv, s.joints * kOut, s.band};
-    const int64_t scratch_size = longer(s.frames, s.joints) * H;
+// Values under the taps of frame t, for one half of a window.
+Convolution convolution_of(const StcShape& s, int64_t t, int64_t half, const float* window, const float* taps,
+                           const float* bias, float* out) {
+    const int64_t part = s.width * s.heads;
+    Convolution c{
+        s.joints,          part,    {}, 6 * part, taps + half * kTaps * part, bias + half * s.joints * part,
+        out + half * part, 2 * part};
+    for (int64_t row = 0; row < 3; ++row) {
+        const int64_t other = t + row - 1 - lag(s);
+        if (other < 0 || other >= s.frames) continue;
+        c.frames[row] = window + other * s.joints * 6 * part + (half * 3 + 2) * part;
+    }
+    return c;
+}
 
-    parallel_for(0, s.batch * s.frames, 8, s.threads, [&](int64_t begin, int64_t end) {
-        const Buffer scratch(scratch_size);
+// The convolution writes both halves of every frame, then attention adds to them.
+void run_forward(const StcShape& s, const float* qkv, const float* convolution, const float* bias, float* out) {
+    const int64_t part = s.width * s.heads;
+    const int64_t tokens = s.frames * s.joints;
+    const Tokens joints{s.joints, 6 * part, 2 * part, 0, s.width, true};
+    const Tokens frames{s.frames, s.joints * 6 * part, s.joints * 2 * part, s.band, s.width, true};
+
+    parallel_for(0, s.batch * s.frames, 4, s.threads, [&](int64_t begin, int64_t end) {
+        float* scratch = scratch_of(attend_scratch(s.joints));
         for (int64_t n = begin; n < end; ++n) {
-            attend_row<H, D>(joints, s.scale, qkv + n * s.joints * kQkv, out + n * s.joints * kOut, scratch.data);
+            const float* window = qkv + (n / s.frames) * tokens * 6 * part;
+            float* target = out + n * s.joints * 2 * part;
+            for (int64_t half = 0; half < 2; ++half) {
+                convolve(convolution_of(s, n % s.frames, half, window, convolution, bias, target));
+            }
+            attend(joints, s.heads, s.scale, qkv + n * s.joints * 6 * part, target, scratch);
         }
     });
-    parallel_for(0, s.batch * s.joints, 8, s.threads, [&](int64_t begin, int64_t end) {
-        const Buffer scratch(scratch_size);
+    parallel_for(0, s.batch * s.joints, 2, s.threads, [&](int64_t begin, int64_t end) {
+        float* scratch = scratch_of(attend_scratch(s.frames));
         for (int64_t n = begin; n < end; ++n) {
             const int64_t token = (n / s.joints) * tokens + n % s.joints;
-            attend_row<H, D>(frames, s.scale, qkv + token * kQkv + 3 * kPart, out + token * kOut + kPart,
-                             scratch.data);
+            attend(frames, s.heads, s.scale, qkv + token * 6 * part + 3 * part, out + token * 2 * part + part,
+                   scratch);
         }
     });
-    parallel_for(0, s.batch * s.frames, 8, s.threads, [&](int64_t begin, int64_t end) {
+}
+
+void run_rows_forward(const RowsShape& s, const float* qkv, float* out) {
+    const int64_t part = s.width * s.heads;
+    const Tokens row{s.length, 3 * part, part, 0, s.width, false};
+    parallel_for(0, s.rows, 8, s.threads, [&](int64_t begin, int64_t end) {
+        float* scratch = scratch_of(attend_scratch(s.length));
         for (int64_t n = begin; n < end; ++n) {
-            const float* window = qkv + (n / s.frames) * tokens * kQkv;
-            for (int64_t j = 0; j < s.joints; ++j) {
-                for (int64_t half = 0; half < 2; ++half) {
-                    float* target = out + (n * s.joints + j) * kOut + half * kPart;
-                    const float* offset = bias + (half * s.joints + j) * kPart;
-                    for (int64_t c = 0; c < kPart; ++c) target[c] += offset[c];
-                    convolve_token<false>(s, n % s.frames, j, kPart, window + (half * 3 + 2) * kPart, kQkv,
-                                          convolution + half * kTaps * kPart, target);
-                }
-            }
+            attend(row, s.heads, s.scale, qkv + n * s.length * 3 * part, out + n * s.length * part, scratch);
         }
     });
 }
@@ -192,9 +208,9 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
             }
             for (int64_t token = 0; token < tokens; ++token) {
                 for (int64_t half = 0; half < 2; ++half) {
-                    convolve_token<true>(s, token / s.joints, token % s.joints, kPart, gradient + half * kPart,
-                                         kOut, convolution + half * kTaps * kPart,
-                                         target + token * kQkv + (half * 3 + 2) * kPart);
+                    convolve_token_backward(s, token / s.joints, token % s.joints, kPart, gradient + half * kPart,
+                                            kOut, convolution + half * kTaps * kPart,
+                                            target + token * kQkv + (half * 3 + 2) * kPart);
                 }
             }
             float* sums = partial.data + b * (convolution_size + bias_size);
@@ -208,19 +224,6 @@ void backward(const StcShape& s, const float* qkv, const float* convolution, con
         for (int64_t c = 0; c < convolution_size; ++c) grad_convolution[c] += sums[c];
         for (int64_t c = 0; c < bias_size; ++c) grad_bias[c] += sums[convolution_size + c];
     }
-}
-
-template <int H, int D>
-void rows_forward(const RowsShape& s, const float* qkv, float* out) {
-    constexpr int64_t kPart = int64_t{D} * H;
-    const Row row{s.length, 3 * kPart, kPart, 0};
-    parallel_for(0, s.rows, 8, s.threads, [&](int64_t begin, int64_t end) {
-        const Buffer scratch(s.length * H);
-        for (int64_t n = begin; n < end; ++n) {
-            attend_row<H, D>(row, s.scale, qkv + n * s.length * 3 * kPart, out + n * s.length * kPart,
-                             scratch.data);
-        }
-    });
 }
 
 template <int H, int D>
@@ -238,18 +241,6 @@ void rows_backward(const RowsShape& s, const float* qkv, const float* grad_out, 
     });
 }
 
-struct ForwardCall {
-    const StcShape& s;
-    const float* qkv;
-    const float* convolution;
-    const float* bias;
-    float* out;
-    template <int H, int D>
-    void operator()() {
-        forward<H, D>(s, qkv, convolution, bias, out);
-    }
-};
-
 struct BackwardCall {
     const StcShape& s;
     const float* qkv;
@@ -264,16 +255,6 @@ struct BackwardCall {
     }
 };
 
-struct RowsForwardCall {
-    const RowsShape& s;
-    const float* qkv;
-    float* out;
-    template <int H, int D>
-    void operator()() {
-        rows_forward<H, D>(s, qkv, out);
-    }
-};
-
 struct RowsBackwardCall {
     const RowsShape& s;
     const float* qkv;
@@ -285,17 +266,9 @@ struct RowsBackwardCall {
     }
 };
 
-void run_forward(const StcShape& s, const float* qkv, const float* convolution, const float* bias, float* out) {
-    with_shape(s, ForwardCall{s, qkv, convolution, bias, out});
-}
-
 void run_backward(const StcShape& s, const float* qkv, const float* convolution, const float* grad_out,
                   float* grad_qkv, float* grad_convolution, float* grad_bias) {
     with_shape(s, BackwardCall{s, qkv, convolution, grad_out, grad_qkv, grad_convolution, grad_bias});
-}
-
-void run_rows_forward(const RowsShape& s, const float* qkv, float* out) {
-    with_shape(s, RowsForwardCall{s, qkv, out});
 }
 
 void run_rows_backward(const RowsShape& s, const float* qkv, const float* grad_out, float* grad_qkv) {

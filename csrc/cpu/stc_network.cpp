@@ -3,12 +3,10 @@
 
 #include "stc_network.h"
 
-#include <cstdlib>
-#include <cstring>
-
 #include "full_attention.h"
 #include "gemm.h"
 #include "parallel.h"
+#include "scratch.h"
 #include "stc_attention.h"
 #include "stc_frame.h"
 
@@ -22,55 +20,48 @@ constexpr int64_t kMostRows = 96, kLeastRows = 48;
 constexpr int64_t kHidden = 256;
 constexpr int64_t kFloat = sizeof(float);
 
-// Memory that a thread keeps between calls: after the first call of a size nothing is allocated.
-struct Kept {
-    float* data = nullptr;
-    int64_t size = 0;
-    ~Kept() { std::free(data); }
-    float* at_least(int64_t wanted) {
-        if (wanted > size) {
-            std::free(data);
-            size = 0;
-            data = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((wanted * 4 + 63) / 64 * 64)));
-            if (data == nullptr) out_of_memory();
-            size = wanted;
-        }
-        return data;
-    }
-};
-
-float* scratch_of(int64_t size) {
-    thread_local Kept kept;
-    return kept.at_least(size);
-}
-
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 int64_t up_to_multiple(int64_t number, int64_t of) { return (number + of - 1) / of * of; }
 
-void embed(const StcNetwork& net, int64_t step, const float* input, int64_t first_row, int64_t rows, float* x) {
+void embed(const StcNetwork& net, const StcSteps& steps, const float* input, int64_t first_row, int64_t rows,
+           float* x) {
     const int64_t inputs = net.features;
     net.float32->multiply(net.gelu_after_embedding ? End::kGelu : End::kStore,
                           {input, rows, inputs, net.embedding, 0, inputs, 0, net.dim, nullptr, x, net.dim});
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t joint = step * net.joints + (first_row + r) % net.joints;
+        const int64_t joint = steps.of((first_row + r) / net.joints) * net.joints + (first_row + r) % net.joints;
         const float* __restrict offset = net.joint_embedding + joint * net.dim;
         float* __restrict row = x + r * net.dim;
         for (int64_t c = 0; c < net.dim; ++c) row[c] += offset[c];
     }
 }
 
-void mlp(const StcNetwork& net, const StcLayer& layer, int64_t step, int64_t rows, float* x, char* normal,
-         char* hidden) {
+// The output bias of a layer for a block of rows. Where frames of several steps go through the network together,
+// every row gets its own here, and the result is null.
+const float* output_bias(const StcNetwork& net, const StcLayer& layer, const StcSteps& steps, int64_t row,
+                         int64_t rows, float* x) {
+    if (steps.of_frame == nullptr) return layer.second_bias + steps.step * net.dim;
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* __restrict bias = layer.second_bias + steps.of((row + r) / net.joints) * net.dim;
+        float* __restrict target = x + r * net.dim;
+        for (int64_t c = 0; c < net.dim; ++c) target[c] += bias[c];
+    }
+    return nullptr;
+}
+
+void mlp(const StcNetwork& net, const StcLayer& layer, const StcSteps& steps, int64_t row, int64_t rows, float* x,
+         char* normal, char* hidden) {
     const Products& products = *net.products;
     const int64_t dim = net.dim, stride = products.filled(dim);
     products.normalise(x, rows, dim, net.epsilon, normal);
+    const float* output = output_bias(net, layer, steps, row, rows, x);
     const int64_t width = layer.first.outputs;
     for (int64_t first = 0; first < width; first += kHidden) {
         const int64_t count = smaller(kHidden, width - first);
         products.multiply(End::kGelu, {normal, rows, stride, layer.first, 0, dim, first, count,
                                        layer.first_bias + first, hidden, kHidden});
-        const float* bias = first == 0 ? layer.second_bias + step * dim : nullptr;
+        const float* bias = first == 0 ? output : nullptr;
         products.multiply(End::kAdd, {hidden, rows, kHidden, layer.second, first, count, 0, dim, bias, x, dim});
     }
 }
@@ -106,27 +97,27 @@ void head(const StcNetwork& net, float* x, int64_t rows, float* output) {
 
 // All that happens to rows between the attention layer at `from` (-1: the beginning) and the next one, which gets
 // its queries, keys and values. Returns the index of the next attention layer, or the number of layers.
-int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, int64_t rows,
+int64_t segment(const StcNetwork& net, const StcSteps& steps, int64_t from, int64_t row, int64_t rows,
                 const StcBuffers& b) {
-    const int64_t dim = net.dim;
+    const int64_t dim = net.dim, inner = net.inner;
     const Products& products = *net.products;
     float* x = b.x + row * dim;
     const int64_t room = up_to_multiple(rows, products.rows) * products.bytes;
-    const int64_t operand = up_to_multiple(room * products.filled(dim), 64);
+    const int64_t operand = up_to_multiple(room * products.filled(inner > dim ? inner : dim), 64);
     auto* normal = reinterpret_cast<char*>(scratch_of((operand + room * kHidden) / kFloat));
     products.enter();
     if (from < 0) {
-        embed(net, step, b.input + row * net.features, row, rows, x);
+        embed(net, steps, b.input + row * net.features, row, rows, x);
     } else {
         const StcLayer& layer = net.layers[from];
-        const void* mixed = products.operand(b.mixed + row * dim, rows, dim, normal);
-        products.multiply(End::kAdd, {mixed, rows, products.filled(dim), layer.second, 0, dim, 0, dim,
-                                      layer.second_bias + step * dim, x, dim});
+        const void* mixed = products.operand(b.mixed + row * inner, rows, inner, normal);
+        products.multiply(End::kAdd, {mixed, rows, products.filled(inner), layer.second, 0, inner, 0, dim,
+                                      output_bias(net, layer, steps, row, rows, x), x, dim});
     }
     int64_t next = from + 1;
     for (; next < net.layer_count && !net.layers[next].attention; ++next) {
         const StcLayer& layer = net.layers[next];
-        mlp(net, layer, step, rows, x, normal, normal + operand);
+        mlp(net, layer, steps, row, rows, x, normal, normal + operand);
         if (layer.norm_scale != nullptr) norm_after(net, layer, row, rows, x);
     }
     if (next == net.layer_count) {
@@ -134,8 +125,8 @@ int64_t segment(const StcNetwork& net, int64_t step, int64_t from, int64_t row, 
     } else {
         const StcLayer& layer = net.layers[next];
         products.normalise(x, rows, dim, net.epsilon, normal);
-        products.multiply(End::kStore, {normal, rows, products.filled(dim), layer.first, 0, dim, 0, 3 * dim,
-                                        layer.first_bias, b.qkv + row * 3 * dim, 3 * dim});
+        products.multiply(End::kStore, {normal, rows, products.filled(dim), layer.first, 0, dim, 0, 3 * inner,
+                                        layer.first_bias, b.qkv + row * 3 * inner, 3 * inner});
     }
     products.leave();
     return next;
@@ -152,7 +143,8 @@ int64_t block_rows(int64_t tokens, int64_t multiple, int threads) {
 
 // Runs a network over `tokens` rows; mix(layer) attends between two segments.
 template <typename Mix>
-void run(const StcNetwork& net, int64_t step, int64_t tokens, const StcBuffers& b, int threads, Mix&& mix) {
+void run(const StcNetwork& net, const StcSteps& steps, int64_t tokens, const StcBuffers& b, int threads,
+         Mix&& mix) {
     const int64_t most = block_rows(tokens, net.products->rows, threads);
     const int64_t blocks = (tokens + most - 1) / most;
     int64_t from = -1;
@@ -161,7 +153,7 @@ void run(const StcNetwork& net, int64_t step, int64_t tokens, const StcBuffers& 
         parallel_for(0, blocks, 1, threads, [&](int64_t begin, int64_t end) {
             for (int64_t block = begin; block < end; ++block) {
                 const int64_t row = block * most;
-                segment(net, step, here, row, smaller(most, tokens - row), b);
+                segment(net, steps, here, row, smaller(most, tokens - row), b);
             }
         });
         do ++from;
@@ -172,9 +164,9 @@ void run(const StcNetwork& net, int64_t step, int64_t tokens, const StcBuffers& 
 
 void windows(const StcNetwork& net, int64_t step, int64_t batch, int64_t frames, const StcBuffers& b,
              int threads) {
-    const StcShape shape{batch, frames, net.joints, net.width(), net.heads, net.band, net.scale(), threads};
+    const StcShape shape{batch, frames, net.joints, net.width, net.kernel_heads, net.band, net.scale(), threads};
     const StcKernels kernels = stc_kernels();
-    run(net, step, batch * frames * net.joints, b, threads, [&](const StcLayer& layer) {
+    run(net, {step, nullptr}, batch * frames * net.joints, b, threads, [&](const StcLayer& layer) {
         if (layer.mix == Mix::kStc) {
             kernels.forward(shape, b.qkv, layer.convolution, layer.mix_bias, b.mixed);
         } else {
@@ -183,17 +175,16 @@ void windows(const StcNetwork& net, int64_t step, int64_t batch, int64_t frames,
     });
 }
 
-void frame(const StcNetwork& net, int64_t step, int64_t streams, const StcBuffers& b, const StcMemory& memory,
-           int threads) {
-    const int64_t ring = streams * net.joints * memory.slots * net.dim / 2;
-    const int64_t recent = streams * 3 * net.joints * net.dim;
-    const int64_t longest = memory.slots > net.joints ? memory.slots : net.joints;
+void frame(const StcNetwork& net, const StcSteps& steps, int64_t frames, const StcBuffers& b,
+           const StcMemory& memory, int threads) {
+    const int64_t ring = memory.streams * net.joints * ring_room(memory.slots) * net.inner / 2;
+    const int64_t recent = memory.streams * 3 * net.joints * net.inner;
     int64_t attention = 0;
-    run(net, step, streams * net.joints, b, threads, [&](const StcLayer& layer) {
-        const FrameMix m{streams,
+    run(net, steps, frames * net.joints, b, threads, [&](const StcLayer& layer) {
+        const FrameMix m{frames,
                          net.joints,
-                         net.heads,
-                         net.width(),
+                         net.kernel_heads,
+                         net.width,
                          memory.slots,
                          net.scale(),
                          b.qkv,
@@ -204,9 +195,9 @@ void frame(const StcNetwork& net, int64_t step, int64_t streams, const StcBuffer
                          memory.values + attention * ring,
                          memory.recent + attention * recent,
                          memory.counts,
-                         memory.active,
-                         scratch_of(longest * net.heads)};
-        with_shape(m, FrameCall{m});
+                         memory.of,
+                         scratch_of(frame_scratch(net.joints, memory.slots))};
+        with_heads(m.heads, m.width, FrameCall{m});
         ++attention;
     });
 }

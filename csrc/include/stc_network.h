@@ -45,9 +45,14 @@ struct StcNetwork {
     const Products* float32 = nullptr;   // of the embedding
     int64_t features = 0;                // numbers of a token that the embedding sees
     int64_t dim = 0;                     // C
-    int64_t heads = 0;                   // H
-    int64_t joints = 0;                  // J
-    int64_t band = 0;                    // see stc_attention.h
+    int64_t heads = 0;                   // of the network
+    // STC attention: the kernels' heads H, some of them zeros, their width D, and the channels 2 D H of the
+    // queries. Networks of full attention have as many channels as tokens have.
+    int64_t kernel_heads = 0;
+    int64_t width = 0;
+    int64_t inner = 0;
+    int64_t joints = 0;  // J
+    int64_t band = 0;    // see stc_attention.h
     int64_t steps = 1;
     bool gelu_after_embedding = false;
     float epsilon = 1e-5f;      // of the norms of the layers
@@ -60,12 +65,12 @@ struct StcNetwork {
     const StcLayer* layers = nullptr;
     int64_t layer_count = 0;
 
-    REFINER_ALWAYS_INLINE int64_t width() const { return dim / (2 * heads); }
     // The factor of attention scores.
     REFINER_ALWAYS_INLINE float scale() const { return 1.0f / __builtin_sqrtf(static_cast<float>(dim / 2)); }
 };
 
-// The memory of a call, all float32: input [N, features], x [N, C], qkv [N, 3 C], mixed [N, C], output [N, 3].
+// The memory of a call, all float32: input [N, features], x [N, C], qkv
+// [N, 3, inner], mixed [N, inner], output [N, 3].
 struct StcBuffers {
     const float* input;
     float* x;
@@ -74,24 +79,37 @@ struct StcBuffers {
     float* output;
 };
 
-// The frames of the streams of one step: for each attention, rings of temporal keys and values
-// [streams, J, slots, D H] with frame n in slot n % slots, where slots is the number of frames that a frame sees;
-// and the values of the last frames [streams, 3, J, C], frame n in row n % 3.
+// The denoising step of the frames of a pass: `step` for all of them, or that of each frame where of_frame is
+// given.
+struct StcSteps {
+    int64_t step;
+    const int64_t* of_frame;
+
+    REFINER_ALWAYS_INLINE int64_t of(int64_t frame) const { return of_frame == nullptr ? step : of_frame[frame]; }
+};
+
+// The places of a ring for `slots` frames: registers hold up to 16 of them.
+REFINER_ALWAYS_INLINE int64_t ring_room(int64_t slots) { return (slots + 15) / 16 * 16; }
+
+// The frames of the streams of a pass: for each attention, rings of temporal keys and values
+// [streams, J, D, ring_room(slots), H] with frame n in slot n % slots, where slots is the number of frames that a
+// frame sees; and the values of the last frames [streams, 3, J, 2 D H], frame n in row n % 3.
 struct StcMemory {
     int64_t slots;
+    int64_t streams;  // in the memory
     float* keys;
     float* values;
     float* recent;
-    const int64_t* counts;  // [streams]: frames that a stream has had
-    const bool* active;     // [streams]: streams that have a frame now; the memory of the others stays
+    const int64_t* counts;  // for each frame of the pass: frames that its stream has had
+    const int64_t* of;      // for each frame of the pass: its stream; no stream twice
 };
 
 struct NetworkKernels {
     // Runs one step of a network over windows [batch, frames, J].
     void (*windows)(const StcNetwork&, int64_t step, int64_t batch, int64_t frames, const StcBuffers&,
                     int threads);
-    // Runs one step of a causal network over one frame of each stream, and adds the frame to the memory.
-    void (*frame)(const StcNetwork&, int64_t step, int64_t streams, const StcBuffers&, const StcMemory&,
+    // Runs a causal network over `frames` frames of different streams, and adds each to the memory of its stream.
+    void (*frame)(const StcNetwork&, const StcSteps& steps, int64_t frames, const StcBuffers&, const StcMemory&,
                   int threads);
 };
 

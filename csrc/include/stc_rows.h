@@ -41,7 +41,8 @@ struct Vector {
         return lane;
     }
     static void store(float* target, Lane lane) { std::memcpy(target, &lane, sizeof(lane)); }
-    static Lane splat(float value) { return Lane{} + value; }
+    // A sum with 0 would have to turn -0 into 0; a difference is nothing but the value.
+    static Lane splat(float value) { return value - Lane{}; }
     static Lane larger(Lane a, Lane b) { return a > b ? a : b; }
 
     // exp for arguments <= 0, by Cody-Waite reduction and a polynomial of degree 5. The relative error is below
@@ -82,35 +83,6 @@ struct Row {
     int64_t first(int64_t i) const { return band > 0 && i >= band ? i - band + 1 : 0; }
     int64_t last(int64_t i) const { return band > 0 ? i + 1 : length; }
 };
-
-template <int H, int D>
-void attend_row(const Row& row, float scale, const float* qkv, float* out, float* scratch) {
-    using V = Vector<H>;
-    using Lane = typename V::Lane;
-    constexpr int64_t kPart = int64_t{D} * H;
-    for (int64_t i = 0; i < row.length; ++i) {
-        Lane query[D];
-        for (int d = 0; d < D; ++d) query[d] = V::load(qkv + i * row.qkv_stride + d * H) * scale;
-        Lane largest = V::splat(-3.0e38f);
-        for (int64_t j = row.first(i); j < row.last(i); ++j) {
-            const float* key = qkv + j * row.qkv_stride + kPart;
-            Lane score = query[0] * V::load(key);
-            for (int d = 1; d < D; ++d) score += query[d] * V::load(key + d * H);
-            V::store(scratch + j * H, score);
-            largest = V::larger(score, largest);
-        }
-        Lane total{};
-        Lane sum[D] = {};
-        for (int64_t j = row.first(i); j < row.last(i); ++j) {
-            const float* value = qkv + j * row.qkv_stride + 2 * kPart;
-            const Lane weight = V::exp(V::load(scratch + j * H) - largest);
-            total += weight;
-            for (int d = 0; d < D; ++d) sum[d] += weight * V::load(value + d * H);
-        }
-        const Lane inverse = V::splat(1.0f) / total;
-        for (int d = 0; d < D; ++d) V::store(out + i * row.out_stride + d * H, sum[d] * inverse);
-    }
-}
 
 // Calls `visit.template operator()<H, D>()` for the shape. The bindings have checked that the shape is supported.
 template <int H, typename Shape, typename Visit>

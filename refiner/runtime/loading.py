@@ -126,7 +126,7 @@ def _runs_natively(file: Path, options: EngineOptions) -> bool:
     All bundled models are of sizes that it has kernels for.
     """
     bundled_checkpoint = file.parent == bundled.FOLDER and file.suffix == CHECKPOINT_SUFFIX
-    return bundled_checkpoint and options.device in (None, "cpu") and not options.pipelined
+    return bundled_checkpoint and options.device in (None, "cpu")
 
 
 def _checked(opened: Engine, file: Path, spec: EngineSpec, options: EngineOptions) -> Engine:

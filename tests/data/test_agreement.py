@@ -9,7 +9,7 @@ import pytest
 
 from refiner import Refiner
 from refiner.camera import human36m_cameras, look_at_camera
-from refiner.data import DetectorModel, camera_clips
+from refiner.data import DetectorModel, agreement, camera_clips
 from refiner.data.agreement import disagreement
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.errors import JointOrderError
@@ -197,3 +197,19 @@ def test_a_wide_lens_close_to_a_person_far_from_its_axis():
             assert disagreement(pixels, missing, body, lens) is None
             mirrored = disagreement(pixels, missing, body * [-1, 1, 1], lens)
             assert mirrored is not None and mirrored.kind == "mirrored"
+
+
+def test_parallel_rays_alone_never_fit_better_than_the_whole_fit():
+    """So a frame that they find to fit needs no second look."""
+    rng = np.random.default_rng(0)
+    kinds = agreement.hypotheses_of(joint_set("coco17"), joint_set("3dhp"))
+    lens = np.array([1000.0, 900.0, 1100.0])
+    alike = 0
+    for _ in range(200):
+        pixels, body = rng.normal(500, 80, (17, 2)), rng.normal(0, 0.4, (17, 3))
+        seen = rng.random(17) > 0.2
+        found = agreement.parallel_fit(kinds, pixels, seen, body, lens)
+        whole = agreement.plain_fits(kinds, pixels[None], seen[None], body[None], lens)[0]
+        assert found >= whole - 1e-12
+        alike += abs(found - whole) < 1e-12
+    assert 20 < alike < 180

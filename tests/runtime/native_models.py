@@ -5,8 +5,21 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from refiner.engines import EngineOptions
 from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import save_checkpoint
+
+NATIVE, TORCH = EngineOptions("native", threads=1), EngineOptions("torch")
+# The bound of the project for float32: 0.01 mm, for poses of metres.
+CLOSE = 1e-5
+
+
+def assert_close(result, expected):
+    """0.01 mm for results within a metre, the same share of larger ones (random weights give any size)."""
+    result, expected = np.asarray(result), np.asarray(expected)
+    np.testing.assert_allclose(
+        result, expected, rtol=0, atol=CLOSE * max(1.0, float(np.abs(np.nan_to_num(expected)).max()))
+    )
 
 
 def written(path, kind="refiner", seed=0, frames=9, dim=16, heads=2, rays=True, causal=False, **model):

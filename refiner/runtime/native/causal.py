@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refiner.causal_state import RECENT, StateLayout, StreamCounts
+from refiner.causal_state import StateLayout, StreamCounts
 from refiner.engines import EngineOptions
 from refiner.errors import ConfigError, UsageError
-from refiner.rays import placed, seen_by_network, turned
 from refiner.runtime.causal import Active, StreamEngine, StreamFacts
 from refiner.runtime.native import network
 from refiner.runtime.native.checkpoint import load_model
@@ -25,6 +24,7 @@ class NativeCausalEngine(StreamEngine):
     Args:
         path: a ``.safetensors`` checkpoint.
         streams: the number of streams.
+        pipelined: run the K steps of K neighbouring frames in one pass over the weights, with K - 1 frames of delay.
         steps: the number of denoising steps K; None is the checkpoint's K.
         threads: threads of a call; one by default, since a frame is too small to share.
         precision: as `refiner.runtime.native.window.NativeEngine`; the state is float32.
@@ -38,6 +38,7 @@ class NativeCausalEngine(StreamEngine):
         self,
         path: str | os.PathLike[str],
         streams: int = 1,
+        pipelined: bool = False,
         steps: int | None = None,
         threads: int | None = None,
         precision: str = "fp32",
@@ -54,16 +55,16 @@ class NativeCausalEngine(StreamEngine):
             )
         sizes = model.config["model"]
         times = [step.time for step in refinement.schedule]
-        self._network = network.denoiser(model.weights, sizes, times, spec.frames, precision)
-        self._refinement, self._threads = refinement, threads or 1
-        modules = self._network.attentions
+        built = network.denoiser(model.weights, sizes, times, spec.frames, precision)
+        self._threads = threads or 1
         layout = StateLayout(
             streams=streams,
             frames=spec.frames,
             steps=len(times),
-            modules=modules,
+            modules=built.attentions,
             heads=sizes["heads"],
             width=sizes["dim"] // (2 * sizes["heads"]),
+            pipelined=pipelined,
             rays=spec.rays,
         )
         metadata = {
@@ -76,47 +77,26 @@ class NativeCausalEngine(StreamEngine):
         }
         facts = StreamFacts("native", "cpu", spec.fps, spec.joint_uncertainty, metadata)
         super().__init__(layout, StreamCounts(layout), facts)
-        half = layout.dim // 2
-        ring = (len(times), modules, streams, layout.joints, layout.frames, half)
-        self._keys, self._values = np.zeros(ring, np.float32), np.zeros(ring, np.float32)
-        self._recent = np.zeros((len(times), modules, streams, RECENT + 1, layout.joints, layout.dim), np.float32)
-        features = (6 if spec.rays else 2) + 3
-        self._features = np.zeros((streams, layout.joints, features), np.float32)
-        self._error = np.zeros((streams, layout.joints, 3), np.float32)
+        from refiner import _native
+
+        schedule = np.array([step[1:] for step in refinement.schedule], np.float32)
+        gain, offset = refinement.expected_error or (np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
+        self._streams = _native.CausalStreams(
+            built, streams, spec.rays, pipelined, schedule, refinement.error_scale, np.ascontiguousarray(gain), offset
+        )
 
     @classmethod
     def open(cls, file: Path, options: EngineOptions) -> NativeCausalEngine:
         """Open a checkpoint; `refiner.engines` calls this."""
         if options.device == "cuda":
             raise UsageError("the native engine runs frames on the CPU; engine='torch' runs them on a CUDA device")
-        if options.pipelined:
-            raise UsageError("the native engine does not pipeline; engine='torch' does, and so do exported artefacts")
         streams = 1 if options.streams is None else options.streams
-        return cls(file, streams, options.steps, options.threads, options.precision or "fp32")
+        pipelined, precision = bool(options.pipelined), options.precision or "fp32"
+        return cls(file, streams, pipelined, options.steps, options.threads, precision)
 
     def _pass(self, rows: Active) -> None:
         # A copy in C's order: the kernel reads it while other threads may run.
         rows = np.array(rows, np.bool_, order="C")
-        pose_2d, pose_3d, lens = (self.inputs[name] for name in self._names)
-        seen, rotation = seen_by_network(pose_2d, lens, self.rays)
-        root = pose_3d[:, :1]
-        start = self._refinement.begin(turned(pose_3d - root, rotation), seen)
-        self._features[..., : seen.shape[-1]] = seen
-
-        def network(step: int, pose: Array) -> Array:
-            self._features[..., seen.shape[-1] :] = pose
-            self._network.frame(
-                step,
-                self._features,
-                self._error,
-                self._keys[step],
-                self._values[step],
-                self._recent[step],
-                self.counts.counts,
-                rows,
-                self._threads,
-            )
-            return self._error
-
-        self.refined[:] = placed(self._refinement.denoised(start, network), rotation, root)
+        arrays = (self.inputs[name] for name in self._names)
+        self._streams.step(*arrays, self.counts.counts, rows, self.refined, self._threads)
         self.counts.advance(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,26 +17,33 @@ from refiner.stc_layout import PART_SCALE_SPATIAL, PART_SCALE_TEMPORAL, PARTS, k
 Array = NDArray[np.float32]
 Weights = Mapping[str, Array]
 
-HEADS = (2, 4, 8, 16)
-WIDTHS = (2, 4, 6, 8, 12, 16)
+# The heads that a register holds. Networks of other numbers get heads of zeros beside their own.
+HEADS = (1, 2, 4, 8, 16)
 OTHERS = "engine='torch' runs it, and so does what refiner-export writes for ONNX Runtime or OpenVINO"
 
 
 # The kernels for a CUDA device multiply pieces of 32 channels, and hold a tile of up to 512 in shared memory.
 CUDA_PIECE, CUDA_MOST = 32, 512
+CUDA_HEADS, CUDA_WIDTHS = (2, 4, 8, 16), (2, 4, 6, 8, 12, 16)
 
 
 def check_size(dim: int, heads: int, where: str, device: str = "cpu") -> None:
     """Raises UsageError where no kernel exists for a network of this size on this device."""
-    if heads not in HEADS or dim % (2 * heads) or dim // (2 * heads) not in WIDTHS:
+    if not 1 <= heads <= HEADS[-1] or dim < 4 or dim % (2 * heads):
         raise UsageError(
-            f"{where}: the native engine has kernels for 2, 4, 8 or 16 heads of {', '.join(map(str, WIDTHS))} channels "
-            f"in each half, not for C = {dim} and {heads} heads; {OTHERS}"
+            f"{where}: the native engine has kernels for 1 to {HEADS[-1]} heads, and for C from 4 on that is a "
+            f"multiple of twice their number, not for C = {dim} and {heads} heads; {OTHERS}"
         )
     if device == "cuda" and (dim % CUDA_PIECE or dim > CUDA_MOST):
         raise UsageError(
             f"{where}: on a CUDA device the native engine runs networks whose C is a multiple of {CUDA_PIECE} up to "
             f"{CUDA_MOST}, not C = {dim}; it runs this one on the CPU, and engine='torch' runs it on the device"
+        )
+    if device == "cuda" and (heads not in CUDA_HEADS or dim // (2 * heads) not in CUDA_WIDTHS):
+        raise UsageError(
+            f"{where}: on a CUDA device the native engine has kernels for 2, 4, 8 or 16 heads of "
+            f"{', '.join(map(str, CUDA_WIDTHS))} channels in each half, not for C = {dim} and {heads} heads; it runs "
+            "this one on the CPU, and engine='torch' runs it on the device"
         )
 
 
@@ -242,14 +250,22 @@ def _attention(
     local = np.stack([weights[f"{prefix}sep2_{half}.bias"] for half in "st"]).reshape(2, 1, heads, width)
     part = weights[f"{prefix}emb.weight"][list(parts)]  # [J, width]
     offset = np.stack([PART_SCALE_SPATIAL * part, PART_SCALE_TEMPORAL * part])[..., None]  # [2, J, width, 1]
+    filled = partial(_filled, heads=heads)
     network.attention(
-        qkv[rows],
-        qkv_bias[rows],
-        np.ascontiguousarray(convolution.transpose(0, 3, 2, 1)),
-        np.ascontiguousarray(local.transpose(0, 1, 3, 2) + offset, np.float32),
-        np.ascontiguousarray(weights[f"{prefix}proj.weight"][:, columns]),
+        filled(qkv[rows].reshape(-1, heads, dim), 1).reshape(-1, dim),
+        filled(qkv_bias[rows].reshape(-1, heads), 1).reshape(-1),
+        filled(convolution.transpose(0, 3, 2, 1), 3),
+        filled((local.transpose(0, 1, 3, 2) + offset).astype(np.float32), 3),
+        filled(weights[f"{prefix}proj.weight"][:, columns].reshape(dim, -1, heads), 2).reshape(dim, -1),
         bias + weights[f"{prefix}proj.bias"],
     )
+
+
+def _filled(array: Array, axis: int, heads: int) -> Array:
+    """Heads of zeros behind those of ``array``, up to the kernels' number; ``axis`` has the heads."""
+    space = [(0, 0)] * array.ndim
+    space[axis] = (0, next(number for number in HEADS if number >= heads) - heads)
+    return np.ascontiguousarray(np.pad(array, space))
 
 
 def _mlp(network: Any, weights: Weights, prefix: str, norm: str, bias: Array) -> None:
