@@ -1,4 +1,5 @@
 // Networks of STC blocks: windows of denoisers and lifters, and causal networks frame by frame.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -81,6 +82,7 @@ class Packed {
         net.products = select_products(precision);
         net.float32 = select_products(Precision::kFloat32);
         net.features = from.features, net.dim = from.dim, net.heads = from.heads, net.joints = from.joints;
+        net.kernel_heads = from.heads, net.width = from.dim / (2 * from.heads), net.inner = from.dim;
         net.band = from.band, net.steps = from.steps, net.gelu_after_embedding = from.gelu_after_embedding;
         net.embedding = pack(*net.float32, from.embedding, from.dim);
         net.joint_embedding = from.joint_embedding.data();
@@ -115,8 +117,19 @@ class Packed {
 
     std::vector<float> frame(int64_t step, int64_t streams, const std::vector<float>& input,
                              const StcMemory& memory, int threads) const {
-        std::vector<float> output(static_cast<size_t>(streams * net.joints * 3));
-        kernels_.frame(net, step, streams, buffers(input, output), memory, threads);
+        // The frames of the streams that memory.of names, behind each other.
+        const int64_t size = net.joints * net.features;
+        std::vector<float> some, found(static_cast<size_t>(streams * net.joints * 3));
+        for (int64_t f = 0; f < streams; ++f) {
+            some.insert(some.end(), input.begin() + memory.of[f] * size,
+                        input.begin() + (memory.of[f] + 1) * size);
+        }
+        kernels_.frame(net, {step, nullptr}, streams, buffers(some, found), memory, threads);
+        std::vector<float> output(static_cast<size_t>(memory.streams * net.joints * 3));
+        for (int64_t f = 0; f < streams; ++f) {
+            std::copy_n(found.begin() + f * net.joints * 3, net.joints * 3,
+                        output.begin() + memory.of[f] * net.joints * 3);
+        }
         return output;
     }
 
@@ -190,15 +203,21 @@ void check_frames(Random& random, const Size& size, int64_t streams, int64_t fra
     std::vector<std::vector<float>> seen(static_cast<size_t>(streams)), given(seen.size());
     // The memory is full of NaN: nothing that a stream has not written may be read.
     const float nan = std::nanf("");
-    std::vector<float> keys(static_cast<size_t>(attentions * tokens * slots * dim / 2), nan), values = keys;
+    std::vector<float> keys(static_cast<size_t>(attentions * tokens * ring_room(slots) * dim / 2), nan),
+        values = keys;
     std::vector<float> recent(static_cast<size_t>(attentions * tokens * 3 * dim), nan);
     std::vector<int64_t> counts(static_cast<size_t>(streams));
     const auto active = std::make_unique<bool[]>(static_cast<size_t>(streams));
     for (int64_t t = 0; t < frames + streams - 1; ++t) {
         const std::vector<float> input = random.floats(streams * one);
         for (int64_t s = 0; s < streams; ++s) active[static_cast<size_t>(s)] = t >= s && t < s + frames;
-        const StcMemory memory{slots, keys.data(), values.data(), recent.data(), counts.data(), active.get()};
-        const std::vector<float> found = packed.frame(0, streams, input, memory, threads);
+        std::vector<int64_t> of, count;
+        for (int64_t s = 0; s < streams; ++s) {
+            if (active[static_cast<size_t>(s)]) of.push_back(s), count.push_back(counts[static_cast<size_t>(s)]);
+        }
+        const StcMemory memory{slots, streams, keys.data(), values.data(), recent.data(), count.data(), of.data()};
+        const auto here = static_cast<int64_t>(of.size());
+        const std::vector<float> found = packed.frame(0, here, input, memory, threads);
         for (int64_t s = 0; s < streams; ++s) {
             const auto at = static_cast<size_t>(s);
             if (!active[at]) continue;
