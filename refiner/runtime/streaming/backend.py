@@ -6,7 +6,7 @@ has a slot of the backend, a number from 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,6 +73,19 @@ def as_rays(keypoints: Array, lens: Array) -> Array:
     rays = keypoints.copy()
     rays[:, :2] = (keypoints[:, :2] - 0.5 * lens[:2]) / lens[2] + 1.0
     return rays
+
+
+def in_batches(model: Callable[..., Array], most: int, *inputs: Array) -> Array:
+    """The output of a model for the windows of several people, in calls of up to ``most`` of them.
+
+    Args:
+        model: takes arrays with the windows in their first axis; returns such an array.
+        most: the largest batch of the model.
+        inputs: the model's inputs for at least one window.
+    """
+    starts = range(0, len(inputs[0]), most)
+    parts = [model(*(part[start : start + most] for part in inputs)) for start in starts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class StreamBackend(Protocol):

@@ -8,7 +8,7 @@ from refiner.causal_state import CAUSAL
 from refiner.errors import UsageError
 from refiner.runtime.causal import CausalEngine
 from refiner.runtime.engine import LifterEngine, check_kind, lift_without_action
-from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays, columns
+from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays, columns, in_batches
 
 
 class CausalBackend:
@@ -52,12 +52,13 @@ class CausalBackend:
 
     def feed(self, inputs: list[FrameInput]) -> list[FrameOutput]:
         self._active[:] = False
+        lifted = self._lift([entry for entry in inputs if entry.body is None])
         for entry in inputs:
             slot = entry.slot
             self._active[slot] = True
             self._seen[slot] = entry.keypoints[:, : self._columns]
             self._lenses[slot] = entry.lens[: self._columns]
-            self._body[slot] = self._lift(entry) if entry.body is None else entry.body
+            self._body[slot] = lifted[slot] if entry.body is None else entry.body
         return self._step([entry.slot for entry in inputs])
 
     def finish(self, slot: int) -> list[FrameOutput]:
@@ -91,13 +92,19 @@ class CausalBackend:
                 outputs.append(FrameOutput(slot, out, unrefined, refined[slot].copy()))
         return outputs
 
-    def _lift(self, entry: FrameInput) -> Array:
-        assert self._lifter is not None and self._windows is not None
-        rays = self._lifter.rays
-        window = self._windows[entry.slot].take(as_rays(entry.keypoints, entry.lens) if rays else entry.keypoints)
-        lens = UNIT_LENS if rays else entry.lens[:2]
-        lifted: Array = lift_without_action(self._lifter, window[None], lens[None])[0, -1]
-        return lifted - lifted[:1]
+    def _lift(self, entries: list[FrameInput]) -> dict[int, Array]:
+        """The bodies of model frames that come without one, by slot, in one call of the lifter where it can."""
+        if not entries:
+            return {}
+        lifter, windows = self._lifter, self._windows
+        assert lifter is not None and windows is not None
+        rays = lifter.rays
+        seen = [windows[e.slot].take(as_rays(e.keypoints, e.lens) if rays else e.keypoints) for e in entries]
+        lenses = [UNIT_LENS if rays else entry.lens[:2] for entry in entries]
+        lifted = in_batches(
+            lambda *some: lift_without_action(lifter, *some), lifter.largest_batch, np.stack(seen), np.stack(lenses)
+        )[:, -1]
+        return {entry.slot: body - body[:1] for entry, body in zip(entries, lifted, strict=True)}
 
 
 class _LiftedWindow:

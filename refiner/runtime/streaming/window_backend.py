@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,11 +14,14 @@ from refiner.engines import MOST_STREAMS
 from refiner.errors import UsageError
 from refiner.runtime.engine import LifterEngine, RefinerEngine, check_kind, lift_without_action
 from refiner.runtime.stitching import check_hop
-from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays
+from refiner.runtime.streaming.backend import UNIT_LENS, Array, FrameInput, FrameOutput, as_rays, in_batches
 
 
 class WindowBackend:
     """Refines the model frames of several people with a window refiner.
+
+    The windows of all people that are due at a model frame go through the model in one call; in several where the
+    engine takes no such batch.
 
     A model that takes every s-th frame (temporal downsampling) runs over s interleaved phases. Each phase is a stream
     of its own: a window holds the newest model frame and every s-th one before it, and ``hop`` and ``look_ahead`` count
@@ -80,7 +84,7 @@ class WindowBackend:
         self._people = [_Person([_Buffer(window) for _ in range(self._stride)], reach) for _ in range(slots)]
 
     def feed(self, inputs: list[FrameInput]) -> list[FrameOutput]:
-        outputs: list[FrameOutput] = []
+        due: list[tuple[int, int, int]] = []  # slot, phase, and the model frame of the phase that comes out
         for entry in inputs:
             person = self._people[entry.slot]
             phase = person.count % self._stride
@@ -88,45 +92,53 @@ class WindowBackend:
             buffer = person.phases[phase]
             buffer.take(entry)
             last = buffer.count - 1
-            due = last - self.look_ahead
-            if (last + 1 - self._window) % self.hop == 0 and due >= buffer.emitted:
-                self._run(buffer)
-                self._emit(entry.slot, phase, due)
-                outputs += person.in_order()
+            through = last - self.look_ahead
+            if (last + 1 - self._window) % self.hop == 0 and through >= buffer.emitted:
+                due.append((entry.slot, phase, through))
+        self._run([self._people[slot].phases[phase] for slot, phase, _ in due])
+        outputs: list[FrameOutput] = []
+        for slot, phase, through in due:
+            self._emit(slot, phase, through)
+            outputs += self._people[slot].in_order()
         return outputs
 
     def finish(self, slot: int) -> list[FrameOutput]:
         person = self._people[slot]
-        for phase, buffer in enumerate(person.phases):
-            if buffer.emitted == buffer.count:
-                continue
-            if buffer.ran < buffer.count or buffer.count < self._window:
-                self._run(buffer, ends_here=True)
+        left = [(phase, buffer) for phase, buffer in enumerate(person.phases) if buffer.emitted < buffer.count]
+        self._run([b for _, b in left if b.ran < b.count or b.count < self._window], ends_here=True)
+        for phase, buffer in left:
             self._emit(slot, phase, buffer.count - 1)
         return person.in_order(ended=True)
 
     def reset(self, slot: int) -> None:
         self._people[slot].reset()
 
-    def _run(self, buffer: _Buffer, ends_here: bool = False) -> None:
-        """Refine the window that ends with the newest model frame, and add the result to the blend.
+    def _run(self, buffers: Sequence[_Buffer], ends_here: bool = False) -> None:
+        """Refine the windows that end with the newest model frames, and add the results to the blends.
 
         ``ends_here``: no more model frames come.
         """
-        window = self._window
-        known = min(buffer.count, window)
+        if not buffers:
+            return
         # While a stream shorter than a window runs, it is padded in front, so that the newest model frame lies at the
         # end of the window. When it ends, it is padded at the end, as `Refiner` pads a sequence.
-        before = 0 if ends_here else window - known
-        seen, body = buffer.window(before, window - known - before)
+        known = [min(buffer.count, self._window) for buffer in buffers]
+        padding = [self._window - length for length in known]
+        before = [0] * len(buffers) if ends_here else padding
+        windows = [b.window(*place) for b, *place in zip(buffers, before, np.subtract(padding, before), strict=True)]
         if self._lifter is not None:
-            body = lift_without_action(self._lifter, *buffer.seen_by(self._lifter.rays, seen))[0]
-        keypoints, lens = buffer.seen_by(self._engine.rays, seen)
-        refined = self._engine(keypoints, body[None], lens)[0]
-        rows = slice(before, before + known)
-        final = known == window or ends_here
-        buffer.add(refined[rows], body[rows], self._weights[rows], final)
-        buffer.ran = buffer.count
+            lifter = self._lifter
+            seen = _seen(buffers, windows, lifter.rays)
+            bodies = in_batches(lambda *some: lift_without_action(lifter, *some), lifter.largest_batch, *seen)
+        else:
+            bodies = np.stack([body for _, body in windows])
+        keypoints, lens = _seen(buffers, windows, self._engine.rays)
+        refined = in_batches(self._engine, self._engine.largest_batch, keypoints, bodies, lens)
+        for index, buffer in enumerate(buffers):
+            rows = slice(before[index], before[index] + known[index])
+            final = known[index] == self._window or ends_here
+            buffer.add(refined[index, rows], bodies[index, rows], self._weights[rows], final)
+            buffer.ran = buffer.count
 
     def _emit(self, slot: int, phase: int, through: int) -> None:
         """Move the outputs of a phase up to its model frame ``through`` from the blend to the person's queue."""
@@ -137,6 +149,12 @@ class WindowBackend:
             number = index * self._stride + phase
             person.ready[number] = FrameOutput(slot, number, unrefined, refined)
         buffer.emitted = max(buffer.emitted, through + 1)
+
+
+def _seen(buffers: Sequence[_Buffer], windows: Sequence[tuple[Array, Array]], rays: bool) -> list[Array]:
+    """The first and the last input of a model for all windows, see `_Buffer.seen_by`."""
+    each = [buffer.seen_by(rays, seen) for buffer, (seen, _) in zip(buffers, windows, strict=True)]
+    return [np.concatenate(parts) for parts in zip(*each, strict=True)]
 
 
 @dataclass(eq=False)
