@@ -1,4 +1,7 @@
-"""Engines whose output is known by formula, in NumPy and as a graph, so that only the runtime is tested."""
+"""Engines whose output is known by formula, in NumPy and as a graph, so that only the runtime is tested.
+
+Tests import `native_models`, which lies beside them, by its name.
+"""
 
 from __future__ import annotations
 
