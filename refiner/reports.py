@@ -45,6 +45,7 @@ KINDS = (
     "cards",
     "sweep",
     "engines",
+    "steps",
     "busy",
     "native",
     "train-step",

@@ -12,22 +12,21 @@ from pathlib import Path
 
 import numpy as np
 from refiner_export.build import export_artefact
-from refiner_export.gate import parity_windows
 from refiner_export.options import ExportOptions
 
 from refiner import bundled
 from refiner.arguments import check_whole
-from refiner.engines import CHECKPOINT_SUFFIX, ENGINES, EngineOptions
+from refiner.engines import CHECKPOINT_SUFFIX, ENGINES, NATIVE, EngineOptions
 from refiner.errors import MissingComponentError, UsageError
 from refiner.evaluation.tables import markdown_table
-from refiner.lens import check_lens
 from refiner.reports import Report, new_report
 from refiner.runtime.loading import open_engine
+from refiner_bench.inputs import refiner_inputs
 from refiner_bench.report import JsonObject
 from refiner_bench.timing import Contestant, Run, interleaved, ratio_interval
 
 # torch-compile runs the same threads as torch, and compiles for a minute.
-MEASURED = ("torch", "onnx", "openvino", "aoti")
+MEASURED = (NATIVE, "torch", "onnx", "openvino", "aoti")
 MOST_PROGRAMS, MOST_ROUNDS = 64, 10_000
 DEFAULT, ONE = "default", "1 thread"
 # A program that does nothing but take a processor, as a detector does most of the time.
@@ -106,11 +105,8 @@ def _file_of(engine: str, folder: Path, log: Log) -> Path:
 
 def _call(file: Path, engine: str, threads: int | None) -> Run:
     opened = open_engine(file, "refiner", EngineOptions(engine, threads=threads))
-    pose_2d, pose_3d, size = parity_windows(1, opened.frames, seed=1)
-    if opened.rays:
-        pose_2d = np.concatenate([pose_2d, np.ones_like(pose_2d[..., :1])], axis=-1)
-        size = check_lens(size[0], quiet=True).row()[None]
-    return lambda: opened(pose_2d, pose_3d, size)
+    inputs = refiner_inputs(opened.rays, opened.frames)
+    return lambda: opened(*inputs)
 
 
 @contextlib.contextmanager

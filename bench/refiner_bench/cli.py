@@ -22,6 +22,7 @@ examples:
   refiner-bench cards --accuracy bench/reports/accuracy-study.json   cost, training data and accuracy of each model
   refiner-bench accuracy --data FOLDER                 the accuracy reports of the bundled models, minutes a report
   refiner-bench engines                                latency of a window in every engine, against a plain export
+  refiner-bench steps                                  a causal step in every engine, by window and by memory
   refiner-bench busy                                   a window beside another busy program, by threads
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train_step(commands)
     _add_native(commands)
     _add_engines(commands)
+    _add_steps(commands)
     _add_busy(commands)
     _add_sweep(commands)
     _add_streaming(commands)
@@ -238,6 +240,7 @@ def _add_engines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="a refiner (default: the paper's size, random)")
     parser.add_argument("--batch", type=int, default=1, help="windows of a call (default: 1)")
     parser.add_argument("--threads", type=thread_count, default=2, help="threads of every contestant (default: 2)")
+    parser.add_argument("--frames", type=int, metavar="T", help="frames of a window (default: the checkpoint's)")
     parser.add_argument("--rounds", type=int, default=40, help="timed rounds (default: 40)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     parser.add_argument(
@@ -258,6 +261,7 @@ def _run_engines(arguments: argparse.Namespace) -> None:
         arguments.rounds,
         arguments.without,
         arguments.device,
+        arguments.frames,
     )
     _publish(report, format_engines(report), arguments)
 
@@ -373,6 +377,28 @@ def _run_streaming(arguments: argparse.Namespace) -> None:
 
         draw_plots(report, arguments.pictures)
     _publish(report, format_streaming(report), arguments)
+
+
+def _add_steps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "steps",
+        help="a step of a causal refiner in every engine, by its window and by its weights",
+        description="Time one frame of one person in causal refiners: the bundled one, and one of the paper's width "
+        "with random weights. It is compared with a window in the same engine, and with reading the weights once.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="timed turns of each contestant (default: 20)")
+    parser.add_argument("--without", nargs="+", default=[], metavar="ENGINE", help="leave these engines out")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_steps)
+
+
+def _run_steps(arguments: argparse.Namespace) -> None:
+    _require_export("steps")
+    from refiner_bench.steps import format_steps, steps_report
+
+    report = steps_report(arguments.rounds, arguments.without, lambda line: print(line, file=sys.stderr, flush=True))
+    _publish(report, format_steps(report), arguments)
 
 
 def _add_busy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from refiner.runtime.engine import input_names
 from refiner.runtime.loading import open_engine
 from refiner_bench.naive_model import naive_form
 from refiner_bench.report import JsonObject
-from refiner_bench.timing import Contestant, Ratio, best_rate, interleaved, large_product, ratio_interval
+from refiner_bench.timing import Contestant, Ratio, interleaved, large_product, ratio_interval
 from refiner_bench.untrained import random_checkpoint
 
 PEER = "plain export in ONNX Runtime"
@@ -54,6 +55,11 @@ CONTESTANTS = {
     ),
 }
 WARM_UP = 5
+# A turn lasts at least this long, so that a short call is not timed while the processor wakes up from the pause.
+TURN_S = 0.03
+# The contestants that give the floor: a large matrix product, by the precision of the engines that it is a floor for.
+FLOORS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FLOOR = "large product, "
 
 # Runs one call of an engine on fixed windows; returns the refined poses (batch, T, 17, 3) in metres.
 EngineCall = Callable[[], NDArray[np.float32]]
@@ -72,7 +78,7 @@ class EngineResult:
     """The measurement of one engine. The field names are the keys of the JSON reports.
 
     Attributes:
-        median_ms: The median of all calls.
+        median_ms: The median of all rounds. A round is a call, or the median of as many as take 30 ms.
         p99_ms: Their 99th percentile.
         faster_than_peer: How many times as fast as the plain export the engine was.
         largest_difference_mm: The largest difference of a coordinate to the result of PyTorch.
@@ -80,6 +86,9 @@ class EngineResult:
         bytes: The size of the exported files without the manifest; None for the plain export.
         nodes: The nodes of the graph; None for an engine without an ONNX graph.
         transposes: The transposes among them.
+        of_floor: The time of the linear layers alone, at the rate of a large product in the engine's own precision,
+            relative to the time of a call; None for a precision or a device without a floor.
+        slower_than_native: How many times as long as the native engine in float32 it took; None where that is missing.
     """
 
     median_ms: float
@@ -90,6 +99,8 @@ class EngineResult:
     bytes: int | None = None
     nodes: int | None = None
     transposes: int | None = None
+    of_floor: Ratio | None = None
+    slower_than_native: Ratio | None = None
 
     def to_json(self) -> dict[str, object]:
         """The entry of a JSON report; fields without a value are left out."""
@@ -104,11 +115,14 @@ class MeasuredEngines:
         module: The model in PyTorch.
         contestants: The result of each contestant by its title, for example "onnx fp32".
         missing: For each contestant that can't run here, the reason.
+        floor_ms: The operations of the linear layers of a call in GFLOP ("gflop"), and their time at the rate of a
+            large product that took turns with the engines ("float32_ms", "bfloat16_ms"), a lower bound of a call's.
     """
 
     module: UnrolledRefiner
     contestants: dict[str, EngineResult]
     missing: dict[str, str]
+    floor_ms: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,13 @@ class _Built:
 
 
 def engines_report(
-    checkpoint: Path | None, batch: int, threads: int, rounds: int, without: list[str], device: str = "cpu"
+    checkpoint: Path | None,
+    batch: int,
+    threads: int,
+    rounds: int,
+    without: list[str],
+    device: str = "cpu",
+    frames: int | None = None,
 ) -> Report:
     """Measure every engine that is installed, all in one run.
 
@@ -136,21 +156,22 @@ def engines_report(
         rounds: The number of timed rounds.
         without: The names of engines to leave out.
         device: "cpu" or "cuda".
+        frames: The frames T of a window; None for those of the checkpoint.
 
     Returns:
-        The report: for each engine the median and the 99th percentile in milliseconds, and its speed relative to the
-        plain export with a 95 % interval over rounds.
+        The report: for each engine the median and the 99th percentile in milliseconds, its speed relative to the plain
+        export and to the native engine, and its share of the floor, with 95 % intervals over rounds.
 
     Raises:
         UsageError: A count is below 1.
         MissingComponentError: The device isn't there.
     """
-    if min(batch, threads, rounds) < 1:
-        raise UsageError(f"batch, threads and rounds must be at least 1, got {batch}, {threads} and {rounds}")
+    if min(batch, threads, rounds, 1 if frames is None else frames) < 1:
+        raise UsageError(f"batch, threads, rounds and frames must be at least 1, got {batch}, {threads} and {rounds}")
     with tempfile.TemporaryDirectory() as name:
         file = checkpoint or random_checkpoint(Path(name) / "random.safetensors")
         pairs = [pair for pair in CONTESTANTS[device] if pair[0] not in without]
-        measured = measure_engines(file, batch, threads, rounds, pairs, device=device)
+        measured = measure_engines(file, batch, threads, rounds, pairs, frames=frames, device=device)
     module = measured.module
     settings = {
         "batch": batch,
@@ -166,7 +187,7 @@ def engines_report(
         report["environment"]["gpu"] = torch.cuda.get_device_name()
     report["contestants"] = {title: result.to_json() for title, result in measured.contestants.items()}
     report["missing"] = measured.missing
-    report["floor_ms"] = _floors(module, batch)
+    report["floor_ms"] = measured.floor_ms
     return report
 
 
@@ -211,12 +232,13 @@ def measure_engines(
             folder = Path(name) / title.replace(" ", "-")
             folder.mkdir()
             # "torch-compile" and "native" run the checkpoint itself, as "torch" does.
-            exported = "torch" if ENGINES[engine].suffix == CHECKPOINT_SUFFIX else engine
+            runs_checkpoint = ENGINES[engine].suffix == CHECKPOINT_SUFFIX
+            exported = "torch" if runs_checkpoint else engine
             options = ExportOptions(
                 exported,
                 folder,
                 checkpoint,
-                precision="fp32" if exported == "torch" else precision,
+                precision="fp32" if runs_checkpoint else precision,
                 batch=_batch(exported, batch),
                 steps=steps,
                 frames=frames,
@@ -224,18 +246,26 @@ def measure_engines(
             )
             try:
                 engine_module(exported).require(options)
-                engines[title] = _build(options, engine, precision, inputs, threads)
+                opened_with = _open_options(engine, precision, threads, device if options.has_device else None)
+                engines[title] = _build(options, inputs, opened_with)
             except (MissingComponentError, UsageError) as error:
                 missing[title] = str(error)
         with torch.inference_mode():
             expected = module(*(torch.from_numpy(array) for array in inputs)).numpy()
         differences = {title: float(1000 * np.abs(built.call() - expected).max()) for title, built in engines.items()}
         calls = {title: Contestant(1, built.call) for title, built in engines.items()}
-        rates = interleaved(calls, rounds, WARM_UP)
-    times = {title: 1000.0 / np.array(values) for title, values in rates.items()}
+        products = {} if device == "cuda" else {FLOOR + name: large_product(kind) for name, kind in FLOORS.items()}
+        rates = interleaved(calls | products, rounds, WARM_UP, TURN_S)
+    flops = _linear_flops(module, batch)
+    times = {title: 1000.0 / np.array(rates[title]) for title in engines}
+    floors = {name: 1000.0 * flops / np.array(rates[FLOOR + name]) for name in FLOORS if FLOOR + name in rates}
+    floor_ms = {"gflop": flops / 1e9} | {
+        f"{str(FLOORS[name]).removeprefix('torch.')}_ms": float(np.median(values)) for name, values in floors.items()
+    }
+    native = times.get(f"{NATIVE} fp32")
     results = {}
     for title, milliseconds in times.items():
-        built = engines[title]
+        built, floor = engines[title], floors.get(title.split()[-1] if title != PEER else "fp32")
         results[title] = EngineResult(
             median_ms=float(np.median(milliseconds)),
             p99_ms=float(np.percentile(milliseconds, 99)),
@@ -245,27 +275,28 @@ def measure_engines(
             bytes=built.bytes,
             nodes=None if built.graph is None else built.graph.nodes,
             transposes=None if built.graph is None else built.graph.transposes,
+            of_floor=None if floor is None else ratio_interval(floor / milliseconds),
+            slower_than_native=None if native is None else ratio_interval(milliseconds / native),
         )
-    return MeasuredEngines(module, results, missing)
+    return MeasuredEngines(module, results, missing, floor_ms)
 
 
-def _build(
-    options: ExportOptions, engine: str, precision: str, inputs: Sequence[NDArray[np.float32]], threads: int
-) -> _Built:
-    """Export into the folder of ``options``, and open the result in ``engine``.
+def _open_options(engine: str, precision: str, threads: int, device: str | None) -> EngineOptions:
+    """The options that open a contestant."""
+    options = EngineOptions(engine, threads=threads, device=device)
+    if ENGINES[engine].suffix == CHECKPOINT_SUFFIX:
+        return replace(options, precision=precision)
+    return options
 
-    Raises:
-        UsageError: this processor has no instructions for the precision.
-    """
+
+def _build(options: ExportOptions, inputs: Sequence[NDArray[np.float32]], opened_with: EngineOptions) -> _Built:
+    """Export into the folder of ``options``, and open the result."""
     folder = options.output
     began = time.perf_counter()
     assembled = assemble(options, folder, Clock())
     build_s = time.perf_counter() - began
     size = _bytes_of(folder)
-    runtime = engine if options.engine == "torch" else None
-    device = options.device if options.has_device else None
-    chosen = EngineOptions(runtime, threads=threads, device=device, precision=precision)
-    opened = open_engine(assembled.target, "refiner", chosen)
+    opened = open_engine(assembled.target, "refiner", opened_with)
     graph = None
     if "nodes" in assembled.manifest:
         counts = assembled.manifest["nodes"]
@@ -308,21 +339,13 @@ def _plain_export(module: UnrolledRefiner, inputs: Sequence[NDArray[np.float32]]
     return _Built(lambda: session.run(None, feeds)[0], graph=GraphSize(len(operators), operators.count("Transpose")))
 
 
-def _floors(module: UnrolledRefiner, batch: int) -> dict[str, float]:
-    """A lower bound of the latency: the time of the linear layers alone at the rate of a large matrix product.
-
-    Returns:
-        The operations of a call in GFLOP, and the bound in milliseconds for float32 and for bfloat16.
-    """
+def _linear_flops(module: UnrolledRefiner, batch: int) -> float:
+    """The operations of a call's linear layers, whose time alone is a lower bound of the call's."""
     dim = int(module.config["model"]["dim"])
     blocks, ratio = int(module.config["model"]["blocks"]), int(module.config["model"]["mlp_ratio"])
     tokens = batch * module.frames * 17
     # The linear layers of a block: qkv and proj of its two attention modules, and the MLPs.
-    flops = 2.0 * tokens * dim * dim * blocks * module.steps * (2 * 4 + 2 * ratio)
-    floors = {"gflop": flops / 1e9}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        floors[f"{name}_ms"] = 1000.0 * flops / best_rate(*large_product(dtype))
-    return floors
+    return 2.0 * tokens * dim * dim * blocks * module.steps * (2 * 4 + 2 * ratio)
 
 
 def format_engines(report: JsonObject) -> str:
@@ -333,8 +356,9 @@ def format_engines(report: JsonObject) -> str:
             title,
             f"{entry['median_ms']:.1f}",
             f"{entry['p99_ms']:.1f}",
-            "{ratio:.2f} ({low:.2f} to {high:.2f})".format(**entry["faster_than_peer"]),
-            f"{report['floor_ms']['float32_ms'] / entry['median_ms']:.0%}",
+            _interval(entry["faster_than_peer"]),
+            _interval(entry.get("slower_than_native")),
+            _interval(entry.get("of_floor"), percent=True),
             f"{entry['largest_difference_mm']:.4f}",
             str(entry.get("nodes", "")),
             str(entry.get("transposes", "")),
@@ -342,13 +366,27 @@ def format_engines(report: JsonObject) -> str:
         for title, entry in report["contestants"].items()
     ]
     speed = "times as fast as the plain export"
-    head = ["engine", "median ms", "p99 ms", speed, "of the float32 floor", "largest mm", "nodes", "transposes"]
+    slower = "times as long as native fp32"
+    head = ["engine", "median ms", "p99 ms", speed, slower, "of its floor", "largest mm", "nodes", "transposes"]
     floors = report["floor_ms"]
+    at = [f"{floors[f'{name}_ms']:.2f} ms in {name}" for name in ("float32", "bfloat16") if f"{name}_ms" in floors]
     return (
         f"One call of {settings['batch']} window(s), T = {settings['frames']}, K = {settings['steps']}, model "
         f"{settings['model']}, {settings['threads']} thread(s), {settings['rounds']} rounds, "
         f"{report['environment'].get('gpu') or report['environment']['processor']}\n\n"
         + markdown_table(head, rows)
-        + f"\n\nThe floor, the linear layers alone ({floors['gflop']:.2f} GFLOP) at the rate of a large product: "
-        f"{floors['float32_ms']:.1f} ms in float32, {floors['bfloat16_ms']:.1f} ms in bfloat16."
+        + f"\n\nThe floor, the linear layers alone ({floors['gflop']:.2f} GFLOP) at the rate of a large product in the "
+        f"engine's precision, in the same rounds: {', '.join(at) or 'none'}.\n"
+        + "".join(f"\n{title} was not measured: {reason}" for title, reason in report["missing"].items())
+    )
+
+
+def _interval(ratio: JsonObject | None, percent: bool = False) -> str:
+    """A ratio with its interval; empty for None, 1 for a contestant compared with itself."""
+    if ratio is None:
+        return ""
+    if ratio["low"] == ratio["high"] == 1.0:
+        return "1"
+    return ("{ratio:.0%} ({low:.0%} to {high:.0%})" if percent else "{ratio:.2f} ({low:.2f} to {high:.2f})").format(
+        **ratio
     )

@@ -105,6 +105,16 @@ def _contestant(name: str, entry: JsonObject, rival: str) -> Iterator[Measure]:
         yield _ratio(f"{name}, speed over {rival}", ratio)
 
 
+def _steps(report: JsonObject) -> Iterator[Measure]:
+    for model, measured in report["models"].items():
+        for engine, entry in measured["engines"].items():
+            name = f"{model}, {engine}"
+            yield Measure(f"{name}, median", entry["p50_ms"], "ms", "time")
+            yield Measure(f"{name}, 99th percentile", entry["p99_ms"], "ms", "time")
+            if "cheaper_than_window" in entry:
+                yield _ratio(f"{name}, steps in the time of a window", entry["cheaper_than_window"])
+
+
 def _busy(report: JsonObject) -> Iterator[Measure]:
     for name, entry in report["contestants"].items():
         yield Measure(f"{name}, median", entry["median_ms"], "ms", "time")
@@ -224,6 +234,7 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "cards": _cards,
     "sweep": _sweep,
     "engines": _engines,
+    "steps": _steps,
     "busy": _busy,
     "native": _native,
     "train-step": _train_step,

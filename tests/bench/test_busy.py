@@ -27,7 +27,7 @@ def test_the_report(monkeypatch, tmp_path, capsys):
     def time_passes():
         assert [program.poll() for program in running] == [None, None]
 
-    words = ["busy", "--programs", "2", "--rounds", "3", "--without", "aoti", "openvino"]
+    words = ["busy", "--programs", "2", "--rounds", "3", "--without", "native", "aoti", "openvino"]
     assert main([*words, "--json", str(tmp_path / "busy.json")]) == 0
     report = json.loads((tmp_path / "busy.json").read_text())
     processors = report["settings"]["processors"]
@@ -51,8 +51,9 @@ def test_what_is_refused(words, capsys):
     assert "error:" in capsys.readouterr().err
 
 
-def test_a_real_call():
+@pytest.mark.parametrize("engine", ["torch", "native"])
+def test_a_real_call(engine):
     from refiner import bundled
 
-    call = busy._call(bundled.default_checkpoint("refiner"), "torch", 1)
+    call = busy._call(bundled.default_checkpoint("refiner"), engine, 1)
     assert call().shape == (1, 27, 17, 3)

@@ -45,11 +45,64 @@ def test_every_engine_is_measured_beside_the_plain_export(small, tmp_path, capsy
         assert 0 < ratio["low"] <= ratio["ratio"] <= ratio["high"] and 0 < entry["median_ms"] <= entry["p99_ms"]
         # The plain export computes what the model computes: otherwise it would be no peer.
         assert entry["largest_difference_mm"] < 0.01
+        # Against the floor and the native engine in the same rounds.
+        share, slower = entry["of_floor"], entry["slower_than_native"]
+        assert 0 < share["low"] <= share["ratio"] <= share["high"]
+        assert 0 < slower["low"] <= slower["ratio"] <= slower["high"]
     plain, ours = report["contestants"][PEER], report["contestants"]["onnx fp32"]
     assert ours["nodes"] < plain["nodes"] and ours["transposes"] < plain["transposes"]
     # 9 frames of 17 joints, 2 steps, one block: two modules of 4 C^2 and one MLP of 2 x 2 C^2.
     assert report["floor_ms"]["gflop"] == pytest.approx(2 * 9 * 17 * 2 * 16**2 * (2 * 4 + 2 * 2) / 1e9)
-    assert "times as fast as the plain export" in capsys.readouterr().out
+    native = report["contestants"]["native fp32"]
+    assert native["slower_than_native"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    floors = report["floor_ms"]
+    for title in ("native fp32", PEER):
+        entry = report["contestants"][title]
+        share = floors["float32_ms"] / entry["median_ms"]
+        assert entry["of_floor"]["low"] / 2 < share < 2 * entry["of_floor"]["high"]
+    printed = capsys.readouterr().out
+    assert "times as fast as the plain export" in printed and "of its floor" in printed
+    assert f"{floors['float32_ms']:.2f} ms in float32, {floors['bfloat16_ms']:.2f} ms in bfloat16" in printed
+    # What can't run here is named with the reason.
+    assert all(reason in printed for reason in report["missing"].values())
+    assert set(report["contestants"]) | set(report["missing"]) >= {"native fp32", "native bf16", "torch fp32"}
+
+
+def test_windows_of_another_length(small, tmp_path):
+    file = tmp_path / "engines.json"
+    words = ["engines", "--checkpoint", str(small), "--rounds", "2", "--threads", "1", "--frames", "12", "--without"]
+    assert main([*words, "aoti", "openvino", "torch-compile", "onnx", "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    assert report["settings"]["frames"] == 12
+    assert report["floor_ms"]["gflop"] == pytest.approx(2 * 12 * 17 * 2 * 16**2 * (2 * 4 + 2 * 2) / 1e9)
+
+
+def test_a_precision_that_an_engine_of_checkpoints_has_not(monkeypatch):
+    from dataclasses import dataclass
+
+    from refiner_bench import engines
+
+    from refiner.engines import EngineOptions
+    from refiner.errors import UsageError
+
+    assert engines._open_options("onnx", "bf16", 1, "cpu") == EngineOptions("onnx", threads=1, device="cpu")
+    assert engines._open_options("native", "fp32", 2, None) == EngineOptions("native", threads=2)
+
+    @dataclass(frozen=True)
+    class Without:
+        engine: str | None = None
+        threads: int | None = None
+        device: str | None = None
+
+    @dataclass(frozen=True)
+    class With(Without):
+        precision: str = "fp32"
+
+    monkeypatch.setattr(engines, "EngineOptions", Without)
+    with pytest.raises(UsageError, match="the native engine runs checkpoints in fp32 alone"):
+        engines._open_options("native", "bf16", 1, None)
+    monkeypatch.setattr(engines, "EngineOptions", With)
+    assert engines._open_options("native", "bf16", 1, None) == With("native", 1, None, "bf16")
 
 
 def test_a_device_that_is_not_there(small, monkeypatch, capsys):
@@ -59,5 +112,6 @@ def test_a_device_that_is_not_there(small, monkeypatch, capsys):
 
 
 def test_counts_below_one(capsys):
-    assert main(["engines", "--rounds", "0"]) == 2
+    for words in (["--rounds", "0"], ["--frames", "0"]):
+        assert main(["engines", *words]) == 2
     assert "at least 1" in capsys.readouterr().err
