@@ -46,6 +46,7 @@ KINDS = (
     "sweep",
     "engines",
     "steps",
+    "profile-native",
     "busy",
     "native",
     "train-step",

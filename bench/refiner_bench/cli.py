@@ -23,6 +23,7 @@ examples:
   refiner-bench accuracy --data FOLDER                 the accuracy reports of the bundled models, minutes a report
   refiner-bench engines                                latency of a window in every engine, against a plain export
   refiner-bench steps                                  a causal step in every engine, by window and by memory
+  refiner-bench profile-native                         where the time of a call goes, native against others
   refiner-bench busy                                   a window beside another busy program, by threads
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_native(commands)
     _add_engines(commands)
     _add_steps(commands)
+    _add_profile(commands)
     _add_busy(commands)
     _add_sweep(commands)
     _add_streaming(commands)
@@ -399,6 +401,30 @@ def _run_steps(arguments: argparse.Namespace) -> None:
 
     report = steps_report(arguments.rounds, arguments.without, lambda line: print(line, file=sys.stderr, flush=True))
     _publish(report, format_steps(report), arguments)
+
+
+def _add_profile(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "profile-native",
+        help="where the time of a call goes, in the native engine and in others",
+        description="The time of a call by phases, for windows and causal steps. Networks with more blocks and with "
+        "narrower MLPs run in turns with the network itself; their differences are the phases.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="timed turns of each contestant (default: 30)")
+    parser.add_argument("--without", nargs="+", default=[], metavar="ENGINE", help="leave these engines out")
+    _add_outputs(parser)
+    parser.set_defaults(run=_run_profile)
+
+
+def _run_profile(arguments: argparse.Namespace) -> None:
+    _require_export("profile-native")
+    from refiner_bench.profile_native import format_profile, profile_report
+
+    report = profile_report(
+        arguments.rounds, arguments.without, log=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    _publish(report, format_profile(report), arguments)
 
 
 def _add_busy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

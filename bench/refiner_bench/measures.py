@@ -115,6 +115,13 @@ def _steps(report: JsonObject) -> Iterator[Measure]:
                 yield _ratio(f"{name}, steps in the time of a window", entry["cheaper_than_window"])
 
 
+def _profile(report: JsonObject) -> Iterator[Measure]:
+    for case, measured in report["cases"].items():
+        for engine, phases in measured["engines"].items():
+            for name, phase in phases.items():
+                yield Measure(f"{case}, {engine}, {name}", phase["ms"], "ms", "time")
+
+
 def _busy(report: JsonObject) -> Iterator[Measure]:
     for name, entry in report["contestants"].items():
         yield Measure(f"{name}, median", entry["median_ms"], "ms", "time")
@@ -235,6 +242,7 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "sweep": _sweep,
     "engines": _engines,
     "steps": _steps,
+    "profile-native": _profile,
     "busy": _busy,
     "native": _native,
     "train-step": _train_step,

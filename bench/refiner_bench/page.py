@@ -168,6 +168,7 @@ _WRITERS = {
     "sweep": ("refiner_bench.sweep", "format_sweep"),
     "engines": ("refiner_bench.engines", "format_engines"),
     "steps": ("refiner_bench.steps", "format_steps"),
+    "profile-native": ("refiner_bench.profile_native", "format_profile"),
     "busy": ("refiner_bench.busy", "format_busy"),
     "native": ("refiner_bench.native_kernels", "format_native"),
     "train-step": ("refiner_bench.train_step", "format_train_step"),

@@ -251,6 +251,20 @@ def _engine_table(name: str, report: Mapping[str, Any]) -> str:
     return f"{where} ([report]({_markdown_of(name)})):\n\n{markdown_table(header, rows)}"
 
 
+def _profile(reports: Reports) -> str:
+    from refiner_bench.profile_native import format_cases
+
+    name, _ = reports[0]
+    return f"{format_cases(_one(reports))}\n\n[The report]({_markdown_of(name)}) has the conditions."
+
+
+def _steps(reports: Reports) -> str:
+    from refiner_bench.steps import format_models
+
+    name, _ = reports[0]
+    return f"{format_models(_one(reports))}\n\n[The report]({_markdown_of(name)}) has the conditions."
+
+
 def _sweep(reports: Reports) -> str:
     report = _one(reports)
     rows = []
@@ -316,6 +330,8 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "runs": ("accuracy", _runs),
     "flops": ("flops", _flops),
     "engines": ("engines", _engines),
+    "profile": ("profile-native", _profile),
+    "steps": ("steps", _steps),
     "sweep": ("sweep", _sweep),
     "streaming-latency": ("streaming", _streaming_latency),
     "streaming-delay": ("streaming", _streaming_delay),

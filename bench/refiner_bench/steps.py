@@ -32,7 +32,7 @@ MEASURED = (NATIVE, "torch", "onnx")
 TURN_S, UNCOUNTED = 0.1, 3
 MOST_ROUNDS = 10_000
 # The weights that a step reads: those of the layers that every token goes through.
-LAYERS = ("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight")
+LAYERS = (".qkv.weight", ".proj.weight", ".fc1.weight", ".fc2.weight")
 PAPER = ("model.dim=256", "model.blocks=4", "model.causal=true")
 
 Log = Callable[[str], None]
@@ -102,7 +102,7 @@ def _measured(file: Path, folder: Path, engines: Sequence[str], rounds: int, log
     for engine in engines:
         log(f"{file.stem}: {engine}")
         try:
-            steps[engine] = _step(file, folder, engine)
+            steps[engine] = step_of(file, folder, engine)
             if ENGINES[engine].suffix == CHECKPOINT_SUFFIX:
                 windows[engine] = _window(file, engine)
         except MissingComponentError as error:
@@ -165,7 +165,7 @@ def _loop() -> None:
         pass
 
 
-def _step(file: Path, folder: Path, engine: str) -> Run:
+def step_of(file: Path, folder: Path, engine: str) -> Run:
     """One step of an engine: each call takes the next frame of a walk."""
     path = file
     if ENGINES[engine].suffix != CHECKPOINT_SUFFIX:
@@ -194,14 +194,10 @@ def _window(file: Path, engine: str) -> Run:
     return lambda: opened(*inputs)
 
 
-def format_steps(report: JsonObject) -> str:
-    """The report as Markdown."""
-    settings = report["settings"]
-    parts = [
-        f"# Causal steps\n\nOne frame of one person, {report['environment']['processor']}, {settings['threads']} "
-        f"thread, in turns within one run, {settings['rounds']} rounds."
-    ]
+def format_models(report: JsonObject) -> str:
+    """What was measured of each model, as Markdown."""
     header = ["engine", "p50 ms", "p99 ms", "its window takes, times as long", "times as long as reading the weights"]
+    parts = []
     for model, measured in report["models"].items():
         rows = [
             [
@@ -213,13 +209,22 @@ def format_steps(report: JsonObject) -> str:
             ]
             for engine, entry in measured["engines"].items()
         ]
-        parts.append(f"## {model}\n\n{markdown_table(header, rows)}")
+        parts.append(f"A step of {model}:\n\n{markdown_table(header, rows)}")
         parts.append(
             f"Reading its {measured['read_bytes'] / 1e6:.1f} MB of weights once takes {measured['reading_ms']:.3f} ms. "
             f"The 99th percentile of an empty loop is {measured['loop_p99_of_p50']:.2f} times its median."
         )
         parts += [f"{engine} was not measured: {reason}" for engine, reason in measured["missing"].items()]
     return "\n\n".join(parts)
+
+
+def format_steps(report: JsonObject) -> str:
+    """The report as Markdown."""
+    settings = report["settings"]
+    return (
+        f"# Causal steps\n\nOne frame of one person, {report['environment']['processor']}, {settings['threads']} "
+        f"thread, in turns within one run, {settings['rounds']} rounds.\n\n"
+    ) + format_models(report)
 
 
 def _interval(ratio: JsonObject | None) -> str:

@@ -1,0 +1,96 @@
+"""refiner-bench profile-native: the phases add up, the networks differ as they should, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from refiner_bench import profile_native
+from refiner_bench.cli import main
+from refiner_bench.inputs import refiner_inputs
+from refiner_bench.measures import measures
+from refiner_bench.untrained import random_checkpoint
+
+from refiner.model_files.arrays import load_arrays
+
+SMALL = ("model.dim=32", "model.heads=4", "model.mlp_ratio=2", "model.blocks=1", "frames=9")
+CASES = (
+    profile_native.Case("a window", "refiner-nano-rays", SMALL),
+    profile_native.Case("a step", "refiner-nano-rays-causal", SMALL, step=True),
+)
+
+
+def test_the_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("refiner_bench.timing.PAUSE_S", 0.0)
+    monkeypatch.setattr(profile_native, "TURN_S", 0.0)
+    monkeypatch.setattr(profile_native.profile_report, "__defaults__", ((), CASES, lambda line: None))
+    words = ["profile-native", "--rounds", "3", "--without", "onnx", "--json", str(tmp_path / "profile.json")]
+    assert main(words) == 0
+    report = json.loads((tmp_path / "profile.json").read_text())
+    assert report["schema"] == "refiner-bench/profile-native" and list(report["cases"]) == ["a window", "a step"]
+    for title, measured in report["cases"].items():
+        assert list(measured["engines"]) == ["native", "torch"] and measured["missing"] == {}
+        for engine, phases in measured["engines"].items():
+            assert {"call", "MLPs", "attention layers", "the rest"} <= set(phases)
+            parts = [name for name in phases if name.startswith(profile_native.PART)]
+            assert len(parts) == (4 if engine == "native" and title == "a window" else 0)
+            assert all(phase["low_ms"] <= phase["ms"] <= phase["high_ms"] for phase in phases.values())
+    window = report["cases"]["a window"]
+    assert window["engines"]["native"]["of it inputs and sampling"]["ms"] > 0
+    # 2 C^2 r and 2 x 4 C^2 multiplications a token, block and step.
+    assert window["floors"]["products"]["ms"] == pytest.approx(2 * window["floors"]["MLPs"]["ms"])
+    assert any(measure.name.endswith("a window, native, MLPs") for measure in measures(report))
+    printed = capsys.readouterr().out
+    assert "A window (C = 32, 1 blocks, MLPs of ratio 2" in printed and "| the rest" in printed
+
+
+def test_phases_follow_from_the_differences():
+    """A made-up engine: 3 ms before and after, and in each block 4 ms of attention and 1 ms of MLP for each ratio."""
+
+    def time_of(blocks, ratio):
+        return np.full(5, 3.0 + blocks * (4.0 + ratio))
+
+    whole, narrow, deep = time_of(2, 8), time_of(2, 1), time_of(4, 8)
+    phases = profile_native._phases(whole, narrow, deep, 8, np.full(5, 2.0), np.full(5, 0.25), 8)
+    expected = {
+        "call": 27, "MLPs": 16, "attention layers": 8, "of it attention and convolution": 2,
+        "of it products and norms": 6, "the rest": 3, "of it inputs and sampling": 2, "of it embedding, head": 1,
+    }  # fmt: skip
+    assert {name: values.tolist() for name, values in phases.items()} == {
+        name: pytest.approx([value] * 5) for name, value in expected.items()
+    }
+
+
+def test_a_call_without_its_network(tmp_path):
+    """What the native engine does beside its network: with the network's output 0 everywhere."""
+    path = random_checkpoint(tmp_path / "small.safetensors", "refiner-nano-rays", SMALL)
+    run = profile_native._without_network(path, 1)
+    pose = refiner_inputs(True, 9)[1]
+    result = run()
+    assert result.shape == pose.shape and np.isfinite(result).all()
+    whole = profile_native.open_engine(path, "refiner", profile_native.EngineOptions("native"))(
+        *refiner_inputs(True, 9)
+    )
+    assert not np.array_equal(whole, result)
+
+
+def test_attention_alone(tmp_path):
+    model = load_arrays(random_checkpoint(tmp_path / "small.safetensors", "refiner-nano-rays", SMALL)).config["model"]
+    run = profile_native._mixing(model, 9, 1)
+    run()
+    (out,) = [
+        cell.cell_contents for cell in run.__closure__ if getattr(cell.cell_contents, "shape", ()) == (1, 9, 17, 32)
+    ]
+    assert np.isfinite(out).all() and np.abs(out).max() > 0.1
+
+
+@pytest.mark.parametrize("words", [["--rounds", "1"], ["--without", "openvino"]])
+def test_what_is_refused(words, capsys):
+    assert main(["profile-native", *words]) == 2
+    assert "error:" in capsys.readouterr().err
