@@ -24,6 +24,8 @@ FORMAT, VERSION = "refiner-checkpoint", "1"
 MODEL_PREFIX, NOISE_PREFIX, INPUTS_PREFIX = "model.", "noise.", "inputs."
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+# NumPy has no such type: its bytes are the upper half of a float32.
+_BFLOAT16 = "BF16"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class CheckpointArrays:
 
     Attributes:
         config: the configuration.
-        arrays: all tensors by their full names, in the types of the file.
+        arrays: all tensors by their full names, in the types of the file; bfloat16 becomes float32.
     """
 
     config: dict[str, Any]
@@ -96,7 +98,11 @@ def load_arrays(path: str | os.PathLike[str]) -> CheckpointArrays:
 def _array(content: bytes, start: int, entry: Mapping[str, Any]) -> NDArray[Any]:
     first, last = (int(number) for number in entry["data_offsets"])
     shape = tuple(int(number) for number in entry["shape"])
-    kind = np.dtype(_TYPES[entry["dtype"]])
+    name = entry["dtype"]
+    if name != _BFLOAT16 and name not in _TYPES:
+        raise ValueError(f"a tensor has the type {name!r}; this refiner reads {', '.join((*_TYPES, _BFLOAT16))}")
+    kind = np.dtype("<u2" if name == _BFLOAT16 else _TYPES[name])
     if min((0, first, *shape)) < 0 or last - first != math.prod(shape) * kind.itemsize or start + last > len(content):
         raise ValueError(f"a tensor of shape {shape} cannot lie in bytes {first} to {last}")
-    return np.frombuffer(content, kind, math.prod(shape), start + first).reshape(shape)
+    array = np.frombuffer(content, kind, math.prod(shape), start + first).reshape(shape)
+    return (array.astype(np.uint32) << 16).view(np.float32) if name == _BFLOAT16 else array
