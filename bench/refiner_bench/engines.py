@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -282,11 +281,9 @@ def measure_engines(
 
 
 def _open_options(engine: str, precision: str, threads: int, device: str | None) -> EngineOptions:
-    """The options that open a contestant."""
-    options = EngineOptions(engine, threads=threads, device=device)
-    if ENGINES[engine].suffix == CHECKPOINT_SUFFIX:
-        return replace(options, precision=precision)
-    return options
+    """The options that open a contestant. A checkpoint runs in the precision asked for, an artefact in its own."""
+    chosen = precision if ENGINES[engine].suffix == CHECKPOINT_SUFFIX and precision != "fp32" else None
+    return EngineOptions(engine, threads=threads, device=device, precision=chosen)
 
 
 def _build(options: ExportOptions, inputs: Sequence[NDArray[np.float32]], opened_with: EngineOptions) -> _Built:

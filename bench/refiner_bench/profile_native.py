@@ -1,7 +1,8 @@
 """Where the time of a call goes, in the native engine and in others: networks of other depths and widths in turns.
 
 No engine says how long its parts take. So the parts are measured from outside, in the same way for every engine: a
-network with twice the blocks takes longer by its blocks, and one with narrow MLPs is faster by its MLPs.
+network with half of the blocks is faster by these blocks, and one with narrow MLPs by its MLPs. The networks are
+smaller, not larger, than the one in question, so that they stay in the caches where it does.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ def _profiled(case: Case, folder: Path, engines: Sequence[str], rounds: int, log
     spec, model = ModelSpec.of_config(arrays.config), arrays.config["model"]
     blocks, ratio, steps = int(model["blocks"]), int(model["mlp_ratio"]), int(arrays.config["diffusion"]["steps"])
     files = {"whole": whole}
-    for variant, change in (("narrow", "model.mlp_ratio=1"), ("deep", f"model.blocks={2 * blocks}")):
+    if blocks < 2 or ratio < 2:
+        raise UsageError(f"{case.title} needs two blocks and MLPs of ratio 2, or more of both, for its differences")
+    for variant, change in (("narrow", "model.mlp_ratio=1"), ("shallow", f"model.blocks={blocks // 2}")):
         path = folder / f"{case.config}-{variant}.safetensors"
         files[variant] = random_checkpoint(path, case.config, (*case.overrides, change))
     calls: dict[str, Run] = {}
@@ -136,9 +139,10 @@ def _profiled(case: Case, folder: Path, engines: Sequence[str], rounds: int, log
         if engine not in missing:
             of = {variant: times[f"{engine}, {variant}"] for variant in files}
             own = times if engine == NATIVE else {}
-            parts = _phases(
-                of["whole"], of["narrow"], of["deep"], ratio, own.get("inputs"), own.get("mixing"), attentions
-            )
+            mlps = (of["whole"] - of["narrow"]) * ratio / (ratio - 1)
+            layers = (of["whole"] - of["shallow"]) * blocks / (blocks - blocks // 2) - mlps
+            mixing = own["mixing"] * attentions if "mixing" in own else None
+            parts = _phases(of["whole"], mlps, layers, own.get("inputs"), mixing)
             measured[engine] = {name: _summary(values) for name, values in parts.items()}
     return {
         "threads": case.threads,
@@ -151,31 +155,22 @@ def _profiled(case: Case, folder: Path, engines: Sequence[str], rounds: int, log
     }
 
 
-def _phases(
-    whole: Times, narrow: Times, deep: Times, ratio: int, inputs: Times | None, mixing: Times | None, attentions: int
-) -> dict[str, Times]:
+def _phases(whole: Times, mlps: Times, layers: Times, inputs: Times | None, mixing: Times | None) -> dict[str, Times]:
     """The milliseconds of the phases in each round; "call" is the sum of those that are no part of another.
 
     Args:
-        whole: The times of the network itself.
-        narrow: Those with MLPs of ratio 1.
-        deep: Those with twice the blocks.
-        ratio: The ratio of the MLPs of the network itself.
+        whole: The times of a call.
+        mlps: Those of its MLPs.
+        layers: Those of its attention layers.
         inputs: Those of a call without its network.
-        mixing: Those of attention and convolution of one layer.
-        attentions: The attention layers of a call.
+        mixing: Those of attention and convolution in its attention layers.
     """
-    mlps = (whole - narrow) * ratio / (ratio - 1)
-    layers = (deep - whole) - mlps
-    rest = whole - (deep - whole)
     phases = {"call": whole, "MLPs": mlps, "attention layers": layers}
     if mixing is not None:
-        phases[f"{PART}attention and convolution"] = mixing * attentions
-        phases[f"{PART}products and norms"] = layers - mixing * attentions
-    phases["the rest"] = rest
+        phases |= {f"{PART}attention and convolution": mixing, f"{PART}products and norms": layers - mixing}
+    rest = phases["the rest"] = whole - mlps - layers
     if inputs is not None:
-        phases[f"{PART}inputs and sampling"] = inputs
-        phases[f"{PART}embedding, head"] = rest - inputs
+        phases |= {f"{PART}inputs and sampling": inputs, f"{PART}embedding, head": rest - inputs}
     return phases
 
 

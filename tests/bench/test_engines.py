@@ -40,11 +40,11 @@ def test_every_engine_is_measured_beside_the_plain_export(small, tmp_path, capsy
     report = json.loads(file.read_text())
     assert report["schema"] == "refiner-bench/engines" and next(iter(report["contestants"])) == PEER
     assert {"onnx fp32", "torch fp32"} <= set(report["contestants"])
-    for entry in report["contestants"].values():
+    for title, entry in report["contestants"].items():
         ratio = entry["faster_than_peer"]
         assert 0 < ratio["low"] <= ratio["ratio"] <= ratio["high"] and 0 < entry["median_ms"] <= entry["p99_ms"]
         # The plain export computes what the model computes: otherwise it would be no peer.
-        assert entry["largest_difference_mm"] < 0.01
+        assert entry["largest_difference_mm"] < (1.0 if title.endswith("bf16") else 0.01)
         # Against the floor and the native engine in the same rounds.
         share, slower = entry["of_floor"], entry["slower_than_native"]
         assert 0 < share["low"] <= share["ratio"] <= share["high"]
@@ -56,10 +56,6 @@ def test_every_engine_is_measured_beside_the_plain_export(small, tmp_path, capsy
     native = report["contestants"]["native fp32"]
     assert native["slower_than_native"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
     floors = report["floor_ms"]
-    for title in ("native fp32", PEER):
-        entry = report["contestants"][title]
-        share = floors["float32_ms"] / entry["median_ms"]
-        assert entry["of_floor"]["low"] / 2 < share < 2 * entry["of_floor"]["high"]
     printed = capsys.readouterr().out
     assert "times as fast as the plain export" in printed and "of its floor" in printed
     assert f"{floors['float32_ms']:.2f} ms in float32, {floors['bfloat16_ms']:.2f} ms in bfloat16" in printed
@@ -77,32 +73,25 @@ def test_windows_of_another_length(small, tmp_path):
     assert report["floor_ms"]["gflop"] == pytest.approx(2 * 12 * 17 * 2 * 16**2 * (2 * 4 + 2 * 2) / 1e9)
 
 
-def test_a_precision_that_an_engine_of_checkpoints_has_not(monkeypatch):
-    from dataclasses import dataclass
-
+def test_a_precision_that_the_processor_has_not_is_missing(small, tmp_path, monkeypatch, capsys):
     from refiner_bench import engines
 
-    from refiner.engines import EngineOptions
     from refiner.errors import UsageError
 
-    assert engines._open_options("onnx", "bf16", 1, "cpu") == EngineOptions("onnx", threads=1, device="cpu")
-    assert engines._open_options("native", "fp32", 2, None) == EngineOptions("native", threads=2)
+    opened = engines.open_engine
 
-    @dataclass(frozen=True)
-    class Without:
-        engine: str | None = None
-        threads: int | None = None
-        device: str | None = None
+    def without_bf16(path, role, options):
+        if options.precision == "bf16":
+            raise UsageError("no bf16 here")
+        return opened(path, role, options)
 
-    @dataclass(frozen=True)
-    class With(Without):
-        precision: str = "fp32"
-
-    monkeypatch.setattr(engines, "EngineOptions", Without)
-    with pytest.raises(UsageError, match="the native engine runs checkpoints in fp32 alone"):
-        engines._open_options("native", "bf16", 1, None)
-    monkeypatch.setattr(engines, "EngineOptions", With)
-    assert engines._open_options("native", "bf16", 1, None) == With("native", 1, None, "bf16")
+    monkeypatch.setattr(engines, "open_engine", without_bf16)
+    file = tmp_path / "engines.json"
+    words = ["engines", "--checkpoint", str(small), "--rounds", "2", "--threads", "1", "--json", str(file), "--without"]
+    assert main([*words, "aoti", "openvino", "torch-compile", "onnx"]) == 0
+    report = json.loads(file.read_text())
+    assert report["missing"] == {"native bf16": "no bf16 here"} and "native fp32" in report["contestants"]
+    assert "native bf16 was not measured: no bf16 here" in capsys.readouterr().out
 
 
 def test_a_device_that_is_not_there(small, monkeypatch, capsys):

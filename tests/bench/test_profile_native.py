@@ -17,9 +17,10 @@ from refiner_bench.inputs import refiner_inputs
 from refiner_bench.measures import measures
 from refiner_bench.untrained import random_checkpoint
 
+from refiner.errors import UsageError
 from refiner.model_files.arrays import load_arrays
 
-SMALL = ("model.dim=32", "model.heads=4", "model.mlp_ratio=2", "model.blocks=1", "frames=9")
+SMALL = ("model.dim=32", "model.heads=4", "model.mlp_ratio=2", "model.blocks=3", "frames=9")
 CASES = (
     profile_native.Case("a window", "refiner-nano-rays", SMALL),
     profile_native.Case("a step", "refiner-nano-rays-causal", SMALL, step=True),
@@ -47,24 +48,36 @@ def test_the_report(tmp_path, monkeypatch, capsys):
     assert window["floors"]["products"]["ms"] == pytest.approx(2 * window["floors"]["MLPs"]["ms"])
     assert any(measure.name.endswith("a window, native, MLPs") for measure in measures(report))
     printed = capsys.readouterr().out
-    assert "A window (C = 32, 1 blocks, MLPs of ratio 2" in printed and "| the rest" in printed
+    assert "A window (C = 32, 3 blocks, MLPs of ratio 2" in printed and "| the rest" in printed
 
 
-def test_phases_follow_from_the_differences():
+def test_phases_follow_from_the_differences(tmp_path, monkeypatch):
     """A made-up engine: 3 ms before and after, and in each block 4 ms of attention and 1 ms of MLP for each ratio."""
 
-    def time_of(blocks, ratio):
-        return np.full(5, 3.0 + blocks * (4.0 + ratio))
+    def made_up(contestants, rounds, warm_up, turn_s):
+        times = {"inputs": 2.0, "mixing": 0.25, "large product": 1.0}
+        rates = {}
+        for name in contestants:
+            blocks, ratio = {"whole": (3, 2), "narrow": (3, 1), "shallow": (1, 2)}.get(name.split(", ")[-1], (0, 0))
+            rates[name] = [1000.0 / times.get(name, 3.0 + blocks * (4.0 + ratio))] * rounds
+        return rates
 
-    whole, narrow, deep = time_of(2, 8), time_of(2, 1), time_of(4, 8)
-    phases = profile_native._phases(whole, narrow, deep, 8, np.full(5, 2.0), np.full(5, 0.25), 8)
+    monkeypatch.setattr(profile_native, "interleaved", made_up)
+    report = profile_native.profile_report(2, ("onnx",), CASES[:1])
+    phases = report["cases"]["a window"]["engines"]
+    # Three blocks, two steps, two attention layers in each: 12 times the mixing.
     expected = {
-        "call": 27, "MLPs": 16, "attention layers": 8, "of it attention and convolution": 2,
-        "of it products and norms": 6, "the rest": 3, "of it inputs and sampling": 2, "of it embedding, head": 1,
+        "call": 21, "MLPs": 6, "attention layers": 12, "of it attention and convolution": 3,
+        "of it products and norms": 9, "the rest": 3, "of it inputs and sampling": 2, "of it embedding, head": 1,
     }  # fmt: skip
-    assert {name: values.tolist() for name, values in phases.items()} == {
-        name: pytest.approx([value] * 5) for name, value in expected.items()
-    }
+    assert {name: phase["ms"] for name, phase in phases["native"].items()} == pytest.approx(expected)
+    assert {name: phase["ms"] for name, phase in phases["torch"].items()} == pytest.approx(
+        {name: value for name, value in expected.items() if not name.startswith("of it")}
+    )
+    with pytest.raises(UsageError, match="needs two blocks"):
+        profile_native.profile_report(
+            2, (), [profile_native.Case("a", "refiner-nano-rays", (*SMALL, "model.blocks=1"))]
+        )
 
 
 def test_a_call_without_its_network(tmp_path):
