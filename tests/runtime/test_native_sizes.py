@@ -14,8 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refiner import _native
+from refiner.diffusion.ddim import ddim_schedule
+from refiner.diffusion.schedule import cosine_schedule
 from refiner.errors import UsageError
+from refiner.rays import placed, seen_by_network, turned
 from refiner.runtime.native import network
+from refiner.runtime.native.checkpoint import Refinement
 from refiner.runtime.native.network import check_size
 
 DIMS = (64, 72, 96, 128, 160, 192, 256, 320, 384, 512)
@@ -132,26 +137,36 @@ def check_streams(case):
     """Each frame of a stream is that of the pass over its whole sequence, for 1 and 2 threads the same bits."""
     dim, heads, frames, batch, _ = case
     net = random_network(dim, heads, True, frames)
+    schedule = ddim_schedule(2, cosine_schedule(50, 0.008), "zero")
+    scale = np.full((17, 3), 0.05, np.float32)
     length = frames + min(frames, 20) + 5
-    given = features(2, batch, length)
-    expected = run(net, 1, given, 1)
+    rng = np.random.default_rng(2)
+    pixels = rng.uniform(200, 800, (batch, length, 17, 2)).astype(np.float32)
+    pose = rng.normal(0, 0.4, (batch, length, 17, 3)).astype(np.float32)
+    lens = np.full((batch, 2), 1000.0, np.float32)
+    seen, rotation = seen_by_network(pixels, lens, False)
+    start, root = turned(pose - pose[..., :1, :], rotation), pose[..., :1, :]
+    refinement = Refinement(schedule, scale, None, None)
+    refined = refinement.denoised(start, lambda step, now: run(net, step, np.concatenate([seen, now], axis=-1), 1))
+    expected = placed(refined, rotation, root)
     found = []
     for threads in (1, 2):
-        ring = (net.attentions, batch, 17, frames, dim // 2)
-        keys, values = np.zeros(ring, np.float32), np.zeros(ring, np.float32)
-        recent = np.zeros((net.attentions, batch, 3, 17, dim), np.float32)
+        steps = np.array([step[1:] for step in schedule], np.float32)
+        nothing = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
+        streams = _native.CausalStreams(net, batch, False, False, steps, scale, *nothing)
         counts, active = np.zeros(batch, np.int64), np.ones(batch, np.bool_)
         output = np.zeros((batch, 17, 3), np.float32)
         stream = []
         for frame in range(length):
-            now = np.ascontiguousarray(given[:, frame])
-            net.frame(1, now, output, keys, values, recent, counts, active, threads)
+            now = (np.ascontiguousarray(part[:, frame]) for part in (pixels, pose))
+            streams.step(*now, lens, counts, active, output, threads)
             counts += 1
             stream.append(output.copy())
         found.append(np.stack(stream, axis=1))
     np.testing.assert_array_equal(found[1], found[0])
-    scale = max(1.0, float(np.abs(expected).max()))
-    np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-5 * scale)
+    largest = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-5 * largest)
+    assert np.abs(expected - pose).max() > 1e-3
 
 
 # Against PyTorch.
