@@ -143,14 +143,15 @@ struct Tokens {
 inline float query_factor(float scale) { return scale * 1.44269504088896341f; }
 
 // `count` queries from number `i` on, in kBlocks registers. kChannels divides the width; kWhole: it is the width.
-template <int H, int kChannels, int kBlocks, bool kWhole>
+// H of kHeads heads, which lie side by side.
+template <int H, int kHeads, int kChannels, int kBlocks, bool kWhole>
 inline void attend_group(const Tokens& row, int64_t i, int64_t count, float factor, const float* qkv, float* out,
                          float* scratch) {
     using T = Heads<H>;
     using V = typename T::V;
     using Lane = typename T::Lane;
     using Bits = typename T::Bits;
-    const int64_t part = row.width * H;
+    const int64_t part = row.width * kHeads;
     const int64_t channels = kWhole ? kChannels : row.width;
     // Every query sees the tokens from `middle` to `middle_end`; some see those from `begin` and to `end`.
     const int64_t begin = row.first(i);
@@ -177,15 +178,15 @@ inline void attend_group(const Tokens& row, int64_t i, int64_t count, float fact
         const bool done = kWhole || first + kChannels == channels;
         Lane query[kBlocks][kChannels];
         for (int b = 0; b < kBlocks; ++b) {
-            const float* source = qkv + (i + b * T::kQueries) * row.stride + first * H;
+            const float* source = qkv + (i + b * T::kQueries) * row.stride + first * kHeads;
             for (int d = 0; d < kChannels; ++d) {
-                query[b][d] = T::gather(source + d * H, row.stride, left[b]) * factor;
+                query[b][d] = T::gather(source + d * kHeads, row.stride, left[b]) * factor;
             }
         }
         const auto score = [&](int64_t j, bool masked) {
-            const float* key = qkv + j * row.stride + part + first * H;
+            const float* key = qkv + j * row.stride + part + first * kHeads;
             Lane channel[kChannels];
-            for (int d = 0; d < kChannels; ++d) channel[d] = T::repeat(key + d * H);
+            for (int d = 0; d < kChannels; ++d) channel[d] = T::repeat(key + d * kHeads);
             for (int b = 0; b < kBlocks; ++b) {
                 float* place = scratch + (j * kBlocks + b) * T::kWidth;
                 Lane sum = query[b][0] * channel[0];
@@ -209,9 +210,9 @@ inline void attend_group(const Tokens& row, int64_t i, int64_t count, float fact
         Lane total[kBlocks] = {};
         Lane sum[kBlocks][kChannels] = {};
         const auto add = [&](int64_t j, bool masked) {
-            const float* value = qkv + j * row.stride + 2 * part + first * H;
+            const float* value = qkv + j * row.stride + 2 * part + first * kHeads;
             Lane channel[kChannels];
-            for (int d = 0; d < kChannels; ++d) channel[d] = T::repeat(value + d * H);
+            for (int d = 0; d < kChannels; ++d) channel[d] = T::repeat(value + d * kHeads);
             for (int b = 0; b < kBlocks; ++b) {
                 float* place = scratch + (j * kBlocks + b) * T::kWidth;
                 Lane weight = V::load(place);
@@ -239,7 +240,7 @@ inline void attend_group(const Tokens& row, int64_t i, int64_t count, float fact
             for (int d = 0; d < kChannels; ++d) {
                 float results[T::kWidth];
                 V::store(results, sum[b][d] * inverse[b]);
-                float* target = out + (i + b * T::kQueries) * row.out_stride + (first + d) * H;
+                float* target = out + (i + b * T::kQueries) * row.out_stride + (first + d) * kHeads;
                 for (int64_t q = 0; q < left[b]; ++q) {
                     float* __restrict to = target + q * row.out_stride;
                     for (int h = 0; h < H; ++h) to[h] = (row.add ? to[h] : 0.0f) + results[q * H + h];
@@ -249,8 +250,8 @@ inline void attend_group(const Tokens& row, int64_t i, int64_t count, float fact
     }
 }
 
-template <int H, int kChannels, bool kWhole>
-void attend_tokens(const Tokens& row, float scale, const float* qkv, float* out, float* scratch) {
+template <int H, int kHeads, int kChannels, bool kWhole>
+void attend_heads(const Tokens& row, float scale, const float* qkv, float* out, float* scratch) {
     // Registers of queries share what is loaded, where their sums fit into the registers.
     constexpr int kSplit = Heads<H>::kWidth / kRegister;  // registers that one Lane takes
     constexpr int kPer = kSplit * kChannels;
@@ -262,19 +263,29 @@ void attend_tokens(const Tokens& row, float scale, const float* qkv, float* out,
         for (; i + (kBlocks - 1) * kQueries < row.length; i += kBlocks * kQueries) {
             const int64_t left = row.length - i;
             const int64_t count = left < kBlocks * kQueries ? left : kBlocks * kQueries;
-            attend_group<H, kChannels, kBlocks, kWhole>(row, i, count, factor, qkv, out, scratch);
+            attend_group<H, kHeads, kChannels, kBlocks, kWhole>(row, i, count, factor, qkv, out, scratch);
         }
     }
     if (kBlocks > 1) {
         for (; i + kQueries < row.length; i += 2 * kQueries) {
             const int64_t left = row.length - i;
             const int64_t count = left < 2 * kQueries ? left : 2 * kQueries;
-            attend_group<H, kChannels, 2, kWhole>(row, i, count, factor, qkv, out, scratch);
+            attend_group<H, kHeads, kChannels, 2, kWhole>(row, i, count, factor, qkv, out, scratch);
         }
     }
     for (; i < row.length; i += kQueries) {
         const int64_t count = row.length - i < kQueries ? row.length - i : kQueries;
-        attend_group<H, kChannels, 1, kWhole>(row, i, count, factor, qkv, out, scratch);
+        attend_group<H, kHeads, kChannels, 1, kWhole>(row, i, count, factor, qkv, out, scratch);
+    }
+}
+
+// GCC compares and selects vectors that are wider than a register one number at a time. So many heads are taken in
+// several turns.
+template <int H, int kChannels, bool kWhole>
+void attend_tokens(const Tokens& row, float scale, const float* qkv, float* out, float* scratch) {
+    constexpr int kTurn = H < kRegister ? H : kRegister;
+    for (int head = 0; head < H; head += kTurn) {
+        attend_heads<kTurn, H, kChannels, kWhole>(row, scale, qkv + head, out + head, scratch);
     }
 }
 

@@ -39,14 +39,16 @@ inline int64_t frame_scratch(int64_t joints, int64_t slots) {
 
 // Adds to `out` [D, H] the attention of one joint to the `frames` entries of its ring, of which one is its own. A
 // register holds one channel of every head, of as many frames as fit.
-template <int H, int kChannels, bool kWhole>
-void attend_ring(int64_t width, int64_t room, float factor, const float* query, const float* keys,
-                 const float* values, int64_t frames, float* out, float* scratch) {
+template <int H, int kHeads, int kChannels, bool kWhole>
+void attend_ring_heads(int64_t width, int64_t room, float factor, const float* query, const float* keys,
+                       const float* values, int64_t frames, float* out, float* scratch) {
     using T = Heads<H>;
     using V = typename T::V;
     using Lane = typename T::Lane;
     using Bits = typename T::Bits;
     constexpr int64_t kFrames = T::kQueries;
+    constexpr int64_t kStep = kFrames * kHeads;  // floats of a ring from a register to the next
+    static_assert(H == kHeads || kFrames == 1, "heads of several frames lie side by side");
     const int64_t groups = (frames + kFrames - 1) / kFrames;
     const int64_t channels = kWhole ? kChannels : width;
     // The frames of the last register that are there. What lies in the other places counts for nothing.
@@ -56,11 +58,11 @@ void attend_ring(int64_t width, int64_t room, float factor, const float* query, 
     for (int64_t first = 0; first < channels; first += kChannels) {
         const bool done = kWhole || first + kChannels == channels;
         Lane channel[kChannels];
-        for (int d = 0; d < kChannels; ++d) channel[d] = T::repeat(query + (first + d) * H) * factor;
-        const float* key = keys + first * room * H;
+        for (int d = 0; d < kChannels; ++d) channel[d] = T::repeat(query + (first + d) * kHeads) * factor;
+        const float* key = keys + first * room * kHeads;
         for (int64_t g = 0; g < groups; ++g) {
-            Lane sum = channel[0] * V::load(key + g * T::kWidth);
-            for (int d = 1; d < kChannels; ++d) sum += channel[d] * V::load(key + d * room * H + g * T::kWidth);
+            Lane sum = channel[0] * V::load(key + g * kStep);
+            for (int d = 1; d < kChannels; ++d) sum += channel[d] * V::load(key + d * room * kHeads + g * kStep);
             if (!kWhole && first > 0) sum += V::load(scratch + g * T::kWidth);
             if (done) {
                 if (g + 1 == groups) sum = there ? sum : least;
@@ -85,21 +87,32 @@ void attend_ring(int64_t width, int64_t room, float factor, const float* query, 
     for (int i = H; i < T::kWidth; ++i) all[i % H] += all[i];
     for (int64_t first = 0; first < channels; first += kChannels) {
         Lane sum[kChannels] = {};
-        const float* value = values + first * room * H;
+        const float* value = values + first * room * kHeads;
         for (int64_t g = 0; g + 1 < groups; ++g) {
             const Lane weight = V::load(scratch + g * T::kWidth);
-            for (int d = 0; d < kChannels; ++d) sum[d] += weight * V::load(value + d * room * H + g * T::kWidth);
+            for (int d = 0; d < kChannels; ++d) sum[d] += weight * V::load(value + d * room * kHeads + g * kStep);
         }
         const int64_t g = groups - 1;
         const Lane weight = V::load(scratch + g * T::kWidth);
         for (int d = 0; d < kChannels; ++d) {
-            const Lane last = V::load(value + d * room * H + g * T::kWidth);
+            const Lane last = V::load(value + d * room * kHeads + g * kStep);
             sum[d] += weight * (there ? last : Lane{});
             float sums[T::kWidth];
             V::store(sums, sum[d]);
             for (int i = H; i < T::kWidth; ++i) sums[i % H] += sums[i];
-            for (int h = 0; h < H; ++h) out[(first + d) * H + h] += sums[h] / all[h];
+            for (int h = 0; h < H; ++h) out[(first + d) * kHeads + h] += sums[h] / all[h];
         }
+    }
+}
+
+// In several turns if there are more heads than a register holds, see attend_tokens.
+template <int H, int kChannels, bool kWhole>
+void attend_ring(int64_t width, int64_t room, float factor, const float* query, const float* keys,
+                 const float* values, int64_t frames, float* out, float* scratch) {
+    constexpr int kTurn = H < kRegister ? H : kRegister;
+    for (int head = 0; head < H; head += kTurn) {
+        attend_ring_heads<kTurn, H, kChannels, kWhole>(width, room, factor, query + head, keys + head,
+                                                       values + head, frames, out + head, scratch);
     }
 }
 
