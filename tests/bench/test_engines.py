@@ -64,6 +64,7 @@ def test_every_engine_is_measured_beside_the_plain_export(small, tmp_path, capsy
     assert set(report["contestants"]) | set(report["missing"]) >= {"native fp32", "native bf16", "torch fp32"}
 
 
+@pytest.mark.slow
 def test_windows_of_another_length(small, tmp_path):
     file = tmp_path / "engines.json"
     words = ["engines", "--checkpoint", str(small), "--rounds", "2", "--threads", "1", "--frames", "12", "--without"]
@@ -73,6 +74,7 @@ def test_windows_of_another_length(small, tmp_path):
     assert report["floor_ms"]["gflop"] == pytest.approx(2 * 12 * 17 * 2 * 16**2 * (2 * 4 + 2 * 2) / 1e9)
 
 
+@pytest.mark.slow
 def test_a_precision_that_the_processor_has_not_is_missing(small, tmp_path, monkeypatch, capsys):
     from refiner_bench import engines
 
