@@ -21,7 +21,7 @@ from refiner.engines import CHECKPOINT_SUFFIX, ENGINES, NATIVE, EngineOptions
 from refiner.errors import MissingComponentError, UsageError
 from refiner.evaluation.tables import markdown_table
 from refiner.model_files.build import module_of
-from refiner.model_files.checkpoint import load_checkpoint
+from refiner.model_files.checkpoint import load_checkpoint, save_checkpoint
 from refiner.models import UnrolledRefiner
 from refiner.reports import Report, new_report
 from refiner.runtime.engine import input_names
@@ -169,8 +169,12 @@ def engines_report(
         raise UsageError(f"batch, threads, rounds and frames must be at least 1, got {batch}, {threads} and {rounds}")
     with tempfile.TemporaryDirectory() as name:
         file = checkpoint or random_checkpoint(Path(name) / "random.safetensors")
+        if frames is not None:
+            # The weights fit any length. So the engines that run the checkpoint itself take part, too.
+            loaded, file = load_checkpoint(file, "refiner"), Path(name) / "length.safetensors"
+            save_checkpoint(file, {**loaded.config, "frames": frames}, loaded.tensors)
         pairs = [pair for pair in CONTESTANTS[device] if pair[0] not in without]
-        measured = measure_engines(file, batch, threads, rounds, pairs, frames=frames, device=device)
+        measured = measure_engines(file, batch, threads, rounds, pairs, device=device)
     module = measured.module
     settings = {
         "batch": batch,

@@ -243,11 +243,14 @@ def _engine_table(name: str, report: Mapping[str, Any]) -> str:
         ratio = entry["faster_than_peer"]
         faster = "1" if ratio["low"] == ratio["high"] else "{ratio:.2f} ({low:.2f} to {high:.2f})".format(**ratio)
         graph = f"{entry['nodes']}, {entry['transposes']}" if "nodes" in entry else ""
-        rows.append([title, f"{entry['median_ms']:.1f}", f"{entry['p99_ms']:.1f}", faster, graph])
+        floor = entry.get("of_floor")
+        share = "" if floor is None else f"{100 * floor['ratio']:.0f} %"
+        rows.append([title, f"{entry['median_ms']:.1f}", f"{entry['p99_ms']:.1f}", faster, share, graph])
     machine = report["environment"]
     threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
-    where = machine.get("gpu") or f"{machine['processor']}, {threads}"
-    header = ["engine", "median ms", "99 % within", "times as fast as the plain export", "graph: nodes, transposes"]
+    where = f"{machine.get('gpu') or machine['processor'] + ', ' + threads}, T = {settings['frames']}"
+    header = ["engine", "median ms", "99 % within", "times as fast as the plain export", "of its floor"]
+    header.append("graph: nodes, transposes")
     return f"{where} ([report]({_markdown_of(name)})):\n\n{markdown_table(header, rows)}"
 
 

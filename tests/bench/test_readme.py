@@ -128,7 +128,7 @@ def test_the_report_of_another_machine_has_a_table_as_soon_as_it_is_there(tmp_pa
     two = with_figures(text, tmp_path)
     assert one.startswith("# x\n<!-- figures") and one.endswith("<!-- end -->\ny\n") and "old" not in one
     assert one.count("| engine") == 1 and two.count("| engine") == 2
-    assert "A card ([report](bench/engines-there.md))" in two and "A card" not in one
+    assert "A card, T = 27 ([report](bench/engines-there.md))" in two and "A card" not in one
     assert with_figures(two, tmp_path) == two
 
 
