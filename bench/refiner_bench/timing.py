@@ -113,9 +113,7 @@ def large_product(dtype: torch.dtype) -> Contestant:
     if dtype == torch.float32 and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         packed = torch.ops.mkldnn._reorder_linear_weight(right, len(left))
         products.append(lambda: torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], ""))
-    with torch.inference_mode():
-        fastest = max(products, key=lambda run: best_rate(operations, run))
-    return Contestant(operations, fastest)
+    return Contestant(operations, max(products, key=lambda run: best_rate(operations, run)))
 
 
 def large_copy() -> Contestant:

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "arrays.h"
 #include "frame_input.h"
 #include "frame_network.h"
 #include "parallel.h"
@@ -19,12 +20,6 @@ namespace py = pybind11;
 
 namespace refiner {
 namespace {
-
-using Array = py::array_t<float, py::array::c_style>;
-
-void require(bool condition, const std::string& what) {
-    if (!condition) throw std::invalid_argument(what);
-}
 
 // The coefficients of a step, as refiner.diffusion.ddim.DdimStep.
 struct Coefficients {

@@ -8,12 +8,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "arrays.h"
+
 namespace py = pybind11;
 
 namespace refiner {
 namespace {
-
-using Array = py::array_t<float, py::array::c_style>;
 
 // The same interface as the network on the CPU (stc_network.cpp): sizes are checked here, and the kernels trust
 // them.

@@ -8,12 +8,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "arrays.h"
+
 namespace py = pybind11;
 
 namespace refiner {
 namespace {
-
-using Array = py::array_t<float, py::array::c_style>;
 
 // Raises for a number of heads or a width for which no kernel was compiled.
 void require_variant(int64_t heads, int64_t width) {
@@ -35,10 +35,6 @@ StcShape read_shape(const Array& qkv, const Array& convolution, int64_t band, fl
     require_variant(s.heads, s.width);
     if (qkv.shape(3) != 6 * s.width * s.heads) throw std::invalid_argument("qkv must be [B, T, J, 6 D H]");
     return s;
-}
-
-void require(bool condition, const char* what) {
-    if (!condition) throw std::invalid_argument(what);
 }
 
 void forward(const Array& qkv, const Array& convolution, const Array& bias, Array out, float scale, int threads,

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "arrays.h"
 #include "frame_network.h"
 #include "parallel.h"
 #include "workspaces.h"
@@ -19,12 +20,6 @@ namespace py = pybind11;
 
 namespace refiner {
 namespace {
-
-using Array = py::array_t<float, py::array::c_style>;
-
-void require(bool condition, const std::string& what) {
-    if (!condition) throw std::invalid_argument(what);
-}
 
 // A network whose weights are packed once. Runs may come from several threads at a time, since a run changes
 // nothing but the memory that its caller gives.

@@ -9,17 +9,14 @@
 #include <optional>
 #include <stdexcept>
 
+#include "arrays.h"
+
 namespace py = pybind11;
 
 namespace refiner {
 namespace {
 
-using Array = py::array_t<float, py::array::c_style>;
 using Maybe = std::optional<Array>;
-
-void require(bool condition, const char* what) {
-    if (!condition) throw std::invalid_argument(what);
-}
 
 const float* data(const Maybe& array) { return array ? array->data() : nullptr; }
 float* mutable_data(Maybe& array) { return array ? array->mutable_data() : nullptr; }

@@ -139,25 +139,19 @@ Products float32_products() {
 
 Products bfloat16_products() {
 #if defined(REFINER_AMX)
-    return {Precision::kBfloat16,
-            "AMX",
-            kPanel,
-            kDepth,
-            kOperandRows,
-            sizeof(uint16_t),
-            pack_bfloat16,
-            rounded_rows,
-            normalise_bfloat16,
-            multiply_bfloat16,
-            configure_tiles,
-            release_tiles};
+    constexpr const char* kName = "AMX";
+    void (*const begin)() = configure_tiles;
+    void (*const end)() = release_tiles;
 #else
+    void (*const begin)() = nothing;
+    void (*const end)() = nothing;
 #if defined(__AVX512BF16__)
     constexpr const char* kName = "AVX-512-BF16";
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
     constexpr const char* kName = "BFMMLA";
 #else
     constexpr const char* kName = "portable";
+#endif
 #endif
     return {Precision::kBfloat16,
             kName,
@@ -169,9 +163,8 @@ Products bfloat16_products() {
             rounded_rows,
             normalise_bfloat16,
             multiply_bfloat16,
-            nothing,
-            nothing};
-#endif
+            begin,
+            end};
 }
 
 }  // namespace refiner::REFINER_ISA_NAMESPACE
