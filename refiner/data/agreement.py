@@ -188,7 +188,7 @@ def fits(
         sights += [(to_h36m17(raw_pixels, name), lens) for name in hypotheses.order]
     sights = sights[: int(hypotheses.seen_as.max()) + 1]  # those that a hypothesis needs
     sizes = np.stack([size for _, size in sights])[:, None, None]
-    rays = (np.nan_to_num(np.stack([points for points, _ in sights])) - 0.5 * sizes[..., :2]) / sizes[..., 2:]
+    rays = (finite(np.stack([points for points, _ in sights])) - 0.5 * sizes[..., :2]) / sizes[..., 2:]
     turns = _turns(rays, seen)
     bodies = _corrected(hypotheses, body)
     known = hypotheses.seen_as < len(sights)
@@ -200,6 +200,11 @@ def fits(
     flat = np.stack([turned[..., :2] - centred_rays * turned[..., 2:], bodies[..., :2]])
     found = _residuals(both, seen, flat).min(axis=0)
     return np.asarray(np.where(known[:, None], found, 1.0))
+
+
+def finite(values: Array) -> Array:
+    """The values, with 0 where one is not finite; several times as fast as `numpy.nan_to_num` for one frame."""
+    return np.where(np.isfinite(values), values, 0.0)
 
 
 def _corrected(hypotheses: Hypotheses, body: Array) -> Array:

@@ -21,6 +21,7 @@ from refiner.data.agreement import (
     Disagreement,
     Hypotheses,
     common_orders,
+    finite,
     fits,
     hypotheses_of,
     judge,
@@ -47,11 +48,12 @@ class Pair:
     """2D and 3D of one frame, for their comparison.
 
     Attributes:
-        pixels: ``(17, 2)`` in Human3.6M's joints, NaN where not seen.
-        body: ``(17, 3)`` metres: as it came where its joint set has 17 joints, and otherwise in Human3.6M's; NaN where
-            not seen.
+        pixels: ``(17, 2)`` in Human3.6M's joints.
+        body: ``(17, 3)`` metres: as it came where its joint set has 17 joints, and otherwise in Human3.6M's.
         seen: ``(17,)``, the joints of Human3.6M that both show.
         raw_pixels: ``(17, 2)``, the pixels as they came, where their joint set has 17 joints.
+
+    Coordinates that are not finite become 0.
     """
 
     pixels: Array
@@ -59,11 +61,17 @@ class Pair:
     seen: Mask
     raw_pixels: Array | None
 
+    def __post_init__(self) -> None:
+        # Once for all comparisons of the frame.
+        for name in ("pixels", "body", "raw_pixels"):
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, finite(values))
+
     def fits(self, hypotheses: Hypotheses, lens: Array) -> Array:
         """The fit of each hypothesis, ``(H,)``."""
-        body = np.nan_to_num(self.body)[None]
         raw = None if self.raw_pixels is None else self.raw_pixels[None]
-        return fits(hypotheses, np.nan_to_num(self.pixels)[None], self.seen[None], body, lens, raw)[:, 0]
+        return fits(hypotheses, self.pixels[None], self.seen[None], self.body[None], lens, raw)[:, 0]
 
 
 def refuse_wrong_order_alone(pair: Pair, hypotheses: Hypotheses, lens: Array) -> None:
@@ -73,7 +81,7 @@ def refuse_wrong_order_alone(pair: Pair, hypotheses: Hypotheses, lens: Array) ->
     """
     if np.count_nonzero(pair.seen) < LEAST_SEEN_ALONE:
         return
-    pixels, body = np.nan_to_num(pair.pixels), np.nan_to_num(pair.body)
+    pixels, body = pair.pixels, pair.body
     if parallel_fit(hypotheses, pixels, pair.seen, body, lens) < MISFIT_ALONE:
         return
     if plain_fits(hypotheses, pixels[None], pair.seen[None], body[None], lens)[0] < MISFIT_ALONE:
@@ -152,19 +160,19 @@ class AgreementWatch:
         """Take the next frame."""
         if np.count_nonzero(pair.seen) < LEAST_SEEN:
             return
-        body = np.nan_to_num(pair.body)
-        now = np.nan_to_num(pair.pixels), pair.seen, body - body[:1]
-        # Later half of the work for a frame is done with the frame after it, so that none waits for all.
+        body = pair.body
+        now = pair.pixels, pair.seen, body - body[:1]
+        # Later the work is spread over three frames, so that none waits for all.
         every, turn = not self.sure, self._frames % STEP
         self._frames += 1
         if every or turn == 0:
             self._fits.append(pair.fits(self._hypotheses, lens))
-            self._limbs.append(np.stack(limbs_in_orders(self._hypotheses, body[None], self._orders)))
             self._to_compare = self._beside_past(now) if len(self._past[0]) == MOST_SHIFT else None
-        if every or turn == 1:
-            if self._to_compare is not None:
-                self._shifted.append(plain_fits(self._hypotheses, *self._to_compare, lens))
-                self._to_compare = None
+        if (every or turn == 1) and self._to_compare is not None:
+            self._shifted.append(plain_fits(self._hypotheses, *self._to_compare, lens))
+            self._to_compare = None
+        if every or turn == 2:
+            self._limbs.append(np.stack(limbs_in_orders(self._hypotheses, body[None], self._orders)))
             if self.sure:
                 self.found = self._verdict()
         for last, part in zip(self._past, now, strict=True):
