@@ -13,6 +13,7 @@
 #include "arrays.h"
 #include "frame_input.h"
 #include "frame_network.h"
+#include "lock_released.h"
 #include "parallel.h"
 #include "workspaces.h"
 
@@ -113,7 +114,7 @@ class CausalStreams {
             count_[chosen++] = done[row];
         }
         const int count = thread_count(threads);  // may read the environment, for which Python's lock is needed
-        py::gil_scoped_release release;
+        const LockReleased released;
         for (size_t i = 0; i < chosen; ++i) {
             const int64_t row = row_[i];
             if (row < streams_) {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "arrays.h"
+#include "lock_released.h"
 
 namespace py = pybind11;
 
@@ -59,14 +60,14 @@ class BoundCudaNetwork {
         }
         const float* from = input.data();
         float* to = output.mutable_data();
-        py::gil_scoped_release release;
+        const LockReleased released;
         network_.windows(step, batch, frames, from, to, rows);
     }
 
     // Addresses of device memory and of a stream are integers; the caller keeps the memory alive.
     void windows_on_device(int64_t step, int64_t batch, int64_t frames, std::uintptr_t input,
                            std::uintptr_t output, std::uintptr_t stream, int rows) {
-        py::gil_scoped_release release;
+        const LockReleased released;
         network_.windows_on_device(step, batch, frames, reinterpret_cast<const float*>(input),
                                    reinterpret_cast<float*>(output), reinterpret_cast<void*>(stream), rows);
     }

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "kernels.h"
+#include "lock_released.h"
 #include "parallel.h"
 #include "stc_attention.h"
 #if defined(REFINER_WITH_CUDA)
@@ -54,7 +55,7 @@ void bound_p_mpjpe(const Array<Real>& pred, const Array<Real>& target, const Wei
                    bool scale, int threads) {
     const AlignBlock<Real> block = read_block(pred, target, weights, out, scale, pred.shape(0));
     const int64_t poses = pred.shape(0);
-    py::gil_scoped_release release;
+    const LockReleased released;
     p_mpjpe(block, poses, threads);
 }
 
@@ -63,7 +64,7 @@ void bound_align(const Array<Real>& pred, const Array<Real>& target, const Weigh
                  bool scale, int threads) {
     const AlignBlock<Real> block = read_block(pred, target, weights, out, scale, pred.size());
     const int64_t poses = pred.shape(0);
-    py::gil_scoped_release release;
+    const LockReleased released;
     procrustes_align(block, poses, threads);
 }
 
@@ -81,7 +82,7 @@ py::object simple_p_mpjpe(const py::array& pred, const py::array& target, bool s
     if (poses <= 64) {
         p_mpjpe(block, poses, 1);
     } else {
-        py::gil_scoped_release release;
+        const LockReleased released;
         p_mpjpe(block, poses, threads);
     }
     return std::move(error);
@@ -136,7 +137,7 @@ void bound_sample(const Array<float>& condition, const Array<float>& mean_error,
     const Draw draw = read_draw(seed, first_frame, frame_ids, frames);
     const float* input = condition.data();
     float* output = error.mutable_data();
-    py::gil_scoped_release release;
+    const LockReleased released;
     sample_conditional(g, input, output, frames, draw, threads);
 }
 
@@ -157,7 +158,7 @@ py::tuple bound_diffuse(const Array<float>& condition, const Array<float>& clean
     const float* input = condition.data();
     float* output = error.mutable_data();
     {
-        py::gil_scoped_release release;
+        const LockReleased released;
         sample_conditional(g, input, output, frames, draw, threads, forward);
     }
     return py::make_tuple(noisy, error);
@@ -167,7 +168,7 @@ Array<float> bound_normal(uint64_t seed, uint64_t first_frame, int64_t frames, i
     require(frames >= 0 && dims >= 0, "frames and dims cannot be negative");
     Array<float> normal({frames, dims});
     float* output = normal.mutable_data();
-    py::gil_scoped_release release;
+    const LockReleased released;
     philox_normal(output, frames, dims, seed, first_frame, threads);
     return normal;
 }

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "arrays.h"
+#include "lock_released.h"
 
 namespace py = pybind11;
 
@@ -44,7 +45,7 @@ void forward(const Array& qkv, const Array& convolution, const Array& bias, Arra
     require(out.size() * 3 == qkv.size(), "out must be [B, T, J, 2 D H]");
     const float* inputs[] = {qkv.data(), convolution.data(), bias.data()};
     float* target = out.mutable_data();
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_stc_kernels().forward(s, inputs[0], inputs[1], inputs[2], target);
 }
 
@@ -56,7 +57,7 @@ void backward(const Array& qkv, const Array& convolution, const Array& grad_out,
     require(grad_bias.size() == 2 * s.joints * s.width * s.heads, "grad_bias must be [2, J, D, H]");
     const float* inputs[] = {qkv.data(), convolution.data(), grad_out.data()};
     float* targets[] = {grad_qkv.mutable_data(), grad_convolution.mutable_data(), grad_bias.mutable_data()};
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_stc_kernels().backward(s, inputs[0], inputs[1], inputs[2], targets[0], targets[1], targets[2]);
 }
 
@@ -74,7 +75,7 @@ void rows_forward(const Array& qkv, Array out, int64_t heads, float scale, int t
     require(out.size() * 3 == qkv.size(), "out must be [N, L, D H]");
     const float* source = qkv.data();
     float* target = out.mutable_data();
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_stc_kernels().rows_forward(s, source, target);
 }
 
@@ -84,7 +85,7 @@ void rows_backward(const Array& qkv, const Array& grad_out, Array grad_qkv, int6
     require(grad_out.size() * 3 == qkv.size() && grad_qkv.size() == qkv.size(), "gradients must match qkv");
     const float* inputs[] = {qkv.data(), grad_out.data()};
     float* target = grad_qkv.mutable_data();
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_stc_kernels().rows_backward(s, inputs[0], inputs[1], target);
 }
 

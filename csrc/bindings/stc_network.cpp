@@ -13,6 +13,7 @@
 
 #include "arrays.h"
 #include "frame_network.h"
+#include "lock_released.h"
 #include "parallel.h"
 #include "workspaces.h"
 
@@ -124,7 +125,7 @@ class Network : public FrameNetwork {
         const int64_t frames = input.shape(1);
         require(net_.frames == 0 || frames == net_.frames, "the network takes windows of another length");
         const int chosen = thread_count(threads);  // may read the environment, for which Python's lock is needed
-        py::gil_scoped_release release;
+        const LockReleased released;
         const Workspaces::Lease memory = workspaces_.take(tokens * (net_.dim + 4 * net_.inner));
         kernels_.windows(net_, step, batch, frames, buffers(memory.data(), tokens, from, to), chosen);
     }

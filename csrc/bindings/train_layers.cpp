@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "arrays.h"
+#include "lock_released.h"
 
 namespace py = pybind11;
 
@@ -44,7 +45,7 @@ void linear_forward(const Array& x, const Maybe& gain, const Maybe& shift, const
     require(out.size() == s.rows * s.outputs, "out must be [rows, outputs]");
     const LinearInput in{x.data(), data(gain), data(shift), weight.data(), data(bias), data(residual)};
     float* target = out.mutable_data();
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_train_layers().linear_forward(s, in, target);
 }
 
@@ -63,7 +64,7 @@ void linear_backward(const Array& x, const Maybe& gain, const Maybe& shift, cons
     const float* gradient = grad_out.data();
     const LinearGradient to{grad_x.mutable_data(), mutable_data(grad_gain), mutable_data(grad_shift),
                             grad_weight.mutable_data(), mutable_data(grad_bias)};
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_train_layers().linear_backward(s, in, gradient, to);
 }
 
@@ -85,7 +86,7 @@ void mlp_forward(const Array& x, const Array& gain, const Array& shift, const Ar
     const MlpInput in{x.data(), gain.data(), shift.data(), first.data(), second.data()};
     float* keep = mutable_data(kept);
     float* target = out.mutable_data();
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_train_layers().mlp_forward(s, in, keep, target);
 }
 
@@ -102,7 +103,7 @@ void mlp_backward(const Array& x, const Array& gain, const Array& shift, const A
     const float* sources[] = {kept.data(), grad_out.data()};
     const MlpGradient to{grad_x.mutable_data(), grad_gain.mutable_data(), grad_shift.mutable_data(),
                          grad_first.mutable_data(), grad_second.mutable_data()};
-    py::gil_scoped_release release;
+    const LockReleased released;
     select_train_layers().mlp_backward(s, in, sources[0], sources[1], to);
 }
 

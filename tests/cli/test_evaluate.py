@@ -58,6 +58,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             noise = ConditionalGaussian.fit(*(np.concatenate(part) for part in (screen, lifted, error)))
             tensors = {f"noise.{name}": torch.from_numpy(value) for name, value in noise.to_tensors().items()}
             tensors["error_scale"] = torch.full((51,), 0.02)
+        torch.manual_seed(0)
         state = build_model(config).state_dict()
         save_checkpoint(path, config, {f"model.{name}": value for name, value in state.items()} | tensors)
     return paths
@@ -366,6 +367,7 @@ def prompted(tmp_path_factory):
     paths = {}
     for kind, content in contents.items():
         config = dataclasses.asdict(config_from_dict({"kind": "lifter", "frames": 27, **content}))
+        torch.manual_seed(0)
         state = build_model(config).state_dict()
         # Not the fresh values: the layer behind the text starts at 0.
         tensors = {f"model.{name}": value + 0.3 * torch.randn_like(value) for name, value in state.items()}

@@ -40,7 +40,7 @@ SIZES = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=SIZES,
     frames=st.integers(1, 60),
@@ -69,7 +69,7 @@ def test_refiners_equal_pytorch(tmp_path, size, frames, batch, ratio, mlps, embe
     assert np.abs(expected - inputs[1]).max() > 1e-4
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=SIZES, frames=st.integers(1, 40), rays=st.booleans(),
     root=st.sampled_from(["subtracted", "zeroed"]), seed=st.integers(0, 2**20),

@@ -37,9 +37,9 @@ def stored(path, model, frames, seed=0, spread=0.1, changed=None, **sections):
     sizes = {"architecture": "mixste", "dim": 32, "heads": 4, "blocks": 1, "mlp_ratio": 2, "drop_path": 0.0}
     sizes |= {"root": "zeroed", "input": "screen"} | model
     config = {"kind": "lifter", "frames": frames, "model": sizes, "data_description": {"fps": 50.0}} | sections
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
     tensors = {
-        f"model.{name}": value + spread * torch.randn(value.shape, generator=generator)
+        f"model.{name}": value + spread * torch.randn(value.shape)
         for name, value in build_model(config).state_dict().items()
     }
     if changed is not None:
@@ -76,19 +76,35 @@ def assert_as_pytorch(path, inputs, engine=None):
     return expected
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    size=SIZES,
-    frames=st.one_of(st.integers(1, 70), st.sampled_from([81, 127, 128, 243])),
-    batch=st.integers(1, 5),
-    blocks=st.integers(1, 2),
-    ratio=st.sampled_from([1, 2, 4]),
-    rays=st.booleans(),
-    root=st.sampled_from(["subtracted", "zeroed"]),
-    joints=st.sampled_from(["h36m17", "3dhp"]),
-    seed=st.integers(0, 2**20),
+NETWORKS = st.fixed_dictionaries(
+    {
+        "size": SIZES,
+        "frames": st.one_of(st.integers(1, 70), st.sampled_from([81, 127, 128, 243])),
+        "batch": st.integers(1, 5),
+        "blocks": st.integers(1, 2),
+        "ratio": st.sampled_from([1, 2, 4]),
+        "rays": st.booleans(),
+        "root": st.sampled_from(["subtracted", "zeroed"]),
+        "joints": st.sampled_from(["h36m17", "3dhp"]),
+        "seed": st.integers(0, 2**20),
+    }
 )
-def test_mixste_equals_pytorch(tmp_path, size, frames, batch, blocks, ratio, rays, root, joints, seed):
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(network=NETWORKS)
+def test_mixste_equals_pytorch(tmp_path, network):
+    check_mixste(tmp_path, **network)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(network=NETWORKS)
+def test_many_mixste_equal_pytorch(tmp_path, network):
+    check_mixste(tmp_path, **network)
+
+
+def check_mixste(tmp_path, size, frames, batch, blocks, ratio, rays, root, joints, seed):
     dim, heads = size
     batch = 1 if dim * frames > 5000 else batch
     model = {"dim": dim, "heads": heads, "blocks": blocks, "mlp_ratio": ratio, "root": root, "joints": joints}
@@ -106,7 +122,8 @@ def test_mixste_equals_pytorch(tmp_path, size, frames, batch, blocks, ratio, ray
 def test_scores_of_any_size(tmp_path, heads, factor):
     """Equal attention to all tokens, and attention to one alone: scores in the thousands, whose rounding shows.
 
-    The reference is the network in float64, and the measure is PyTorch's own distance from it.
+    The reference is the network in float64, and the measure is PyTorch's own distance from it: the usual one, and with
+    more room the largest, which a few scores decide that are nearly equal.
     """
 
     def change(tensors, config):
@@ -118,9 +135,10 @@ def test_scores_of_any_size(tmp_path, heads, factor):
     module = load_module(path).double()
     with attention_by("plain"), torch.no_grad():
         exact = module(torch.from_numpy(pixels).double(), torch.from_numpy(cameras).double()).numpy()
-    distance = np.abs(by_pytorch(path, (pixels, cameras)) - exact).max()
-    found = open_engine(path, "lifter", NATIVE)(pixels, cameras)
-    assert np.abs(found - exact).max() <= 4 * distance + CLOSE
+    distance = np.abs(by_pytorch(path, (pixels, cameras)) - exact)
+    found = np.abs(open_engine(path, "lifter", NATIVE)(pixels, cameras) - exact)
+    assert np.median(found) <= 2 * np.median(distance)
+    assert found.max() <= 10 * distance.max() + CLOSE
 
 
 def test_the_published_size(tmp_path):
