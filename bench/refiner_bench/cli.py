@@ -346,7 +346,7 @@ def _add_streaming(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="FRAMES",
         help="one long stream at full speed (an hour: 360000; default: 0)",
     )
-    parser.add_argument("--engine", default="onnx", choices=["onnx", "openvino"], help="default: onnx")
+    parser.add_argument("--engine", default="native", choices=["native", "onnx", "openvino"], help="default: native")
     parser.add_argument("--cameras", type=int, metavar="N", help="score N cameras of each clip (default: all)")
     parser.add_argument("--config", default="refiner-paper", help="size of the model (default: refiner-paper)")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw error against delay into this folder")

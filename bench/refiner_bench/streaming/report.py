@@ -18,10 +18,11 @@ from refiner_export.options import Batch, ExportOptions
 
 from refiner.bundled import checkpoint
 from refiner.data import MotionFolder
-from refiner.engines import EngineOptions
+from refiner.engines import NATIVE, EngineOptions
 from refiner.errors import UsageError
 from refiner.reports import Report, new_report
 from refiner.runtime.causal import StreamEngine
+from refiner.runtime.engine import RefinerEngine
 from refiner.runtime.loading import open_causal_engine, open_engine
 from refiner.runtime.streaming import RefinedFrame, StreamingRefiner
 from refiner.runtime.streaming.causal_backend import CausalBackend
@@ -53,7 +54,7 @@ class StreamingOptions:
         threads: The number of threads of every engine.
         people: The numbers of people in one engine to measure.
         hour: The frames of one long stream; 0 for none.
-        engine: "onnx" or "openvino".
+        engine: "native", "onnx" or "openvino".
         config: The configuration that gives the size of the model.
         cameras: The number of cameras of each clip that are scored; None for all.
     """
@@ -62,7 +63,7 @@ class StreamingOptions:
     threads: int = 1
     people: tuple[int, ...] = (1, 4, 16)
     hour: int = 0
-    engine: str = "onnx"
+    engine: str = NATIVE
     config: str = "refiner-paper"
     cameras: int | None = None
 
@@ -120,36 +121,39 @@ def streaming_report(options: StreamingOptions, folder: MotionFolder | None, tel
     return report
 
 
-def _export_causal(
+def _causal_engine(
     options: StreamingOptions, checkpoint: Path, work: Path, people: int = 1, pipelined: bool = False
-) -> Path:
+) -> StreamEngine:
+    """A causal refiner in the engine of the options: the native engine runs the checkpoint, others an export of it."""
+    if options.engine == NATIVE:
+        chosen = EngineOptions(NATIVE, threads=options.threads, streams=people, pipelined=pipelined)
+        return open_causal_engine(checkpoint, chosen)
     folder = work / f"{checkpoint.stem}-{people}-{'pipelined' if pipelined else 'plain'}"
     folder.mkdir(parents=True, exist_ok=True)
     export = ExportOptions(options.engine, folder, checkpoint, streams=people, pipelined=pipelined)
-    return Path(assemble(export, folder, Clock()).target)
+    target = Path(assemble(export, folder, Clock()).target)
+    return open_causal_engine(target, EngineOptions(threads=options.threads))
 
 
-def _export_window(options: StreamingOptions, checkpoint: Path, work: Path) -> Path:
+def _window_engine(options: StreamingOptions, checkpoint: Path, work: Path) -> RefinerEngine:
+    if options.engine == NATIVE:
+        return open_engine(checkpoint, "refiner", EngineOptions(NATIVE, threads=options.threads))
     folder = work / checkpoint.stem
     folder.mkdir()
     export = ExportOptions(options.engine, folder, checkpoint, batch=Batch(1, 1, 1))
-    return Path(assemble(export, folder, Clock()).target)
-
-
-def _open(options: StreamingOptions, file: Path) -> StreamEngine:
-    return open_causal_engine(file, EngineOptions(threads=options.threads))
+    target = Path(assemble(export, folder, Clock()).target)
+    return open_engine(target, "refiner", EngineOptions(threads=options.threads))
 
 
 def _latency(options: StreamingOptions, causal: Path, windowed: Path, work: Path) -> dict[str, StreamTimes]:
     """Time a causal step, the same with a pipelined export, a whole push of the stream, and a window."""
-    exported = _export_causal(options, causal, work)
-    step = _open(options, exported)
-    pipelined = _open(options, _export_causal(options, causal, work, pipelined=True))
-    window = open_engine(_export_window(options, windowed, work), "refiner", EngineOptions(threads=options.threads))
+    step, pushed = (_causal_engine(options, causal, work / name) for name in ("step", "push"))
+    pipelined = _causal_engine(options, causal, work, pipelined=True)
+    window = _window_engine(options, windowed, work)
     windows = parity_windows(1, window.frames)
     pixels, poses, size = windows[0][0], windows[1][0], windows[2]
     active = np.ones(1, dtype=bool)
-    stream = StreamingRefiner(CausalBackend(_open(options, exported)), SIZE)
+    stream = StreamingRefiner(CausalBackend(pushed), SIZE)
     frames = len(pixels)
 
     def steps_of(engine: StreamEngine) -> FrameRun:
@@ -186,7 +190,7 @@ def _people(options: StreamingOptions, causal: Path, work: Path) -> list[dict[st
     """Several people in one engine: the milliseconds of a step for all, and the frames per second of all together."""
     rows = []
     for people in options.people:
-        engine = _open(options, _export_causal(options, causal, work / "people", people))
+        engine = _causal_engine(options, causal, work / "people", people)
         windows, bodies, sizes = parity_windows(people, engine.frames)
         pixels, poses, active = windows[:, 0], bodies[:, 0], np.ones(people, dtype=bool)
 
@@ -215,8 +219,9 @@ def _hour(options: StreamingOptions, work: Path) -> dict[str, object]:
     Measures memory and latency at both ends of the stream, and the difference of its last frames to the frames of a
     stream that began shortly before them.
     """
-    file = _export_causal(options, checkpoint("refiner-causal"), work)
-    stream, again = (StreamingRefiner.load(file, threads=options.threads, image_size=SIZE) for _ in range(2))
+    file = checkpoint("refiner-causal")
+    engines = [_causal_engine(options, file, work / name) for name in ("hour", "again")]
+    stream, again = (StreamingRefiner(CausalBackend(engine), SIZE) for engine in engines)
     windows, bodies, _ = parity_windows(8, 270)
     pixels, poses = windows.reshape(-1, 17, 2), bodies.reshape(-1, 17, 3)
     motion_frames = len(pixels)
