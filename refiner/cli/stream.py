@@ -99,11 +99,18 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.0,
         help="a joint whose confidence is not above this is missing (default: 0)",
     )
-    parser.add_argument(
+    server = parser.add_argument_group("of --serve: the clients that it takes; others are told to try again later")
+    server.add_argument(
         "--clients",
         type=within(Between(1, 10_000), int),
-        default=8,
-        help="clients of the server at a time (default: 8)",
+        help="the most at a time (default: as many as --share allows, by the measured cost of a frame)",
+    )
+    server.add_argument("--rate", type=within(FRAME_RATES), default=50.0, help="frames/s of each client (default: 50)")
+    server.add_argument(
+        "--share",
+        type=within(Between(0.01, 1.0)),
+        default=0.7,
+        help="of one core, for all clients together (default: 0.7)",
     )
     parser.add_argument("--output", metavar="FILE", help="lines of refined frames (default: standard output)")
     parser.add_argument(
@@ -141,9 +148,14 @@ def _command(arguments: argparse.Namespace) -> int | None:
     return _stream(arguments, _frames(arguments))
 
 
-def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
-    """Return a function that opens a stream with the models of the options."""
+def _open(
+    arguments: argparse.Namespace, joints: str | None = None, joints_3d: str | None = None
+) -> Callable[[], StreamingRefiner]:
+    """Return a function that opens a stream with the models of the options, for their joint sets or for other ones."""
     from refiner.runtime.streaming import StreamingRefiner
+
+    if joints is None:
+        joints, joints_3d = arguments.joints, arguments.joints_3d
 
     def open_stream() -> StreamingRefiner:
         return StreamingRefiner.load(
@@ -157,8 +169,8 @@ def _open(arguments: argparse.Namespace) -> Callable[[], StreamingRefiner]:
             lifter=True if arguments.lifter == "bundled" else arguments.lifter,
             image_size=None if arguments.image_size is None else (arguments.image_size[0], arguments.image_size[1]),
             focal_length=arguments.focal_length,
-            joints=arguments.joints,
-            joints_3d=arguments.joints_3d,
+            joints=joints,
+            joints_3d=joints_3d,
             least_confidence=arguments.least_confidence,
             pool_shape=arguments.pool_shape,
             smoothing=arguments.smooth,
@@ -171,6 +183,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     import asyncio
 
     from refiner.errors import UsageError
+    from refiner.runtime.streaming.capacity import Agreement, Capacity
     from refiner.runtime.streaming.server import LOOPBACK, StreamServer
 
     host, _, port = arguments.serve.rpartition(":")
@@ -179,16 +192,30 @@ def _serve(arguments: argparse.Namespace) -> None:
     open_stream = _open(arguments)
     # Wrong options must show before the first client comes.
     open_stream()
+    agreement = Agreement(arguments.rate, arguments.share, arguments.clients)
+    capacity = Capacity(agreement, 0.0 if arguments.clients is not None else _frame_cost(arguments))
 
     async def serve() -> None:
-        async with StreamServer(open_stream, host or LOOPBACK, int(port), arguments.clients) as server:
+        async with StreamServer(open_stream, host or LOOPBACK, int(port), capacity) as server:
             try:
-                _print_status(f"serving ws://{host or LOOPBACK}:{server.port}; Ctrl-C ends it")
+                _print_status(f"serving ws://{host or LOOPBACK}:{server.port}, {capacity}; Ctrl-C ends it")
                 await server.run_forever()
             finally:
                 _print_status(", ".join(f"{name} {count}" for name, count in vars(server.counters).items()))
+                latency = server.answer_times.percentiles_ms()
+                if latency:
+                    _print_status("latency in ms: " + ", ".join(f"{name} {value}" for name, value in latency.items()))
 
     asyncio.run(serve())
+
+
+def _frame_cost(arguments: argparse.Namespace) -> float:
+    """The processor time of a frame of these models, measured in Human3.6M's joints."""
+    from refiner.runtime.streaming.calibration import frame_cost
+
+    size = None if arguments.image_size is None else (arguments.image_size[0], arguments.image_size[1])
+    open_stream = _open(arguments, "h36m17")
+    return frame_cost(open_stream, arguments.people or 1, arguments.lifter is not None, size)
 
 
 def _stream(arguments: argparse.Namespace, messages: Iterator[list[Frame] | InputError]) -> int | None:
