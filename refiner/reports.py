@@ -51,6 +51,7 @@ KINDS = (
     "native",
     "train-step",
     "streaming",
+    "serve",
     "real",
     "trajectory",
     STUDY,

@@ -12,6 +12,7 @@ from refiner_bench.accuracy.command import add_accuracy
 from refiner_bench.cli_reports import add_compare, add_page, add_readme
 from refiner_bench.real.command import add_real
 from refiner_bench.report import JsonObject
+from refiner_bench.serving.command import add_serve
 from refiner_bench.trajectory.command import add_trajectory
 
 EXAMPLES = f"""\
@@ -29,6 +30,7 @@ examples:
   refiner-bench train-step                             windows/s of a training step, fused against plain
   refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
   refiner-bench streaming --data FOLDER                a live stream: latency per frame, error by delay
+  refiner-bench serve                                  a stream server and its clients: how many a core holds
   refiner-bench real                                   real videos, MediaPipe's 3D and ours; --rebuild detects again
   refiner-bench trajectory --data FOLDER               where people are in front of the camera, by what is known
   refiner-bench compare before.json after.json         regressions between two reports (exit code 6)
@@ -59,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_busy(commands)
     _add_sweep(commands)
     _add_streaming(commands)
+    add_serve(commands)
     add_accuracy(commands)
     add_real(commands)
     add_trajectory(commands)

@@ -193,6 +193,15 @@ def _streaming(report: JsonObject) -> Iterator[Measure]:
                 yield Measure(f"{method}, delay {delay}, {metric}", errors[metric], unit, "accuracy")
 
 
+def _serve(report: JsonObject) -> Iterator[Measure]:
+    yield Measure("limit of clients", report["limit"], "", "time", "higher")
+    for run in report["runs"]:
+        name = f"{run['clients']} clients" + (f" and {run['bursts']} faster" if run["bursts"] else "")
+        for percentile, value in run["latency_ms"].items():
+            if value is not None and not run.get("no_limit"):
+                yield Measure(f"{name}, {percentile}", value, "ms", "time")
+
+
 def _real(report: JsonObject) -> Iterator[Measure]:
     for row in report["views"]:
         for method, errors in row["methods"].items():
@@ -251,6 +260,7 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     EVALUATION_3DHP: _evaluation_3dhp,
     PUBLISHED: _published,
     "streaming": _streaming,
+    "serve": _serve,
     "real": _real,
     "trajectory": _trajectory,
     SUITE: _suite,

@@ -174,6 +174,7 @@ _WRITERS = {
     "train-step": ("refiner_bench.train_step", "format_train_step"),
     STUDY: ("refiner_bench.accuracy.markdown", "format_accuracy"),
     "streaming": ("refiner_bench.streaming.format", "format_streaming"),
+    "serve": ("refiner_bench.serving.format", "format_serve"),
     "real": ("refiner_bench.real.report", "format_real"),
     "trajectory": ("refiner_bench.trajectory.format", "format_trajectory"),
     EVALUATION: (__name__, "_format_evaluation"),

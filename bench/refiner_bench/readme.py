@@ -294,6 +294,12 @@ def _streaming_latency(reports: Reports) -> str:
     return latency_table(_one(reports))
 
 
+def _serve(reports: Reports) -> str:
+    from refiner_bench.serving.format import serve_table
+
+    return serve_table(_one(reports))
+
+
 def _streaming_delay(reports: Reports) -> str:
     from refiner_bench.streaming.format import ERRORS, delay_table
 
@@ -338,6 +344,7 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "sweep": ("sweep", _sweep),
     "streaming-latency": ("streaming", _streaming_latency),
     "streaming-delay": ("streaming", _streaming_delay),
+    "serve": ("serve", _serve),
     "trajectory": ("trajectory", _trajectory),
     **{f"paper-table-{name}": ("accuracy", partial(_paper_table, name)) for name in TITLES},
 }

@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, PRECISION_HELP, HelpFormatter, run, thread_count, within
-from refiner.cli.signals import Terminated, UntilEnded
+from refiner.cli.signals import TERMINATING, Terminated, UntilEnded
 from refiner.files import LineFile
 from refiner.ranges import FRAME_RATES, SHARE, Between
 
@@ -195,7 +195,10 @@ def _serve(arguments: argparse.Namespace) -> None:
     agreement = Agreement(arguments.rate, arguments.share, arguments.clients)
     capacity = Capacity(agreement, 0.0 if arguments.clients is not None else _frame_cost(arguments))
 
+    received: list[int] = []
+
     async def serve() -> None:
+        _cancel_on_signals(received)
         async with StreamServer(open_stream, host or LOOPBACK, int(port), capacity) as server:
             try:
                 _print_status(f"serving ws://{host or LOOPBACK}:{server.port}, {capacity}; Ctrl-C ends it")
@@ -206,7 +209,27 @@ def _serve(arguments: argparse.Namespace) -> None:
                 if latency:
                     _print_status("latency in ms: " + ", ".join(f"{name} {value}" for name, value in latency.items()))
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    except asyncio.CancelledError:
+        raise Terminated(received[0]) from None
+
+
+def _cancel_on_signals(received: list[int]) -> None:
+    """Let a signal of `TERMINATING` cancel this task, and append its number: no handler of a client is torn apart."""
+    import asyncio
+
+    task = asyncio.current_task()
+    assert task is not None
+
+    def end(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in TERMINATING:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            with suppress(NotImplementedError):  # Windows
+                asyncio.get_running_loop().add_signal_handler(number, end, number)
 
 
 def _frame_cost(arguments: argparse.Namespace) -> float:
