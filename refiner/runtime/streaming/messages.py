@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -76,14 +76,27 @@ def _frame(entry: object) -> Frame:
         if wrong is not None:
             raise InputError(f"{name} holds {_short(wrong)}; expected numbers, and null for a missing coordinate")
     return Frame(
-        entry["pose_2d"],
-        entry.get("pose_3d"),
+        _array(entry["pose_2d"]),
+        _array(entry.get("pose_3d")),
         timestamp,
         entry.get("image_size"),
         person,
         entry.get("confidence"),
         entry.get("focal_length"),
     )
+
+
+def _array(values: Any) -> Any:
+    """Lists of numbers and null as an array; anything else as it is, for the stream to refuse.
+
+    A stream takes lists, too, but looks at each value of them for arrays of other libraries.
+    """
+    if not isinstance(values, list):
+        return values
+    try:
+        return np.array(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return values
 
 
 def refined_message(frame: RefinedFrame) -> str:
