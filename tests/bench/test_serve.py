@@ -32,7 +32,7 @@ def report():
         "settings": {"model": "m", "lifter": False, "pinned": True, "processors": 2, "rate": 50.0, "seconds": 10.0},
         "calibration": "at most 13 streams",
         "limit": 13,
-        "next_client": {"code": 1013, "reason": "13 streams are open"},
+        "next_client": {"taken": 0, "code": 1013, "reason": "13 streams are open"},
         "runs": [run(1), run(13), run(12, 1), run(26, no_limit=True, latency_ms=dict.fromkeys(("p50", "p95", "p99")))],
     }
 
@@ -93,6 +93,6 @@ def test_a_real_server_and_its_clients(tmp_path, capsys, monkeypatch):
         (1, 1, 1),
         (3, 0, 3),
     ]
-    assert found["next_client"] == {"code": 1013, "reason": "2 clients are connected; try again later"}
+    assert found["next_client"] == {"taken": 0, "code": 1013, "reason": "2 clients are connected; try again later"}
     assert all(one["unanswered"] == 0 and one["frames"] == one["held"] * 100 for one in found["runs"])
     assert found["runs"][2]["burst_frames_per_s"] > 0 and "the limit" in capsys.readouterr().out

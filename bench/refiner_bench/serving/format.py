@@ -11,7 +11,7 @@ def format_serve(report: JsonObject) -> str:
     settings, told = report["settings"], report["next_client"]
     models = settings["model"] + (f" behind {settings['lifter_model']}" if settings["lifter"] else "")
     pinned = "the server has one processor for itself" if settings["pinned"] else "nothing is tied to a processor"
-    answer = f'code {told["code"]}, "{told["reason"]}"' if told["code"] else "nothing: it was taken"
+    taken = f"At the limit, after {told['taken']} more that were taken" if told["taken"] else "At the limit"
     return "\n\n".join(
         [
             f"# A server and its clients\n\n{models}, {report['environment']['processor']}, {settings['processors']} "
@@ -20,7 +20,7 @@ def format_serve(report: JsonObject) -> str:
             f"a frame is late after {1000 / settings['rate']:g} ms.",
             f"The server said: {report['calibration']}.",
             serve_table(report),
-            f"At the limit, the next client was told: {answer}.",
+            f'{taken}, the next client was told: code {told["code"]}, "{told["reason"]}".',
         ]
     )
 
