@@ -129,8 +129,8 @@ class StreamServer:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def run_forever(self) -> None:
-        """Serve until cancelled."""
-        await self._server.serve_forever()
+        """Serve until cancelled. Raises what no client can have caused: the server would answer nobody any more."""
+        await asyncio.gather(self._server.serve_forever(), *self._tasks)
 
     def status(self) -> dict[str, object]:
         """The load, the limit, the latencies and the counters, as JSON types."""
@@ -195,24 +195,17 @@ class StreamServer:
                 except RefinerError as error:
                     self.counters.refused += 1
                     wrong += 1
-                    await self._send(connection, [error_message(error)])
+                    await _send(connection, [error_message(error)])
                     if wrong >= MOST_ERRORS:
                         await connection.close(POLICY, f"{wrong} messages in a row were no frames")
                     continue
-                await self._send(connection, answers)
+                await _send(connection, answers)
                 self._answered += 1
                 self.counters.refined += len(answers)
                 if turn == received:  # a message that comes faster than agreed waits for reasons of its own
                     self.answer_times.add(received, time.monotonic())
         except ConnectionClosed:
             return  # the client left in the middle of a message or of the answers; its stream ends here
-
-    async def _send(self, connection: ServerConnection, answers: list[str]) -> None:
-        """Send answers. A client that does not read them is disconnected."""
-        try:
-            async with asyncio.timeout(STALLED_S):
-                for answer in answers:
-                    await connection.send(answer)
         except TimeoutError:
             self.counters.stalled += 1
             connection.transport.abort()
@@ -242,6 +235,13 @@ def _bound_buffers(connection: ServerConnection) -> None:
         opened.setsockopt(socket.SOL_SOCKET, option, SYSTEM_BUFFER)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_MS)
+
+
+async def _send(connection: ServerConnection, answers: list[str]) -> None:
+    """Send answers. Raises TimeoutError where a client does not read them."""
+    async with asyncio.timeout(STALLED_S):
+        for answer in answers:
+            await connection.send(answer)
 
 
 def _answers(stream: StreamingRefiner, text: str | bytes) -> list[str]:

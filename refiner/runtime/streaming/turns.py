@@ -18,6 +18,7 @@ SLACK_S = 0.1
 MOST_AHEAD_S = 1.0
 # A message of more bytes counts as several frames: reading it takes as long. A frame of 33 joints takes 4 kB.
 USUAL_BYTES = 16_384
+ENDED = "nobody runs the calls any more"
 
 
 class Pace:
@@ -65,10 +66,18 @@ class Turns:
         self._waiting: list[_Waiting] = []
         self._came = asyncio.Event()
         self._number = 0
+        self._now: _Waiting | None = None
+        self._ended = False
         self._thread = ThreadPoolExecutor(1, "refiner-stream")
 
     async def call(self, turn: float, call: Callable[[], T]) -> T:
-        """Wait for the turn, and return what the call returns or raise what it raises."""
+        """Wait for the turn, and return what the call returns or raise what it raises.
+
+        Raises:
+            RuntimeError: `run` has ended.
+        """
+        if self._ended:
+            raise RuntimeError(ENDED)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._number += 1
         heapq.heappush(self._waiting, _Waiting(turn, self._number, call, answer))
@@ -76,14 +85,19 @@ class Turns:
         return await answer
 
     async def run(self) -> None:
-        """Run the calls, until cancelled."""
+        """Run the calls, until cancelled. Whoever then waits for an answer gets a RuntimeError."""
         try:
             while True:
                 while self._waiting:
-                    await self._run(heapq.heappop(self._waiting))
+                    self._now = heapq.heappop(self._waiting)
+                    await self._run(self._now)
                 self._came.clear()
                 await self._came.wait()
         finally:
+            self._ended = True
+            for waiting in [*self._waiting, *([] if self._now is None else [self._now])]:
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(RuntimeError(ENDED))
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, waiting: _Waiting) -> None:

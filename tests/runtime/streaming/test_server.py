@@ -292,3 +292,22 @@ def test_a_client_faster_than_agreed_is_counted_and_answered_in_full():
     counters = run(scenario, capacity=Capacity(Agreement(rate=1.0, clients=2)))
     # 61 messages within a minute by an agreement of one in a second, two of them at once.
     assert counters.refined == 60 and counters.ahead > 0
+
+
+def test_a_fault_of_our_own_ends_the_server_instead_of_leaving_it_silent(monkeypatch):
+    async def broken(self, waiting):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(server_module.Turns, "_run", broken)
+
+    async def serve():
+        async with asyncio.timeout(30):
+            async with StreamServer(make, port=0) as server:
+                serving = asyncio.create_task(server.run_forever())
+                client = await connect(f"ws://127.0.0.1:{server.port}")
+                with pytest.raises(RuntimeError, match="a fault"):
+                    await serving
+            await client.wait_closed()
+            assert client.close_code in (1001, 1011)
+
+    asyncio.run(serve())
