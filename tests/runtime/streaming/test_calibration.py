@@ -33,7 +33,9 @@ def test_streams_with_delays_people_and_lifters_are_measured(monkeypatch, people
     assert frame_cost(make, people, lifted, size, frames=4) > 0.0
     assert len(opened) == calibration.CLIENTS
     counters = opened[0].counters
-    assert counters.frames == 12 * people and counters.invalid == counters.infilled_joints == counters.restarts == 0
+    # A stream with a delay may not have come to the last frames when its client leaves.
+    assert 0 < counters.frames <= 12 * people and counters.frames % people == 0
+    assert counters.invalid == counters.infilled_joints == counters.restarts == 0
 
 
 def test_a_stream_that_refuses_the_frames_is_an_error():
