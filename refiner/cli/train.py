@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
-    from refiner.errors import MissingComponentError, UsageError
+    from refiner.errors import MissingComponentError
 
     try:
         import safetensors  # noqa: F401
@@ -170,6 +170,18 @@ def _command(arguments: argparse.Namespace) -> None:
         raise MissingComponentError(
             f"training needs {error.name}, which is not installed: pip install 'pose-refiner[train]'"
         ) from error
+    from refiner.training.processes import joined
+
+    with joined() as processes:
+        arguments.quiet |= not processes.first
+        best = _train(arguments, began)
+        if processes.first:
+            _finish(best, Path(arguments.output), arguments.half)
+
+
+def _train(arguments: argparse.Namespace, began: float) -> Path:
+    """Train as the options say; returns the path of the best checkpoint."""
+    from refiner.errors import UsageError
     from refiner.training.runs import train_lifter, train_refiner
 
     if arguments.minutes is not None and not 0 < arguments.minutes < math.inf:
@@ -179,19 +191,15 @@ def _command(arguments: argparse.Namespace) -> None:
     config = configuration_of(arguments)
     output = Path(arguments.output)
     if arguments.from_predictions:
-        best = _train_on_predictions(arguments, config, output, began)
-        _finish(best, output, arguments.half)
-        return
+        return _train_on_predictions(arguments, config, output, began)
     folder = open_folders(arguments, config)
     if arguments.kind == "lifter":
         without = [name.strip() for name in arguments.without.split(",") if name.strip()]
         unknown = sorted(set(without) - set(folder.description.train))
         if unknown:
             raise UsageError(f"--without: {', '.join(unknown)} is no training person")
-        best = train_lifter(config, folder, output, without, *_last_options(arguments, began))
-    else:
-        best = train_refiner(config, folder, output, *_last_options(arguments, began))
-    _finish(best, output, arguments.half)
+        return train_lifter(config, folder, output, without, *_last_options(arguments, began))
+    return train_refiner(config, folder, output, *_last_options(arguments, began))
 
 
 def configuration_of(arguments: argparse.Namespace) -> Config:

@@ -8,7 +8,7 @@ mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,15 +94,23 @@ class ConditionalMoments:
             chunk = np.concatenate([condition[rows], error[rows]], axis=1)
             if not np.isfinite(chunk).all():
                 raise NonFiniteError("the noise model cannot be fitted on poses that hold NaN or infinite values")
-            self._merge(chunk)
+            mean = chunk.mean(axis=0)
+            centred = chunk - mean
+            self._merge(len(chunk), mean, centred.T @ centred)
 
-    def _merge(self, chunk: Array) -> None:
-        count = len(chunk)
-        mean = chunk.mean(axis=0)
-        centred = chunk - mean
+    @classmethod
+    def merged(cls, parts: Sequence[ConditionalMoments]) -> ConditionalMoments:
+        """The moments of the frames of all ``parts``, which have the same number of joints."""
+        whole = cls(parts[0].joints)
+        for part in parts:
+            if part.frames:
+                whole._merge(part.frames, part._mean, part._scatter)
+        return whole
+
+    def _merge(self, count: int, mean: Array, scatter: Array) -> None:
         total = self.frames + count
         shift = mean - self._mean
-        self._scatter += centred.T @ centred + np.outer(shift, shift) * (self.frames * count / total)
+        self._scatter += scatter + np.outer(shift, shift) * (self.frames * count / total)
         self._mean += shift * (count / total)
         self.frames = total
 

@@ -321,8 +321,12 @@ class TrainingConfig:
     """Length, device and bookkeeping of a run. All random numbers follow from ``seed`` and the number of the step."""
 
     steps: Annotated[int, AT_LEAST_ONE] = 20000
-    # Windows of a batch.
+    # Windows of a batch, of all processes together.
     batch: Annotated[int, Between(1, 1_000_000)] = 12
+    # Parts of a batch. A part is drawn and computed alone, and the gradients of the parts are averaged. So a process
+    # holds one part at a time, and several processes share the parts. The result depends on the number of parts, not
+    # on the number of processes. 1: as many parts as processes. A run may continue with another number.
+    parts: Annotated[int, Between(1, 1_000_000)] = 1
     # Length of the training windows of a causal refiner. A window longer than ``frames`` also trains frames that have
     # all of their past frames. 0: ``frames``.
     window: Annotated[int, Between(0, 10_000)] = 0
@@ -396,6 +400,11 @@ class Config:
     def window(self) -> int:
         """The length of the training windows."""
         return self.training.window or self.frames
+
+    @property
+    def windows_of_part(self) -> int:
+        """The windows of a part of a batch."""
+        return self.training.batch // self.training.parts
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

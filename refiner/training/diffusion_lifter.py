@@ -29,7 +29,19 @@ class DiffusionLifterTask:
         self.config, self.model, self.validation = config, model, validation
         self.device = torch.device(config.training.device)
 
-    def loss(self, windows: Windows, step: int) -> Tensor:
+    def counted(self, windows: Windows) -> int:
+        """The windows whose action the classifier learns (`refiner.training.parts.CountedTask`)."""
+        if not isinstance(self.model, FinePOSE) or self.model.classifier is None or not self.model.actions:
+            return 0
+        assert windows.actions is not None
+        return int((label_numbers(self.model.actions, windows.actions) < len(self.model.actions)).sum())
+
+    def loss(self, windows: Windows, step: int, counted: float | None = None) -> Tensor:
+        """The loss of a batch.
+
+        The classifier's loss is the sum over the windows with a known action, divided by ``counted``; by default by
+        their number.
+        """
         rng = np.random.default_rng([self.config.training.seed, step, 2])
         timesteps = torch.from_numpy(rng.integers(0, self.model.timesteps, len(windows.pose_3d))).to(self.device)
         drawn = rng.standard_normal(windows.pose_3d.shape, dtype=np.float32)
@@ -37,13 +49,13 @@ class DiffusionLifterTask:
             torch.from_numpy(array).to(self.device) for array in (drawn, windows.pose_3d, windows.pose_2d)
         )
         noisy = self.model.diffuse(target, timesteps, noise)
-        action, extra = self._action_inputs(windows, inputs_2d, rng)
+        action, extra = self._action_inputs(windows, inputs_2d, rng, counted)
         pose = self.model(noisy, inputs_2d, timesteps, *action).float()
         loss = lifter_loss(pose, target, self.config.loss, self.config.model.root)
         return loss if extra is None else loss + extra
 
     def _action_inputs(
-        self, windows: Windows, inputs_2d: Tensor, rng: np.random.Generator
+        self, windows: Windows, inputs_2d: Tensor, rng: np.random.Generator, counted: float | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """FinePOSE's action inputs, and the classifier's loss if there is a classifier."""
         if not isinstance(self.model, FinePOSE) or not self.model.actions:
@@ -53,10 +65,15 @@ class DiffusionLifterTask:
         hidden = rng.random(len(numbers)) < self.config.text.unknown
         numbers_in = torch.from_numpy(np.where(hidden, len(self.model.actions), numbers)).to(self.device)
         known = torch.from_numpy(np.flatnonzero(numbers < len(self.model.actions))).to(self.device)
-        if self.model.classifier is None or not len(known):
+        # A part of a batch without a known action takes part in the classifier's loss with a gradient of 0.
+        if self.model.classifier is None or (counted is None and not len(known)):
             return (numbers_in,), None
         labels = torch.from_numpy(numbers).to(self.device)
-        return (numbers_in,), functional.cross_entropy(self.model.classifier(inputs_2d[known]).float(), labels[known])
+        guesses = self.model.classifier(inputs_2d[known]).float()
+        if counted is None:
+            return (numbers_in,), functional.cross_entropy(guesses, labels[known])
+        summed = functional.cross_entropy(guesses, labels[known], reduction="sum")
+        return (numbers_in,), summed / (counted or 1.0)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """MPJPE of the sampled poses. For FinePOSE also the MPJPE with the true and with unknown actions, and the

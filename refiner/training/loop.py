@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from refiner.errors import CheckpointError, TrainingError
+from refiner.errors import CheckpointError, ConfigError, TrainingError
 from refiner.files import atomic_path, atomic_write_text
 from refiner.machine import this_machine
 from refiner.model_files.arrays import MODEL_PREFIX
@@ -22,8 +23,10 @@ from refiner.model_files.checkpoint import save_checkpoint, without_folders
 from refiner.tensor_hashes import sha256_without_hashes
 from refiner.training.config import Config, config_from_dict, same_configuration
 from refiner.training.optimiser import MuonWithAdamW, build_optimiser
+from refiner.training.parts import PartedSampler, PartedStep
+from refiner.training.processes import Processes, SharedTime, current
 from refiner.training.schedule import MovingAverage, TimeBox
-from refiner.training.steps import FIRST_STEPS, build_step, captures, check_device
+from refiner.training.steps import FIRST_STEPS, Step, build_step, captures, check_device
 from refiner.training.tasks import Task
 from refiner.training.windows import Sampler
 
@@ -35,8 +38,9 @@ BEGUN_FILE = "begun"
 SETTLING_STEPS = FIRST_STEPS + 2
 # Steps between two checks that the loss is finite.
 CHECK_EVERY = 50
-# Training settings that may change when a run continues elsewhere: they change how a step is computed, not its result.
-ELSEWHERE = ("device", "compile")
+# Training settings that may change when a run continues elsewhere: they change how a step is computed, or which windows
+# of the same kind it draws.
+ELSEWHERE = ("device", "compile", "parts")
 
 
 def train(
@@ -54,10 +58,13 @@ def train(
     configuration, this run is resumed. When the time of ``box`` is over, the run validates, saves and stops, and can
     be resumed later. It takes at least one step.
 
+    Where several processes train (`refiner.training.processes.joined`), all of them call this function. The first one
+    reads the state, validates and writes the files, and the others wait for it.
+
     Args:
-        config: the configuration of the run.
+        config: the configuration of the run, as `Processes.configured` returns it.
         task: the loss and the validation.
-        sampler: the source of the batches.
+        sampler: the source of the batches, or of the parts of a batch where ``training.parts`` is above 1.
         folder: the folder of the run.
         description: a description of the data, stored in the checkpoint with the digests of the checkpoints that the
             run uses.
@@ -65,55 +72,84 @@ def train(
         box: limits the time of the run.
 
     Raises:
-        TrainingError: the folder holds a run of another configuration or on other data, or the loss is not finite.
+        TrainingError: the folder holds a run of another configuration or on other data, the loss is not finite, or the
+            processes do not have the same data or weights.
         ConfigError: the device cannot run the steps as ``training.compile`` asks.
         MissingComponentError: ``training.device`` is not available.
     """
+    processes = current()
     settings = config.training
+    if settings.parts % processes.size:
+        raise ConfigError(f"training.parts is {settings.parts} for {processes.size} processes: expected a multiple")
     check_device(settings.device)
     capturable = captures(config)
     box = box or TimeBox()
     model = task.model.to(settings.device)
     optimiser = build_optimiser(model, config.optimiser, capturable)
     average = MovingAverage(model, settings.ema)
-    run = _Run(config, folder, description | source_digests(config))
+    run = _Run(config, folder, description | source_digests(config), processes)
     start = run.resume(model, optimiser, average)
     run.followed_clock |= box.finish
-    take_step = build_step(config, task, optimiser, average)
-    progress = tqdm(
-        total=settings.steps, initial=start, disable=None if not quiet else True, unit="step", dynamic_ncols=True
-    )
+    clock: TimeBox | SharedTime = box if processes.group is None else SharedTime(box, processes)
+    take_step: Step | PartedStep
+    if settings.parts > 1:
+        take_step = PartedStep(config, task, optimiser, average, processes)
+        source: Sampler = PartedSampler(sampler, settings.parts, processes)
+    else:
+        take_step, source = build_step(config, task, optimiser, average), sampler
+    hidden = True if quiet or not processes.first else None
+    progress = tqdm(total=settings.steps, initial=start, disable=hidden, unit="step", dynamic_ncols=True)
     device = torch.device(settings.device)
     began, seen, running = time.perf_counter(), 0, torch.zeros((), device=device)
     model.train()
     for step in range(start, settings.steps):
-        running, seen = running + take_step(step, sampler.batch(step), box.gone()), seen + 1
+        running, seen = running + take_step(step, source.batch(step), clock.gone()), seen + 1
         progress.update()
         done = step + 1
         if done == start + SETTLING_STEPS:
-            box.begin()
-            (folder / BEGUN_FILE).touch()
+            clock.begin()
+            if processes.first:
+                (folder / BEGUN_FILE).touch()
         if seen % CHECK_EVERY == 0:
             # Only here does the host wait for the device between validations, so that it cannot run far ahead.
-            _check_finite(running, done - seen, done, folder)
-        stop = box.over()
+            _check_finite(processes.mean(running), done - seen, done, folder)
+        stop = clock.over()
         if done % settings.validate_every == 0 or done == settings.steps or stop:
+            running = processes.mean(running)
             _check_finite(running, done - seen, done, folder)
-            mean_loss = float(running) / seen
-            speed = seen * settings.batch / (time.perf_counter() - began)
-            metrics = _validate(config, task, average)
-            run.record(done, mean_loss, speed, metrics, task, average)
-            run.save_state(done, model, optimiser, average)
-            progress.set_postfix_str(
-                f"loss {mean_loss:.4f}, {speed:.0f} windows/s, validation {metrics['mpjpe_mm']:.2f} mm"
-            )
-            progress.write(f"step {done}: {progress.postfix}")
+            if processes.size > 1:
+                processes.check_alike(_digest(model), "the trained weights")
+            if processes.first:
+                mean_loss = float(running) / seen
+                speed = seen * settings.batch / (time.perf_counter() - began)
+                metrics = _validate(config, task, average)
+                run.record(done, mean_loss, speed, metrics, task, average)
+                run.save_state(done, model, optimiser, average)
+                progress.set_postfix_str(
+                    f"loss {mean_loss:.4f}, {_speed_text(speed, processes)}, validation {metrics['mpjpe_mm']:.2f} mm"
+                )
+                progress.write(f"step {done}: {progress.postfix}")
+            processes.wait()
             began, seen, running = time.perf_counter(), 0, torch.zeros((), device=device)
         if stop and done < settings.steps:
-            progress.write(f"out of time at step {done} of {settings.steps}; the same command continues from there")
+            if processes.first:
+                progress.write(f"out of time at step {done} of {settings.steps}; the same command continues from there")
             break
     progress.close()
     return folder / BEST_FILE
+
+
+def _speed_text(speed: float, processes: Processes) -> str:
+    each = f" ({speed / processes.size:.0f} a process)" if processes.size > 1 else ""
+    return f"{speed:.0f} windows/s{each}"
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 of a model's parameters."""
+    digest = hashlib.sha256()
+    for value in model.parameters():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_finite(running: Tensor, before: int, step: int, folder: Path) -> None:
@@ -197,13 +233,15 @@ def refuse_other_run(
 class _Run:
     """The files of a run in its folder: checkpoints, history and state."""
 
-    def __init__(self, config: Config, folder: Path, description: dict[str, Any]) -> None:
+    def __init__(self, config: Config, folder: Path, description: dict[str, Any], processes: Processes) -> None:
         self.config, self.folder, self.description = dataclasses.asdict(config), folder, description
+        self._processes = processes
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.followed_clock = False
         self._began = time.perf_counter()
-        folder.mkdir(parents=True, exist_ok=True)
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def record(
         self,
@@ -215,7 +253,9 @@ class _Run:
         average: MovingAverage,
     ) -> None:
         """Extend the validation curve and write the last checkpoint, and the best one if this is the best so far."""
-        self.history.append({"step": step, "loss": loss, "windows_per_s": speed, **metrics})
+        number = self._processes.size
+        shared = {"processes": number, "windows_per_s_per_process": speed / number} if number > 1 else {}
+        self.history.append({"step": step, "loss": loss, "windows_per_s": speed, **shared, **metrics})
         wall = self.seconds + time.perf_counter() - self._began
         config = {
             **without_folders(self.config),
@@ -226,6 +266,7 @@ class _Run:
                 "step": step,
                 "wall_s": round(wall, 1),
                 "machine": _machine(self.config["training"]["device"]),
+                **({"processes": number} if number > 1 else {}),
                 # The rates of such a run depended on the clock and cannot be reproduced.
                 **({"rate_followed_clock": True} if self.followed_clock else {}),
             },
@@ -265,22 +306,19 @@ class _Run:
     def resume(self, model: nn.Module, optimiser: torch.optim.Optimizer | MuonWithAdamW, average: MovingAverage) -> int:
         """Restore the last saved step, and return its number; 0 in a new folder.
 
+        The first process reads the folder for all, which so need not share it.
+
         Raises:
             CheckpointError: the state cannot be read.
-            TrainingError: the state belongs to another run (see `refuse_other_run`).
+            TrainingError: the state belongs to another run (see `refuse_other_run`), or the processes do not have the
+                same data.
         """
-        file = self.folder / STATE_FILE
-        if not file.exists():
-            return 0
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(file, framework="pt") as opened:
-                header = json.loads((opened.metadata() or {})["run"])
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise CheckpointError(f"cannot resume from {file} ({error}); remove it to start again") from error
         wanted = config_from_dict(self.config)
+        self._processes.check_alike(self.description, "their data or checkpoints")
+        state_of_first = self._processes.of_first(self._read_state() if self._processes.first else None)
+        if state_of_first is None:
+            return 0
+        header, tensors = state_of_first
         refuse_other_run(self.folder, header["config"], header.get("description", {}), wanted, self.description)
         model.load_state_dict({name: tensors[f"model.{name}"] for name, _ in model.named_parameters()})
         for name, value in average.values.items():
@@ -295,3 +333,16 @@ class _Run:
         self.history, self.seconds = header["history"], header["seconds"]
         self.followed_clock = header.get("rate_followed_clock", False)
         return int(header["step"])
+
+    def _read_state(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        file = self.folder / STATE_FILE
+        if not file.exists():
+            return None
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="pt") as opened:
+                header = json.loads((opened.metadata() or {})["run"])
+                return header, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise CheckpointError(f"cannot resume from {file} ({error}); remove it to start again") from error

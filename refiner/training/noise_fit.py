@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +16,11 @@ from refiner.diffusion.noise_model import ConditionalGaussian, ConditionalMoment
 from refiner.diffusion.temporal import TemporalMoments
 from refiner.errors import ConfigError, TrainingError
 from refiner.training.config import Config
-from refiner.training.windows import Lift, Sampler
+from refiner.training.processes import current
+from refiner.training.windows import Lift, Sampler, Windows
+
+# The number of the first batch that is fitted on. It differs from the numbers of all training steps.
+FIRST = 2**40
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,9 @@ class FittedNoise:
 def fit_noise(sampler: Sampler, lift: Lift, config: Config) -> FittedNoise:
     """Fit the conditional Gaussian, the error scale and the correlation over time on fresh training windows.
 
-    The batches are numbered from 2^40, so that they differ from those of the training steps. Depending on
-    ``diffusion.normalisation`` the scale is 1, the mean |e| over all coordinates but the root's, or the root mean
-    square of each coordinate.
+    The batches are numbered from `FIRST`, so that they differ from those of the training steps. Several processes share
+    them, and all get the same result. Depending on ``diffusion.normalisation`` the scale is 1, the mean |e| over all
+    coordinates but the root's, or the root mean square of each coordinate.
 
     Args:
         sampler: the source of the windows.
@@ -61,36 +67,86 @@ def fit_noise(sampler: Sampler, lift: Lift, config: Config) -> FittedNoise:
     settings = config.noise
     if not 0.0 <= settings.white_share <= 1.0:
         raise ConfigError(f"noise.white_share is {settings.white_share:g}, expected 0 to 1")
-    moments = ConditionalMoments()
-    absolute, square, seen = np.zeros(51), np.zeros(51), 0
-    step = 2**40
-    # A fifth of the frames is enough for the correlation over time, which all coordinates share.
-    samples: list[tuple[NDArray[np.float32], ...]] = []
-    while seen < settings.fit_frames:
-        windows = sampler.batch(step)
-        # The condition uses only the first two numbers of a joint: its image coordinates or its ray.
-        seen_2d = windows.pose_2d[..., :2]
-        lifted = lift(windows)
-        error = lifted - windows.pose_3d
-        if seen < settings.fit_frames // 5 or not samples:
-            samples.append((seen_2d, lifted, windows.pose_3d))
-        moments.update(seen_2d, lifted, error)
-        flat = error.reshape(-1, 51).astype(np.float64)
-        absolute, square = absolute + np.abs(flat).sum(axis=0), square + np.square(flat).sum(axis=0)
-        seen, step = seen + len(flat), step + 1
+    sums = _measured(sampler, lift, settings.fit_frames)
     scale = np.ones(51)
     if config.diffusion.normalisation == "mean_abs":
-        scale = np.full(51, absolute[3:].sum() / (seen * 48))
+        scale = np.full(51, sums.absolute[3:].sum() / (sums.moments.frames * 48))
     elif config.diffusion.normalisation == "per_dimension":
-        scale[3:] = np.sqrt(square[3:] / seen)
+        scale[3:] = np.sqrt(sums.square[3:] / sums.moments.frames)
     if not np.isfinite(scale).all() or not (scale > 0).all():
         raise TrainingError("the lifter's errors are not finite or all zero: is it the right checkpoint?")
-    gaussian = moments.finish(conditional=settings.errors != "marginal")
-    pose_2d, lifted, truth = (np.concatenate(parts) for parts in zip(*samples, strict=True))
+    gaussian = sums.moments.finish(conditional=settings.errors != "marginal")
+    pose_2d, lifted, truth = sums.sampled()
     temporal = TemporalMoments(config.window)
     residual = lifted - truth - gaussian.mean(pose_2d, lifted)
     temporal.update(residual.reshape(*residual.shape[:2], -1), np.sqrt(np.diag(gaussian.covariance)))
-    inputs = InputModel.fit(*moments.condition_moments(), pose_2d, lifted)
+    inputs = InputModel.fit(*sums.moments.condition_moments(), pose_2d, lifted)
     correlation = temporal.correlation(settings.time)
     mixed = (1.0 - settings.white_share) * correlation + settings.white_share * np.eye(config.window)
     return FittedNoise(gaussian, scale, mixed, inputs)
+
+
+@dataclass
+class _Sums:
+    """What the fit needs of the batches.
+
+    Attributes:
+        moments: the moments of the conditions and errors.
+        absolute: the sum of the absolute errors over the frames, ``(51,)``.
+        square: the sum of the squared errors, ``(51,)``.
+        samples: 2D poses, lifted and true poses of some batches, by the number of the batch.
+    """
+
+    moments: ConditionalMoments = field(default_factory=ConditionalMoments)
+    absolute: NDArray[np.float64] = field(default_factory=lambda: np.zeros(51))
+    square: NDArray[np.float64] = field(default_factory=lambda: np.zeros(51))
+    samples: dict[int, tuple[NDArray[np.float32], ...]] = field(default_factory=dict)
+
+    def update(self, pose_2d: NDArray[np.float32], lifted: NDArray[np.float32], error: NDArray[np.float32]) -> None:
+        """Add the windows of a batch."""
+        self.moments.update(pose_2d, lifted, error)
+        flat = error.reshape(-1, 51).astype(np.float64)
+        self.absolute, self.square = self.absolute + np.abs(flat).sum(axis=0), self.square + np.square(flat).sum(axis=0)
+
+    def sampled(self) -> tuple[NDArray[np.float32], ...]:
+        """The 2D poses, lifted and true poses of all samples, in the order of the batches."""
+        in_order = [self.samples[number] for number in sorted(self.samples)]
+        return tuple(np.concatenate(parts) for parts in zip(*in_order, strict=True))
+
+    @classmethod
+    def merged(cls, shares: Sequence[_Sums]) -> _Sums:
+        """The sums of several processes together."""
+        return cls(
+            ConditionalMoments.merged([share.moments for share in shares]),
+            np.sum([share.absolute for share in shares], axis=0),
+            np.sum([share.square for share in shares], axis=0),
+            {number: sample for share in shares for number, sample in share.samples.items()},
+        )
+
+
+def _measured(sampler: Sampler, lift: Lift, fit_frames: int) -> _Sums:
+    """Lift the batches that ``fit_frames`` frames need. Each process lifts its share of them."""
+    processes, sums = current(), _Sums()
+    for number, before, windows in _batches(sampler, fit_frames):
+        # The condition uses only the first two numbers of a joint: its image coordinates or its ray.
+        seen_2d = windows.pose_2d[..., :2]
+        lifted = lift(windows)
+        # A fifth of the frames is enough for the correlation over time, which all coordinates share.
+        if before < fit_frames // 5 or before == 0:
+            sums.samples[number] = (seen_2d, lifted, windows.pose_3d)
+        sums.update(seen_2d, lifted, lifted - windows.pose_3d)
+    return sums if processes.size == 1 else _Sums.merged(processes.gathered(sums))
+
+
+def _batches(sampler: Sampler, fit_frames: int) -> Iterator[tuple[int, int, Windows]]:
+    """The batches of this process: their numbers, the frames of all batches before them, and their windows."""
+    frames = 0  # of a batch; each has as many, and the first one that is drawn says how many
+    for number in filter(current().takes, itertools.count(FIRST)):
+        if (number - FIRST) * frames >= fit_frames:
+            return
+        windows: Windows = sampler.batch(number)
+        frames = windows.pose_3d.shape[0] * windows.pose_3d.shape[1]
+        before = (number - FIRST) * frames
+        if before >= fit_frames:
+            return
+        yield number, before, windows

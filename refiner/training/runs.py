@@ -21,7 +21,7 @@ from refiner.data.training_set import check_detections, training_clips
 from refiner.data.windows import split_windows
 from refiner.errors import CheckpointError, ConfigError
 from refiner.model_files.build import build_model, module_of
-from refiner.model_files.checkpoint import Checkpoint, load_checkpoint
+from refiner.model_files.checkpoint import Checkpoint, load_checkpoint, without_folders
 from refiner.model_spec import ModelSpec
 from refiner.models import D3DP, LiftingModule, PoseDenoiser, SmoothNet
 from refiner.models.canonical import sees_rays
@@ -31,6 +31,7 @@ from refiner.training.loop import train
 from refiner.training.noise_fit import fit_noise
 from refiner.training.pool import EstimatorPool, frames_between, pool_length
 from refiner.training.predictions import Predictions, PredictionSampler
+from refiner.training.processes import current
 from refiner.training.repeated import RepeatedBatches, stored_poses
 from refiner.training.scene_refiner import LiftedScenes, RayLifter, canonical_clip, scene_length
 from refiner.training.scene_tasks import RayLifterTask, SceneWindows, validation_clips
@@ -64,7 +65,7 @@ class PreparedRun:
     Attributes:
         config: the configuration as the checkpoint stores it.
         task: the loss and the validation.
-        sampler: the source of the batches.
+        sampler: the source of the batches, or of the parts of a batch where ``training.parts`` is above 1.
         description: the description of the data that the checkpoint stores.
     """
 
@@ -114,7 +115,7 @@ def prepare_lifter(config: Config, folder: MotionFolder, without: Collection[str
     Raises:
         ConfigError: the configuration is not for a lifter, contradicts itself or does not fit the data.
     """
-    _prepare(config, "lifter")
+    config = _prepare(config, "lifter")
     people = [person for person in folder.description.train if person not in without]
     description = _describe(folder, people) | {"without": sorted(without)}
     if sees_rays(dataclasses.asdict(config.model)):
@@ -170,7 +171,7 @@ def _scene_sampler(
         folder.detector,
         config.scene,
         frames or config.window,
-        batch or settings.batch,
+        batch or config.windows_of_part,
         settings.seed,
         settings.device,
         stride or config.stride,
@@ -211,7 +212,7 @@ def prepare_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
     Raises:
         ConfigError: the configuration is not for a refiner, contradicts itself, or does not fit the data or the lifter.
     """
-    _prepare(config, "refiner")
+    config = _prepare(config, "refiner")
     if not config.lifter:
         raise ConfigError("a refiner's configuration needs lifter = the checkpoint to refine (or --lifter PATH)")
     if config.diffusion.train_on == "unrolled":
@@ -227,7 +228,8 @@ def prepare_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
     lifted = validation.each(lifter, validation.pose_2d)
     source: Sampler = sampler
     if config.training.distinct_batches:
-        source, lift = RepeatedBatches(sampler, lift, config.training.distinct_batches), stored_poses
+        distinct_parts = config.training.distinct_batches * config.training.parts
+        source, lift = RepeatedBatches(sampler, lift, distinct_parts), stored_poses
     description = _describe(folder, people) | {"cross_fitted": bool(config.noise.cross_fit)}
     task = _refiner_task(config, source, lift, validation, lifted)
     return PreparedRun(config, task, source, description)
@@ -240,7 +242,7 @@ def _ray_refiner(config: Config, folder: MotionFolder) -> PreparedRun:
     people = list(folder.description.train)
     lifter = RayLifter.of_checkpoint(load_checkpoint(config.lifter, "lifter"), config.training.device)
     length = scene_length(config.frames, [lifter])
-    scenes = _scene_sampler(config, folder, people, length, config.training.batch * config.frames // length)
+    scenes = _scene_sampler(config, folder, people, length, _scenes_of_part(config, length // config.frames))
     sampler = LiftedScenes(scenes, [lifter], config.frames)
     clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
     validation = _validation(config, clips)
@@ -259,10 +261,11 @@ def _unrolled(config: Config, folder: MotionFolder) -> PreparedRun:
         raise ConfigError(
             f"training.batch is {config.training.batch}; expected a multiple of {every}, the windows of a scene"
         )
+    number = _scenes_of_part(config, every)
     # Lifters of different reach get the same scenes; a lifter of smaller reach ignores the first frames.
     reach = max(lifter.reach for lifter in lifters) if config.estimators.live else 0
     length = pool_length(config, every, reach)
-    scenes = _scene_sampler(config, folder, people, length, config.training.batch // every, config.stride // every)
+    scenes = _scene_sampler(config, folder, people, length, number, config.stride // every)
     pool = EstimatorPool(scenes, lifters, config)
     fitted = pool.fit(config)
     clips = [canonical_clip(clip) for _, clip in validation_clips(folder)]
@@ -285,6 +288,17 @@ def _unrolled(config: Config, folder: MotionFolder) -> PreparedRun:
         noise = dataclasses.replace(noise, error_scale=scale.double().numpy())
     task = UnrolledRefinerTask(config, model, noise, validation)
     return PreparedRun(config, task, pool, _describe(folder, people))
+
+
+def _scenes_of_part(config: Config, windows: int) -> int:
+    """The scenes of a part of a batch. Raises ConfigError if the parts cannot have equally many."""
+    scenes, parts = config.training.batch // windows, config.training.parts
+    if scenes % parts:
+        raise ConfigError(
+            f"a batch of {config.training.batch} windows has {scenes} scenes of {windows} windows: expected parts "
+            f"(training.parts, {parts} here) that divide the {scenes} scenes"
+        )
+    return scenes // parts
 
 
 def _check_unrolled(config: Config) -> None:
@@ -337,7 +351,7 @@ def train_refiner_on_predictions(
         ConfigError: the file lacks that person or has nobody else, or the configuration needs a lifter that runs.
     """
     box = TimeBox(minutes, finish)
-    _prepare(config, "refiner")
+    config = _prepare(config, "refiner")
     _check_stride(config)
     people = [person for person in predictions.people if person != validation_person]
     if len(people) == len(predictions.people) or not people:
@@ -353,7 +367,7 @@ def train_refiner_on_predictions(
             "data.recombine, data.reverse and data.detected need a lifter that runs: predictions are already computed"
         )
     sampler = PredictionSampler(
-        predictions, people, config.window, settings.batch, settings.seed, config.data.flip, config.stride
+        predictions, people, config.window, config.windows_of_part, settings.seed, config.data.flip, config.stride
     )
     own = predictions.of([validation_person])
     validation = _validation(config, [(clip.pose_2d, clip.truth) for clip in own])
@@ -479,7 +493,7 @@ def _lifter_of(checkpoint: Checkpoint, config: Config) -> LiftPoses:
 def _sampler(config: Config, folder: MotionFolder, people: Collection[str]) -> WindowSampler:
     settings = config.training
     data, length = config.data, config.window
-    return WindowSampler(folder, data, length, settings.batch, settings.seed, people, config.stride)
+    return WindowSampler(folder, data, length, config.windows_of_part, settings.seed, people, config.stride)
 
 
 def _validation_clips(config: Config, folder: MotionFolder) -> list[CameraClip]:
@@ -508,7 +522,8 @@ def _describe(folder: MotionFolder, people: Collection[str]) -> dict[str, Any]:
     return described
 
 
-def _prepare(config: Config, kind: str) -> None:
+def _prepare(config: Config, kind: str) -> Config:
+    """Check a configuration, prepare PyTorch for it, and return it for this process (`Processes.configured`)."""
     if config.kind != kind:
         raise ConfigError(f"the configuration is for a {config.kind}, the command trains a {kind}")
     if config.data.recombine and (config.noise.cross_fit or config.model.architecture == "finepose"):
@@ -532,9 +547,14 @@ def _prepare(config: Config, kind: str) -> None:
             f"training.window is {config.window} with frames = {config.frames}; expected 0, or for a causal refiner "
             "(model.causal = true) at least as many"
         )
+    processes = current()
+    anywhere = dataclasses.replace(config, training=dataclasses.replace(config.training, device=""))
+    processes.check_alike(without_folders(dataclasses.asdict(anywhere)), "their configuration")
+    config = processes.configured(config)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     keep_large_blocks()
+    return config
 
 
 def keep_large_blocks() -> None:

@@ -51,6 +51,11 @@ class TimeBox:
         self._began = math.inf
         self.finish = finish and minutes is not None
 
+    @property
+    def limited(self) -> bool:
+        """Whether the run has a limit at all."""
+        return self._until < math.inf
+
     def begin(self) -> None:
         """Start the clock of the schedule. Compilation comes before, so that it does not use up the schedule."""
         self._began = time.perf_counter()

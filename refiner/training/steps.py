@@ -77,14 +77,22 @@ def check_device(device: str) -> None:
 
 
 def build_step(config: Config, task: Task, optimiser: Optimiser, average: MovingAverage) -> Step:
-    """Build the step that ``training.compile`` names. Raises ConfigError if task or device do not allow it."""
+    """Build the step on whole batches that ``training.compile`` names.
+
+    Raises ConfigError if task or device do not allow it.
+    """
     graph = captures(config)
-    if config.training.compile.startswith("compile"):
-        # This compiles in place, so that the names of the parameters do not change.
-        task.model.compile()
+    compile_network(config, task)
     if graph:
         return GraphStep(config, task, optimiser, average)
     return EagerStep(config, task, optimiser, average)
+
+
+def compile_network(config: Config, task: Task) -> None:
+    """Compile the network of a task, if the configuration asks for it."""
+    if config.training.compile.startswith("compile"):
+        # This compiles in place, so that the names of the parameters do not change.
+        task.model.compile()
 
 
 class EagerStep:
@@ -98,11 +106,10 @@ class EagerStep:
         seed_of_step(config, step)
         set_rate(self._optimiser, learning_rate(step, config.training.steps, config.optimiser, gone))
         self._optimiser.zero_grad(set_to_none=True)
-        with _autocast(config):
+        with autocast(config):
             loss = self._task.loss(windows, step)
         loss.backward()  # type: ignore[no-untyped-call]
-        if config.optimiser.clip_norm:
-            nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
+        clip_gradients(config, model)
         self._optimiser.step()
         self._average.update(model)
         return loss.detach()
@@ -173,11 +180,10 @@ class GraphStep:
 
     def _run(self) -> None:
         self._optimiser.zero_grad(set_to_none=True)
-        with _autocast(self._config):
+        with autocast(self._config):
             loss = self._task.loss_of(*self._inputs)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self._config.optimiser.clip_norm:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.optimiser.clip_norm)
+        clip_gradients(self._config, self._model)
         self._optimiser.step()
         self._average.blend(self._model, self._share)
         self._loss.copy_(loss.detach())
@@ -207,7 +213,14 @@ def seed_of_step(config: Config, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([config.training.seed, step]).generate_state(1)[0]))
 
 
-def _autocast(config: Config) -> torch.autocast:
+def clip_gradients(config: Config, model: nn.Module) -> None:
+    """Limit the norm of the gradients, if the configuration asks for it."""
+    if config.optimiser.clip_norm:
+        nn.utils.clip_grad_norm_(model.parameters(), config.optimiser.clip_norm)
+
+
+def autocast(config: Config) -> torch.autocast:
+    """The context of the loss: products in bfloat16 if the configuration asks for them."""
     settings = config.training
     return torch.autocast(torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bfloat16")
 

@@ -73,7 +73,7 @@ OWNERS = {
     "studies": "python -m studies.accuracy",
 }
 # The options of other programs.
-FOREIGN = {"--write_json", "--version", "--format"}
+FOREIGN = {"--write_json", "--version", "--format", "--nproc-per-node"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile("|".join(map(re.escape, sorted(PARSERS, key=len, reverse=True))))
 

@@ -1,51 +1,25 @@
-"""A small synthetic archive and tiny configurations."""
+"""What the tests of training share."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from refiner.camera import human36m_cameras
-from refiner.data import ArchiveDescription, DetectorModel, MotionFolder
-from refiner.training.config import config_from_dict
-
-# The recorder that stands in for CUDA graphs.
+# The toy archive, and the recorder that stands in for CUDA graphs.
 sys.path.insert(0, str(Path(__file__).parent))
+
+from toy import toy_config, toy_people
 
 
 @pytest.fixture(scope="session")
 def people():
-    """Three people whose joints swing smoothly about a standing body."""
-    rng = np.random.default_rng(0)
-    rest = rng.normal(0, 0.3, (17, 3)) + np.array([0, 0, 1.0])
-    archive = {}
-    for person in ("S1", "S2", "S5"):
-        time = np.arange(120)[:, None, None] / 50
-        swing = 0.1 * np.sin(2 * np.pi * (rng.uniform(0.3, 1.5, (1, 17, 3)) * time + rng.random((1, 17, 3))))
-        archive[person] = {"Walking": (rest + swing).astype(np.float32), "Boxing 1": (rest - swing).astype(np.float32)}
-    description = ArchiveDescription("made up", 50.0, ("S1", "S2"), ("S5",), ())
-    return MotionFolder(archive, human36m_cameras(), description, DetectorModel.default())
+    return toy_people()
 
 
 @pytest.fixture
 def tiny():
-    """A configuration of a kind, of a size that trains in a second."""
-
-    def make(kind, **changes):
-        content = {
-            "kind": kind,
-            "frames": 9,
-            "model": {"dim": 16, "blocks": 1, "heads": 4, "mlp_ratio": 2, "joint_embedding": True},
-            "training": {"steps": 6, "batch": 4, "validate_every": 3, "threads": 1},
-            "noise": {"fit_frames": 400},
-        }
-        for section, values in changes.items():
-            content[section] = {**content.get(section, {}), **values} if isinstance(values, dict) else values
-        return config_from_dict(content)
-
-    return make
+    return toy_config
