@@ -50,6 +50,7 @@ KINDS = (
     "busy",
     "native",
     "train-step",
+    "distributed",
     "streaming",
     "serve",
     "real",

@@ -10,6 +10,7 @@ from pathlib import Path
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run, thread_count
 from refiner_bench.accuracy.command import add_accuracy
 from refiner_bench.cli_reports import add_compare, add_page, add_readme
+from refiner_bench.distributed import add_distributed
 from refiner_bench.real.command import add_real
 from refiner_bench.report import JsonObject
 from refiner_bench.serving.command import add_serve
@@ -28,6 +29,7 @@ examples:
   refiner-bench busy                                   a window beside another busy program, by threads
   refiner-bench native                                 compiled kernels against NumPy, PyTorch and SciPy
   refiner-bench train-step                             windows/s of a training step, fused against plain
+  refiner-bench distributed                            training by two processes against one: error and windows/s
   refiner-bench sweep --data FOLDER --json sweep.json  depths 4 to 10: cost, accuracy, every engine
   refiner-bench streaming --data FOLDER                a live stream: latency per frame, error by delay
   refiner-bench serve                                  a stream server and its clients: how many a core holds
@@ -54,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lifters(commands)
     _add_cards(commands)
     _add_train_step(commands)
+    add_distributed(commands)
     _add_native(commands)
     _add_engines(commands)
     _add_steps(commands)

@@ -128,6 +128,12 @@ def _busy(report: JsonObject) -> Iterator[Measure]:
         yield Measure(f"{name}, 95th percentile", entry["p95_ms"], "ms", "time")
 
 
+def _distributed(report: JsonObject) -> Iterator[Measure]:
+    for name, entry in report["contestants"].items():
+        yield Measure(f"{name}, validation MPJPE", entry["mpjpe_mm"], "mm", "accuracy")
+        yield Measure(f"{name}, speed", entry["windows_per_s"], "windows/s", "time", "higher")
+
+
 def _native(report: JsonObject) -> Iterator[Measure]:
     for name, group in report["groups"].items():
         for peer, ratio in group["ratios"].items():
@@ -255,6 +261,7 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "busy": _busy,
     "native": _native,
     "train-step": _train_step,
+    "distributed": _distributed,
     STUDY: _accuracy,
     EVALUATION: _evaluation,
     EVALUATION_3DHP: _evaluation_3dhp,

@@ -172,6 +172,7 @@ _WRITERS = {
     "busy": ("refiner_bench.busy", "format_busy"),
     "native": ("refiner_bench.native_kernels", "format_native"),
     "train-step": ("refiner_bench.train_step", "format_train_step"),
+    "distributed": ("refiner_bench.distributed", "format_distributed"),
     STUDY: ("refiner_bench.accuracy.markdown", "format_accuracy"),
     "streaming": ("refiner_bench.streaming.format", "format_streaming"),
     "serve": ("refiner_bench.serving.format", "format_serve"),

@@ -37,6 +37,8 @@ examples:
   refiner-train refiner --config refiner-nano-rays --data FOLDER --lifter runs/lifter/best.safetensors \\
                 --estimator runs/mlp/best.safetensors --output runs/any
                                                        for any camera and the poses of any estimator
+  torchrun --nproc-per-node 2 -m refiner.cli.train lifter --config lifter-small --set training.parts=2 ...
+                                                       by two processes, see docs/training.md
 
 FOLDER holds one data_3d_*.npz in VideoPose3D's layout (or several, which train together), a clips.json with the frame
 rate and the split, and where there are some cameras.json and data_2d_*.npz: see docs/data.md. People of further

@@ -25,6 +25,7 @@ from refiner_export import demo
 from refiner_export.cli import build_doctor_parser, build_inspect_parser, options_of
 from refiner_export.cli import build_parser as export_parser
 from refiner_export.cli import main as export
+from torch.distributed.run import get_args_parser as torchrun_parser
 
 from refiner.camera import look_at_camera
 from refiner.cli import calibrate, convert, evaluate, refine, stream, train
@@ -74,6 +75,10 @@ def check_command(words):
     elif program == "refiner-train":
         # The configuration too: its name, and the keys of --set.
         train.configuration_of(PARSERS[program]().parse_args(rest))
+    elif program == "torchrun":
+        launched = torchrun_parser().parse_args(rest)
+        assert (launched.module, launched.training_script) == (True, train.__name__), words
+        check_command(["refiner-train", *launched.training_script_args])
     elif program in PARSERS:
         PARSERS[program]().parse_args(rest)
     elif program == "make":
