@@ -7,6 +7,7 @@ import dataclasses
 import math
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> None:
     began = time.perf_counter()
-    from refiner.errors import MissingComponentError
+    from refiner.errors import InputWarning, MissingComponentError
 
     try:
         import safetensors  # noqa: F401
@@ -175,7 +176,9 @@ def _command(arguments: argparse.Namespace) -> None:
     from refiner.training.processes import joined
 
     with joined() as processes:
-        arguments.quiet |= not processes.first
+        if not processes.first:  # the first process says it all
+            arguments.quiet = True
+            warnings.simplefilter("ignore", InputWarning)
         best = _train(arguments, began)
         if processes.first:
             _finish(best, Path(arguments.output), arguments.half)

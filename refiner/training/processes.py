@@ -188,7 +188,8 @@ def joined() -> Iterator[Processes]:
     Raises:
         UsageError: the environment names several processes, but not all `VARIABLES`.
         MissingComponentError: PyTorch was built without communication between processes.
-        TrainingError: another process ended without raising an error, for example by a signal.
+        TrainingError: the processes do not find each other, or another process ended without raising an error, for
+            example by a signal.
     """
     global _current
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
@@ -199,7 +200,11 @@ def joined() -> Iterator[Processes]:
         raise UsageError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']} without {', '.join(missing)}: start with torchrun")
     if not dist.is_available():
         raise MissingComponentError("this PyTorch was built without torch.distributed: train in one process")
-    store, rank, size = next(rendezvous("env://", timeout=LONGEST_START))
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=LONGEST_START))
+    except dist.DistError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise TrainingError(f"process {os.environ['RANK']} found no other process at {place}: {error}") from error
     try:
         # Gradients go through the default group: NCCL's on CUDA devices, Gloo's on a CPU.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"

@@ -275,8 +275,9 @@ def _unrolled(config: Config, folder: MotionFolder) -> PreparedRun:
         lift = lifter.lift_clip_live if config.estimators.live else lifter.lift_clip
         return ValidatedEstimator(name, windows, _validation_poses(config, [lift(features) for features, _ in clips]))
 
-    validation = [validated(lifters[0], "lifter")]
-    validation += [validated(lifter, f"held_out_{number}") for number, lifter in enumerate(held_out, 1)]
+    estimators = [(lifters[0], "lifter"), *((one, f"held_out_{number}") for number, one in enumerate(held_out, 1))]
+    # Only the first process validates.
+    validation = [validated(lifter, name) for lifter, name in estimators if current().first]
     torch.manual_seed(config.training.seed)
     model = build_model(dataclasses.asdict(config))
     assert isinstance(model, PoseDenoiser)

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from refiner.errors import ConfigError, MissingComponentError, TrainingError, Us
 from refiner.model_files.build import build_model
 from refiner.model_files.checkpoint import load_checkpoint
 from refiner.models import FinePOSE
+from refiner.training import processes as processes_module
 from refiner.training.diffusion_lifter import DiffusionLifterTask, label_numbers
 from refiner.training.loop import HISTORY_FILE, LAST_FILE, STATE_FILE
 from refiner.training.optimiser import build_optimiser
@@ -344,6 +346,17 @@ def test_half_of_an_environment_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UsageError, match="without LOCAL_RANK, MASTER_ADDR, MASTER_PORT: start with torchrun"), joined():
         pass
+
+
+def test_processes_that_do_not_find_each_other_are_named(monkeypatch):
+    monkeypatch.setattr(processes_module, "LONGEST_START", timedelta(seconds=1))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", **place}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(TrainingError, match="process 1 found no other process at 127"), joined():
+            pass
 
 
 def test_processes_that_differ_are_named(monkeypatch):
