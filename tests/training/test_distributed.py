@@ -39,7 +39,7 @@ from refiner.training.windows import Windows, WindowSampler
 PROGRAM = str(Path(__file__).parent / "shared_runs.py")
 RUNS = ("lifter", "muon", "refiner", "repeated", "pool", "actions")
 # Far above the time of the runs, far below the time that processes wait for each other.
-PATIENCE = 240
+PATIENCE = 600
 
 
 def start(*arguments, processes=2):
