@@ -40,18 +40,21 @@ def window_starts(frames: int, window: int, hop: int | None = None) -> Indices:
     return np.append(np.arange(0, last, hop), last).astype(np.intp)
 
 
-def window_indices(starts: ArrayLike, window: int, frames: int) -> Indices:
+def window_indices(starts: ArrayLike, window: int, frames: ArrayLike) -> Indices:
     """Return the frame index of every element of every window.
 
     Args:
         starts: The first frame of each window, ``(N,)``.
         window: The number of frames of a window.
-        frames: The number of frames of the sequence.
+        frames: The number of frames of the sequence. Where several sequences lie one after the other, the frame at
+            which the sequence of each window ends, ``(N, 1)``.
 
     Returns:
         ``(N, window)``. After the end of the sequence, the index is the last frame.
     """
-    return np.asarray(np.minimum(np.asarray(starts, np.intp)[:, None] + np.arange(window), frames - 1))
+    return np.asarray(
+        np.minimum(np.asarray(starts, np.intp)[:, None] + np.arange(window), np.asarray(frames, np.intp) - 1)
+    )
 
 
 def split_windows(sequence: ArrayLike, window: int, hop: int | None = None) -> Array:
@@ -95,7 +98,13 @@ def blend_weights(window: int) -> NDArray[np.float64]:
     return np.asarray(np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2)
 
 
-def merge_windows(windows: ArrayLike, starts: ArrayLike, frames: int, weights: ArrayLike | None = None) -> Array:
+def merge_windows(
+    windows: ArrayLike,
+    starts: ArrayLike,
+    frames: int,
+    weights: ArrayLike | None = None,
+    ends: ArrayLike | None = None,
+) -> Array:
     """Merge windows into a sequence: each frame is the weighted mean over the windows that contain it.
 
     Args:
@@ -103,6 +112,8 @@ def merge_windows(windows: ArrayLike, starts: ArrayLike, frames: int, weights: A
         starts: The first frame of each window, ``(N,)``.
         frames: The number of frames of the sequence.
         weights: ``(window,)``, positive. None: `blend_weights`.
+        ends: Where several sequences lie one after the other: the frame at which the sequence of each window ends,
+            ``(N,)``. None: ``frames``.
 
     Returns:
         ``(frames, ...)`` of the same float type.
@@ -121,11 +132,12 @@ def merge_windows(windows: ArrayLike, starts: ArrayLike, frames: int, weights: A
         raise ShapeError(f"weights have shape {factors.shape}, expected ({window},), all positive")
     if len(np.unique(first)) < len(first) or (first < 0).any():
         raise LengthError("the starts of the windows repeat or are negative")
+    last = np.full(len(first), frames) if ends is None else np.minimum(np.asarray(ends, dtype=np.intp), frames)
     total = np.zeros((frames, *values.shape[2:]))
     weight = np.zeros(frames)
     # The starts are distinct, so the elements at one offset of all windows belong to distinct frames.
     for offset in range(window):
-        inside = first + offset < frames
+        inside = first + offset < last
         at = first[inside] + offset
         total[at] += factors[offset] * values[inside, offset]
         weight[at] += factors[offset]

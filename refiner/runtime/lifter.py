@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,12 +22,37 @@ from refiner.lens import check_lens
 from refiner.runtime.engine import LifterEngine, check_kind
 from refiner.runtime.loading import open_engine
 from refiner.runtime.report import RefinementReport, concatenated, guessed_note
-from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_live, run_strided
+from refiner.runtime.stitching import DEFAULT_BATCH, Run, mirror_pixels, run_live, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, ModelInput, WindowModel
 from refiner.skeleton import confidence_to_h36m17, flip_pose, to_h36m17
 from refiner.trajectory import Placement, place_body, root_trajectory
 
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedKeypoints:
+    """A checked sequence of 2D poses in the model's joints, from `Lifter.prepare`.
+
+    Attributes:
+        seen: the sequence at its own frame rate.
+        parts: the stretches ``(begin, end)`` of frames between gaps.
+        keypoints: for each stretch the keypoints ``(N, 17, 2 or 3)`` at the model's frame rate.
+        rate: the frame rate of the input, frames/s.
+        action: the number of the action; None for a lifter that takes none.
+    """
+
+    seen: ModelInput
+    parts: tuple[tuple[int, int], ...]
+    keypoints: tuple[Array, ...]
+    rate: float
+    action: int | None
+
+    @property
+    def constants(self) -> tuple[Array, ...]:
+        """The inputs of the engine beside the keypoints."""
+        image = (self.seen.image,)
+        return image if self.action is None else (*image, np.full(1, self.action, np.float32))
 
 
 class Lifter(WindowModel[LifterEngine]):
@@ -151,16 +177,16 @@ class Lifter(WindowModel[LifterEngine]):
                 None,
                 None,
             )
-        report, seen, parts = self._lift(
+        prepared = self._prepare(
             pose_2d, size, fps, joints, action, confidence, least_confidence, own_focal, own_camera
         )
+        report, seen, rate = self.lift_prepared([prepared])[0], prepared.seen, prepared.rate
         if not trajectory:
             return report.pose_3d
-        rate = check_fps(fps, self.fps)
         pixels = None if self.sees_rays else to_h36m17(pose_2d, joints)
         score = None if confidence is None or self.sees_rays else confidence_to_h36m17(confidence, joints)
         placed = report.pose_3d.copy()
-        for begin, end in parts:
+        for begin, end in prepared.parts:
             lifted = report.pose_3d[begin:end]
             if pixels is None:
                 found = place_body(seen.keypoints[begin:end], seen.image, lifted, rate, placement)
@@ -197,11 +223,46 @@ class Lifter(WindowModel[LifterEngine]):
 
         The arguments and the errors are those of `lift`.
         """
-        return self._lift(pose_2d, image_size, fps, joints, action, confidence, least_confidence, focal_length, camera)[
-            0
-        ]
+        prepared = self._prepare(
+            pose_2d, image_size, fps, joints, action, confidence, least_confidence, focal_length, camera
+        )
+        return self.lift_prepared([prepared])[0]
 
-    def _lift(
+    def prepare(
+        self,
+        pose_2d: ArrayLike,
+        image_size: ImageSize | None,
+        fps: float | None = None,
+        joints: str = "h36m17",
+        action: str | None = None,
+        *,
+        confidence: ArrayLike | None = None,
+        least_confidence: float = 0.0,
+        focal_length: FocalLength | None = None,
+        camera: Camera | None = None,
+    ) -> PreparedKeypoints:
+        """Check a sequence and bring it to the joints and the frame rate of the model, for `lift_prepared`.
+
+        The arguments and the errors are those of `lift`.
+        """
+        return self._prepare(
+            pose_2d, image_size, fps, joints, action, confidence, least_confidence, focal_length, camera
+        )
+
+    def lift_prepared(self, sequences: Sequence[PreparedKeypoints]) -> list[RefinementReport]:
+        """Lift many sequences together: their windows share batches, which pays where sequences are short.
+
+        Args:
+            sequences: from `prepare` of this lifter.
+
+        Returns:
+            The report of each sequence, as of `lift_report` but for the rounding of batches.
+        """
+        runs = [Run((keypoints,), prepared.constants) for prepared in sequences for keypoints in prepared.keypoints]
+        lifted = iter(self._windows(self._engine, runs))
+        return [self._finish(prepared, [next(lifted) for _ in prepared.parts]) for prepared in sequences]
+
+    def _prepare(
         self,
         pose_2d: ArrayLike,
         image_size: ImageSize | None,
@@ -212,20 +273,25 @@ class Lifter(WindowModel[LifterEngine]):
         least_confidence: float,
         focal_length: FocalLength | None,
         camera: Camera | None,
-    ) -> tuple[RefinementReport, ModelInput, tuple[tuple[int, int], ...]]:
+    ) -> PreparedKeypoints:
         number = self._action_number(action)
         rate = check_fps(fps, self.fps)
         seen = self._model_input(pose_2d, image_size, joints, confidence, focal_length, camera, least_confidence)
         parts = self._parts(shows_person(~seen.missing), rate)
-        lifted = []
-        for begin, end in parts:
-            keypoints = self._resampled(seen.keypoints[begin:end], rate)
-            poses = self._windows(self._engine, keypoints, seen.image, number)
-            lifted.append((begin, resample_back(poses, self.fps, rate, end - begin)))
-        whole = concatenated(lifted, len(seen.keypoints))
+        keypoints = tuple(self._resampled(seen.keypoints[begin:end], rate) for begin, end in parts)
+        return PreparedKeypoints(seen, parts, keypoints, rate, number)
+
+    def _finish(self, prepared: PreparedKeypoints, lifted: Sequence[Array]) -> RefinementReport:
+        """The report of a sequence from the lifted poses of its parts."""
+        seen, rate = prepared.seen, prepared.rate
+        parts = [
+            (begin, resample_back(poses, self.fps, rate, end - begin))
+            for (begin, end), poses in zip(prepared.parts, lifted, strict=True)
+        ]
+        whole = concatenated(parts, len(seen.keypoints))
         gaps: NDArray[np.bool_] = np.asarray(np.isnan(whole).all(axis=(1, 2)))
         notes = [*seen.notes, *self._resampling_note(rate), *guessed_note(seen.missing, gaps)]
-        return RefinementReport(whole, seen.missing & ~gaps[:, None], gaps, tuple(notes)), seen, parts
+        return RefinementReport(whole, seen.missing & ~gaps[:, None], gaps, tuple(notes))
 
     def hypotheses(
         self, pose_2d: ArrayLike, image_size: ImageSize | None, fps: float | None = None, action: str | None = None
@@ -254,22 +320,20 @@ class Lifter(WindowModel[LifterEngine]):
                 "this lifter gives one pose: only a checkpoint of D3DP or FinePOSE, run by PyTorch, gives hypotheses; "
                 "D3DP's also run by the native engine"
             )
-        number = self._action_number(action)
-        rate = check_fps(fps, self.fps)
-        seen = self._model_input(pose_2d, image_size, "h36m17", None, None, None, 0.0)
+        prepared = self._prepare(pose_2d, image_size, fps, "h36m17", action, None, 0.0, None, None)
 
         def frames_first(*inputs: Array) -> Array:
             return np.moveaxis(engine(*inputs), 1, 2)  # [B, H, T, 17, 3] -> [B, T, H, 17, 3]
 
+        runs = [Run((keypoints,), prepared.constants) for keypoints in prepared.keypoints]
         parts = []
-        for begin, end in self._parts(shows_person(~seen.missing), rate):
-            keypoints = self._resampled(seen.keypoints[begin:end], rate)
-            lifted = self._windows(frames_first, keypoints, seen.image, number)  # [F, H, 17, 3]
+        for (begin, end), lifted in zip(prepared.parts, self._windows(frames_first, runs), strict=True):
             resampled = [
-                resample_back(lifted[:, index], self.fps, rate, end - begin) for index in range(lifted.shape[1])
+                resample_back(lifted[:, index], self.fps, prepared.rate, end - begin)
+                for index in range(lifted.shape[1])  # [F, H, 17, 3]
             ]
             parts.append((begin, np.stack(resampled, axis=1)))
-        return np.moveaxis(concatenated(parts, len(seen.keypoints)), 1, 0)
+        return np.moveaxis(concatenated(parts, len(prepared.seen.keypoints)), 1, 0)
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -294,35 +358,22 @@ class Lifter(WindowModel[LifterEngine]):
             raise UsageError(f"this lifter knows no actions; leave action={shown(action)} out")
         return None
 
-    def _windows(
-        self,
-        engine: Callable[..., Array],
-        keypoints: Array,
-        image: Array,
-        action: int | None,
-    ) -> Array:
-        """Run ``engine`` over all windows of a sequence and stitch its results; average with the mirrored pass.
+    def _windows(self, engine: Callable[..., Array], runs: Sequence[Run]) -> list[Array]:
+        """Run ``engine`` over all windows of sequences and stitch its results; average with the mirrored pass.
 
         Args:
             engine: a `LifterEngine`, or a function with the same arguments.
-            keypoints: ``(F, 17, 2 or 3)``, see `refiner.runtime.window_model.ModelInput`.
-            image: ``(2,)`` or ``(3,)``, see there.
-            action: the number of the action; None where the engine takes none.
+            runs: keypoints ``(F, 17, 2 or 3)``, with `PreparedKeypoints.constants`.
         """
 
-        def model(windows: Array) -> Array:
-            others = [np.tile(image, (len(windows), 1))]
-            if action is not None:
-                others.append(np.full((len(windows), 1), action, np.float32))
-            return engine(windows, *others)
-
-        def run(sequence: Array) -> Array:
+        def run(some: Sequence[Run]) -> list[Array]:
             least = self._engine.least_batch
             if self.live:
-                return run_live(model, (sequence,), self.frames, self.batch, least, self.stride)
-            return run_strided(model, (sequence,), self.frames, self.hop, self.batch, least, self.stride)
+                return [run_live(engine, one, self.frames, self.batch, least, self.stride) for one in some]
+            return run_strided(engine, some, self.frames, self.hop, self.batch, least, self.stride)
 
-        lifted = run(keypoints)
-        if self.flip_test:
-            lifted = (lifted + flip_pose(run(mirror_pixels(keypoints, float(image[0]))))) * np.float32(0.5)
-        return lifted
+        lifted = run(runs)
+        if not self.flip_test:
+            return lifted
+        mirrored = run([Run((mirror_pixels(r.arrays[0], float(r.constants[0][0])),), r.constants) for r in runs])
+        return [(one + flip_pose(two)) * np.float32(0.5) for one, two in zip(lifted, mirrored, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from refiner.reasons import Note
 from refiner.runtime.engine import RefinerEngine, check_kind
 from refiner.runtime.loading import open_engine
 from refiner.runtime.report import RefinementReport, concatenated, guessed_note, seconds_to_sight, without_repetition
-from refiner.runtime.stitching import DEFAULT_BATCH, mirror_pixels, run_causal, run_strided
+from refiner.runtime.stitching import DEFAULT_BATCH, Run, mirror_pixels, run_causal, run_strided
 from refiner.runtime.window_model import FocalLength, ImageSize, WindowModel
 from refiner.shape import check_bone_lengths, pool_checked
 from refiner.skeleton import flip_pose, joint_set, to_h36m17
@@ -68,8 +69,8 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A checked sequence of F frames in the model's joints.
+class PreparedSequence:
+    """A checked sequence of F frames in the model's joints, from `Refiner.prepare`.
 
     Attributes:
         parts: the stretches of frames between gaps.
@@ -226,7 +227,7 @@ class Refiner(WindowModel[RefinerEngine]):
             InputWarning: ``pose_3d`` cannot be the 3D of ``pose_2d``; the message names the most likely mistake.
         """
         given = _Given(pose_2d, pose_3d, image_size, fps, joints, joints_3d, confidence, least_confidence)
-        return self._refine(given, focal_length, camera).pose_3d
+        return self.refine_prepared([self._prepare(given, focal_length, camera)])[0].pose_3d
 
     def refine_report(
         self,
@@ -247,17 +248,74 @@ class Refiner(WindowModel[RefinerEngine]):
         The arguments and the errors are those of `refine`.
         """
         given = _Given(pose_2d, pose_3d, image_size, fps, joints, joints_3d, confidence, least_confidence)
-        return self._refine(given, focal_length, camera)
+        return self.refine_prepared([self._prepare(given, focal_length, camera)])[0]
 
-    def _refine(self, given: _Given, focal_length: FocalLength | None, camera: Camera | None) -> RefinementReport:
-        prepared = self._prepare(given, focal_length, camera)
-        refined, spreads = [], []
-        for part in prepared.parts:
-            poses, spread = self._refine_part(part, prepared.image, prepared.rate)
-            refined.append((part.begin, poses))
-            spreads.append((part.begin, spread))
-        frames = len(prepared.missing)
-        whole = concatenated(refined, frames)
+    def prepare(
+        self,
+        pose_2d: ArrayLike,
+        pose_3d: ArrayLike,
+        image_size: ImageSize | None,
+        fps: float | None = None,
+        joints: str = "h36m17",
+        *,
+        joints_3d: str | None = None,
+        confidence: ArrayLike | None = None,
+        least_confidence: float = 0.0,
+        focal_length: FocalLength | None = None,
+        camera: Camera | None = None,
+    ) -> PreparedSequence:
+        """Check a sequence and bring it to the joints and the frame rate of the model, for `refine_prepared`.
+
+        The arguments and the errors are those of `refine`.
+        """
+        given = _Given(pose_2d, pose_3d, image_size, fps, joints, joints_3d, confidence, least_confidence)
+        return self._prepare(given, focal_length, camera)
+
+    def refine_prepared(self, sequences: Sequence[PreparedSequence]) -> list[RefinementReport]:
+        """Refine many sequences together: their windows share batches, which pays where sequences are short.
+
+        Args:
+            sequences: from `prepare` of this refiner.
+
+        Returns:
+            The report of each sequence, as of `refine_report` but for the rounding of batches.
+        """
+        runs = [
+            Run((part.keypoints, part.body), (prepared.image,), part.body)
+            for prepared in sequences
+            for part in prepared.parts
+        ]
+        refined = iter(self._run(runs))
+        return [self._finish(prepared, [next(refined) for _ in prepared.parts]) for prepared in sequences]
+
+    def _run(self, runs: Sequence[Run]) -> list[Array]:
+        """The refined poses ``(N, 17, 3)`` of stretches of frames, at the frame rate of the model."""
+        refined = self._windows(runs)
+        if not self.flip_test:
+            return refined
+        flipped = []
+        for run in runs:
+            (keypoints, body), (image,) = run.arrays, run.constants
+            turned = flip_pose(body)
+            flipped.append(Run((mirror_pixels(keypoints, float(image[0])), turned), (image,), turned))
+        mirrored = self._windows(flipped)
+        return [(one + flip_pose(two)) * np.float32(0.5) for one, two in zip(refined, mirrored, strict=True)]
+
+    def _windows(self, runs: Sequence[Run]) -> list[Array]:
+        """Run the engine over all windows of sequences."""
+        if self._engine.reach is not None:
+            return run_causal(self._engine, runs, self._engine.reach, self.batch)
+        least = self._engine.least_batch
+        return run_strided(self._engine, runs, self.frames, self.hop, self.batch, least, self.stride)
+
+    def _finish(self, prepared: PreparedSequence, refined: Sequence[Array]) -> RefinementReport:
+        """The report of a sequence from the refined poses of its parts."""
+        finished = [
+            self._finish_part(part, poses, prepared.rate) for part, poses in zip(prepared.parts, refined, strict=True)
+        ]
+        begins, frames = [part.begin for part in prepared.parts], len(prepared.missing)
+        poses, spreads = zip(*finished, strict=True)
+        whole = concatenated(list(zip(begins, poses, strict=True)), frames)
         posed: NDArray[np.bool_] = np.asarray(np.isfinite(whole).all(axis=(1, 2)))
         if self.pool_shape:
             whole[posed] = pool_checked(whole[posed], self._bone_lengths)
@@ -265,39 +323,23 @@ class Refiner(WindowModel[RefinerEngine]):
         std = None
         if self.uncertainty is not None:
             unseen_s = seconds_to_sight(prepared.missing, prepared.rate)
-            std = self.uncertainty.widened(concatenated(spreads, frames), unseen_s)
+            std = self.uncertainty.widened(concatenated(list(zip(begins, spreads, strict=True)), frames), unseen_s)
         absolute: Array = whole + prepared.root
         notes = [*prepared.notes, *self._resampling_note(prepared.rate), *guessed_note(guessed, ~posed)]
         return RefinementReport(absolute, guessed, ~posed, without_repetition(notes), std)
 
-    def _refine_part(self, part: _Part, image: Array, rate: float) -> tuple[Array, Array]:
-        """Refine a stretch of F frames: the poses ``(F, 17, 3)`` with the root at 0, and their spread ``(F, 17)``."""
-        keypoints, body = part.keypoints, part.body
-        refined = self._windows(keypoints, body, image)
-        if self.flip_test:
-            mirrored = self._windows(mirror_pixels(keypoints, float(image[0])), flip_pose(body), image)
-            refined = (refined + flip_pose(mirrored)) * np.float32(0.5)
+    def _finish_part(self, part: _Part, refined: Array, rate: float) -> tuple[Array, Array]:
+        """A stretch of F frames: the poses ``(F, 17, 3)`` with the root at 0, and their spread ``(F, 17)``."""
         spread = np.zeros(refined.shape[:2], np.float32)
         if self.uncertainty is not None:
             speed = np.linalg.norm(np.diff(refined, axis=0, prepend=refined[:1]), axis=-1)
-            spread = self.uncertainty.std(np.linalg.norm(refined - body, axis=-1), speed)
+            spread = self.uncertainty.std(np.linalg.norm(refined - part.body, axis=-1), speed)
         refined = resample_back(refined, self.fps, rate, part.frames)
         refined[:, 0] = 0.0
         if self.smoothing:
             refined = savitzky_golay(refined, rate).astype(np.float32)
         nearest = np.rint(np.arange(part.frames) * (self.fps / rate)).astype(np.intp)
         return refined, spread[np.minimum(nearest, len(spread) - 1)]
-
-    def _windows(self, keypoints: Array, body: Array, image: Array) -> Array:
-        """Run the engine over all windows of a sequence; the arguments are those of `_Prepared`."""
-
-        def model(windows_2d: Array, windows_3d: Array) -> Array:
-            return self._engine(windows_2d, windows_3d, np.tile(image, (len(windows_2d), 1)))
-
-        if self._engine.reach is not None:
-            return run_causal(model, (keypoints, body), self._engine.reach)
-        least = self._engine.least_batch
-        return run_strided(model, (keypoints, body), self.frames, self.hop, self.batch, least, self.stride, body)
 
     def compare_input(
         self,
@@ -343,7 +385,7 @@ class Refiner(WindowModel[RefinerEngine]):
         poses = turned(np.asarray(body, np.float32)[None], rotation)
         return inputs.compare(seen[0, ..., :2][complete], poses[0][complete], shaking=False)
 
-    def _prepare(self, given: _Given, focal_length: FocalLength | None, camera: Camera | None) -> _Prepared:
+    def _prepare(self, given: _Given, focal_length: FocalLength | None, camera: Camera | None) -> PreparedSequence:
         """Check the arguments of `refine` and bring them to the model's joints and frame rate."""
         rate = check_fps(given.fps, self.fps)
         joints, joints_3d = joint_set(given.joints), joint_set(given.joints_3d or given.joints)
@@ -361,16 +403,16 @@ class Refiner(WindowModel[RefinerEngine]):
             # Models of image coordinates never exchanged swapped sides; their results must not change.
             for swapped, pairs in find_swapped_sides(body.astype(np.float64), np.zeros(body.shape[:2], dtype=bool)):
                 body = exchange_sides(body, swapped, pairs)
-                notes.append(swapped_sides(swapped, "pose_3d").warn(stacklevel=4))
+                notes.append(swapped_sides(swapped, "pose_3d").warn(stacklevel=3))
         lens = seen.image if self.sees_rays else np.append(seen.image, default_focal_length(seen.image.tolist()))
         unseen = seen.missing | absent[:, None]
         raw = as_array(given.pose_2d, "pose_2d", "an array") if joints.name in ORDERS else None
         pixels, compared = seen.keypoints[..., :2], checked_3d if joints_3d.name in ORDERS else body
         found = disagreement(pixels, unseen, compared, lens, joints, joints_3d, raw)
         if found is not None:
-            notes.append(Note(found.kind, refuse_wrong_order(found).message).warn(stacklevel=4))
+            notes.append(Note(found.kind, refuse_wrong_order(found).message).warn(stacklevel=3))
         parts = []
         for begin, end in self._parts(shows_person(~unseen), rate):
             keypoints = self._resampled(seen.keypoints[begin:end], rate)
             parts.append(_Part(begin, end - begin, keypoints, resample_poses(body[begin:end], rate, self.fps)))
-        return _Prepared(tuple(parts), root, seen.image, rate, unseen, tuple(notes))
+        return PreparedSequence(tuple(parts), root, seen.image, rate, unseen, tuple(notes))

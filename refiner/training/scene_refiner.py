@@ -21,7 +21,7 @@ from refiner.model_files.build import module_of
 from refiner.model_files.checkpoint import Checkpoint
 from refiner.models.canonical import canonical_pose, to_virtual_camera
 from refiner.models.unrolled import root_at_zero
-from refiner.runtime.stitching import run_live
+from refiner.runtime.stitching import Run, run_live
 from refiner.training.scene_tasks import keypoints_and_lens
 from refiner.training.scenes import SceneSampler
 from refiner.training.tasks import lift_sequences
@@ -90,7 +90,7 @@ class RayLifter:
             lifted: Array = self.windows(torch.from_numpy(windows).to(device)).cpu().numpy()
             return lifted
 
-        return run_live(lift, (features,), self.frames, stride=self.stride)
+        return run_live(lift, Run((features,)), self.frames, stride=self.stride)
 
     def lift_clip(self, features: Array) -> Array:
         """Lift a whole clip ``(F, 17, 6)`` -> ``(F, 17, 3)``: each phase in windows that overlap by half, blended."""

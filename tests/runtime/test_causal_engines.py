@@ -9,7 +9,7 @@ from refiner import bundled
 from refiner.engines import EngineOptions
 from refiner.errors import ArtefactError, CheckpointError, ConfigError, NonFiniteError, UsageError
 from refiner.runtime import Refiner, open_causal_engine
-from refiner.runtime.stitching import run_causal
+from refiner.runtime.stitching import Run, run_causal
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: checkpoints cannot be run")
 
@@ -161,14 +161,12 @@ def test_the_whole_pass_in_parts_is_the_whole_pass(checkpoint, clip):
     assert engine.reach == 2 * 2 * 5
     pose_2d, pose_3d = clip(200)
 
-    def model(pixels, poses):
-        return engine(pixels, poses, np.array([SIZE], np.float32))
-
-    whole = run_causal(model, (pose_2d, pose_3d), engine.reach, part=1000)
-    parts = run_causal(model, (pose_2d, pose_3d), engine.reach, part=33)
+    run = Run((pose_2d, pose_3d), (np.array(SIZE, np.float32),))
+    whole = run_causal(engine, [run], engine.reach, part=1000)[0]
+    parts = run_causal(engine, [run], engine.reach, part=33)[0]
     assert whole.shape == parts.shape and np.abs(whole - parts).max() < 1e-6
     # A shorter way back is not enough: the frames that begin a part show it.
-    assert np.abs(run_causal(model, (pose_2d, pose_3d), 5, part=33) - whole).max() > 1e-5
+    assert np.abs(run_causal(engine, [run], 5, part=33)[0] - whole).max() > 1e-5
 
 
 def test_a_causal_refiner_has_no_windows(checkpoint):
