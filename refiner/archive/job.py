@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refiner import __version__
-from refiner.archive.sequences import Stated
+from refiner.archive.sequences import UNSTATED, Stated
 
 # Frames of a chunk, about: enough for full batches, and little memory.
 CHUNK_FRAMES = 16384
@@ -71,7 +71,7 @@ class Job:
     refiner: ModelFile
     lifter: ModelFile
     pose_3d: str | None = None
-    stated: Stated = Stated()
+    stated: Stated = UNSTATED
     least_confidence: float = 0.0
     pool_shape: bool = False
     smoothing: bool = False

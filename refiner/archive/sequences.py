@@ -32,6 +32,9 @@ class Stated:
         return Stated(**{name: getattr(other, name) if value is None else value for name, value in own.items()})
 
 
+UNSTATED = Stated()
+
+
 @dataclass(frozen=True, slots=True)
 class SequenceRef:
     """Where a sequence is. It holds no poses, and can be sent to another process.
@@ -54,7 +57,7 @@ class SequenceRef:
     entry: tuple[str, ...] = ()
     frames: int | None = None
     weight: int = 0
-    stated: Stated = Stated()
+    stated: Stated = UNSTATED
 
 
 @dataclass(frozen=True, eq=False)
