@@ -20,8 +20,10 @@ PROBE_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to ``path`` when the block ends without an error.
+def atomic_path(path: str | os.PathLike[str], folder: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; rename it to ``path`` when the block ends without an error.
+
+    It lies in the same folder, or in ``folder``, which must be on the same file system.
 
     The temporary name has the suffix of ``path``, so that libraries which append a missing suffix (``numpy.save``) do
     not change the name. On an error or an interrupt, the temporary file is removed and an existing file at ``path``
@@ -33,7 +35,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     with naming_full_disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        where = target.parent if folder is None else folder
+        # A name may be as long as the file system allows.
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=where)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -93,17 +97,19 @@ class LineFile:
 
     Args:
         path: The file. It is overwritten.
+        append: Keep its lines instead. The last one must be whole.
+        synced: Each line is on the disk when `write` returns, so that it also survives a loss of power.
 
     Raises:
         OSError: The file cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], append: bool = False, synced: bool = False) -> None:
+        self._path, self._synced = Path(path), synced
         with naming_full_disk(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "wb", buffering=0)  # noqa: SIM115 - `__exit__` closes it
-        self._whole = 0
+            self._file = open(self._path, "ab" if append else "wb", buffering=0)  # noqa: SIM115 - `__exit__` closes it
+        self._whole = os.fstat(self._file.fileno()).st_size
 
     def write(self, line: str) -> None:
         """Append a line.
@@ -116,6 +122,8 @@ class LineFile:
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
+            if self._synced:
+                os.fsync(self._file.fileno())
         except OSError as error:
             # A device or a pipe has no length.
             with contextlib.suppress(OSError):
@@ -123,13 +131,17 @@ class LineFile:
             raise OSError(error.errno, error.strerror, os.fspath(self._path)) from error
         self._whole += len(content)
 
+    def close(self) -> None:
+        """Close the file; nothing more can be written."""
+        self._file.close()
+
     def __enter__(self) -> LineFile:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()
 
 
 def give_usual_permissions(path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from refiner import __version__
-from refiner.archive.sequences import UNSTATED, Stated
+from refiner.archive.sequences import UNSTATED, SequenceRef, Stated
 
 # Frames of a chunk, about: enough for full batches, and little memory.
 CHUNK_FRAMES = 16384
@@ -78,6 +79,10 @@ class Job:
     formats: tuple[str, ...] = ("npz",)
     chunk_frames: int = CHUNK_FRAMES
     threads: int | None = None
+
+    def path_of(self, ref: SequenceRef) -> Path:
+        """The file or folder of a sequence."""
+        return Path(self.archive, ref.file) if ref.file else Path(self.archive)
 
     def recipe(self) -> dict[str, Any]:
         """Everything beside the archive that decides the output files, as JSON for the ledger."""

@@ -285,16 +285,8 @@ def _save(path: Path, report: RefinementReport, arrays: dict[str, Any]) -> None:
     """Write the poses as an .npz, with what is to be said of each frame."""
     import numpy as np
 
-    reasons = np.array(["; ".join(reasons) for reasons in report.reasons])
-    more: dict[str, Any] = arrays if report.std is None else {"std": report.std, **arrays}
-    np.savez(
-        path,
-        refined_pose_3d=report.pose_3d,
-        guessed=report.guessed,
-        status=np.array(report.status),
-        reasons=reasons,
-        **more,
-    )
+    more: dict[str, Any] = {**report.arrays(), **arrays}
+    np.savez(path, **more)
 
 
 def _other_recording(file: str) -> NDArray[np.float32]:

@@ -14,6 +14,14 @@ from refiner.formats.detections import Detections, person_of
 from refiner.skeleton import MPI_INF_3DHP
 
 
+def sequence_names(content: Mapping[str, Any]) -> list[str]:
+    """The names of the sequences, as `read_sequence` takes them."""
+    entries = {str(key): entry for key, entry in content["data"].items()}
+    if holds_test_set(content):
+        return sorted(entries)
+    return [f"{key} {camera}" for key, entry in entries.items() for camera in entry[0]]
+
+
 def read_sequence(content: Mapping[str, Any], file: Path, video: str | None = None) -> Detections:
     """The 2D poses of one sequence.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,31 @@ def read_detections(path: str | os.PathLike[str], video: str | None = None) -> D
     with source.open("rb") as opened:
         is_zip = opened.read(2) == b"PK"
     if is_zip:
-        content = load_npz(source)
-        if videopose3d.is_custom(content):
-            return _whole(lambda: videopose3d.read_custom(content, source, video), source)
-        if is_3dhp(content):
-            return _whole(lambda: mpi_inf_3dhp.read_sequence(content, source, video), source)
-        raise ArchiveError(f"{source} holds {', '.join(content) or 'nothing'}; expected {KNOWN}")
+        return detections_in_npz(load_npz(source), source, video)
     content = read_json(source)
     return _whole(lambda: _of_json(content, source), source)
+
+
+def detections_in_npz(content: Mapping[str, Any], source: Path, video: str | None = None) -> Detections:
+    """The 2D poses in the arrays of an .npz file; the arguments and errors are those of `read_detections`."""
+    if videopose3d.is_custom(content):
+        return _whole(lambda: videopose3d.read_custom(content, source, video), source)
+    if is_3dhp(content):
+        return _whole(lambda: mpi_inf_3dhp.read_sequence(content, source, video), source)
+    raise ArchiveError(f"{source} holds {', '.join(content) or 'nothing'}; expected {KNOWN}")
+
+
+def videos_in_npz(content: Mapping[str, Any], source: Path) -> list[str]:
+    """The videos or sequences in the arrays of an .npz file of detections, which `detections_in_npz` takes by name.
+
+    Raises:
+        ArchiveError: the file has no layout that is known.
+    """
+    if videopose3d.is_custom(content) and isinstance(content["positions_2d"], Mapping):
+        return [str(name) for name in content["positions_2d"]]
+    if is_3dhp(content):
+        return mpi_inf_3dhp.sequence_names(content)
+    raise ArchiveError(f"{source} holds {', '.join(content) or 'nothing'}; expected {KNOWN}")
 
 
 def _whole(read: Callable[[], Detections], file: Path) -> Detections:

@@ -92,6 +92,15 @@ def open_causal_engine(path: PathLike | None = None, options: EngineOptions = DE
     return opened
 
 
+def find_model(path: PathLike | None, role: str, options: EngineOptions = DEFAULT) -> tuple[Path, str]:
+    """The file that `open_engine` would open, and the name of the engine that would run it.
+
+    The arguments and the errors are those of `open_engine`, as far as they show without opening the file.
+    """
+    file, spec = _find(path, role, options.checked())
+    return file, spec.name
+
+
 def _find(path: PathLike | None, role: str, options: EngineOptions) -> tuple[Path, EngineSpec]:
     """Find the file, and the engine that the file's suffix and the options select.
 

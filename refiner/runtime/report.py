@@ -34,23 +34,41 @@ class RefinementReport:
     @property
     def reasons(self) -> tuple[tuple[Reason, ...], ...]:
         """The reasons of each frame, as `RefinedFrame.reasons` of a stream."""
-        frames: list[list[Reason]] = [[] for _ in range(len(self.gaps))]
-        for note in self.notes:
-            for frame in range(len(frames)) if note.frames is None else np.flatnonzero(note.frames):
-                if note.reason not in frames[frame]:
-                    frames[frame].append(note.reason)
-        return tuple(tuple(reasons) for reasons in frames)
+        everywhere: NDArray[np.bool_] = np.ones(len(self.gaps), dtype=bool)
+        marks = [everywhere if note.frames is None else np.asarray(note.frames) for note in self.notes]
+        # Most frames have the same notes as others.
+        of_marks: dict[bytes, tuple[Reason, ...]] = {}
+        found = []
+        for row in np.stack([everywhere, *marks], axis=1):
+            key = row.tobytes()
+            if key not in of_marks:
+                reasons = [note.reason for note, marked in zip(self.notes, row[1:], strict=True) if marked]
+                of_marks[key] = tuple(dict.fromkeys(reasons))
+            found.append(of_marks[key])
+        return tuple(found)
 
     @property
     def status(self) -> tuple[Status, ...]:
         """The status of each frame, as `RefinedFrame.status` of a stream; "invalid" in frames without a pose."""
-        found = []
-        for reasons, gap in zip(self.reasons, self.gaps, strict=True):
-            # A frame with too few joints in a short gap has a guessed pose.
-            kept = [reason for reason in reasons if reason != "too few joints"]
-            guessed: Status = "degraded" if len(kept) < len(reasons) else "ok"
-            found.append("invalid" if gap else max(status_of(kept), guessed, key=STATUSES.index))
-        return tuple(found)
+        return self._status_of(self.reasons)
+
+    def _status_of(self, of_frames: Sequence[tuple[Reason, ...]]) -> tuple[Status, ...]:
+        # Most frames have the reasons of others.
+        of_reasons = {reasons: _status_of_posed(reasons) for reasons in set(of_frames)}
+        return tuple(
+            "invalid" if gap else of_reasons[reasons] for reasons, gap in zip(of_frames, self.gaps, strict=True)
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays of the .npz that `refiner-refine` writes: the poses, and what is to be said of each frame."""
+        reasons = self.reasons
+        arrays = {
+            "refined_pose_3d": self.pose_3d,
+            "guessed": self.guessed,
+            "status": np.array(self._status_of(reasons)),
+            "reasons": np.array(["; ".join(found) for found in reasons]),
+        }
+        return arrays if self.std is None else {**arrays, "std": self.std}
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, without the arrays."""
@@ -62,6 +80,14 @@ class RefinementReport:
             "frames_without_pose": int(self.gaps.sum()),
             "notes": [note.as_dict() for note in self.notes],
         }
+
+
+def _status_of_posed(reasons: Sequence[Reason]) -> Status:
+    """The status of a frame that has a pose."""
+    # A frame with too few joints in a short gap has a guessed pose.
+    kept = [reason for reason in reasons if reason != "too few joints"]
+    guessed: Status = "degraded" if len(kept) < len(reasons) else "ok"
+    return max(status_of(kept), guessed, key=STATUSES.index)
 
 
 def guessed_note(guessed: NDArray[np.bool_], gaps: NDArray[np.bool_]) -> list[Note]:
