@@ -170,14 +170,14 @@ def open_run(job: Job) -> Iterator[ArchiveRun]:
 
 def refine_archive(
     job: Job,
-    advance: Callable[[Chunk], None] = lambda chunk: None,
+    advance: Callable[[int], None] = lambda frames: None,
     begin: Callable[[ArchiveRun], None] = lambda run: None,
 ) -> Summary:
     """Refine an archive in this process.
 
     Args:
         job: what is to be done.
-        advance: takes every chunk that is done.
+        advance: takes the number of frames (`Chunk.weight`) of every chunk that is done.
         begin: takes the run before the first chunk.
 
     Raises:
@@ -190,7 +190,7 @@ def refine_archive(
         for chunk in run.todo:
             assert models is not None
             run.record(chunk, refine_chunk(job, models, chunk))
-            advance(chunk)
+            advance(chunk.weight)
         return run.finish()
 
 

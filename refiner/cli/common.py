@@ -25,6 +25,7 @@ Command = Callable[[argparse.Namespace], "int | None"]
 
 INTERRUPTED = 130
 REGRESSION = 6
+SOME_FAILED = 7
 BAD_OUTPUT = 5
 
 # The names of `refiner.skeleton.JOINT_SETS`, which --help must not import NumPy for.
@@ -38,6 +39,7 @@ PRECISION_HELP = "of a checkpoint in the native engine: fp32 or bf16 (default: f
 EXIT_CODES = """\
 exit codes:
   0 done   2 usage   3 a component is missing   4 a gate refused   5 bad input   6 a regression
+  7 some sequences of an archive failed, and the rest is done
   130 interrupted (Ctrl-C)   143 terminated (SIGTERM)   129 hung up (SIGHUP)"""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from refiner.cli.common import EXIT_CODES, JOINT_CHOICES, PRECISION_HELP, HelpFormatter, let_threads_wait, run, within
+from refiner.cli.refine_archive import add_archive_options, refuse_archive_options
 from refiner.cli.trajectory import add_trajectory_options, axes_text, place_arrays, placement_of
 from refiner.ranges import FRAME_RATES
 
@@ -30,6 +31,8 @@ examples:
   refiner-refine results.json --image-size 1280 720 --fps 25 --person 0 --output people
   refiner-refine --pose-2d pose_2d.npy --pose-3d pose_3d.npy --image-size 1920 1080 --output refined.npy
   refiner-refine results.json --trajectory --person-height 1.78 --camera-pitch 12 --camera-height 1.5 --output people
+  refiner-refine recordings/ --output refined --formats npz,trc
+  refiner-refine data_2d_h36m_cpn.npz --image-size 1000 1000 --fps 50 --output refined
   refiner-refine --pose-2d coco.npy --joints coco17 --fps 30 --image-size 1280 720 --output lifted.npz
 
 pose_2d is (frames, joints, 2) in pixels, pose_3d (frames, joints, 3) in metres and camera axes (x right, y down,
@@ -45,6 +48,12 @@ AlphaPose or COCO, COCO annotations, MMPose's predictions, MediaPipe's landmarks
 are told apart over time. Each one becomes personN.npz, personN.trc (markers, for OpenSim) and personN.bvh (a skeleton,
 for Blender) in the folder OUTPUT; person 0 is seen in most frames. Frames that do not show a person for half a second
 hold NaN. For a video, OUTPUT/overlay.mp4 shows the 2D skeletons in it and the refined 3D poses beside it.
+
+An archive is an INPUT of many sequences: a folder of such files and of .npz files with pose_2d (and pose_3d,
+confidence, fps, image_size, joints), an .npz in VideoPose3D's layout (--pose-3d names that of its 3D poses), or a
+.parquet file. A folder of OpenPose's frames is one recording. Each sequence becomes NAME.npz in the folder OUTPUT.
+OUTPUT/ledger.jsonl says what is done: the same command goes on where it was stopped, and does again what changed.
+--fps, --image-size, --joints and --focal-length are for sequences whose files do not state them.
 """
 
 
@@ -57,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("input", nargs="?", metavar="INPUT", help="a video, or a detector's file; or take --pose-2d")
+    parser.add_argument(
+        "input", nargs="?", metavar="INPUT", help="a video, a detector's file, or an archive; or take --pose-2d"
+    )
     parser.add_argument("--person", nargs="+", type=int, metavar="N", help="INPUT: these people alone, from 0")
     parser.add_argument(
         "--detector",
@@ -90,8 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--joints",
         choices=JOINT_CHOICES,
-        default="h36m17",
-        help="joint set of the input",
+        help="joint set of the input (default: h36m17; of an archive: what its files say)",
     )
     parser.add_argument(
         "--joints-3d", choices=JOINT_CHOICES, help="joint set of the 3D poses, where it is not that of --joints"
@@ -127,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--video", metavar="FILE", help="also draw both skeletons, .mp4 or .gif")
     add_trajectory_options(parser)
+    add_archive_options(parser)
     parser.add_argument(
         "--json", metavar="FILE", help="also write what was guessed, assumed or found (status and reasons) as JSON"
     )
@@ -149,15 +160,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(_command, build_parser(), argv)
 
 
-def _command(arguments: argparse.Namespace) -> None:
+def _command(arguments: argparse.Namespace) -> int | None:
     let_threads_wait()
+    if arguments.input is not None and arguments.pose_2d is None:
+        from refiner.archive.listing import is_archive
+
+        if is_archive(Path(arguments.input), arguments.name):
+            from refiner.cli.refine_archive import refine_archive
+
+            return refine_archive(arguments)
+    refuse_archive_options(arguments)
+    arguments.joints = arguments.joints or "h36m17"
+    _refine_one(arguments)
+    return None
+
+
+def _refine_one(arguments: argparse.Namespace) -> None:
+    """Refine one recording: a video, a detector's file, or arrays."""
     from refiner.cli.refine_detections import refine_detections
     from refiner.cli.refine_video import refine_video
     from refiner.errors import UsageError
     from refiner.video.content import is_meant_as_video
 
     if (arguments.input is None) == (arguments.pose_2d is None):
-        raise UsageError("name either INPUT (a video, a detector's file) or --pose-2d FILE, and one of them alone")
+        raise UsageError(
+            "name either INPUT (a video, a detector's file, an archive) or --pose-2d FILE, and one of them alone"
+        )
     if arguments.input is not None and is_meant_as_video(arguments.input):
         refine_video(arguments)
     elif arguments.detector is not None or arguments.no_overlay:

@@ -55,6 +55,7 @@ OWNERS = {
     "refiner/cli/evaluat": "refiner-evaluate",
     "refiner/evaluation": "refiner-evaluate",
     "refiner/cli/refine": "refiner-refine",
+    "refiner/archive": "refiner-refine",
     "refiner/runtime/people": "refiner-refine",
     "refiner/formats": "refiner-refine",
     "refiner/cli/stream": "refiner-stream",
