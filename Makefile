@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # The ONNX Runtime to install, cpu or gpu. The two wheels install the same module, so that only one may be installed.
 RUNTIME ?= cpu
-EXTRAS := $(RUNTIME),train,export,report,openvino,stream,viewer,video,3dhp,docs,dev
+EXTRAS := $(RUNTIME),train,export,report,openvino,parquet,stream,viewer,video,3dhp,docs,dev
 # TensorRT for RTX has wheels only for these machines. It builds engines without a GPU, so the tests use it.
 ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),tensorrt-rtx

@@ -149,6 +149,8 @@ def _of_file(path: Path, file: str, name: str) -> list[SequenceRef]:
     if path.is_dir():
         frames = sum(1 for entry in os.listdir(path) if FRAME_FILE.fullmatch(entry))
         return [SequenceRef(name, "detector", file, frames=frames, weight=frames)]
+    if not path.is_file():  # a pipe would let the reader wait for ever
+        raise ArchiveError(f"{path} is not a regular file")
     suffix = path.suffix.lower()
     if suffix == ".json":
         return [SequenceRef(name, "detector", file, weight=_size(path) // detector_files.USUAL_BYTES)]

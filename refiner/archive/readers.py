@@ -37,6 +37,9 @@ class Read:
 def identity_of(job: Job, ref: SequenceRef) -> str:
     """The hash of the input of a reference; "" where it cannot be read."""
     identity: Callable[[Job, SequenceRef], str] = import_module(READERS[ref.kind]).identity
+    path = job.path_of(ref)
+    if not path.is_file() and not path.is_dir():  # a pipe would let the reader wait for ever
+        return ""
     try:
         return identity(job, ref)
     except MissingComponentError:

@@ -41,7 +41,7 @@ def stated_by(values: Mapping[str, Any], where: str) -> Stated:
 class Statements:
     """The statements of a file: an object ``{"name or pattern": {"fps": 25, ...}}``.
 
-    Of several entries that fit a name, the exact one comes first, then the patterns (``*`` and ``?``) in their order.
+    Where several entries fit a name, the exact one comes first, then the patterns (``*`` and ``?``) in their order.
 
     Args:
         file: the file; it may be missing.

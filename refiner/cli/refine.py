@@ -183,9 +183,7 @@ def _refine_one(arguments: argparse.Namespace) -> None:
     from refiner.video.content import is_meant_as_video
 
     if (arguments.input is None) == (arguments.pose_2d is None):
-        raise UsageError(
-            "name either INPUT (a video, a detector's file, an archive) or --pose-2d FILE, and one of them alone"
-        )
+        raise UsageError("name either INPUT (a video, a detector's file) or --pose-2d FILE, and one of them alone")
     if arguments.input is not None and is_meant_as_video(arguments.input):
         refine_video(arguments)
     elif arguments.detector is not None or arguments.no_overlay:
