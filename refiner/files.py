@@ -32,29 +32,60 @@ def atomic_path(path: str | os.PathLike[str], folder: Path | None = None) -> Ite
     Raises:
         OSError: There is no room for the file; the error names ``path``, whatever the block's library raised.
     """
-    target = Path(path)
-    with naming_full_disk(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        where = target.parent if folder is None else folder
-        # A name may be as long as the file system allows.
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem[:40]}-", suffix=target.suffix, dir=where)
+    unfinished = UnfinishedFile(path, folder)
+    try:
+        with unfinished.writing() as temporary:
+            yield temporary
+        unfinished.finish()
+    finally:
+        unfinished.remove()
+
+
+class UnfinishedFile:
+    """A file under a temporary name; `atomic_path` takes its steps one after the other.
+
+    Args:
+        path: The name that the file gets.
+        folder: See `atomic_path`.
+
+    Raises:
+        OSError: There is no room for the file; the error names ``path``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], folder: Path | None = None) -> None:
+        self._target = Path(path)
+        with naming_full_disk(self._target):
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            where = self._target.parent if folder is None else folder
+            # A name may be as long as the file system allows.
+            handle, name = tempfile.mkstemp(prefix=f".{self._target.stem[:40]}-", suffix=self._target.suffix, dir=where)
         os.close(handle)
-        temporary = Path(name)
-        try:
+        self._temporary = Path(name)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """Yield the temporary path to a block that writes the file."""
+        with naming_full_disk(self._target):
             try:
-                yield temporary
+                yield self._temporary
             except RefinerError:
                 raise
             except Exception as error:
                 # Writers report a full disk by errors of their own (safetensors, NumPy), or without a name.
-                _refuse_without_room(temporary, error)
+                _refuse_without_room(self._temporary, error)
                 raise
-            with open(temporary, "rb") as written:
+            give_usual_permissions(self._temporary)
+
+    def finish(self) -> None:
+        """Wait until the file is on the disk, and give it its name. Several threads may finish files at a time."""
+        with naming_full_disk(self._target):
+            with open(self._temporary, "rb") as written:
                 os.fsync(written.fileno())
-            give_usual_permissions(temporary)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            os.replace(self._temporary, self._target)
+
+    def remove(self) -> None:
+        """Remove the temporary file, if the file did not get its name."""
+        self._temporary.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,9 @@ Reason = Literal[
     "unfamiliar",
     "too few joints",
 ]
+
+
+DISAGREEMENTS: frozenset[Reason] = frozenset(get_args(DisagreementKind))
 
 
 @dataclass(frozen=True)

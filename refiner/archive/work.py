@@ -12,12 +12,12 @@ import numpy as np
 from refiner.archive import sequences as archive
 from refiner.archive.job import Job
 from refiner.archive.models import Models
-from refiner.archive.outputs import write_outputs
+from refiner.archive.outputs import Outputs
 from refiner.archive.readers import read
 from refiner.archive.sequences import Chunk, Outcome
 from refiner.errors import InputWarning, RefinerError
 from refiner.formats.estimates import to_camera_metres
-from refiner.reasons import Note
+from refiner.reasons import DISAGREEMENTS, Note
 from refiner.runtime.refiner import PreparedSequence
 from refiner.runtime.report import RefinementReport, without_repetition
 from refiner.skeleton import H36M17, confidence_to_h36m17, to_h36m17
@@ -66,19 +66,19 @@ def refine_chunk(job: Job, models: Models, chunk: Chunk) -> list[Outcome]:
         # What is to be said of a sequence is in its notes.
         warnings.simplefilter("ignore", InputWarning)
         tasks = list(_read(job, chunk))
-        _in_camera_metres(tasks)
         _lift(job, models, tasks)
         reports = iter(_refined(job, models, tasks))
         outcomes = []
-        for task in tasks:
-            if not task.going or task.sequence is None:
-                outcomes.append(task.outcome())
-                continue
-            report = next(reports)
-            notes = without_repetition([*task.notes, *report.notes])
-            task.notes = list(notes)
-            outputs = write_outputs(job, task.sequence, replace(report, notes=notes), task.stem)
-            outcomes.append(task.outcome(outputs))
+        with Outputs(job) as outputs:
+            for task in tasks:
+                if not task.going or task.sequence is None:
+                    outcomes.append(task.outcome())
+                    continue
+                report = next(reports)
+                notes = without_repetition([*task.notes, *report.notes])
+                task.notes = list(notes)
+                written = outputs.write(task.sequence, replace(report, notes=notes), task.stem)
+                outcomes.append(task.outcome(written))
         return outcomes
 
 
@@ -104,16 +104,12 @@ def _try(task: _Task, step: Callable[[archive.Sequence], Item]) -> Item | None:
     return None
 
 
-def _in_camera_metres(tasks: Sequence[_Task]) -> None:
-    """Bring given 3D poses to metres in camera axes, as ``refiner-refine --pose-3d`` does."""
-    for task in tasks:
-        changed = _try(task, lambda sequence: _camera_metres(sequence))
-        if changed is not None:
-            task.sequence = changed
-
-
 def _camera_metres(sequence: archive.Sequence) -> archive.Sequence | None:
-    """The sequence with poses in camera axes; None where it has them, and where there is nothing to compare."""
+    """The sequence with poses in camera axes, as ``refiner-refine --pose-3d`` makes them; None where it has them.
+
+    Raises:
+        InputError: the poses are those of the image, and nobody states the height of the person.
+    """
     pose_3d = sequence.pose_3d
     if pose_3d is None or pose_3d.ndim != 3 or not np.isfinite(pose_3d).all():
         return None  # the refiner says what is wrong, or fills frames without a pose
@@ -161,13 +157,35 @@ def _lift(job: Job, models: Models, tasks: Sequence[_Task]) -> None:
 def _refined(job: Job, models: Models, tasks: Sequence[_Task]) -> list[RefinementReport]:
     """The reports of the sequences that are not failed, in their order."""
 
+    prepared = [ready for task in tasks for ready in [_try(task, prepare_of(job, models, task))] if ready is not None]
+    return models.refiner.refine_prepared(prepared)
+
+
+def prepare_of(job: Job, models: Models, task: _Task) -> Callable[[archive.Sequence], PreparedSequence]:
+    """The step that prepares a sequence for the refiner. Where 3D does not fit 2D, it tries other axes for the 3D."""
+
     def prepare(sequence: archive.Sequence) -> PreparedSequence:
         assert sequence.pose_3d is not None
         options = _options(job, sequence)
         return models.refiner.prepare(sequence.pose_2d, sequence.pose_3d, joints_3d=sequence.joints_3d, **options)
 
-    prepared = [ready for task in tasks for ready in [_try(task, prepare)] if ready is not None]
-    return models.refiner.refine_prepared(prepared)
+    def prepare_in_any_axes(sequence: archive.Sequence) -> PreparedSequence:
+        failure: RefinerError | None = None
+        try:
+            ready = prepare(sequence)
+            if not any(note.reason in DISAGREEMENTS for note in ready.notes):
+                return ready
+        except RefinerError as error:
+            failure = error
+        changed = _camera_metres(sequence)
+        if changed is not None:
+            task.sequence = changed
+            return prepare(changed)
+        if failure is not None:
+            raise failure
+        return ready
+
+    return prepare_in_any_axes
 
 
 def _options(job: Job, sequence: archive.Sequence) -> dict[str, Any]:

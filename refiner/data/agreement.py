@@ -356,7 +356,19 @@ def disagreement(
     rows = rows[(~missing[rows]).sum(axis=1) >= LEAST_SEEN]
     if not len(rows):
         return None
-    flat, pose, camera = (np.asarray(part, dtype=np.float64) for part in (pixels, body, lens))
+    camera = np.asarray(lens, dtype=np.float64)
+    orders = common_orders(joints_2d, joints_3d)
+    some_pose = np.asarray(body[rows], dtype=np.float64)
+    some_pose -= some_pose[:, :1]
+    own, *others = limbs_in_orders(hypotheses, some_pose, orders)
+    of_orders = dict(zip(orders, others, strict=True))
+    seen = ~missing[rows]
+    plain = float(np.median(plain_fits(hypotheses, np.asarray(pixels[rows], np.float64), seen, some_pose, camera)))
+    if plain < NO_MISTAKE:  # no mistake would be named: the other hypotheses are not needed
+        medians = np.ones(len(hypotheses.mistakes))
+        medians[0] = plain
+        return judge(hypotheses, medians, (0, plain), own, of_orders)
+    flat, pose = (np.asarray(part, dtype=np.float64) for part in (pixels, body))
     pose = pose - pose[:, :1]
     raw = flat if raw_pixels is None else np.asarray(raw_pixels, dtype=np.float64)
     # A few frames at a time stay in the processor's cache, which is several times as fast.
@@ -366,9 +378,7 @@ def disagreement(
     ]
     medians = np.median(np.concatenate(parts, axis=1), axis=1)
     shift = _best_shift(hypotheses, flat, missing, pose, camera, float(medians[0]))
-    orders = common_orders(joints_2d, joints_3d)
-    own, *others = limbs_in_orders(hypotheses, pose[rows], orders)
-    return judge(hypotheses, medians, shift, own, dict(zip(orders, others, strict=True)))
+    return judge(hypotheses, medians, shift, own, of_orders)
 
 
 def refuse_wrong_order(found: Disagreement) -> Disagreement:

@@ -42,12 +42,33 @@ def swapped_frames(pose: NDArray[np.float64], missing: NDArray[np.bool_], pairs:
     Returns:
         ``(F,)``, true for the swapped frames.
     """
+    return _swapped(pose / _size(pose), ~missing, pairs)
+
+
+def _size(pose: NDArray[np.float64]) -> float:
+    """The usual spread of the joints ``(F, 17, 2 or 3)``, which is the unit of the costs."""
+    offset = pose - pose.mean(axis=1, keepdims=True)
+    spread = np.sqrt(_squared(offset).mean(axis=-1))
+    return float(np.maximum(np.median(spread), 1e-9))
+
+
+def _squared(offset: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sums of squares over the last axis. NumPy is slow with sums over short axes."""
+    total = offset[..., 0] * offset[..., 0]
+    for axis in range(1, offset.shape[-1]):
+        total += offset[..., axis] * offset[..., axis]
+    return np.asarray(total)
+
+
+def _swapped(pose: NDArray[np.float64], detected: NDArray[np.bool_], pairs: Pairs) -> NDArray[np.bool_]:
+    """As `swapped_frames`, for poses in units of the body."""
     if len(pose) < 3:
         return np.zeros(len(pose), dtype=bool)
     left, right = ([pair[side] for pair in pairs] for side in (0, 1))
-    spread = np.sqrt(((pose - pose.mean(axis=1, keepdims=True)) ** 2).sum(axis=-1).mean(axis=-1))
-    unit = np.maximum(np.median(spread), 1e-9)
-    same, changed = _jumps(pose / unit, ~missing, left, right)
+    same, changed = _jumps(pose, detected, left, right)
+    if float((same - changed).max()) <= 0.5 * SWAP_COST:
+        # A swap and the swap back gain less than they cost.
+        return np.zeros(len(pose), dtype=bool)
     return _cheapest(same.tolist(), changed.tolist())
 
 
@@ -99,7 +120,7 @@ def _jumps(
     """
 
     def moved(before: list[int], after: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        distance = np.linalg.norm(pose[1:, after] - pose[:-1, before], axis=-1)
+        distance = np.sqrt(_squared(pose[1:, after] - pose[:-1, before]))
         usable = detected[1:, after] & detected[:-1, before]
         return (np.minimum(distance, LARGEST_JUMP) * usable).sum(axis=-1), usable.sum(axis=-1).astype(float)
 
@@ -118,7 +139,8 @@ def find_swapped_sides(pose: NDArray[np.float64], missing: NDArray[np.bool_]) ->
     Returns:
         (swapped frames, pairs) for `exchange_sides`; empty if no labels are swapped.
     """
-    limbs = [(swapped_frames(pose, missing, pairs), pairs) for pairs in (LEGS, ARMS)]
+    scaled, detected = pose / _size(pose), ~missing
+    limbs = [(_swapped(scaled, detected, pairs), pairs) for pairs in (LEGS, ARMS)]
     return [(swapped, pairs) for swapped, pairs in limbs if swapped.any()]
 
 
