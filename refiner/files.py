@@ -142,6 +142,11 @@ class LineFile:
             self._file = open(self._path, "ab" if append else "wb", buffering=0)  # noqa: SIM115 - `__exit__` closes it
         self._whole = os.fstat(self._file.fileno()).st_size
 
+    @property
+    def length(self) -> int:
+        """The number of bytes of the lines that are in the file."""
+        return self._whole
+
     def write(self, line: str) -> None:
         """Append a line.
 

@@ -12,7 +12,7 @@ from refiner import __version__
 from refiner.archive.sequences import UNSTATED, SequenceRef, Stated
 
 # Frames of a chunk, about: enough for full batches, and little memory.
-CHUNK_FRAMES = 16384
+CHUNK_FRAMES = 8192
 FORMATS = ("npz", "parquet", "trc", "bvh")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,7 +52,7 @@ class Entry:
 class Ledger:
     """The ledger of a folder that is being filled. Use it as a context manager; one process alone has it.
 
-    The lines stay in memory as text, a few hundred bytes for each input.
+    The lines stay in the file; memory has the place of each.
 
     Args:
         folder: the output folder.
@@ -64,19 +64,31 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
-        self._lines: dict[str, str] = {}
+        # Where the line of each input begins.
+        self._places: dict[str, int] = {}
         self._recipes: dict[str, Any] = {}
         # Files that replaced lines name and the later lines do not.
         self.forgotten: set[str] = set()
-        whole = 0
-        for number, (line, end) in enumerate(_whole_lines(self._file), 1):
-            self._take(line, number)
-            whole = end
-        if self._file.exists() and self._file.stat().st_size > whole:
+        self._file.touch()
+        self._opened = self._file.open("rb")
+        try:
+            whole = self._read()
+        except BaseException:
+            self._opened.close()
+            raise
+        if self._file.stat().st_size > whole:
             os.truncate(self._file, whole)
         self._appended = LineFile(self._file, append=True, synced=True)
 
-    def _take(self, line: str, number: int) -> None:
+    def _read(self) -> int:
+        """Take all whole lines; returns where they end."""
+        whole = 0
+        for number, (line, begin) in enumerate(_whole_lines(self._file), 1):
+            self._take(line, number, begin)
+            whole = begin + len(line) + 1
+        return whole
+
+    def _take(self, line: bytes, number: int, begin: int) -> None:
         try:
             content = parse_json(line)
             if "recipe_of" in content:
@@ -93,25 +105,29 @@ class Ledger:
                 f"{self._file}, line {number}, is damaged ({error}): choose another folder, or remove this one's "
                 "content to begin anew"
             ) from error
-        self._replace(entry, line)
+        self._replace(entry, begin)
 
-    def _replace(self, entry: Entry, line: str) -> set[str]:
-        """Keep the line of an input in place of its earlier one; returns the files of this one that are no more."""
+    def _replace(self, entry: Entry, begin: int) -> None:
+        """Take the line of an input in place of its earlier one, whose files may be no more."""
         before = self.entry(entry.source)
-        lost = set() if before is None else before.files - entry.files
-        self._lines[entry.source] = line
-        self.forgotten = (self.forgotten | lost) - entry.files
-        return lost
+        if before is not None:
+            self.forgotten |= before.files
+        if self.forgotten:
+            self.forgotten -= entry.files
+        self._places[entry.source] = begin
+
+    def _line(self, source: str) -> bytes:
+        self._opened.seek(self._places[source])
+        return self._opened.readline()
 
     @property
     def sources(self) -> Iterable[str]:
         """The names of all inputs that have a line."""
-        return self._lines.keys()
+        return self._places.keys()
 
     def entry(self, source: str) -> Entry | None:
         """The line of an input; None where there is none."""
-        line = self._lines.get(source)
-        return None if line is None else _entry(json.loads(line))
+        return _entry(json.loads(self._line(source))) if source in self._places else None
 
     def recipe(self, identity: str) -> Mapping[str, Any] | None:
         """What a recipe is; None for an unknown one."""
@@ -133,21 +149,22 @@ class Ledger:
         by_source: dict[str, list[Outcome]] = {ref.name: [] for ref in chunk.refs}
         for outcome in outcomes:
             by_source[outcome.source].append(outcome)
-        lines = [(_text(chunk.identity, recipe, some), some) for some in by_source.values() if some]
+        lines = [_text(chunk.identity, recipe, some) for some in by_source.values() if some]
+        begin = self._appended.length
         # One write, and one wait for the disk.
-        self._appended.write("\n".join(line for line, _ in lines))
-        for line, _ in lines:
-            self._replace(_entry(json.loads(line)), line)
+        self._appended.write("\n".join(lines))
+        for ref, line in zip((ref for ref in chunk.refs if by_source[ref.name]), lines, strict=True):
+            self._replace(replace(_entry(json.loads(line)), source=ref.name), begin)
+            begin += len(line) + 1  # ASCII
 
     def finish(self, temporary_folder: Path) -> None:
         """Write the ledger anew: sorted, and without what was replaced."""
         self._appended.close()
-        used = sorted({json.loads(line)["recipe"] for line in self._lines.values()})
-        with atomic_path(self._file, temporary_folder) as temporary, open(temporary, "w", encoding="utf-8") as opened:
+        used = sorted({json.loads(self._line(source))["recipe"] for source in self._places})
+        with atomic_path(self._file, temporary_folder) as temporary, open(temporary, "wb") as opened:
             for identity in used:
-                opened.write(_recipe_line(identity, self._recipes.get(identity, {})) + "\n")
-            opened.writelines(self._lines[source] + "\n" for source in sorted(self._lines))
-        self.forgotten = set()
+                opened.write(_recipe_line(identity, self._recipes.get(identity, {})).encode() + b"\n")
+            opened.writelines(map(self._line, sorted(self._places)))
 
     def __enter__(self) -> Ledger:
         return self
@@ -156,19 +173,18 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._appended.close()
+        self._opened.close()
 
 
-def _whole_lines(file: Path) -> Iterator[tuple[str, int]]:
-    """The lines of a file that end, and where they end."""
-    if not file.exists():
-        return
+def _whole_lines(file: Path) -> Iterator[tuple[bytes, int]]:
+    """The lines of a file that end, and where they begin."""
     at = 0
     with file.open("rb") as opened:
         for content in opened:
             if not content.endswith(b"\n"):
                 return
+            yield content[:-1], at
             at += len(content)
-            yield content[:-1].decode("utf-8", "replace"), at
 
 
 def _recipe_line(identity: str, recipe: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ def add_archive_options(parser: argparse.ArgumentParser) -> None:
         "--chunk-frames",
         type=int,
         metavar="N",
-        help="frames that are in memory at a time, at most, unless one sequence has more (default: 16384)",
+        help="frames that are in memory at a time, at most, unless one sequence has more (default: 8192)",
     )
 
 
