@@ -27,10 +27,11 @@ def chunks_of(refs: Sequence[SequenceRef], most_frames: int, taken: Sequence[str
     chunks: list[Chunk] = []
     begin = weight = 0
     for at, ref in enumerate(refs):
-        if at > begin and weight + ref.weight > most_frames:
+        frames = max(ref.weight, 1)
+        if at > begin and weight + frames > most_frames:
             chunks.append(_chunk(refs, stems, begin, at))
             begin, weight = at, 0
-        weight += ref.weight
+        weight += frames
         if _ends_after(ref, most_frames):
             chunks.append(_chunk(refs, stems, begin, at + 1))
             begin, weight = at + 1, 0

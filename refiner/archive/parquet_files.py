@@ -205,6 +205,7 @@ def _batches(file: Path, row: int, columns: Iterable[str]) -> Iterator[tuple[int
     parquet = require_pyarrow()
     import pyarrow
 
+    failures = (pyarrow.ArrowException, OSError)
     try:
         # Pages are decoded as they come: memory does not grow with the groups of the file.
         opened = parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
@@ -220,7 +221,7 @@ def _batches(file: Path, row: int, columns: Iterable[str]) -> Iterator[tuple[int
         for batch in opened.iter_batches(BATCH_ROWS, row_groups=list(range(group, len(sizes))), columns=chosen):
             yield at, batch
             at += len(batch)
-    except (pyarrow.ArrowException, OSError) as error:
+    except failures as error:
         raise ArchiveError(f"{file} is no whole Parquet file: {error}") from error
 
 

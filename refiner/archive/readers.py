@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
 from refiner.archive.job import Job
-from refiner.archive.sequences import Sequence, SequenceRef
+from refiner.archive.sequences import UNSTATED, Sequence, SequenceRef
 from refiner.errors import ArchiveError, MissingComponentError, RefinerError
 
 # Each module has `identity(job, ref)` and `load(job, ref, sha256)`.
@@ -41,11 +42,15 @@ def identity_of(job: Job, ref: SequenceRef) -> str:
     if not path.is_file() and not path.is_dir():  # a pipe would let the reader wait for ever
         return ""
     try:
-        return identity(job, ref)
+        found = identity(job, ref)
     except MissingComponentError:
         raise
     except (RefinerError, OSError):
         return ""
+    if ref.stated == UNSTATED:
+        return found
+    # What sequences.json says about a sequence is a part of its input.
+    return hashlib.sha256(f"{found} {ref.stated!r}".encode()).hexdigest()
 
 
 def read(job: Job, ref: SequenceRef) -> Read:
