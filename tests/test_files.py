@@ -13,7 +13,7 @@ import pytest
 
 from refiner.cli.common import BAD_OUTPUT, run
 from refiner.errors import InputError
-from refiner.files import LineFile, atomic_path, atomic_write_text, naming_full_disk
+from refiner.files import LineFile, UnfinishedFile, atomic_path, atomic_write_text, naming_full_disk
 from refiner.formats.bvh import write_bvh
 from refiner.formats.trc import write_trc
 from refiner.reports import new_report, write_report
@@ -105,6 +105,40 @@ def test_every_line_is_there_when_it_was_written(tmp_path):
         for number in range(3):
             lines.write(str(number))
             assert (tmp_path / "lines.jsonl").read_text().splitlines() == [str(n) for n in range(number + 1)]
+
+
+def test_lines_are_appended_to_those_of_an_earlier_program(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    for number in range(3):
+        with LineFile(path, append=True, synced=True) as lines:
+            assert lines.length == 2 * number
+            lines.write(str(number))
+    assert path.read_text() == "0\n1\n2\n"
+    with little_room(), LineFile(path, append=True) as lines, pytest.raises(OSError, match="File too large"):
+        lines.write("x" * ROOM)
+    assert path.read_text() == "0\n1\n2\n"
+
+
+def test_files_get_their_names_later_and_together(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    files = [UnfinishedFile(tmp_path / "results" / f"{'long' * 60}{number}.txt", elsewhere) for number in range(20)]
+    for number, unfinished in enumerate(files):
+        with unfinished.writing() as temporary:
+            temporary.write_text(str(number))
+    assert not list((tmp_path / "results").iterdir()) and len(list(elsewhere.iterdir())) == 20
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(UnfinishedFile.finish, files[:15]))
+    for unfinished in files:
+        unfinished.remove()
+    assert not list(elsewhere.iterdir())
+    written = {file.name: file.read_text() for file in (tmp_path / "results").iterdir()}
+    assert written == {f"{'long' * 60}{number}.txt": str(number) for number in range(15)}
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert {file.stat().st_mode for file in (tmp_path / "results").iterdir()} == {plain.stat().st_mode}
 
 
 def fill(path):

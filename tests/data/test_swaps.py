@@ -7,7 +7,17 @@ import pytest
 
 from refiner.camera import human36m_cameras
 from refiner.data.keypoints import check_keypoints
-from refiner.data.swaps import ARMS, LEGS, SWAP_COST, exchange_sides, find_swapped_sides, swapped_frames
+from refiner.data.swaps import (
+    ARMS,
+    LEGS,
+    SWAP_COST,
+    _cheapest,
+    _jumps,
+    _size,
+    exchange_sides,
+    find_swapped_sides,
+    swapped_frames,
+)
 from refiner.data.synthetic import SYNTHETIC_ACTIONS, synthetic_motion
 from refiner.errors import InputWarning
 from refiner.lens import Lens
@@ -101,6 +111,29 @@ def test_the_states_are_the_cheapest_of_all() -> None:
 
         every = [np.array([number >> place & 1 for place in range(8)], dtype=bool) for number in range(256)]
         assert cost(found) == pytest.approx(min(map(cost, every)))
+
+
+def test_frames_that_no_jump_explains_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no swap can gain what it costs, the search is left out; it would have found nothing."""
+    rng = np.random.default_rng(5)
+    searched = 0
+
+    def counted(same: list[float], changed: list[float]) -> np.ndarray:
+        nonlocal searched
+        searched += 1
+        return _cheapest(same, changed)
+
+    monkeypatch.setattr("refiner.data.swaps._cheapest", counted)
+    for _ in range(400):
+        pose = rng.normal(0, 1, (17, 2)) + np.cumsum(rng.normal(0, rng.uniform(0.01, 0.3), (30, 17, 2)), axis=0)
+        swapped = np.arange(30) // rng.integers(3, 20) == 1
+        pose = exchange_sides(pose, swapped & (rng.random() < 0.5), LEGS)
+        missing = rng.random((30, 17)) < 0.1
+        unit = _size(pose)
+        left, right = [pair[0] for pair in LEGS], [pair[1] for pair in LEGS]
+        expected = _cheapest(*(costs.tolist() for costs in _jumps(pose / unit, ~missing, left, right)))
+        np.testing.assert_array_equal(swapped_frames(pose, missing, LEGS), expected)
+    assert 50 < searched < 350
 
 
 def test_keypoints_have_their_confidence_exchanged_too() -> None:
