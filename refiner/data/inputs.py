@@ -129,7 +129,12 @@ def check_pose_3d(pose_3d: object, joints: JointSet) -> NDArray[np.float32]:
 def marked_missing(pixels: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which joints of ``(..., 2)`` pixels are exactly (0, 0) or (-1, -1), as detectors mark missing joints."""
     with np.errstate(invalid="ignore"):
-        return np.asarray((pixels == 0).all(axis=-1) | (pixels == -1).all(axis=-1))
+        return both(pixels == 0) | both(pixels == -1)
+
+
+def both(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether both of ``(..., 2)`` hold, ``(...)``. NumPy is slow with reductions over short axes."""
+    return np.asarray(mask[..., 0] & mask[..., 1])
 
 
 def normalised_by(pixels: NDArray[np.floating]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from refiner.arrays import as_array
 from refiner.data.gaps import LEAST_JOINTS, shows_person
-from refiner.data.inputs import check_pose_2d, check_sequence, marked_missing
+from refiner.data.inputs import both, check_pose_2d, check_sequence, marked_missing
 from refiner.data.swaps import exchange_sides, find_swapped_sides, swapped_sides
 from refiner.errors import EmptySequenceError, ShapeError, UnitError
 from refiner.lens import Lens
@@ -79,7 +79,7 @@ def check_keypoints(
     """
     expected = f"expected (frames, {joints.joints}, 2)"
     pixels = check_sequence(pose_2d, "pose_2d", 2, joints, finite=False).astype(np.float64)
-    missing: NDArray[np.bool_] = np.asarray(~np.isfinite(pixels).all(axis=-1) | marked_missing(pixels))
+    missing: NDArray[np.bool_] = np.asarray(~both(np.isfinite(pixels)) | marked_missing(pixels))
     score = np.ones(missing.shape) if confidence is None else _confidence(confidence, missing.shape)
     missing = np.asarray(missing | ~(score > least_confidence))
     if missing.all():
@@ -90,7 +90,7 @@ def check_keypoints(
     pixels[missing] = np.nan
     ideal = lens.ideal(to_h36m17(pixels, joints))
     score = confidence_to_h36m17(np.where(missing, 0.0, score), joints)
-    absent: NDArray[np.bool_] = np.asarray(~np.isfinite(ideal).all(axis=-1) | (score <= 0))  # [F, 17]
+    absent: NDArray[np.bool_] = np.asarray(~both(np.isfinite(ideal)) | (score <= 0))  # [F, 17]
     if absent.all():
         raise EmptySequenceError("the camera's lens has no ray for any joint of pose_2d; did this camera record it?")
     filled = fill_in_time(np.where(absent[..., None], np.nan, ideal))
