@@ -14,7 +14,7 @@ from refiner.archive.job import Job
 from refiner.archive.npz_content import content_of
 from refiner.archive.sequences import SequenceRef
 from refiner.archive.statements import FILE, Statements
-from refiner.errors import ArchiveError, RefinerError
+from refiner.errors import ArchiveError, MissingComponentError
 from refiner.formats.openpose import FRAME_FILE
 from refiner.formats.videopose3d import is_custom
 
@@ -83,9 +83,9 @@ def _of_folder(root: Path, output: Path) -> list[SequenceRef]:
         plain = _name(path, root)
         try:
             refs = _of_file(path, file, plain)
-        except (RefinerError, OSError) as error:
-            if error.__class__.__name__ == "MissingComponentError":
-                raise
+        except (MissingComponentError, MemoryError):
+            raise
+        except Exception:  # see `_members`
             refs = [SequenceRef(plain, _kind_of_broken(path), file, weight=_size(path) // array_files.USUAL_BYTES)]
         found.append((plain, file, refs))
     # Two files that differ in their suffix alone keep it.
@@ -201,7 +201,7 @@ def _members(file: Path) -> set[str]:
     try:
         with zipfile.ZipFile(file) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+    except Exception:  # libraries stumble over damage in many ways; the reader of the sequence says what is wrong
         return set()
 
 

@@ -43,9 +43,9 @@ def identity_of(job: Job, ref: SequenceRef) -> str:
         return ""
     try:
         found = identity(job, ref)
-    except MissingComponentError:
+    except (MissingComponentError, MemoryError):
         raise
-    except (RefinerError, OSError):
+    except Exception:  # see `read`
         return ""
     if ref.stated == UNSTATED:
         return found
@@ -63,12 +63,11 @@ def read(job: Job, ref: SequenceRef) -> Read:
     input_hash = identity_of(job, ref)
     try:
         return Read(input_hash, tuple(load(job, ref, input_hash)))
-    except MissingComponentError:
+    except (MissingComponentError, MemoryError):
         raise
     except RefinerError as error:
         return Read(input_hash, error=str(error))
     except OSError as error:
         return Read(input_hash, error=f"cannot read {job.path_of(ref)}: {error.strerror or error}")
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        # What a reader stumbles over is damage that it had not foreseen.
+    except Exception as error:  # what a reader stumbles over is damage that it had not foreseen
         return Read(input_hash, error=str(ArchiveError(f"{job.path_of(ref)} is damaged: {error!r}")))

@@ -93,7 +93,7 @@ class Sequence:
     @property
     def frames(self) -> int:
         """The number of frames, F."""
-        return len(self.pose_2d)
+        return len(self.pose_2d) if self.pose_2d.ndim else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,14 @@ def spoil(archives):
     archives.write("in/lengths.npz", 11, pose_3d=poses[:20])
     archives.write("in/nothing.npz", 12, pose_2d=None)
     archives.write("in/words.npz", 13, pose_2d=np.array(["a", "b"]))
+    archives.write("in/scalar.npz", 15, pose_2d=np.float64(3.0))
+    archives.write("in/no frames.npz", 16, pose_2d=np.zeros((0, 17, 2)), pose_3d=np.zeros((0, 17, 3)))
+    archives.write("in/crowd.npz", 17, pose_2d=np.stack([pixels, pixels]))
+    archives.write("in/swapped.npz", 18, pose_2d=poses, pose_3d=pixels)
+    archives.write("in/far.npz", 19, pose_2d=pixels * 1e30)
+    archives.write("in/confidence.npz", 20, confidence=np.ones(3))
+    archives.write("in/complex.npz", 21, pose_2d=pixels * 1j)
+    archives.write("in/focal.npz", 22, focal_length=[1.0, 2.0, 3.0])
     folder = archives.folder / "in"
     cut = archives.write("in/cut.npz", 14)
     cut.write_bytes(cut.read_bytes()[:3000])
@@ -58,6 +66,14 @@ def spoil(archives):
         "lengths": "50 frames and pose_3d 20",
         "nothing": "expected pose_2d",
         "words": "expected an array of numbers",
+        "scalar": "has shape ()",
+        "no frames": "has no frames",
+        "crowd": "one person at a time",
+        "swapped": "swapped with",
+        "far": "expected pixels of this image",
+        "confidence": "confidence is",
+        "complex": "expected an array of numbers",
+        "focal": "expected one number or two",
         "cut": "not a whole .npz file",
         "no zip": "not a whole .npz file",
         "empty": "is empty",
