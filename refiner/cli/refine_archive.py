@@ -39,7 +39,7 @@ FOR_OTHERS = {
     "camera_roll": None,
 }
 # Options that belong to archives; none has a value by default.
-FOR_ARCHIVES = ("formats", "engine", "lifter_engine", "device", "threads", "chunk_frames")
+FOR_ARCHIVES = ("formats", "engine", "lifter_engine", "device", "threads", "chunk_frames", "ray", "actors")
 # Failed sequences that are printed; the ledger has all of them.
 MOST_PRINTED = 100
 
@@ -62,6 +62,17 @@ def add_archive_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames that are in memory at a time, at most, unless one sequence has more (default: 8192)",
     )
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="let a Ray cluster do the work: local starts Ray on this machine; else HOST:PORT of the cluster, or auto",
+    )
+    group.add_argument(
+        "--actors",
+        type=int,
+        metavar="N",
+        help="--ray: engines that work at a time (default: one for each processor, or each graphics card)",
+    )
 
 
 def refuse_archive_options(arguments: argparse.Namespace) -> None:
@@ -82,12 +93,19 @@ def refine_archive(arguments: argparse.Namespace) -> int:
         InputError: the archive cannot be listed.
         OSError: an output cannot be written.
     """
+    from refiner.archive.ray_job import RayOptions, refine_archive_on_ray
     from refiner.archive.run import refine_archive as refine
 
+    if arguments.actors is not None and arguments.ray is None:
+        raise UsageError("--actors belongs to --ray; leave it out, or name a cluster")
     job = job_of(arguments)
     began = time.perf_counter()
     with shown_progress() as (begin, advance):
-        summary = refine(job, advance, begin)
+        if arguments.ray is None:
+            summary = refine(job, advance, begin)
+        else:
+            options = RayOptions(arguments.ray, arguments.actors)
+            summary = refine_archive_on_ray(job, options, advance, begin, _say)
     return tell(summary, job, time.perf_counter() - began)
 
 
@@ -191,6 +209,10 @@ def tell(summary: Summary, job: Job, seconds: float) -> int:
     if not summary.failed:
         return 0
     return SOME_FAILED if summary.done else 5
+
+
+def _say(line: str) -> None:
+    print(_printable(line), file=sys.stderr, flush=True)
 
 
 def _printable(text: str) -> str:
