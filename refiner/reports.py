@@ -55,6 +55,7 @@ KINDS = (
     "serve",
     "real",
     "trajectory",
+    "archive",
     STUDY,
     EVALUATION,
     EVALUATION_3DHP,

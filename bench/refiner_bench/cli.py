@@ -9,6 +9,7 @@ from pathlib import Path
 
 from refiner.cli.common import EXIT_CODES, HelpFormatter, run, thread_count
 from refiner_bench.accuracy.command import add_accuracy
+from refiner_bench.archive.command import add_archive
 from refiner_bench.cli_reports import add_compare, add_page, add_readme
 from refiner_bench.distributed import add_distributed
 from refiner_bench.real.command import add_real
@@ -35,6 +36,7 @@ examples:
   refiner-bench serve                                  a stream server and its clients: how many a core holds
   refiner-bench real                                   real videos, MediaPipe's 3D and ours; --rebuild detects again
   refiner-bench trajectory --data FOLDER               where people are in front of the camera, by what is known
+  refiner-bench archive --ray                          an archive beside its engine, memory, one actor and two
   refiner-bench compare before.json after.json         regressions between two reports (exit code 6)
   refiner-bench page bench/reports                     one HTML page of all reports
   refiner-bench readme --check                         check that the README's tables equal its reports
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_accuracy(commands)
     add_real(commands)
     add_trajectory(commands)
+    add_archive(commands)
     add_compare(commands)
     add_page(commands)
     add_readme(commands)

@@ -63,6 +63,12 @@ def _streaming(report: dict[str, Any]) -> str | None:
     )
 
 
+def _archive(report: dict[str, Any]) -> str:
+    local, ray = report["local"], report["ray"]
+    words = f"an archive: {local['job_frames_per_s']:,.0f} frames/s, {local['share_of_all']:.0%} of the engine's rate"
+    return words if ray is None else f"{words}; two actors on Ray do {ray['scaling']['ratio']:.2f} times as much as one"
+
+
 def _engines(report: dict[str, Any]) -> str:
     name, best = min(report["contestants"].items(), key=lambda named: named[1]["median_ms"])
     ratio = best["faster_than_peer"]["ratio"]
@@ -75,6 +81,7 @@ _WRITERS: dict[str, Headline] = {
     EVALUATION: _evaluation,
     "real": _real,
     "trajectory": _trajectory,
+    "archive": _archive,
     "streaming": _streaming,
     "engines": _engines,
 }

@@ -228,6 +228,21 @@ def _trajectory(report: JsonObject) -> Iterator[Measure]:
         yield Measure(f"a frame, {what}", cost, "ms", "time")
 
 
+def _archive(report: JsonObject) -> Iterator[Measure]:
+    local, ray, memory = report["local"], report["ray"], report["memory"]
+    yield _ratio("a chunk, part of the engine's rate", local["share"])
+    yield Measure("the job", local["job_frames_per_s"], "frames/s", "time", "higher")
+    yield Measure("the engine", local["engine_frames_per_s"], "frames/s", "time", "higher")
+    yield Measure("a frame in", report["bytes"]["in"], "B", "count")
+    for name, size in report["bytes"]["out"].items():
+        yield Measure(f"a frame as {name}", size, "B", "count")
+    if memory is not None:
+        yield Measure("memory, ten times the input", memory["ratio"], "x", "time")
+    if ray is not None:
+        yield _ratio("two actors over one", ray["scaling"])
+        yield Measure("a chunk without work", 1000 * ray["chunk_overhead_s"], "ms", "time")
+
+
 def _suite(report: JsonObject) -> Iterator[Measure]:
     for entry in report["benchmarks"]:
         yield Measure(f"{entry['group']}, {entry['name']}", 1e6 * entry["stats"]["median"], "us", "time")
@@ -270,5 +285,6 @@ _READERS: dict[str, Callable[[JsonObject], Iterator[Measure]]] = {
     "serve": _serve,
     "real": _real,
     "trajectory": _trajectory,
+    "archive": _archive,
     SUITE: _suite,
 }

@@ -178,6 +178,7 @@ _WRITERS = {
     "serve": ("refiner_bench.serving.format", "format_serve"),
     "real": ("refiner_bench.real.report", "format_real"),
     "trajectory": ("refiner_bench.trajectory.format", "format_trajectory"),
+    "archive": ("refiner_bench.archive.format", "format_archive"),
     EVALUATION: (__name__, "_format_evaluation"),
     EVALUATION_3DHP: (__name__, "_format_3dhp"),
     PUBLISHED: ("refiner_bench.published", "format_published"),

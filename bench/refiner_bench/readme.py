@@ -40,6 +40,8 @@ BESIDES = {
     "-at-its-best": "and the mirrored pass",
     "-one-person": "the mirrored pass and one body shape a person",
 }
+# The tables of `refiner_bench.archive.format`.
+ARCHIVE_TABLES = ("local", "bytes", "memory", "ray", "estimate", "lifters")
 # The group of its rows on inputs that the refiner was not trained on.
 TRANSFER = "Transfer"
 
@@ -312,6 +314,13 @@ def _trajectory(reports: Reports) -> str:
     return trajectory_table(_one(reports))
 
 
+def _archive(name: str, reports: Reports) -> str:
+    from refiner_bench.archive import format as tables
+
+    table: str = getattr(tables, f"{name}_table")(_one(reports))
+    return table
+
+
 def _by_seed(entry: Mapping[str, Any]) -> str:
     seeds = entry["by_seed"]
     return f"{entry['mean']:.2f}" + (f" ({min(seeds):.2f} to {max(seeds):.2f})" if len(seeds) > 1 else "")
@@ -346,5 +355,6 @@ _TABLES: dict[str, tuple[str, Callable[[Reports], str]]] = {
     "streaming-delay": ("streaming", _streaming_delay),
     "serve": ("serve", _serve),
     "trajectory": ("trajectory", _trajectory),
+    **{f"archive-{name}": ("archive", partial(_archive, name)) for name in ARCHIVE_TABLES},
     **{f"paper-table-{name}": ("accuracy", partial(_paper_table, name)) for name in TITLES},
 }
