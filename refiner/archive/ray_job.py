@@ -7,7 +7,9 @@ import logging
 import os
 import pickle
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -67,7 +69,7 @@ def refine_archive_on_ray(
         options: the cluster.
         advance: takes the number of frames (`Chunk.weight`) of every chunk that is done.
         begin: takes the run before the first chunk.
-        tell: takes lines about processes that died.
+        tell: takes lines about processes that died, and about a cluster that is busy.
 
     Raises:
         MissingComponentError: Ray is not installed.
@@ -84,6 +86,7 @@ def refine_archive_on_ray(
         if run.todo:
             with connected(options.address, actors, job):
                 count = min(actors or _places(job), len(run.todo))
+                _tell_of_waiting(job, tell)
                 setup = Setup(job, job.recipe_id, __version__, str(_new_marks(job)))
                 replies = replies_of(run.todo, setup, count)
                 _record(run, replies, advance, tell)
@@ -116,13 +119,24 @@ def connected(address: str, actors: int | None, job: Job) -> Iterator[None]:
         processors = None if actors is None else actors * _threads(job)
         options |= {"num_cpus": processors, "include_dashboard": False, "object_store_memory": OBJECT_BYTES}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        with _same_end():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ArchiveError(f"no Ray cluster answers at {address!r}: {error}") from error
+        what = "Ray did not start on this machine" if address == LOCAL else f"there is no way to the cluster {address}"
+        raise ArchiveError(f"{what}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _same_end() -> Iterator[None]:
+    """Let SIGTERM end the process after the block as it did before: Ray takes the signal when it starts."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _check_address(address: str) -> None:
@@ -173,6 +187,16 @@ def _places(job: Job) -> int:
     return count
 
 
+def _tell_of_waiting(job: Job, tell: Callable[[str], None]) -> None:
+    """Say so where nothing can begin: Ray itself waits without a word."""
+    import ray
+
+    name, need = ("GPU", 1) if _on_graphics_card(job) else ("CPU", _threads(job))
+    free = ray.available_resources().get(name, 0)
+    if free < need:
+        tell(f"the cluster is busy, {free:g} {name} of {need} for an engine are free: the work begins when it is not")
+
+
 def replies_of(chunks: Sequence[Chunk], setup: Setup, actors: int, worker: type = ChunkWorker) -> Iterator[Reply]:
     """Send chunks through a pool of actors; the process is connected to a cluster.
 
@@ -211,7 +235,10 @@ def replies_of(chunks: Sequence[Chunk], setup: Setup, actors: int, worker: type 
         for row in pool.iter_rows():
             yield pickle.loads(row[REPLY])
     except RayError as error:
-        raise ArchiveError(f"Ray gave up: {error}") from error
+        # The last line of Ray's error is that of the process in which it happened.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        last = lines[-1] if lines else type(error).__name__
+        raise ArchiveError(f"Ray gave up, and its logs say more: {last}; what is done stays") from error
 
 
 def _record(

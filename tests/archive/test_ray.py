@@ -26,10 +26,13 @@ OPTIONS += ["--focal-length", "1145", "--joints", "h36m17", "--chunk-frames", "2
 PROGRAM = "import sys; from refiner.cli.refine import main; sys.exit(main(sys.argv[1:]))"
 SOME_FAILED = 7
 
-pytestmark = pytest.mark.skipif(
-    find_spec("ray") is None or not Path("/proc/self/stat").exists(),
-    reason="Ray is not installed (pip install 'pose-refiner[ray]'), or there is no /proc",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        find_spec("ray") is None or not Path("/proc/self/stat").exists(),
+        reason="Ray is not installed (pip install 'pose-refiner[ray]'), or there is no /proc",
+    ),
+]
 
 
 def start(*words):
@@ -107,16 +110,18 @@ def below(process):
 
 
 def actors_of(process):
-    return sorted(number for number, words in below(process).items() if words.startswith("ray::MapWorker"))
+    return sorted(
+        number for number, words in below(process).items() if words.startswith("ray::") and "MapWorker" in words
+    )
 
 
-def kill_when(process, ledger, lines, victim):
+def kill_when(process, ledger, lines, victim, how=signal.SIGKILL):
     """Wait until the ledger has that many lines, then kill what ``victim()`` gives; returns it."""
     while process.poll() is None:
         if lines_of(ledger) >= lines:
             numbers = victim()
             if numbers:
-                os.kill(numbers[0], signal.SIGKILL)
+                os.kill(numbers[0], how)
                 return numbers[0]
         time.sleep(0.02)
     raise AssertionError(f"the command ended before anything could be killed: {process.stdout.read()}")
@@ -142,11 +147,13 @@ def test_two_actors_are_killed_on_the_way(archive, expected, tmp_path):
     assert files_of(output) == expected
 
 
-def test_the_command_is_killed_and_resumed(archive, expected, tmp_path):
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_the_command_is_ended_and_resumed(archive, expected, tmp_path, how, code):
     output = tmp_path / "out"
     process = start(archive, "--output", output, "--ray", "local", "--actors", "2")
-    kill_when(process, output / LEDGER, 8, lambda: [process.pid])
-    process.communicate(timeout=300)
+    kill_when(process, output / LEDGER, 8, lambda: [process.pid], how)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == code, printed
     begun = lines_of(output / LEDGER)
     assert 8 <= begun <= SEQUENCES
     code, printed = run(archive, "--output", output, "--ray", "local", "--actors", "1")
