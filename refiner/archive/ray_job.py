@@ -86,7 +86,8 @@ def refine_archive_on_ray(
         if run.todo:
             with connected(options.address, actors, job):
                 count = min(actors or _places(job), len(run.todo))
-                _tell_of_waiting(job, tell)
+                if options.address != LOCAL:
+                    _tell_of_waiting(job, tell)
                 setup = Setup(job, job.recipe_id, __version__, str(_new_marks(job)))
                 replies = replies_of(run.todo, setup, count)
                 _record(run, replies, advance, tell)

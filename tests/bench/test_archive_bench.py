@@ -137,6 +137,7 @@ def small(tmp_path_factory):
     }
     made_up = {"actors": runs, "scaling": {"ratio": 1.8, "low": 1.7, "high": 1.9}, "chunk_overhead_s": 0.01}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "require_ray", lambda: None)
         patch.setattr(report, "ray_times", lambda job, rounds, log: made_up)
         words = ["archive", "--sequences", "10", "--frames", "60", "--chunk-frames", "200", "--ray"]
         words += ["--cards", str(ROOT / "bench/reports/cards.json"), "--json", str(folder / "archive.json")]
@@ -183,6 +184,13 @@ def test_the_memory_is_that_of_the_command_alone(tmp_path):
     assert 2**24 < peak_bytes(words, tmp_path) < own.nbytes
     with pytest.raises(InputError, match="no format 'salad'"):
         peak_bytes([*words, "--formats", "salad"], tmp_path)
+
+
+def test_without_ray_nothing_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr("refiner.archive.ray_job.find_spec", lambda name: None)
+    monkeypatch.setattr(report, "make_archive", lambda *arguments: pytest.fail("the archive was made before"))
+    assert main(["archive", "--ray"]) == 3
+    assert "pose-refiner[ray]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--sequences", "1"], ["--frames", "2"], ["--rounds", "0"]])

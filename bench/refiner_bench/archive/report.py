@@ -15,6 +15,7 @@ from refiner_export.gate import ray_parity_windows
 
 from refiner import bundled
 from refiner.archive.job import CHUNK_FRAMES, FORMATS, Job, ModelFile
+from refiner.archive.ray_job import require_ray
 from refiner.archive.run import refine_archive
 from refiner.engines import NATIVE, EngineOptions
 from refiner.errors import InputError, MissingComponentError
@@ -76,6 +77,8 @@ def archive_report(options: ArchiveOptions, cards: Mapping[str, Any] | None, log
         UsageError: the archive is too small for what is measured.
         InputError: a sequence failed.
     """
+    if options.ray:
+        require_ray()
     report = new_report("archive", {**asdict(options), "threads": 1})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
