@@ -24,7 +24,7 @@ help:
 	@echo 'make venv       .venv with the package, its extras and the compiled kernels'
 	@echo 'make demo       refine built-in motion, and a real clip where it can be downloaded; pictures in demo-output/'
 	@echo 'make test       the tests that take seconds'
-	@echo 'make test-full  all tests, a plain installation, the kernels under sanitizers, the reports;'
+	@echo 'make test-full  all tests, plain installations, Ray, the kernels under sanitizers, the reports;'
 	@echo '                REFINER_DATA names the motion archive that some tests need'
 	@echo 'make lint       ruff, mypy, the import boundaries, clang-format'
 	@echo 'make format     let ruff and clang-format rewrite the sources'
@@ -59,6 +59,7 @@ test: venv
 test-full: venv
 	$(BIN)/python -m pytest -q
 	.ci/check-core-install
+	.ci/check-ray
 	.ci/check-sanitizers
 	$(MAKE) --no-print-directory bench
 
