@@ -35,7 +35,7 @@ def test_readme_has_one_table_of_accuracy_and_one_of_speed():
     blocks = [(found["kind"], found["pattern"]) for found in BLOCK.finditer((ROOT / "README.md").read_text())]
     assert blocks == [
         ("evaluation", "bench/reports/accuracy-any-camera-random.json"),
-        ("streaming-latency", "bench/reports/streaming.json"),
+        ("steps", "bench/reports/steps.json"),
     ]
 
 
