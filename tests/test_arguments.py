@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ ODD = [
     {},
     (),
     1j,
-    object(),
+    SimpleNamespace(),
     float,
     math.nan,
     math.inf,

@@ -55,9 +55,9 @@ def _openvino(spec: EngineSpec, base: str) -> dict[str, Any]:
     version = version_of("openvino")
     if version is None:
         return _entry("openvino", None, False, False, "pip install 'pose-refiner[openvino]'")
-    import openvino
+    from refiner.runtime.openvino_engine import open_core
 
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     note = f"OpenVINO {version}: CPU, {', '.join(str(name) for name in able)}"
     return _entry("openvino", version, not base, True, base or note)
 

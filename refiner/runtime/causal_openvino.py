@@ -24,10 +24,10 @@ class OpenVinoCausalEngine(StreamEngine):
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
-        import openvino
-
         file = Path(path)
         compiled, manifest = open_model(file, CAUSAL, threads, "latency")
+        import openvino
+
         layout = layout_of(manifest, file)
         for ports, expected in (
             (compiled.inputs, step_inputs(layout, carried=False)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from refiner.errors import ArtefactError, MissingComponentError, UsageError
 from refiner.runtime.artefact import ArtefactEngine
 from refiner.runtime.engine import input_names
 from refiner.runtime.manifest import Manifest, open_manifest
+
+_cores: list[Any] = []
+_cores_lock = threading.Lock()
 
 
 class OpenVinoEngine(ArtefactEngine):
@@ -72,11 +76,26 @@ def refuse_cuda(device: str | None) -> None:
         raise UsageError("OpenVINO runs on the CPU here; for CUDA export with --engine onnx, trt or aoti")
 
 
+def open_core() -> Any:
+    """The `openvino.Core` of this process, which lives as long as the process. Raises ModuleNotFoundError without it.
+
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signals of its own, and frees this stack where the
+    last user of the plugin goes. If that happens in another thread, the first one keeps a stack that is gone, and the
+    next signal that it handles ends the process with a segmentation fault. So the plugin must not go.
+    """
+    import openvino
+
+    with _cores_lock:
+        if not _cores:
+            _cores.append(openvino.Core())
+        return _cores[0]
+
+
 def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[Any, Manifest]:
     """Compile a model. Returns it and its manifest. The errors are those of `OpenVinoEngine`."""
     manifest = open_manifest(file, role, ("openvino",))
     try:
-        import openvino
+        core = open_core()
     except ModuleNotFoundError as error:
         raise MissingComponentError(f"running {file} needs OpenVINO: pip install 'pose-refiner[openvino]'") from error
     settings: dict[str, Any] = {
@@ -90,7 +109,6 @@ def open_model(file: Path, role: str, threads: int | None, goal: str) -> tuple[A
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
-        core = openvino.Core()
         compiled = core.compile_model(core.read_model(file), "CPU", settings)
     except RuntimeError as error:
         raise ArtefactError(f"OpenVINO cannot load {file}: {str(error).splitlines()[0]}; export it again") from error

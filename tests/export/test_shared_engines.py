@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
@@ -97,6 +99,28 @@ def test_refiners_and_lifters(files, callers, engine):
     for number, found in enumerate(callers.map(call, range(CALLS))):
         np.testing.assert_array_equal(found[0], refined[number % 8])
         np.testing.assert_array_equal(found[1], lifted[number % 8])
+
+
+# Run with the name of an engine and its file.
+DROPPED = """
+import os, signal, sys, threading
+from refiner.engines import EngineOptions
+from refiner.runtime.loading import open_engine
+
+opened = [open_engine(sys.argv[2], "refiner", EngineOptions(sys.argv[1], threads=1))]
+drop = threading.Thread(target=opened.clear)
+drop.start()
+drop.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("engine", rows(causal=False))
+def test_a_signal_after_another_thread_dropped_the_engine(files, engine):
+    command = [sys.executable, "-c", DROPPED, engine, str(files(engine, "refiner"))]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def walk(stream):
