@@ -8,12 +8,16 @@ ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),tensorrt-rtx
 endif
 
+# How many processes run the tests. Each test file stays in one of them; a process has one thread for its sums.
+WORKERS ?= 2
+
 VENV := .venv
 BIN := $(VENV)/bin
 QUICK := bench-output/quick
 CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed-$(RUNTIME)
 SOURCES := $(shell find csrc -type f 2>/dev/null)
+TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
 CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES)) $(wildcard tests/native/kernels/*)
 
 .DEFAULT_GOAL := help
@@ -32,7 +36,7 @@ help:
 	@echo 'make bench      FLOPs, training-step, kernel, engine and depth reports in bench-output/, and one page of them'
 	@echo 'make bench-quick  a small report in bench-output/quick/'
 	@echo 'make clean      remove .venv and everything that was built'
-	@echo 'Options: PYTHON=python3.12, RUNTIME=cpu|gpu'
+	@echo 'Options: PYTHON=python3.12, RUNTIME=cpu|gpu, WORKERS=2 (processes of the tests)'
 
 venv: $(INSTALLED)
 
@@ -54,10 +58,10 @@ demo: venv
 	@PIP_RETRIES=1 PIP_DEFAULT_TIMEOUT=10 $(BIN)/python -m refiner_bench.real.clip demo-output
 
 test: venv
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(TESTS) -m 'not slow'
 
 test-full: venv
-	$(BIN)/python -m pytest -q
+	$(TESTS)
 	.ci/check-core-install
 	.ci/check-ray
 	.ci/check-sanitizers
