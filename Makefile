@@ -8,7 +8,7 @@ ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),tensorrt-rtx
 endif
 
-# How many processes run the tests. Each test file stays in one of them; a process has one thread for its sums.
+# How many processes run the tests. Each test file stays in one of them, and each process computes on one thread.
 WORKERS ?= 2
 
 VENV := .venv
@@ -17,7 +17,7 @@ QUICK := bench-output/quick
 CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed-$(RUNTIME)
 SOURCES := $(shell find csrc -type f 2>/dev/null)
-TESTS := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 CXX_FILES := $(filter %.cpp %.h %.cu %.cuh,$(SOURCES)) $(wildcard tests/native/kernels/*)
 
 .DEFAULT_GOAL := help

@@ -26,7 +26,7 @@ class OpenVinoCausalEngine(StreamEngine):
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
         file = Path(path)
         compiled, manifest = open_model(file, CAUSAL, threads, "latency")
-        import openvino
+        import openvino  # after open_model, which says what to install where it is missing
 
         layout = layout_of(manifest, file)
         for ports, expected in (

@@ -79,9 +79,9 @@ def refuse_cuda(device: str | None) -> None:
 def open_core() -> Any:
     """The `openvino.Core` of this process, which lives as long as the process. Raises ModuleNotFoundError without it.
 
-    OpenVINO's CPU plugin gives the thread that loads it a stack for signals of its own, and frees this stack where the
-    last user of the plugin goes. If that happens in another thread, the first one keeps a stack that is gone, and the
-    next signal that it handles ends the process with a segmentation fault. So the plugin must not go.
+    OpenVINO's CPU plugin gives the thread that loads it a stack for signal handlers. It frees this stack when the last
+    user of the plugin is dropped. If another thread drops it, the first thread still points to the freed stack, and the
+    next signal that it handles ends the process with a segmentation fault. This core keeps the plugin loaded.
     """
     import openvino
 
